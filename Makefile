@@ -1,0 +1,59 @@
+# The commands of this repository. They write to this folder only; Python lives in .venv.
+#
+#   make quickstart   install, then build recipes/quickstart.yaml and say where its report is
+#   make test         install with the development tools, then run every test
+#   make check        style, types and the fast tests: what to run before a commit
+#   make install      install only; does nothing while pyproject.toml and its kin are unchanged
+#   make constraints  write constraints.txt again from what .venv holds now
+#   make clean        remove .venv and caches; artifacts/ stays
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+DEVELOPMENT := .venv/installed-development
+FAST_TESTS := $(wildcard tests/unit tests/golden tests/property tests/test_architecture.py)
+# Tests are single-threaded; files of tests share what is costly to build.
+TWO_AT_ONCE := --numprocesses 2 --dist loadfile
+
+.PHONY: help install development quickstart test check constraints clean
+
+help:
+	@sed -n '/^#   /s/^#   //p' Makefile
+
+install: $(INSTALLED)
+development: $(DEVELOPMENT)
+
+quickstart: $(INSTALLED)
+	$(BIN)/factory build recipes/quickstart.yaml
+
+test: $(DEVELOPMENT)
+	$(BIN)/python -m pytest $(TWO_AT_ONCE)
+
+check: $(DEVELOPMENT)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/python -m pytest $(TWO_AT_ONCE) $(FAST_TESTS)
+
+constraints: $(DEVELOPMENT)
+	$(BIN)/python -m factory.install --refresh-constraints
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build model_factory.egg-info
+
+# The stamps are written last, so an interrupted install starts again and an unchanged one is free.
+$(INSTALLED): pyproject.toml constraints.txt factory/install.py | $(BIN)/python
+	$(BIN)/python -m factory.install
+	@touch $@
+
+$(DEVELOPMENT): $(INSTALLED)
+	$(BIN)/python -m factory.install --development
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "$(PYTHON) is missing or older than 3.11 ($$($(PYTHON) --version 2>&1));" \
+	         "install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.11 ..." >&2; \
+	    exit 1; }
+	@# Without Debian's python3-venv this stops half-way, says so, and leaves a Python without pip.
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }

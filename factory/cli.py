@@ -1,0 +1,252 @@
+"""The command line. Importing it is cheap: what is heavy loads inside the verb that needs it."""
+
+import errno
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+
+import typer
+
+from factory.errors import FactoryError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    name="factory",
+    help="Build small reasoning models from recipes, and benchmark what came out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+P = ParamSpec("P")
+RecipePath = Annotated[Path, typer.Argument(help="A recipe (YAML), e.g. recipes/quickstart.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change one setting: stages.student.learning_rate=1e-4."),
+]
+MachinePath = Annotated[
+    Path | None, typer.Option("--machine", help="Machine settings, e.g. recipes/machines/cpu.yaml.")
+]
+Store = Annotated[Path, typer.Option("--store", help="Where artifacts are kept.")]
+ArtifactName = Annotated[
+    str, typer.Argument(help="A folder, a folder name's beginning, or a stage's name.")
+]
+STORE = Path("artifacts")
+REPAIRABLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EIO,
+)  # fmt: skip
+"""What a full disk or a folder without write permission raises: the user's to repair."""
+
+
+def _told(verb: Callable[P, None]) -> Callable[P, None]:
+    """Print a FactoryError in its own words and exit 2; leave bugs their traceback."""
+
+    @wraps(verb)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            verb(*args, **kwargs)
+        except FactoryError as error:
+            _say_error(str(error))
+            raise typer.Exit(2) from error
+        except OSError as error:
+            if error.errno not in REPAIRABLE:
+                raise
+            _say_error(f"{error.filename or 'writing'}: {error.strerror}")
+            raise typer.Exit(2) from error
+
+    return wrapped
+
+
+@app.command()
+@_told
+def build(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
+    machine: MachinePath = None,
+    store: Store = STORE,
+    plain: Annotated[bool, typer.Option("--plain", help="Plain lines for logs and CI.")] = False,
+) -> None:
+    """Make every stage of a recipe that is not made yet, then write the report."""
+    import signal
+
+    from factory.pipeline import build as build_plan
+    from factory.plan import make_plan
+    from factory.recipe import load_machine, load_recipe
+    from factory.ui.display import LiveDisplay, PlainDisplay
+
+    # A service manager's stop is an orderly end, as Ctrl-C is.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console = _console()
+    loaded = load_recipe(recipe, overrides or [])
+    plan = make_plan(loaded, until=until)
+    display_type = PlainDisplay if plain or not console.is_terminal else LiveDisplay
+    display = display_type(len(plan), console)
+    try:
+        build_plan(plan, store, load_machine(machine), display)
+    except KeyboardInterrupt:
+        display.close()
+        console.print("Stopped. Finished stages, samples and checkpoints are kept;")
+        console.print(f"go on with: factory {_shown(sys.argv[1:])}", markup=False)
+        raise typer.Exit(130) from None
+    finally:
+        display.close()
+    path = _write_report(loaded, store)
+    console.print(f"report: {path}", markup=False, soft_wrap=True)
+    console.print(f"next: factory chat {plan[-1].name if until else '<stage>'}, factory ls")
+
+
+@app.command()
+@_told
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
+    store: Store = STORE,
+) -> None:
+    """Show the steps of a recipe: what is reused, what would be made. Computes nothing."""
+    from factory.plan import make_plan
+    from factory.recipe import load_recipe
+    from factory.ui.tables import show_plan
+
+    console = _console()
+    show_plan(make_plan(load_recipe(recipe, overrides or []), until=until), store, console)
+    console.print(f"next: factory build {recipe}", markup=False)
+
+
+@app.command()
+@_told
+def report(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, or the folder of an earlier report.")],
+    overrides: Overrides = None,
+    store: Store = STORE,
+) -> None:
+    """Write the report of a recipe from what is made so far."""
+    from factory.recipe import load_recipe
+
+    source = recipe / "recipe.json" if recipe.is_dir() else recipe
+    path = _write_report(load_recipe(source, overrides or []), store)
+    _console().print(f"report: {path}", markup=False, soft_wrap=True)
+
+
+@app.command()
+@_told
+def show(
+    artifact: ArtifactName,
+    samples: Annotated[int, typer.Option(help="How many traces to show.")] = 3,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash every file first.")] = False,
+    store: Store = STORE,
+) -> None:
+    """Show what an artifact is, from what it was made, its metrics and a few samples."""
+    from factory.artifacts import verify as verify_artifact
+    from factory.ui.tables import resolve, show_artifact
+
+    console = _console()
+    found = resolve(artifact, store)
+    if verify:
+        verify_artifact(found)
+        console.print("every file is as its manifest says")
+    show_artifact(found, console, samples=samples)
+    if found.manifest.kind == "model":
+        console.print(f"next: factory chat {found.path.name}", markup=False)
+
+
+@app.command("ls")
+@_told
+def list_artifacts(store: Store = STORE) -> None:
+    """List all artifacts, oldest first."""
+    from factory.ui.tables import show_store, stored
+
+    console = _console()
+    show_store(stored(store), console)
+    console.print("next: factory show ARTIFACT")
+
+
+@app.command()
+@_told
+def chat(
+    artifact: ArtifactName,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.6,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, tokens.")] = 512,
+    machine: MachinePath = None,
+    store: Store = STORE,
+) -> None:
+    """Talk to a checkpoint in the terminal; its thinking is shown dimmed."""
+    from factory.chat import PromptConfig
+    from factory.recipe import load_machine
+    from factory.records import SamplingConfig
+    from factory.ui.chat import chat as run_chat
+    from factory.ui.tables import resolve
+
+    sampling = SamplingConfig(temperature=temperature, max_new_tokens=max_new_tokens)
+    run_chat(resolve(artifact, store), PromptConfig(), sampling, load_machine(machine), _console())
+
+
+@app.command()
+@_told
+def doctor() -> None:
+    """Examine this machine: what is there, what is missing, and what to do about it."""
+    from factory.doctor import examine
+    from factory.ui.tables import show_findings
+
+    console = _console()
+    findings = examine()
+    show_findings(findings, console)
+    if any(finding.status == "problem" for finding in findings):
+        raise typer.Exit(2)
+    console.print("next: factory build recipes/quickstart.yaml")
+
+
+def _write_report(recipe: Any, store: Path) -> Path:
+    """Report of a recipe's whole plan under store/reports/<name>, with its resolved recipe."""
+    import json
+
+    from factory.artifacts import find
+    from factory.plan import make_plan
+    from factory.report.build import build as build_report
+    from factory.report.records import Step
+    from factory.report.render import write
+
+    steps = [
+        Step(
+            step.name,
+            step.kind,
+            step.stage.produces,
+            inputs=step.inputs,
+            config=step.config.model_dump(mode="json"),
+            artifact=find(store, step.fingerprint),
+        )
+        for step in make_plan(recipe)
+    ]
+    folder = store / "reports" / recipe.name
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(recipe.resolved, indent=2, ensure_ascii=False)
+    (folder / "recipe.json").write_text(text + "\n", encoding="utf-8")
+    return write(build_report(recipe.name, recipe.header.description, steps), folder)
+
+
+def _say_error(text: str) -> None:
+    _console(stderr=True).print(
+        f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True
+    )
+
+
+def _console(*, stderr: bool = False) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _shown(arguments: list[str]) -> str:
+    import shlex
+
+    return shlex.join(arguments)
+
+
+def main() -> None:
+    """Entry point of the `factory` command."""
+    app()

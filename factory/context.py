@@ -1,0 +1,61 @@
+"""What a running stage may know besides its config and inputs, and how it tells its progress."""
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from factory.machine import Machine
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Given to every stage by its worker process.
+
+    `scratch` outlives a kill and is thrown away once the stage is sealed: checkpoints and sample
+    segments go there. `events` is a JSONL stream beside the artifact: what changes from run to
+    run (seconds, tokens per second) belongs there, never into the artifact's own files, which
+    must be the same bytes each time.
+    """
+
+    seed: int
+    machine: Machine
+    scratch: Path
+    events: TextIO | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    def progress(self, done: float, total: float, *, unit: str = "steps", **figures: float) -> None:
+        """Tell the live display how far this stage is, with the figures that matter now."""
+        self._emit("progress", done=done, total=total, unit=unit, figures=figures)
+
+    def metrics(self, step: int, **values: float) -> None:
+        """Record one step's telemetry; a resumed run may repeat a step, the later line counts."""
+        self._emit("metrics", step=step, values=values)
+
+    def note(self, text: str) -> None:
+        """Say something once to the user: a fallback taken, a limit hit."""
+        self._emit("note", text=text)
+
+    def finished(self) -> None:
+        """Tell that the stage's work is done: its clock gives the stage's seconds."""
+        self._emit("finished")
+
+    def error(self, kind: str, message: str) -> None:
+        """Tell the pipeline why the stage failed."""
+        self._emit("error", kind=kind, message=message)
+
+    def _emit(self, event: str, **fields: Any) -> None:
+        if self.events is None:
+            return
+        row = {"event": event, "at": round(time.monotonic() - self.started, 3), **fields}
+        self.events.write(json.dumps(row, allow_nan=True) + "\n")
+        self.events.flush()
+
+
+def stderr_context(seed: int, scratch: Path, machine: Machine | None = None) -> Context:
+    """A context for tests and scripts that reports to standard error."""
+    return Context(seed, machine or Machine(), scratch, sys.stderr)

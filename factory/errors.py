@@ -1,0 +1,25 @@
+"""The errors a user can cause or repair; everything else is a bug and keeps its traceback.
+
+A message says where, what was found, what was allowed, and what to do. The command line prints
+it in a line or two, without traceback, and exits with status 2.
+"""
+
+
+class FactoryError(Exception):
+    """Base of every error that is not a bug of ours."""
+
+
+class RecipeError(FactoryError):
+    """The recipe or the machine file is wrong."""
+
+
+class ArtifactError(FactoryError):
+    """Something on disk is missing, broken, locked or cannot be written."""
+
+
+class DataError(FactoryError):
+    """A record is malformed; the message names the file and the line."""
+
+
+class EngineError(FactoryError):
+    """A sampler, a trainer, a grader's sandbox or a worker process failed."""

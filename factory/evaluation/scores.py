@@ -1,0 +1,199 @@
+"""From completions to graded samples, and from graded samples to score rows."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from factory.chat import PromptConfig, parse
+from factory.errors import EngineError
+from factory.evaluation.harness import Draw, Sampled
+from factory.evaluation.statistics import Interval, consensus, mean_interval, pass_at_k
+from factory.evaluation.tasks import Run, Verdicts
+from factory.grading import GradeItem, GradingPool, check_ungradable
+from factory.records import OUTCOMES, EvalSample, Problem, SamplingConfig, Score, Trace, Verdict
+from factory.sampling.sampler import Completion
+
+
+def grade_draws(sampled: Sampled, *, prefill: str, processes: int) -> Verdicts:
+    """Strict and lenient verdicts of all completions of our own runs, in one pass over the pool.
+
+    EngineError if the grader itself failed on more than 1 % of a benchmark's samples: such an
+    outage must not be read as wrong answers.
+    """
+    ours = [(draw, completion) for draw, completion in sampled if draw.run.problems is not None]
+    if not ours:
+        return {}
+    problems = {
+        (draw.run.name, problem.id): problem
+        for draw in {draw.run.name: draw for draw, _ in ours}.values()
+        for problem in draw.run.problems or ()
+    }
+    items = []
+    for draw, completion in ours:
+        problem = problems[draw.run.name, draw.document]
+        items += _grade_items(problem, completion, prefill)
+    with GradingPool(processes) as pool:
+        verdicts = pool.grade(items)
+    pairs = list(zip(verdicts[::2], verdicts[1::2], strict=True))
+    graded: Verdicts = {}
+    for (draw, _), pair in zip(ours, pairs, strict=True):
+        graded.setdefault((draw.run.name, draw.document), []).append(pair)
+    _refuse_ungradable([draw for draw, _ in ours], pairs)
+    return graded
+
+
+def _grade_items(problem: Problem, completion: Completion, prefill: str) -> list[GradeItem]:
+    text, reason = completion.text, completion.finish_reason
+    return [
+        GradeItem(problem, text, prefill=prefill, finish_reason=reason),
+        GradeItem(problem, text, finish_reason=reason, lenient=True),
+    ]
+
+
+def _refuse_ungradable(draws: Sequence[Draw], pairs: Sequence[tuple[Verdict, Verdict]]) -> None:
+    by_benchmark: dict[str, list[tuple[Verdict, Verdict]]] = {}
+    for draw, pair in zip(draws, pairs, strict=True):
+        by_benchmark.setdefault(draw.run.benchmark, []).append(pair)
+    for benchmark, its_pairs in by_benchmark.items():
+        try:
+            for verdicts in zip(*its_pairs, strict=True):
+                check_ungradable(verdicts)
+        except EngineError as error:
+            raise EngineError(f"benchmark {benchmark}: {error}") from error
+
+
+def own_samples(
+    run: Run, sampled: Sampled, *, verdicts: Verdicts, prompt: PromptConfig, model: str
+) -> list[EvalSample]:
+    """The graded samples of one run of ours, in order of (problem, sample)."""
+    return [
+        graded_sample(
+            draw,
+            completion,
+            verdicts=verdicts[run.name, draw.document][draw.sample],
+            prompt=prompt,
+            model=model,
+        )
+        for draw, completion in sampled
+        if draw.run is run
+    ]
+
+
+def graded_sample(
+    draw: Draw,
+    completion: Completion,
+    *,
+    verdicts: tuple[Verdict, Verdict],
+    prompt: PromptConfig,
+    model: str,
+) -> EvalSample:
+    """One completion with its strict and lenient verdict, as kept in `samples.jsonl`."""
+    style = "raw" if draw.run.is_raw else prompt.style
+    response = parse(completion.text, prefill="" if draw.run.is_raw else prompt.prefill)
+    strict, lenient = verdicts
+    trace = Trace(
+        problem_id=draw.document,
+        sample=draw.sample,
+        question=draw.question,
+        prompt=draw.prompt,
+        completion=completion.text,
+        reasoning=response.reasoning,
+        answer=response.answer,
+        finish_reason=completion.finish_reason,
+        completion_tokens=len(completion.token_ids),
+        seed=draw.seed,
+        sampling=draw.sampling,
+        style=style,
+        model=model,
+        verdict=strict,
+    )
+    return EvalSample(
+        benchmark=draw.run.benchmark, mode=draw.run.mode, trace=trace, lenient=lenient
+    )
+
+
+def own_scores(run: Run, samples: Sequence[EvalSample], *, prompt_style: str) -> list[Score]:
+    """The score rows of one run of ours: pass@1, pass@k and cons@k, or greedy; each with n and k.
+
+    `samples` are this run's, k a problem. pass@1 is the mean over problems of the mean over k.
+    """
+    by_problem: dict[str, list[EvalSample]] = {}
+    for sample in samples:
+        by_problem.setdefault(sample.trace.problem_id, []).append(sample)
+    groups = list(by_problem.values())
+    first = "greedy" if run.mode == "greedy" else "pass@1"
+    k = run.samples
+
+    def row(
+        metric: str, value: Callable[[list[EvalSample]], float], *, of: int, lenient: bool = False
+    ) -> Score:
+        verdicts = [s.lenient if lenient else s.trace.verdict for s in samples]
+        return score_row(
+            run,
+            metric,
+            mean_interval([value(group) for group in groups], samples=of),
+            outcomes=_outcomes(verdicts),
+            sampling=samples[0].trace.sampling,
+            prompt_style=prompt_style,
+        )
+
+    rows = [
+        row(first, _share_right, of=k),
+        row(f"{first}_lenient", _share_right_lenient, of=k, lenient=True),
+    ]
+    if k > 1:
+        # Over problems these are single observations, however many samples went into each.
+        rows[1:1] = [
+            row(f"pass@{k}", _any_right, of=1),
+            row(f"cons@{k}", _majority_right, of=1),
+        ]
+    return rows
+
+
+def _share_right(group: Sequence[EvalSample]) -> float:
+    return sum(sample.trace.verdict.is_correct for sample in group) / len(group)
+
+
+def _share_right_lenient(group: Sequence[EvalSample]) -> float:
+    return sum(sample.lenient.is_correct for sample in group) / len(group)
+
+
+def _any_right(group: Sequence[EvalSample]) -> float:
+    right = sum(sample.trace.verdict.is_correct for sample in group)
+    return pass_at_k(len(group), right, k=len(group))
+
+
+def _majority_right(group: Sequence[EvalSample]) -> float:
+    verdicts = [sample.trace.verdict for sample in group]
+    # Only a finished, well-formed answer has a vote.
+    answers = [v.answer if v.outcome in ("correct", "wrong") else None for v in verdicts]
+    return consensus(answers, [verdict.is_correct for verdict in verdicts])
+
+
+def _outcomes(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    counts = Counter(verdict.outcome for verdict in verdicts)
+    return {outcome: counts[outcome] for outcome in OUTCOMES}
+
+
+def score_row(
+    run: Run,
+    metric: str,
+    interval: Interval,
+    *,
+    outcomes: dict[str, int],
+    sampling: SamplingConfig,
+    prompt_style: str,
+) -> Score:
+    """A score of this run, with everything a reader needs to judge it."""
+    return Score(
+        benchmark=run.benchmark,
+        version=run.version,
+        metric=metric,
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
+        n=interval.n,
+        k=run.samples,
+        outcomes=outcomes,
+        sampling=sampling,
+        prompt_style=prompt_style,
+    )

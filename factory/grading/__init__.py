@@ -1,0 +1,17 @@
+"""Text and Problem to Verdict. Model text never raises; a grader's own failure is `ungradable`."""
+
+from factory.grading.grade import GradeItem, check_ungradable, grade, grade_item, grade_lenient
+from factory.grading.pool import GradingPool
+
+GRADERS = ("math-verify", "latex2sympy2-extended", "sympy", "reasoning-gym")
+"""Distributions whose version can change a verdict: part of every grading stage's fingerprint."""
+
+__all__ = [
+    "GRADERS",
+    "GradeItem",
+    "GradingPool",
+    "check_ungradable",
+    "grade",
+    "grade_item",
+    "grade_lenient",
+]

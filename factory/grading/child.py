@@ -1,0 +1,49 @@
+"""The grading worker process: one JSON item a line in, one JSON verdict a line out."""
+
+import faulthandler
+import json
+import os
+import resource
+import sys
+
+from factory.grading.grade import GradeItem, grade_item
+from factory.records import Problem, Verdict
+
+MEMORY_BYTES = 4 * 2**30
+"""Address space; a giant integer then raises MemoryError here instead of taking the machine."""
+
+
+def main(deadline_seconds: float) -> None:
+    """Answer until standard input closes."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Only verdicts may reach the parent: whatever a library prints goes nowhere.
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    import math_verify
+    import reasoning_gym
+    import sympy
+
+    del math_verify, reasoning_gym, sympy
+    out.write("ready\n")
+    out.flush()
+    for line in sys.stdin:
+        # Orphaned while stuck, this process ends itself: the parent's clock is the shorter one.
+        faulthandler.dump_traceback_later(3 * deadline_seconds + 5, exit=True)
+        out.write(_answer(line).model_dump_json() + "\n")
+        out.flush()
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _answer(line: str) -> Verdict:
+    row = json.loads(line)
+    problem = Problem.model_validate(row.pop("problem"))
+    try:
+        return grade_item(GradeItem(problem, **row))
+    except (MemoryError, RecursionError) as error:
+        explanation = f"grading ran out of memory or stack ({type(error).__name__})"
+        return Verdict(outcome="ungradable", answer=None, explanation=explanation)
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]))

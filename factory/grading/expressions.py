@@ -1,0 +1,185 @@
+"""One expression against one: read by math-verify's LaTeX parser, compared exactly with sympy.
+
+Only text that passes a guard (length, depth, alphabet, no towers of powers) is read at all; what
+still takes too long is for the process that runs this to be killed (`pool.py`). math-verify
+itself would read "(lambda: 42)()" as 42 and call 2**-99 and 2**-98 equal, so it reads only whole
+texts here, decimals become fractions first, and the comparison is ours.
+"""
+
+import re
+from functools import lru_cache
+from typing import Any
+
+from factory.errors import DataError
+
+MAX_LENGTH = 400
+MAX_DEPTH = 6
+"""Brackets within brackets; the parser's time grows steeply with it."""
+
+_ALPHABET = re.compile(r"[A-Za-z0-9\s+\-*/^_=<>!|.,(){}\[\]\\&'%]+")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}")
+_REFUSED = re.compile(
+    r"\d{31}|\^\s*\{?\s*-?\d{5,}"  # giant integers and exponents
+    r"|\^\s*(?:\{[^{}]*\^|\S\s*\^)|\}\s*\^\s*\{[^{}]*\}\s*\^"  # towers
+    r"|\d{5,}\s*!|[!)}]\s*!"  # giant and nested factorials
+    r"|(?<![_^\d.])\b\d+\s+\d"  # "3 4", which the reader would add up
+    r"|\\(?:int|iint|sum|prod|lim|limsup|liminf)(?![a-z])|_{2}"
+)
+_FUNCTIONS = "arcsin arccos arctan sinh cosh tanh sin cos tan sec csc cot log ln exp"
+_LETTERS = {
+    "\u03c0": r"\pi ",
+    "\u03b8": r"\theta ",
+    "\u221e": r"\infty ",
+    "\u00d7": r"\times ",
+    "\u00b7": r"\cdot ",
+    "\u00f7": "/",
+    "\u00b2": "^{2}",
+    "\u00b3": "^{3}",
+    "\u2264": r"\le ",
+    "\u2265": r"\ge ",
+    "\u221a": r"\sqrt",
+}
+_BRACED = re.compile(r"(\\sqrt|\^)\s*\(")
+
+
+def same_expression(reference: str, candidate: str, *, where: str) -> bool:
+    """Whether two expressions have exactly the same value or, with variables, are identical.
+
+    A candidate that cannot be read is not equal; a reference that cannot be read is a DataError.
+    """
+    right = read(to_latex(reference))
+    if right is None:
+        raise DataError(f"{where}: reference {reference!r} cannot be read as mathematics")
+    if len(candidate) > MAX_LENGTH:
+        return False
+    latex = to_latex(candidate)
+    expected = to_latex(reference)
+    if set(_WORD.findall(latex)) - set(_WORD.findall(expected)):
+        return False
+    if _REFUSED.search(latex) or _letters_of_other_case(expected, latex):
+        return False
+    value = read(latex)
+    return value is not None and _same(right, value)
+
+
+def to_latex(text: str) -> str:
+    """Plain notation as LaTeX: pi, sqrt(2), √2, 2*x, x**2, ^(1/2); decimals become fractions."""
+    for letter, latex in _LETTERS.items():
+        text = text.replace(letter, latex)
+    text = text.replace("**", "^").replace("*", r"\cdot ")
+    text = re.sub(r"(?<![\\A-Za-z])sqrt(?=\s*[({\d])", r"\\sqrt", text)
+    names = "|".join(_FUNCTIONS.split())
+    text = re.sub(rf"(?<![\\A-Za-z])({names}|pi|infty)(?![A-Za-z])", r"\\\1 ", text)
+    text = re.sub(r"(?<![\\A-Za-z])(?:infinity|inf|oo)(?![A-Za-z])", r"\\infty ", text)
+    for _ in range(MAX_DEPTH):
+        text = _brace_once(text)
+    text = re.sub(r"\\sqrt\s*(\d+|[A-Za-z])(?![\d}])", r"\\sqrt{\1}", text)
+    return re.sub(r"(?<![\d.])(\d{0,30})\.(\d{1,30})(?![\d.])", _fraction, text)
+
+
+def _brace_once(text: str) -> str:
+    """The first \\sqrt( or ^( with its matching bracket turned into braces."""
+    match = _BRACED.search(text)
+    if match is None:
+        return text
+    depth = 0
+    for position in range(match.end() - 1, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[position], 0)
+        if depth == 0:
+            inner = text[match.end() : position]
+            return f"{text[: match.start()]}{match.group(1)}{{{inner}}}{text[position + 1 :]}"
+    return text
+
+
+def _fraction(match: re.Match[str]) -> str:
+    whole, decimals = match.groups()
+    return f"\\frac{{{int(whole + decimals)}}}{{{10 ** len(decimals)}}}"
+
+
+def _letters_of_other_case(expected: str, latex: str) -> bool:
+    """Whether a variable is written X where the reference has x; the reader takes both for x."""
+    known, given = (set(re.sub(r"\\[A-Za-z]+", "", text)) for text in (expected, latex))
+    return any(letter.swapcase() in known for letter in given - known)
+
+
+@lru_cache(maxsize=512)
+def read(latex: str) -> Any:
+    """A sympy object for a whole LaTeX text, or None if it is refused or cannot be read."""
+    if not latex or len(latex) > MAX_LENGTH or not _ALPHABET.fullmatch(latex):
+        return None
+    if _depth(latex) > MAX_DEPTH:
+        return None
+    from latex2sympy2_extended.latex2sympy2 import latex2sympy, normalize_latex
+    from math_verify.parser import LatexExtractionConfig
+
+    try:
+        normal = normalize_latex(latex, config=LatexExtractionConfig().normalization_config)
+        return latex2sympy(normal, is_real=True, convert_degrees=False, normalization_config=None)
+    # The grammar's generated parser and sympy's constructors raise many unrelated types on text
+    # that is no mathematics; none of them says more than "cannot be read".
+    except Exception:
+        return None
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _same(right: Any, value: Any) -> bool:
+    import sympy
+
+    try:
+        if isinstance(right, sympy.MatrixBase) or isinstance(value, sympy.MatrixBase):
+            return _same_matrix(right, value)
+        if isinstance(right, sympy.core.relational.Relational):
+            return _same_relation(right, value)
+        if not isinstance(right, sympy.Expr) or not isinstance(value, sympy.Expr):
+            return bool(right == value)
+        return _same_value(right, value)
+    # sympy raises many types on expressions it cannot simplify; unproven equality is not equal.
+    except (ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError):
+        return False
+
+
+def _same_value(right: Any, value: Any) -> bool:
+    """Proven equality: rationals exactly, other constants by 50 digits and then symbolically."""
+    import sympy
+
+    right, value = right.doit(), value.doit()
+    if any(side.has(sympy.nan, sympy.zoo) for side in (right, value)):
+        return False
+    if right.free_symbols != value.free_symbols:
+        return False
+    if right == value:
+        return True
+    if right.is_Rational and value.is_Rational:
+        return False
+    difference = right - value
+    if not difference.free_symbols:
+        scale = max(abs(sympy.N(right, 60)), abs(sympy.N(value, 60)))
+        if not abs(sympy.N(difference, 60)) <= scale * sympy.Float("1e-50", 60):
+            return False
+    return bool(sympy.simplify(difference) == 0) or difference.equals(0) is True
+
+
+def _same_matrix(right: Any, value: Any) -> bool:
+    if getattr(right, "shape", None) != getattr(value, "shape", ()):
+        return False
+    return all(_same_value(a, b) for a, b in zip(right, value, strict=True))
+
+
+def _same_relation(right: Any, value: Any) -> bool:
+    """Equations up to a constant factor; inequalities in the same direction, either way round."""
+    import sympy
+
+    if not isinstance(value, sympy.core.relational.Relational):
+        return False
+    if isinstance(right, sympy.Eq) and isinstance(value, sympy.Eq):
+        ratio = sympy.simplify((right.lhs - right.rhs) / (value.lhs - value.rhs))
+        return bool(ratio.is_number and ratio.is_finite and ratio != 0)
+    right, value = right.canonical, value.canonical
+    return type(right) is type(value) and _same_value(right.lhs - right.rhs, value.lhs - value.rhs)

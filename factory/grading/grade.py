@@ -1,0 +1,133 @@
+"""Strict and lenient grading of one completion.
+
+Strict: only the answer block of a well-formed response counts. Lenient: the last number of the
+whole text, or its last line. On small models the extractor is the score, so both are reported.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from factory.chat import parse
+from factory.errors import DataError, EngineError
+from factory.grading.exact import MAX_ANSWER, grade_choice, grade_exact
+from factory.grading.math import grade_math, grade_math_plainly
+from factory.grading.numbers import last_number, plain_number
+from factory.grading.procedural import grade_procedural
+from factory.records import FinishReason, Problem, Verdict
+
+Grader = Callable[[Problem, str], Verdict | None]
+
+
+@dataclass(frozen=True)
+class GradeItem:
+    """One completion to grade, with all that grading may look at."""
+
+    problem: Problem
+    text: str
+    prefill: str = ""
+    finish_reason: FinishReason = "stop"
+    lenient: bool = False
+
+
+def grade(
+    problem: Problem, text: str, *, prefill: str = "", finish_reason: FinishReason = "stop"
+) -> Verdict:
+    """The strict verdict on a completion; model text never raises.
+
+    truncated: cut off before any answer was complete. no_answer: not well-formed, with the
+    reason. ungradable: the problem or its grader is at fault, never the model.
+    """
+    return grade_item(GradeItem(problem, text, prefill, finish_reason))
+
+
+def grade_lenient(problem: Problem, text: str, *, finish_reason: FinishReason = "stop") -> Verdict:
+    """The verdict on the last number of the text (numeric references) or its last line.
+
+    Tags are ignored, so an answer written without them counts; so does a lucky last number.
+    """
+    return grade_item(GradeItem(problem, text, "", finish_reason, lenient=True))
+
+
+def grade_item(item: GradeItem) -> Verdict:
+    """The verdict on one item, in this process: hostile mathematics may take very long."""
+    verdict = _decide(item, GRADERS)
+    if verdict is None:
+        raise AssertionError("graders always decide")
+    return verdict
+
+
+def grade_plainly(item: GradeItem) -> Verdict | None:
+    """The same verdict where our own code alone decides it, in time linear in the text.
+
+    None where third-party code (sympy, reasoning-gym's scorers) has to look at model text.
+    """
+    return _decide(item, PLAIN_GRADERS)
+
+
+def check_ungradable(verdicts: Sequence[Verdict], *, limit: float = 0.01) -> None:
+    """EngineError if more than `limit` of the verdicts are ungradable, with the first reason."""
+    reasons = [v.explanation for v in verdicts if v.outcome == "ungradable"]
+    if len(reasons) > limit * len(verdicts):
+        raise EngineError(
+            f"grading: {len(reasons)} of {len(verdicts)} answers are ungradable, at most "
+            f"{limit:.0%} may be; the first: {reasons[0]}"
+        )
+
+
+def _no_grader(problem: Problem, answer: str) -> Verdict:
+    explanation = f"there is no grader for problems of kind {problem.kind} yet"
+    return Verdict(outcome="ungradable", answer=answer, explanation=explanation)
+
+
+GRADERS: dict[str, Grader] = {
+    "exact": grade_exact,
+    "choice": grade_choice,
+    "math": grade_math,
+    "procedural": grade_procedural,
+    "code": _no_grader,
+    "open": _no_grader,
+}
+PLAIN_GRADERS: dict[str, Grader] = {
+    **GRADERS,
+    "math": grade_math_plainly,
+    "procedural": lambda problem, answer: None,
+}
+
+
+def _decide(item: GradeItem, graders: dict[str, Grader]) -> Verdict | None:
+    answer, refused = _lenient_answer(item) if item.lenient else _strict_answer(item)
+    if refused is not None:
+        return refused
+    if len(answer) > MAX_ANSWER:
+        explanation = f"an answer of {len(answer)} characters, at most {MAX_ANSWER} are read"
+        return Verdict(outcome="wrong", answer=None, explanation=explanation)
+    try:
+        return graders[item.problem.kind](item.problem, answer)
+    except DataError as error:
+        return Verdict(outcome="ungradable", answer=answer, explanation=str(error))
+
+
+def _strict_answer(item: GradeItem) -> tuple[str, Verdict | None]:
+    response = parse(item.text, prefill=item.prefill)
+    if response.answer is not None:
+        return response.answer, None
+    cut_off = item.finish_reason == "length" and "</answer>" not in item.text
+    outcome = "truncated" if cut_off else "no_answer"
+    return "", Verdict(outcome=outcome, answer=None, explanation=response.problem)
+
+
+_TAGS = re.compile(r"</?(?:think|answer)>")
+
+
+def _lenient_answer(item: GradeItem) -> tuple[str, Verdict | None]:
+    text = _TAGS.sub("\n", item.text)
+    kind, reference = item.problem.kind, item.problem.reference.strip()
+    is_numeric = kind in ("math", "procedural", "exact") and plain_number(reference) is not None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    answer = last_number(text) if is_numeric else (lines[-1] if lines else None)
+    if answer is not None:
+        return answer.replace(",", "") if is_numeric else answer, None
+    outcome = "truncated" if item.finish_reason == "length" else "no_answer"
+    explanation = "no number in the text" if is_numeric else "an empty text"
+    return "", Verdict(outcome=outcome, answer=None, explanation=explanation)

@@ -1,0 +1,281 @@
+"""Mathematical answers: what can be decided without evaluating an expression, and how.
+
+Numbers are compared exactly, as fractions; lists, chains of equalities and boxes by their parts.
+Only what remains, one expression against one, goes to math-verify's LaTeX reader and sympy
+(`expressions.py`), in a process that can be killed.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+
+from factory.errors import DataError
+from factory.grading.exact import fold_text
+from factory.grading.numbers import plain_number
+from factory.records import Problem, Verdict
+
+Leaf = Callable[[str, str], bool | None]
+"""Whether an expression (second) equals the reference (first); None: not decided here."""
+
+_MINUS = str.maketrans({"\u2212": "-", "\ufe63": "-", "\uff0d": "-"})
+_SPACES = str.maketrans(dict.fromkeys("\u00a0\u2009\u202f\u2007\u200a", "\u2009"))
+_SEVERAL = re.compile(r"\b(?:or|either|maybe|perhaps|not|else|possibly)\b|\\(?:pm|mp|lor|vee)\b|±")
+_NO_UNITS = frozenset(
+    re.split(
+        " ",
+        "or and to not minus plus times over by divided per hundred thousand million billion "
+        "trillion dozen half halves third thirds quarter quarters squared cubed pi percent is are "
+        "was wrong mod choose either maybe",
+    )
+)
+_UNIT = re.compile(r"(.*\d[)}]?)\s+((?:[A-Za-z]{2,}(?:/[A-Za-z]+)?\.?\s*){1,3})")
+_WRAPPED = re.compile(r"\\(?:text|mathrm|mbox|textbf|mathbf|operatorname|rm)\s?\{([^{}]*)\}")
+_LEAD = re.compile(r"(?:so )?(?:the )?(?:final )?(?:answer|result)(?: is)?\s*:?\s+", re.IGNORECASE)
+_NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([A-Za-z]\))?")
+_WORDS = re.compile(r"[^\W\d_]{3,}|[Nn]o|[^\W\d_]+(?: [^\W\d_]+)+")
+_OPEN, _CLOSE = "([{", ")]}"
+MAX_PARTS = 32
+
+
+def grade_math(problem: Problem, answer: str) -> Verdict | None:
+    """The verdict on an answer, never None; DataError if the reference cannot be read."""
+    return _decide(problem, answer, _whole_leaf(problem))
+
+
+def grade_math_plainly(problem: Problem, answer: str) -> Verdict | None:
+    """The same verdict where numbers and text decide it, else None; nothing is evaluated."""
+    return _decide(problem, answer, same_number)
+
+
+def _whole_leaf(problem: Problem) -> Leaf:
+    from factory.grading.expressions import same_expression
+
+    def leaf(reference: str, candidate: str) -> bool:
+        decided = same_number(reference, candidate)
+        if decided is None:
+            decided = same_expression(reference, candidate, where=f"problem {problem.id}")
+        return decided
+
+    return leaf
+
+
+def _decide(problem: Problem, answer: str, leaf: Leaf) -> Verdict | None:
+    reference = undress(_box(problem.reference) or problem.reference)
+    if not reference:
+        raise DataError(f"problem {problem.id}: an empty reference cannot be graded")
+    contents = boxes(answer)
+    if contents is None:
+        return Verdict(outcome="wrong", answer=answer, explanation="a box that is never closed")
+    if len({undress(content) for content in contents}) > 1:
+        return Verdict(outcome="wrong", answer=answer, explanation="several different boxes")
+    candidate = undress(contents[0] if contents else answer)
+    equal = same_answer(reference, candidate, leaf)
+    if equal is None:
+        return None
+    explanation = "equal to the reference" if equal else "not equal to the reference"
+    return Verdict(
+        outcome="correct" if equal else "wrong", answer=candidate, explanation=explanation
+    )
+
+
+def _box(text: str) -> str | None:
+    contents = boxes(text)
+    return contents[0] if contents else None
+
+
+def boxes(text: str) -> list[str] | None:
+    """Contents of every \\boxed{...}, nested braces kept; None if one is never closed."""
+    found, depths = [], 0
+    start = text.find("\\boxed{")
+    while start >= 0:
+        begin = start + len("\\boxed{")
+        depths = 1
+        for position in range(begin, len(text)):
+            depths += {"{": 1, "}": -1}.get(text[position], 0)
+            if depths == 0:
+                found.append(text[begin:position])
+                break
+        else:
+            return None
+        start = text.find("\\boxed{", position)
+    return found
+
+
+def undress(text: str) -> str:
+    """An answer without what only dresses it: dollars, delimiters, spacing, "the answer is"."""
+    text = text.translate(_MINUS).translate(_SPACES)
+    text = re.sub(r"\\[()\[\]]|\\?\$|\\left(?![a-z])|\\right(?![a-z])|\\displaystyle", " ", text)
+    text = re.sub(r"(?<=\d)(?:\\,|\{,\}|\u2009|')(?=\d{3}(?!\d))", ",", text)
+    text = re.sub(r"(?<!\\)\\[,;:!> ]|\\(?:quad|qquad)\b|~|\u2009", " ", text)
+    text = re.sub(r"\\[dtc]frac", r"\\frac", text).replace("\\%", "%")
+    text = re.sub(r"\\frac\s?(\d)\s?(\d)", r"\\frac{\1}{\2}", text)
+    text = re.sub(r"\^\s?\{?\\circ\}?|\\degree|°|[€£¥₹]", " ", text)
+    text = _WRAPPED.sub(r" \1 ", text)
+    text = " ".join(text.split())
+    if len(text) > 4 and text.startswith("**") and text.endswith("**"):
+        text = text[2:-2]
+    text = _LEAD.sub("", text, count=1) if _LEAD.match(text) else text
+    return text.strip().rstrip(".").strip()
+
+
+def same_answer(reference: str, candidate: str, leaf: Leaf) -> bool | None:
+    """Whether a whole answer equals the reference, part by part; None if `leaf` cannot tell.
+
+    Every side of "a = b = c" must be right but a leading name. A list answers a list: in order
+    inside ( ) or [ ], in any order otherwise. An answer that offers a choice ("41 or 42", "±2")
+    is wrong unless the reference is a list.
+    """
+    if _tight(reference) == _tight(candidate):
+        return True
+    if not candidate:
+        return False
+    number = _reading(reference)
+    if number is not None and _reading(candidate) is not None:
+        return leaf(reference, candidate)
+    if _is_words(reference) or ":" in reference or ":" in candidate:
+        return fold_text(reference) == fold_text(candidate)
+    expected = _elements(reference)
+    if expected is not None:
+        return _same_list(expected, _elements(candidate), leaf)
+    if _SEVERAL.search(candidate) and not _SEVERAL.search(reference):
+        return False
+    if _elements(candidate) is not None:
+        return False
+    return _same_chain(reference, candidate, leaf)
+
+
+def _tight(text: str) -> str:
+    """Text without the spaces that separate nothing: "4 2" keeps its one, "( 1, 2 )" none."""
+    return re.sub(r"(?<!\w)\s|\s(?!\w)", "", text)
+
+
+def same_number(reference: str, candidate: str) -> bool | None:
+    """Exact comparison of two plain numbers, units and percent signs aside; else None.
+
+    "50%" equals the references 50 and 1/2, and the reference "50%" takes either: which of the
+    two a question asks for is its own convention.
+    """
+    expected, given = _reading(reference), _reading(candidate)
+    if expected is None or given is None:
+        return None
+    (right, right_percent), (value, percent) = expected, given
+    if right_percent == percent:
+        return right == value
+    return right in (value, value / 100) if percent else value in (right, right / 100)
+
+
+def _reading(text: str) -> tuple[Fraction, bool] | None:
+    """(exact value, has a percent sign) of a plain number with or without a unit."""
+    number = plain_number(text)
+    if number is not None:
+        return number, False
+    bare = re.sub(r"\s?(?:%|percent)$", "", text, flags=re.IGNORECASE)
+    if bare != text:
+        number = plain_number(bare)
+        return None if number is None else (number, True)
+    number = plain_number(without_unit(text))
+    return None if number is None else (number, False)
+
+
+def without_unit(text: str) -> str:
+    """ "18 dollars" without its unit: up to three words that do not change the value."""
+    match = _UNIT.fullmatch(text) if len(text) < 200 else None
+    if match is None:
+        return text
+    words = re.split(r"[\s/.]+", match.group(2).strip().casefold())
+    return text if _NO_UNITS.intersection(words) else match.group(1)
+
+
+def _is_words(text: str) -> bool:
+    """Text such as "Monday", "no" or "blue whale", which is compared as text."""
+    if text.casefold() in ("infinity", "inf"):
+        return False
+    return bool(_WORDS.fullmatch(text))
+
+
+def _elements(text: str) -> tuple[str, list[str]] | None:
+    """(opening bracket or "", items) if the text is a list, else None."""
+    opening = ""
+    inner = text.replace("\\{", "{").replace("\\}", "}")
+    if inner[:1] in ("(", "[", "{") and _closes_last(inner):
+        opening, inner = inner[0], inner[1:-1]
+    if not opening:
+        inner = re.sub(r",?\s+(?:and|or)\s+", ", ", inner)
+    items = _split(inner, ",")
+    if len(items) < 2 and opening != "{":
+        return None
+    return opening, items
+
+
+def _closes_last(text: str) -> bool:
+    """Whether the bracket opened first is closed by the last character (of any bracket kind)."""
+    depth = 0
+    for position, character in enumerate(text):
+        depth += (character in _OPEN) - (character in _CLOSE)
+        if depth == 0:
+            return position == len(text) - 1
+    return False
+
+
+def _split(text: str, mark: str) -> list[str]:
+    """Parts between marks outside of all brackets."""
+    parts, depth, begin = [], 0, 0
+    for position, character in enumerate(text):
+        depth += (character in _OPEN) - (character in _CLOSE)
+        if depth == 0 and character == mark:
+            parts.append(text[begin:position].strip())
+            begin = position + 1
+    return [*parts, text[begin:].strip()]
+
+
+def _same_list(
+    expected: tuple[str, list[str]], given: tuple[str, list[str]] | None, leaf: Leaf
+) -> bool | None:
+    if given is None or len(expected[1]) != len(given[1]) or len(given[1]) > MAX_PARTS:
+        return False
+    if expected[0] in ("(", "["):
+        if given[0] != expected[0]:
+            return False
+        pairs = zip(expected[1], given[1], strict=True)
+        return _all(same_answer(right, item, leaf) for right, item in pairs)
+    rest = list(given[1])
+    for right in expected[1]:
+        verdicts = [same_answer(right, item, leaf) for item in rest]
+        if True in verdicts:
+            rest.pop(verdicts.index(True))
+        else:
+            return None if None in verdicts else False
+    return True
+
+
+def _same_chain(reference: str, candidate: str, leaf: Leaf) -> bool | None:
+    name, value = _without_name(reference)
+    given_name, rest = _without_name(candidate)
+    if name and given_name and name != given_name:
+        return False
+    if name and "=" in candidate and not given_name:
+        whole = leaf(reference, candidate)
+        if whole is not False:
+            return whole
+    reference = value
+    if "=" in reference:
+        return leaf(reference, candidate)
+    sides = re.split(r"(?<![<>!\\=])=(?!=)", rest)
+    if len(sides) > MAX_PARTS or not all(side.strip() for side in sides):
+        return False
+    return _all(leaf(reference, without_unit(side.strip())) for side in sides)
+
+
+def _without_name(text: str) -> tuple[str, str]:
+    """("x", "5") of "x = 5"; the name is "" where the text is no such definition."""
+    left, mark, right = text.partition("=")
+    if mark and _NAME.fullmatch(left.strip()) and right.strip() and "=" not in left:
+        return left.strip(), right.strip()
+    return "", text
+
+
+def _all(verdicts: Iterable[bool | None]) -> bool | None:
+    results = list(verdicts)
+    if False in results:
+        return False
+    return None if None in results else True

@@ -1,0 +1,178 @@
+"""Grading in worker processes that can be killed.
+
+Timeouts by signal do not exist off the main thread and cannot stop a long C call, so third-party
+graders run in processes of their own under a wall clock. Our own code (well-formedness, exact
+text, options, plain numbers) decides in this process: it is linear in the text.
+"""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any
+
+from factory.errors import EngineError
+from factory.grading.grade import GradeItem, grade_plainly
+from factory.records import Verdict
+
+START_SECONDS = 120.0
+"""A worker imports sympy and reasoning-gym before its first answer."""
+ATTEMPTS = 2
+
+
+class GradingPool:
+    """Grades items in order; an item that no worker survives twice is `ungradable`.
+
+    Workers start with the first item that needs one. Not for use from several threads.
+    """
+
+    def __init__(self, processes: int = 1, *, deadline_seconds: float = 10.0) -> None:
+        if processes < 1 or deadline_seconds <= 0:
+            raise ValueError("a pool needs at least one process and a positive deadline")
+        self.deadline_seconds = deadline_seconds
+        self._processes = processes
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> "GradingPool":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers; the pool may be used again and starts new ones then."""
+        for worker in self._workers:
+            worker.kill()
+        self._workers = []
+
+    def grade(self, items: Sequence[GradeItem]) -> list[Verdict]:
+        """One verdict an item, in the order given."""
+        verdicts: dict[int, Verdict] = {}
+        waiting: deque[tuple[int, int]] = deque()
+        for index, item in enumerate(items):
+            verdict = grade_plainly(item)
+            if verdict is None:
+                waiting.append((index, 1))
+            else:
+                verdicts[index] = verdict
+        busy: dict[int, tuple[_Worker, int, int]] = {}
+        while waiting or busy:
+            self._start(min(self._processes, len(waiting) + len(busy)))
+            idle = [worker for worker in self._workers if worker.reader not in busy]
+            for worker, (index, attempt) in zip(idle, list(waiting), strict=False):
+                waiting.popleft()
+                worker.send(items[index])
+                busy[worker.reader] = (worker, index, attempt)
+            for reader in self._ready(busy):
+                worker, index, attempt = busy.pop(reader)
+                verdict, failure = worker.receive()
+                if failure:
+                    self._workers.remove(worker)
+                    worker.kill()
+                if verdict is not None:
+                    verdicts[index] = verdict
+                elif attempt < ATTEMPTS:
+                    waiting.appendleft((index, attempt + 1))
+                else:
+                    verdicts[index] = Verdict(
+                        outcome="ungradable", answer=None, explanation=failure
+                    )
+        return [verdicts[index] for index in range(len(items))]
+
+    def _start(self, count: int) -> None:
+        fresh = [_Worker(self.deadline_seconds) for _ in range(count - len(self._workers))]
+        for worker in fresh:
+            worker.wait_until_ready()
+        self._workers += fresh
+
+    def _ready(self, busy: dict[int, Any]) -> list[int]:
+        """Readers with an answer, a death or a passed deadline; waits for the first of them."""
+        now = time.monotonic()
+        wait = min(worker.expires for worker, _, _ in busy.values()) - now
+        ready, _, _ = select.select(list(busy), [], [], max(0.0, wait))
+        now = time.monotonic()
+        late = [reader for reader, (worker, _, _) in busy.items() if worker.expires <= now]
+        return list(dict.fromkeys([*ready, *late]))
+
+
+class _Worker:
+    """One child process that answers JSON lines."""
+
+    def __init__(self, deadline_seconds: float) -> None:
+        self._deadline = deadline_seconds
+        self.expires = 0.0
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "factory.grading.child", str(deadline_seconds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
+        if process.stdin is None or process.stdout is None:
+            raise EngineError("grading: a worker process came without pipes")
+        self._process, self._stdin, self._stdout = process, process.stdin, process.stdout
+        self.reader = self._stdout.fileno()
+
+    def wait_until_ready(self) -> None:
+        """Until its imports are done; EngineError if it cannot start."""
+        if self._line(time.monotonic() + START_SECONDS) != "ready":
+            self.kill()
+            raise EngineError(
+                "grading: a worker process did not start; run `python -m factory.grading.child 5` "
+                "to see why"
+            )
+
+    def send(self, item: GradeItem) -> None:
+        self.expires = time.monotonic() + self._deadline
+        row = asdict(item) | {"problem": item.problem.model_dump(mode="json")}
+        try:
+            self._stdin.write(json.dumps(row).encode() + b"\n")
+            self._stdin.flush()
+        except BrokenPipeError:
+            self.expires = 0.0
+
+    def receive(self) -> tuple[Verdict | None, str]:
+        """(verdict, "") or (None, what happened to the worker)."""
+        line = self._line(self.expires)
+        if line is None:
+            status = self._process.poll()
+            if status is None:
+                return None, f"grading took longer than {self._deadline:g} s"
+            return None, f"the grading process died with status {status}"
+        return Verdict.model_validate_json(line), ""
+
+    def _line(self, expires: float) -> str | None:
+        """A whole line within the time left, or None on deadline or death."""
+        collected = b""
+        while not collected.endswith(b"\n"):
+            left = expires - time.monotonic()
+            ready, _, _ = select.select([self.reader], [], [], max(0.0, left))
+            part = os.read(self.reader, 65536) if ready else b""
+            if not part:
+                if ready:
+                    self._process.wait()
+                return None
+            collected += part
+        return collected.decode().strip()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._stdin, self._stdout):
+            try:
+                stream.close()
+            except BrokenPipeError:
+                continue

@@ -1,0 +1,79 @@
+"""JSON Lines: strict reading that names file and line, atomic writing, crash-safe appending."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from factory.errors import DataError
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def read_records(path: Path, record: type[R]) -> Iterator[R]:
+    """Records of a JSONL file in order; DataError names the file and line of a bad one."""
+    for number, line in _lines(path):
+        try:
+            yield record.model_validate_json(line)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "line"
+            raise DataError(f"{path}:{number}: {where}: {first['msg']}") from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                if not raw.strip():
+                    continue
+                try:
+                    yield number, raw.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise DataError(f"{path}:{number}: not UTF-8: {error.reason}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def write_records(path: Path, records: Iterable[BaseModel]) -> int:
+    """Write records one a line, in the order given; returns how many."""
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(record.model_dump_json() + "\n")
+            count += 1
+    return count
+
+
+def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Append rows and force them to disk: after return they survive a kill."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def recover_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of an append-only file that a kill may have torn, cut back to its last whole line.
+
+    Only the tail can be torn (appends are sequential), so a broken line before it is damage and
+    raises DataError.
+    """
+    if not path.exists():
+        return []
+    raw = path.read_bytes()
+    whole = raw[: raw.rfind(b"\n") + 1]
+    if len(whole) != len(raw):
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    rows = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: broken line: {error}") from error
+    return rows

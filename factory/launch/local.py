@@ -1,0 +1,196 @@
+"""How a worker process is started: forked with its imports done, or under `accelerate launch`.
+
+Importing torch, vLLM and TRL takes some twenty seconds, and a small recipe has as many stages. So
+the first worker starts a fork server (Python's own) that imports once what the plan's stages will
+need; each worker is a fork of it and begins at once. No thread runs and no CUDA context exists in
+the fork server, and a worker still is a process of its own.
+"""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Protocol
+
+from factory.machine import Machine
+from factory.stages import Stage
+
+GRACE_SECONDS = 10.0
+
+
+class Worker(Protocol):
+    """A started worker process."""
+
+    def poll(self) -> int | None:
+        """Exit status, negative for a signal, or None while it runs."""
+        ...
+
+    def stop(self) -> None:
+        """End the worker and its children: finished samples and checkpoints are on disk."""
+        ...
+
+
+class Launcher:
+    """Starts the workers of one build on this machine."""
+
+    def __init__(self, machine: Machine, stages: Sequence[Stage], *, log: Path) -> None:
+        """`log` takes what libraries say while they are imported."""
+        self.machine = machine
+        self._environment = environment(machine)
+        self._context = multiprocessing.get_context("forkserver")
+        # What the server inherits: library settings are read when a library is imported.
+        os.environ.update(self._environment)
+        self._context.set_forkserver_preload(["factory.worker", *_modules(machine, stages)])
+        with _output_to(log):
+            forkserver.ensure_running()
+
+    def start(self, job: Path, log: Path, *, trains: bool) -> Worker:
+        """Start the worker of a job in a session of its own, its output appended to `log`."""
+        if trains and self.machine.launcher == "accelerate":
+            return _Accelerated(_accelerate(self.machine, job), log, self._environment)
+        return _Forked(self._context, job, log, self._environment)
+
+
+class _Forked:
+    def __init__(
+        self,
+        context: ForkServerContext,
+        job: Path,
+        log: Path,
+        environ: dict[str, str],
+    ) -> None:
+        self._process = context.Process(target=_work, args=(str(job), str(log), environ))
+        self._process.start()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def stop(self) -> None:
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            _signal_session(self._process.pid, sign)
+            self._process.join(GRACE_SECONDS)
+            if self._process.exitcode is not None:
+                return
+
+
+class _Accelerated:
+    def __init__(self, command: list[str], log: Path, environ: dict[str, str]) -> None:
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environ},
+                start_new_session=True,
+            )
+
+    def poll(self) -> int | None:
+        return self._process.poll()
+
+    def stop(self) -> None:
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            _signal_session(self._process.pid, sign)
+            try:
+                self._process.wait(timeout=GRACE_SECONDS)
+                return
+            except subprocess.TimeoutExpired:
+                continue
+
+
+def _work(job: str, log: str, environ: dict[str, str]) -> None:
+    """What a forked worker runs: a session and a log of its own, then the job."""
+    os.setsid()
+    # The server ignores Ctrl-C and its children inherit that; a stop must reach libraries' waits.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    target = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.environ.update(environ)
+    from factory.worker import main
+
+    sys.exit(main(Path(job)))
+
+
+def environment(machine: Machine) -> dict[str, str]:
+    """A worker's settings: threads fixed, no telemetry, repeatable hashing and sums."""
+    threads = str(machine.thread_count())
+    return {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "warning",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        # The engine lives in the worker: weights go over without a copy through a pipe.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        # The engine sets torch's precision by this when it starts, for the whole process.
+        "VLLM_FLOAT32_MATMUL_PRECISION": "medium" if machine.matmul == "bfloat16" else "highest",
+        # glibc would map and unmap every large tensor anew: a third of a training pass on a CPU
+        # went into page faults. Kept, the memory is used again; the largest blocks (32 MiB is
+        # glibc's own limit) still go back, or the peak would grow by gigabytes.
+        "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+        "MALLOC_TRIM_THRESHOLD_": str(100 * 2**30),
+        "MALLOC_TOP_PAD_": str(256 * 2**20),
+        # Some reasoning-gym families draw from sets of strings, whose order is salted.
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+        # cuBLAS needs it for repeatable sums; without CUDA nobody reads it.
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+
+
+def _modules(machine: Machine, stages: Sequence[Stage]) -> list[str]:
+    """Modules that the given stages import anyway."""
+    modules = dict.fromkeys(module for stage in stages for module in stage.preload)
+    samples = "factory.sampling.blocks" in modules
+    if samples and machine.engine != "transformers" and find_spec("vllm"):
+        modules["vllm.entrypoints.llm"] = None
+    return list(modules)
+
+
+@contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Let processes started meanwhile inherit `path` as their output."""
+    kept = [os.dup(1), os.dup(2)]
+    target = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.dup2(target, 1)
+        os.dup2(target, 2)
+        yield
+    finally:
+        for descriptor, copy in enumerate(kept, start=1):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+        os.close(target)
+
+
+def _signal_session(pid: int | None, sign: signal.Signals) -> None:
+    if pid is None:
+        return
+    try:
+        os.killpg(pid, sign)
+    except ProcessLookupError:
+        # Not yet the leader of a session of its own, or gone already.
+        try:
+            os.kill(pid, sign)
+        except ProcessLookupError:
+            return
+
+
+def _accelerate(machine: Machine, job: Path) -> list[str]:
+    options = ["--num_processes", str(machine.processes)]
+    if machine.accelerate_config:
+        options += ["--config_file", machine.accelerate_config]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *options]
+    return [*launch, "--module", "factory.worker", str(job)]

@@ -1,0 +1,75 @@
+"""Machine settings: how fast and where, never what is made. Recorded, not fingerprinted."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from factory.errors import EngineError
+from factory.records import Record
+
+Matmul = Literal["float32", "bfloat16"]
+
+
+class Machine(Record):
+    """What a machine file may say. Every field has a default that fits a small CPU machine."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes CUDA where torch sees it."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: float32 on CPUs (faster than bf16 without AMX), bfloat16 on CUDA."""
+    matmul: Literal["auto"] | Matmul = "auto"
+    """How a CPU multiplies float32 matrices: `bfloat16` allows torch to round the operands and sum
+    in float32, twice as fast on some CPUs and slower on others; `auto` measures once."""
+    threads: int = Field(default=0, ge=0)
+    """Torch and engine threads; 0 takes every core this process may use."""
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    """`auto` takes vLLM where it imports, else transformers (slower, same results within noise)."""
+    engine_memory_gib: float = Field(default=1.0, gt=0)
+    """Key-value cache of the engine on a CPU, GiB."""
+    gpu_memory_fraction: float = Field(default=0.85, gt=0, lt=1)
+    """Share of the GPU's memory that the engine may take when it runs alone."""
+    gpu_memory_fraction_rl: float = Field(default=0.3, gt=0, lt=1)
+    """The same while a trainer shares the GPU."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    block: int = Field(default=128, ge=1)
+    """Requests a sampling block: the unit of resume, and what shares a batch."""
+    micro_batch: int = Field(default=8, ge=1)
+    """SFT rows a forward pass; gradient accumulation follows from the recipe's batch."""
+    micro_groups: int = Field(default=1, ge=1)
+    """GRPO prompt groups a packed pass."""
+    checkpoint_steps: int = Field(default=10, ge=1)
+    """Trainer steps between resumable checkpoints."""
+    launcher: Literal["local", "accelerate"] = "local"
+    """`accelerate` starts training stages with `accelerate launch`."""
+    processes: int = Field(default=1, ge=1)
+    """Ranks of a training stage under the accelerate launcher."""
+    accelerate_config: str | None = None
+    """An accelerate config file (FSDP2, DeepSpeed, several nodes)."""
+
+    def thread_count(self) -> int:
+        return self.threads or len(os.sched_getaffinity(0))
+
+    def takes_gpu(self) -> bool:
+        """Whether work goes to CUDA; EngineError where the file wants it and torch sees none."""
+        import torch
+
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise EngineError(
+                "machine file: device: cuda, but torch sees no CUDA device; install a CUDA build "
+                "of torch, or set device: cpu"
+            )
+        return self.device != "cpu" and torch.cuda.is_available()
+
+    def torch_dtype_name(self, *, on_gpu: bool) -> str:
+        """The dtype that trainer and engine share: one dtype, or their log-probs drift apart."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "bfloat16" if on_gpu else "float32"
+
+
+def free_gib(path: Path) -> float:
+    """Free disk space at `path`, GiB."""
+    stats = os.statvfs(path)
+    return stats.f_bavail * stats.f_frsize / 2**30

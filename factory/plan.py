@@ -1,0 +1,185 @@
+"""From a recipe to an ordered list of steps with fingerprints: what to make, what to reuse."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import BaseModel
+
+from factory.artifacts import sha256_file
+from factory.errors import ArtifactError, RecipeError
+from factory.recipe import Recipe
+from factory.records import Consumes
+from factory.stages import STAGES, Stage, StageConfig
+
+LARGE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a plan. `inputs` maps the field path in its config to a stage name."""
+
+    name: str
+    config: StageConfig
+    stage: Stage
+    inputs: Mapping[str, str]
+    seed: int
+    fingerprint: str
+
+    @property
+    def kind(self) -> str:
+        return getattr(self.config, "kind")  # noqa: B009  every stage config declares it
+
+
+def make_plan(recipe: Recipe, *, until: str | None = None) -> tuple[Step, ...]:
+    """Steps in an order in which every input comes first; RecipeError lists bad references.
+
+    `until` keeps that stage and what it needs.
+    """
+    references = {name: dict(_references(config)) for name, config in recipe.stages.items()}
+    _check_references(recipe, references)
+    order = _ordered(references)
+    if until is not None:
+        if until not in recipe.stages:
+            raise RecipeError(f"--until {until}: no such stage; there are {', '.join(order)}")
+        needed = {until}
+        for name in reversed(order):
+            if name in needed:
+                needed |= {reference for reference, _ in references[name].values()}
+        order = [name for name in order if name in needed]
+    fingerprints: dict[str, str] = {}
+    steps = []
+    for name in order:
+        config = recipe.stages[name]
+        stage = STAGES[getattr(config, "kind")]  # noqa: B009
+        inputs = {path: reference for path, (reference, _) in references[name].items()}
+        seed = recipe.header.seed
+        fingerprints[name] = _fingerprint(
+            config, stage, seed, {path: fingerprints[ref] for path, ref in inputs.items()}
+        )
+        steps.append(Step(name, config, stage, inputs, seed, fingerprints[name]))
+    return tuple(steps)
+
+
+def stage_versions(stage: Stage) -> dict[str, str]:
+    """Installed versions of the packages that change a stage's numbers."""
+    found = {}
+    for package in stage.packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def _fingerprint(config: StageConfig, stage: Stage, seed: int, inputs: Mapping[str, str]) -> str:
+    """sha256 over everything that decides the content; names of stages do not."""
+    fields = config.model_dump(mode="json")
+    for path in inputs:
+        _blank(fields, path.split("."))
+    parts = {
+        "version": stage.version,
+        "config": fields,
+        "seed": seed,
+        "inputs": dict(sorted(inputs.items())),
+        "packages": stage_versions(stage),
+        "external": [_external(path) for path in stage.external_files(config)],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _external(path: Path) -> list[str | int]:
+    try:
+        stat = path.stat()
+        # Hashing a large local model at each plan would cost seconds: its time stands for it.
+        large = stat.st_size >= LARGE_BYTES
+        return [path.name, stat.st_size, stat.st_mtime_ns if large else sha256_file(path)]
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _blank(fields: Any, keys: list[str]) -> None:
+    """Replace a reference by a constant: its artifact's fingerprint counts, not its name."""
+    for key in keys[:-1]:
+        fields = fields[int(key)] if isinstance(fields, list) else fields[key]
+    last: Any = int(keys[-1]) if isinstance(fields, list) else keys[-1]
+    fields[last] = "<input>"
+
+
+def _references(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, tuple[str, str]]]:
+    """(field path, (stage name, kind wanted)) of every typed reference inside a config."""
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        wanted = [m for m in field.metadata if isinstance(m, Consumes)]
+        annotation = Annotated[field.annotation, *wanted] if wanted else field.annotation
+        yield from _references_in(value, annotation, f"{prefix}{name}")
+
+
+def _references_in(value: Any, annotation: Any, path: str) -> Iterator[tuple[str, tuple[str, str]]]:
+    if isinstance(value, BaseModel):
+        yield from _references(value, f"{path}.")
+    elif isinstance(value, str):
+        consumes = _consumes(annotation)
+        if consumes:
+            yield path, (value, consumes.kind)
+    elif isinstance(value, tuple):
+        for index, item in enumerate(value):
+            yield from _references_in(item, annotation, f"{path}.{index}")
+
+
+def _consumes(annotation: Any) -> Consumes | None:
+    """The Consumes mark anywhere inside a type such as `tuple[TracesRef, ...] | None`."""
+    if get_origin(annotation) is Annotated:
+        marks = [m for m in annotation.__metadata__ if isinstance(m, Consumes)]
+        if marks:
+            return marks[0]
+    for part in get_args(annotation):
+        if found := _consumes(part):
+            return found
+    return None
+
+
+def _check_references(
+    recipe: Recipe, references: Mapping[str, Mapping[str, tuple[str, str]]]
+) -> None:
+    import difflib
+
+    problems = []
+    for name, found in references.items():
+        for path, (reference, wanted) in found.items():
+            where = f"stages.{name}.{path}"
+            if reference not in recipe.stages:
+                close = difflib.get_close_matches(reference, recipe.stages, n=1)
+                hint = f" (did you mean {close[0]}?)" if close else ""
+                problems.append(f"{where}: no stage named {reference!r}{hint}")
+                continue
+            produced = STAGES[getattr(recipe.stages[reference], "kind")].produces  # noqa: B009
+            if produced != wanted:
+                problems.append(f"{where}: {reference!r} makes {produced}, {wanted} is needed")
+    if problems:
+        raise RecipeError("\n".join(f"{recipe.name}: {problem}" for problem in problems))
+
+
+def _ordered(references: Mapping[str, Mapping[str, tuple[str, str]]]) -> list[str]:
+    """Stage names, inputs first, otherwise in the recipe's order; a cycle is named."""
+    order: list[str] = []
+    state: dict[str, str] = {}
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        if state.get(name) == "done":
+            return
+        if name in trail:
+            cycle = " -> ".join([*trail[trail.index(name) :], name])
+            raise RecipeError(f"stages need each other in a circle: {cycle}")
+        for reference, _ in references[name].values():
+            visit(reference, (*trail, name))
+        state[name] = "done"
+        order.append(name)
+
+    for name in references:
+        visit(name, ())
+    return order

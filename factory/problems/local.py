@@ -1,0 +1,77 @@
+"""Problems from a local JSONL file."""
+
+import random
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from factory.errors import DataError
+from factory.jsonl import read_records
+from factory.problems.references import reference_verdict
+from factory.problems.splits import Supply, problem_id
+from factory.records import Problem, ProblemKind, Record
+from factory.seeds import derive
+
+
+class LocalSource(Record):
+    """Questions of a JSONL file with the fields of `LocalRow`."""
+
+    type: Literal["local"]
+    path: str
+    """Relative to the current directory."""
+    train: int | None = Field(default=None, ge=0)
+    """How many; None takes all that remain."""
+    held_out: int | None = Field(default=0, ge=0)
+    """How many, drawn at random; None takes all (then `train` must be 0)."""
+
+    @model_validator(mode="after")
+    def _one_split_takes_the_rest(self) -> "LocalSource":
+        if self.held_out is None and self.train != 0:
+            raise ValueError("held_out: null takes every problem, so train must be 0")
+        return self
+
+
+class LocalRow(Record):
+    """One line of a local file."""
+
+    prompt: str = Field(min_length=1)
+    reference: str
+    id: str = ""
+    """Made from the question where it is empty."""
+    kind: ProblemKind = "math"
+    data: dict[str, Any] = Field(default_factory=dict)
+    licence: str = ""
+
+
+def supply(source: LocalSource, seed: int) -> Supply:
+    """The file's problems, shuffled if they are split.
+
+    DataError names the file and line of a broken row, and a reference that its grader refuses.
+    """
+    path = Path(source.path)
+    problems = [_problem(row, path) for row in read_records(path, LocalRow)]
+    if source.held_out and source.train != 0:
+        random.Random(derive(seed, path.name)).shuffle(problems)
+    return Supply(path.stem, iter(problems), source.held_out, source.train)
+
+
+def _problem(row: LocalRow, path: Path) -> Problem:
+    problem = Problem(
+        id=row.id or problem_id(path.stem, row.prompt),
+        prompt=row.prompt,
+        reference=row.reference,
+        kind=row.kind,
+        source=path.name,
+        licence=row.licence,
+        data=row.data,
+    )
+    if row.kind in ("code", "open"):
+        return problem
+    verdict = reference_verdict(problem)
+    if not verdict.is_correct:
+        raise DataError(
+            f"{path}: problem {problem.id}: its reference {row.reference!r} does not grade as "
+            f"correct ({verdict.outcome}: {verdict.explanation}); mend it or its kind ({row.kind})"
+        )
+    return problem

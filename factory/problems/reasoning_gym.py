@@ -1,0 +1,132 @@
+"""Problems from reasoning-gym's procedural families, with what their scorers need."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from pydantic import Field
+
+from factory.errors import EngineError, RecipeError
+from factory.problems.entries import encode
+from factory.problems.references import is_right
+from factory.problems.splits import Supply, problem_id
+from factory.records import Problem, Record
+from factory.seeds import derive
+
+LICENCE = "Apache-2.0"
+_MAX_DRAWS = 20_000
+"""The largest size every family accepts."""
+_SCORER_SIZE = 10
+"""Size of the data set that only scores: some families build all entries at once."""
+_EXAMPLES = ("possible_answer", "example_answer", "example_correct_answer")
+"""Where families without one right answer keep an example of one."""
+
+
+HASH_DEPENDENT = frozenset(
+    {"isomorphic_strings", "knight_swap", "polynomial_multiplication", "ransom_note", "word_ladder"}
+)
+"""Families that iterate over sets of text: their questions follow Python's hash seed too."""
+
+
+class ReasoningGymSource(Record):
+    """Questions of one reasoning-gym family."""
+
+    type: Literal["reasoning_gym"]
+    family: str
+    """One of reasoning-gym's families, e.g. chain_sum. `composite` is none: list its parts."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """The family's own settings, e.g. {min_terms: 2, max_terms: 3}."""
+    train: int = Field(default=0, ge=0)
+    held_out: int = Field(default=0, ge=0)
+    seed: int | None = Field(default=None, ge=0, lt=2**31)
+    """Fixes the questions whatever the recipe's seed; None derives it from that."""
+
+
+def supply(source: ReasoningGymSource, seed: int) -> Supply:
+    """The family's questions in the order of their index.
+
+    RecipeError names an unknown family or setting, or a value the family refuses; EngineError if
+    the questions would not be the same in another process.
+    """
+    drawn = derive(seed, source.family) if source.seed is None else source.seed
+    dataset = _open(source, drawn)
+    return Supply(
+        label=source.family,
+        problems=_problems(source, dataset, drawn),
+        held_out=source.held_out,
+        train=source.train,
+        is_endless=True,
+    )
+
+
+def _open(source: ReasoningGymSource, seed: int) -> Any:
+    from reasoning_gym.factory import DATASETS, create_dataset
+
+    known = sorted(set(DATASETS) - {"composite"})
+    if source.family not in known:
+        hint = ", ".join(get_close_matches(source.family, known)) or f"one of {len(known)}"
+        raise RecipeError(
+            f"family {source.family!r}: reasoning-gym has no such family; allowed: {hint}"
+        )
+    if source.family in HASH_DEPENDENT and not os.environ.get("PYTHONHASHSEED", "").isdigit():
+        raise EngineError(
+            f"family {source.family} gives other questions in every process unless Python's hash "
+            "seed is fixed; start Python with PYTHONHASHSEED=0"
+        )
+    allowed = {field.name for field in fields(DATASETS[source.family][1])} - {"seed", "size"}
+    unknown = sorted(set(source.settings) - allowed)
+    if unknown:
+        raise RecipeError(
+            f"family {source.family}: unknown setting {unknown[0]!r}; allowed: "
+            f"{', '.join(sorted(allowed)) or 'none'} (seed and sizes are the source's own fields)"
+        )
+    size = min(_MAX_DRAWS, 1000 + 50 * (source.train + source.held_out))
+    try:
+        return create_dataset(source.family, **source.settings, seed=seed, size=size)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise RecipeError(
+            f"family {source.family}: settings {source.settings} are refused: {error}"
+        ) from error
+
+
+def _problems(source: ReasoningGymSource, dataset: Any, seed: int) -> Iterator[Problem]:
+    found = failed = 0
+    for index in range(len(dataset)):
+        try:
+            entry = dataset[index]
+        # A generator may fail on single indices, with any exception; on all of them, the
+        # settings are at fault.
+        except Exception as error:
+            failed += 1
+            if failed >= 50 and not found:
+                raise RecipeError(
+                    f"family {source.family}: settings {source.settings} make no question: {error}"
+                ) from error
+            continue
+        problem = _problem(source, entry, seed)
+        if problem is not None:
+            found += 1
+            yield problem
+
+
+def _problem(source: ReasoningGymSource, entry: dict[str, Any], seed: int) -> Problem | None:
+    """The entry as a Problem, or None if its own reference does not grade as correct."""
+    metadata = entry["metadata"]
+    examples = [entry["answer"], *(metadata.get(name) for name in _EXAMPLES)]
+    example = next((example for example in examples if example is not None), "")
+    reference = example if isinstance(example, str) else json.dumps(example)
+    config = {**source.settings, "seed": seed, "size": _SCORER_SIZE}
+    kept = {"answer": encode(entry["answer"]), "metadata": encode(metadata)}
+    problem = Problem(
+        id=problem_id(source.family, entry["question"]),
+        prompt=entry["question"],
+        reference=reference,
+        kind="procedural",
+        source=f"reasoning_gym/{source.family}",
+        licence=LICENCE,
+        data={"family": source.family, "config": encode(config), "entry": kept},
+    )
+    return problem if not reference or is_right(problem) else None

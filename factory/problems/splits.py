@@ -1,0 +1,106 @@
+"""Train and held-out problems from several supplies, without one question in both.
+
+Questions are compared by their normalised text. Held-out problems of every supply are taken
+first, so whatever else asks the same is dropped from training, never the other way round.
+"""
+
+import hashlib
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from factory.errors import DataError
+from factory.records import Problem
+
+PATIENCE = 100
+"""Repeated questions in a row, beyond five times those found, after which no new one is expected.
+
+Of N equally likely questions the last one is missed with probability below exp(-5).
+"""
+
+
+@dataclass
+class Supply:
+    """A stream of problems and how many of them each split asks for (None: all there are)."""
+
+    label: str
+    problems: Iterator[Problem]
+    held_out: int | None
+    train: int | None
+    is_endless: bool = False
+    """Whether the stream repeats questions instead of ending."""
+    found: int = 0
+    duplicates: int = 0
+
+
+@dataclass
+class Splits:
+    train: list[Problem] = field(default_factory=list)
+    held_out: list[Problem] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    """`<label>.train`, `<label>.held_out` and `<label>.duplicates`."""
+
+
+def question_key(question: str) -> str:
+    """What makes two questions the same: NFKC, case and white space aside."""
+    folded = " ".join(unicodedata.normalize("NFKC", question).casefold().split())
+    return hashlib.sha256(folded.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def problem_id(label: str, question: str) -> str:
+    """An id that depends on the question alone: the same one in every recipe."""
+    return f"{label}-{question_key(question)[:12]}"
+
+
+def split(
+    supplies: Sequence[Supply], *, on_problem: Callable[[int], None] = lambda done: None
+) -> Splits:
+    """Fill the held-out split from every supply, then the train split.
+
+    DataError if a supply holds fewer different questions than asked, or two problems share an id.
+    """
+    splits, seen = Splits(), set()
+    for name, target in (("held_out", splits.held_out), ("train", splits.train)):
+        for supply in supplies:
+            asked = getattr(supply, name)
+            for problem in _take(supply, asked, seen, name):
+                target.append(problem)
+                splits.counts[f"{supply.label}.{name}"] += 1
+                on_problem(len(splits.held_out) + len(splits.train))
+    for supply in supplies:
+        splits.counts[f"{supply.label}.duplicates"] += supply.duplicates
+    ids = Counter(problem.id for problem in (*splits.held_out, *splits.train))
+    repeated = sorted(name for name, count in ids.items() if count > 1)
+    if repeated:
+        raise DataError(
+            f"problems: {len(repeated)} ids occur twice with different questions, "
+            f"e.g. {repeated[0]!r}; give each problem an id of its own"
+        )
+    return splits
+
+
+def _take(supply: Supply, asked: int | None, seen: set[str], name: str) -> Iterator[Problem]:
+    taken = repeats = 0
+    while asked is None or taken < asked:
+        if supply.is_endless and repeats > PATIENCE + 5 * supply.found:
+            break
+        problem = next(supply.problems, None)
+        if problem is None:
+            break
+        key = question_key(problem.prompt)
+        if key in seen:
+            repeats += 1
+            supply.duplicates += 1
+            continue
+        seen.add(key)
+        repeats = 0
+        taken += 1
+        supply.found += 1
+        yield problem
+    if asked is not None and taken < asked:
+        raise DataError(
+            f"problems: {supply.label}: found {taken} of {asked} {name} questions "
+            f"({supply.found} different ones in all, {supply.duplicates} repeated); "
+            "ask for fewer or widen its settings"
+        )

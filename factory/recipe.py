@@ -1,0 +1,289 @@
+"""Recipes: the only user input. YAML with `extends`, overrides, all mistakes listed at once."""
+
+import difflib
+import json
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, Field, ValidationError
+
+from factory.errors import RecipeError
+from factory.machine import Machine
+from factory.records import Record
+from factory.stages import STAGES, StageConfig
+from factory.yaml12 import load_mapping, parse
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+
+
+class Header(Record):
+    """A recipe's fields besides its stages."""
+
+    name: str = Field(pattern=NAME)
+    description: str = ""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A validated recipe; `resolved` is what was validated, after extends and overrides."""
+
+    header: Header
+    stages: Mapping[str, StageConfig]
+    overrides: tuple[str, ...]
+    resolved: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.header.name
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Load, extend, override and validate; RecipeError lists every problem with its path.
+
+    A resolved recipe (JSON, as kept beside the report) loads too and gives equal fingerprints.
+    """
+    data = _extended(path, ())
+    for override in overrides:
+        _apply(data, override)
+    problems: list[str] = []
+    _resolve_likes(data.get("stages"), problems)
+    header = _header(data, problems)
+    stages = _stages(data.get("stages"), problems)
+    if problems or header is None:
+        raise RecipeError("\n".join(f"{path}: {problem}" for problem in problems))
+    return Recipe(header, stages, tuple(overrides), data)
+
+
+def load_machine(path: Path | None) -> Machine:
+    """A machine file, or the defaults where none is given."""
+    if path is None:
+        return Machine()
+    problems: list[str] = []
+    machine = _validate(Machine, load_mapping(path), "", problems)
+    if machine is None:
+        raise RecipeError("\n".join(f"{path}: {problem}" for problem in problems))
+    return machine
+
+
+def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    resolved = path.resolve()
+    if resolved in seen:
+        chain = " -> ".join(p.name for p in [*seen, resolved])
+        raise RecipeError(f"{path}: extends itself: {chain}")
+    data = load_mapping(path)
+    parent = data.pop("extends", None)
+    if parent is None:
+        return data
+    if not isinstance(parent, str):
+        raise RecipeError(f"{path}: extends: must be the file name of one parent recipe")
+    return _merged(_extended(path.parent / parent, (*seen, resolved)), data)
+
+
+def _merged(parent: dict[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings merge deeply; lists and scalars of the child replace the parent's.
+
+    A mapping whose `kind` or `type` changes replaces too: half of another variant's keys would
+    only be refused.
+    """
+    result = dict(parent)
+    for key, value in child.items():
+        old = result.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and _same_variant(old, value):
+            result[key] = _merged(old, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _same_variant(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return all(tag not in old or tag not in new or old[tag] == new[tag] for tag in ("kind", "type"))
+
+
+def _resolve_likes(stages: Any, problems: list[str]) -> None:
+    """Replace every stage's `like: other` by the other's settings with its own merged over them."""
+    if not isinstance(stages, dict):
+        return
+
+    broken = set()
+
+    def resolved(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
+        fields = dict(stages[name])
+        other = fields.pop("like", None)
+        if other is None:
+            return fields
+        where = f"stages.{name}.like"
+        if not isinstance(other, str):
+            problems.append(f"{where}: must be the name of one stage (found {other!r})")
+        elif other in trail:
+            problems.append(f"{where}: {' -> '.join([*trail, other])} go in a circle")
+        elif not isinstance(stages.get(other), dict):
+            known = [key for key in stages if key != name]
+            problems.append(f"{where}: no stage named {other!r}{_suggestion(other, known)}")
+        else:
+            return _merged(resolved(other, (*trail, other)), fields)
+        broken.update(trail)
+        return fields
+
+    whole = {name: resolved(name, (name,)) for name in stages if isinstance(stages[name], dict)}
+    stages.update(whole)
+    for name in broken:
+        del stages[name]  # its problem is told; without it every other field would seem missing
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    """Apply one `a.b=c`.
+
+    The stage must exist; what lies below it may be left to defaults or to `like` in the file, and
+    an unknown key there fails validation.
+    """
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise RecipeError(f"--set {override}: must look like stages.sft.learning_rate=1e-4")
+    value = parse(text, f"--set {path}") if text else ""
+    keys = path.split(".")
+    place: Any = data
+    for depth, key in enumerate(keys[:-1]):
+        if depth >= 2 and isinstance(place, dict):
+            place.setdefault(key, {})
+        place = _child(place, key, ".".join(keys[: depth + 1]), override)
+    last = keys[-1]
+    if isinstance(place, list):
+        _child(place, last, path, override)
+        place[int(last)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise RecipeError(f"--set {override}: {'.'.join(keys[:-1])} is a single value")
+
+
+def _child(place: Any, key: str, path: str, override: str) -> Any:
+    if isinstance(place, list):
+        if not key.isdecimal() or int(key) >= len(place):
+            raise RecipeError(
+                f"--set {override}: {path}: the list has entries 0 to {len(place) - 1}"
+            )
+        return place[int(key)]
+    if isinstance(place, dict) and key in place:
+        return place[key]
+    known = list(place) if isinstance(place, dict) else []
+    raise RecipeError(f"--set {override}: {path}: no such key{_suggestion(key, known)}")
+
+
+def _header(data: Mapping[str, Any], problems: list[str]) -> Header | None:
+    fields = {key: value for key, value in data.items() if key != "stages"}
+    return _validate(Header, fields, "", problems, extra=["stages", "extends"])
+
+
+def _stages(raw: Any, problems: list[str]) -> dict[str, StageConfig]:
+    if not isinstance(raw, dict) or not raw:
+        problems.append("stages: must be a mapping of at least one stage name to its settings")
+        return {}
+    stages = {}
+    for name, fields in raw.items():
+        where = f"stages.{name}"
+        kind = fields.get("kind") if isinstance(fields, dict) else None
+        if not _is_name(name):
+            problems.append(f"{where}: a stage name is letters, digits, _ and -, at most 64")
+        elif not isinstance(fields, dict):
+            problems.append(f"{where}: must be a mapping with a kind")
+        elif not isinstance(kind, str) or kind not in STAGES:
+            hint = _suggestion(str(kind), list(STAGES))
+            problems.append(f"{where}.kind: {kind!r} is none of {', '.join(STAGES)}{hint}")
+        else:
+            stage = STAGES[kind]
+            config = _validate(stage.config, fields, where, problems)
+            if config is not None:
+                problems += [f"{where}.{problem}" for problem in stage.check(config)]
+                stages[name] = config
+    return stages
+
+
+def _is_name(name: str) -> bool:
+    import re
+
+    return re.match(NAME, name) is not None
+
+
+def _validate(
+    record: type[BaseModel],
+    fields: Mapping[str, Any],
+    where: str,
+    problems: list[str],
+    *,
+    extra: Sequence[str] = (),
+) -> Any:
+    """The validated record, or None with its problems appended.
+
+    JSON mode: strict Python mode would refuse a list where a tuple is declared.
+    """
+    try:
+        return record.model_validate_json(json.dumps(fields))
+    except ValidationError as error:
+        for item in error.errors():
+            if item["type"] == "too_short" and _holds(item["loc"], error):
+                continue  # only because its items were refused
+            location = _as_written(fields, item["loc"])
+            path = ".".join([where, *location] if where else location)
+            if item["type"] == "extra_forbidden":
+                known = [*_known_keys(record, item["loc"][:-1]), *extra]
+                hint = _suggestion(str(item["loc"][-1]), known)
+                problems.append(f"{path}: unknown key{hint}")
+            elif item["type"] == "missing":
+                problems.append(f"{path}: is missing")
+            else:
+                given = json.dumps(item["input"], default=str)
+                shown = given if len(given) <= 60 else given[:57] + "..."
+                message = item["msg"][:1].lower() + item["msg"][1:]
+                problems.append(f"{path}: {message} (found {shown})")
+        return None
+
+
+def _as_written(fields: Any, location: Sequence[int | str]) -> list[str]:
+    """An error's location without the names that pydantic adds for variants of a union."""
+    path = []
+    for depth, part in enumerate(location):
+        if isinstance(fields, dict) and part not in fields and depth < len(location) - 1:
+            continue
+        path.append(str(part))
+        if isinstance(fields, list) and isinstance(part, int):
+            fields = fields[part]
+        elif isinstance(fields, dict):
+            fields = fields.get(part)
+    return path
+
+
+def _holds(location: tuple[int | str, ...], error: ValidationError) -> bool:
+    """Whether another problem lies inside a location."""
+    places = [item["loc"] for item in error.errors()]
+    return any(p != location and p[: len(location)] == location for p in places)
+
+
+def _known_keys(record: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """Field names of the record that an error location points into, as well as can be told."""
+    candidates: list[Any] = [record]
+    for part in location:
+        following: list[Any] = []
+        for candidate in candidates:
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                field = candidate.model_fields.get(str(part))
+                following += _records_in(field.annotation) if field else [candidate]
+        candidates = following
+    return [name for c in candidates for name in getattr(c, "model_fields", {})]
+
+
+def _records_in(annotation: Any) -> list[type[BaseModel]]:
+    """Every record type inside a type such as `tuple[A | B, ...] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Union, types.UnionType) or get_args(annotation):
+        return [found for part in get_args(annotation) for found in _records_in(part)]
+    return []
+
+
+def _suggestion(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f" (did you mean {close[0]}?)" if close else ""

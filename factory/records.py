@@ -1,0 +1,129 @@
+"""The nouns of the factory as strict, frozen records, and the typed references between stages."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ArtifactKind = Literal["problems", "model", "traces", "scores"]
+ProblemKind = Literal["math", "choice", "exact", "procedural", "code", "open"]
+Outcome = Literal["correct", "wrong", "no_answer", "truncated", "ungradable"]
+FinishReason = Literal["stop", "length"]
+
+OUTCOMES: tuple[Outcome, ...] = ("correct", "wrong", "no_answer", "truncated", "ungradable")
+
+
+class Record(BaseModel):
+    """Base of all records: unknown keys refused, no coercion, immutable."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
+
+
+@dataclass(frozen=True)
+class Consumes:
+    """Marks a string field as the name of a stage that makes an artifact of this kind."""
+
+    kind: ArtifactKind
+
+
+ModelRef = Annotated[str, Consumes("model")]
+ProblemsRef = Annotated[str, Consumes("problems")]
+TracesRef = Annotated[str, Consumes("traces")]
+ScoresRef = Annotated[str, Consumes("scores")]
+
+
+class Problem(Record):
+    """One question with what its grader needs to decide an answer."""
+
+    id: str
+    prompt: str
+    reference: str
+    """The right answer as text; for procedural problems one right answer of possibly many."""
+    kind: ProblemKind
+    source: str
+    """Where it came from: a reasoning-gym family, a file, a benchmark."""
+    licence: str = ""
+    data: dict[str, Any] = Field(default_factory=dict)
+    """What the grader needs beyond the reference (JSON), e.g. a reasoning-gym entry."""
+
+
+class Verdict(Record):
+    """A grader's decision, with the answer it saw and the reason: never a bare bool."""
+
+    outcome: Outcome
+    answer: str | None
+    explanation: str
+
+    @property
+    def is_correct(self) -> bool:
+        return self.outcome == "correct"
+
+
+class SamplingConfig(Record):
+    """How completions are drawn. R1's evaluation uses 0.6 / 0.95 (arXiv 2501.12948 v2, D.1)."""
+
+    temperature: float = Field(default=0.6, ge=0.0, le=4.0)
+    """0 is greedy."""
+    top_p: float = Field(default=0.95, gt=0.0, le=1.0)
+    max_new_tokens: int = Field(default=2048, ge=1)
+    stop: tuple[str, ...] = ()
+    """Texts that end a completion; they stay in it."""
+
+
+class Trace(Record):
+    """One sampled completion of one problem, split into its parts and graded."""
+
+    problem_id: str
+    sample: int
+    """Sample index within the problem, from 0."""
+    question: str
+    """The problem's own text: what a student is asked."""
+    prompt: str
+    """The exact text the model was given, template included."""
+    completion: str
+    """The exact text it returned."""
+    reasoning: str | None
+    answer: str | None
+    finish_reason: FinishReason
+    completion_tokens: int
+    seed: int
+    sampling: SamplingConfig
+    style: str
+    """Prompt style that asked for it: zero, chat, few_shot or reflect; written if nobody did."""
+    model: str
+    """Fingerprint of the model that wrote it; empty for a written one."""
+    verdict: Verdict
+
+
+class Score(Record):
+    """One metric of one benchmark, never without its n, its k and its settings."""
+
+    benchmark: str
+    version: str
+    metric: str
+    """e.g. pass@1, pass@4, cons@4, greedy; lenient ones carry the suffix `_lenient`."""
+    value: float
+    """In [0, 1]."""
+    low: float
+    """Lower end of the 95 % interval over problems."""
+    high: float
+    n: int
+    """Problems."""
+    k: int
+    """Samples a problem."""
+    outcomes: dict[str, int]
+    """Counts of correct, wrong, no_answer, truncated, ungradable over all n*k samples."""
+    sampling: SamplingConfig
+    prompt_style: str
+
+
+class EvalSample(Record):
+    """One graded completion of a benchmark, kept so that scores can be computed again."""
+
+    benchmark: str
+    mode: Literal["sampled", "greedy"]
+    trace: Trace
+    lenient: Verdict
+    """What the lenient extractor (last number or last line) makes of the same text."""

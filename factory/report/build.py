@@ -1,0 +1,92 @@
+"""Artifacts -> Report, purely: no clock, no environment, no paths outside the artifacts."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from factory.artifacts import Manifest
+from factory.report.curves import training_runs
+from factory.report.headline import headline
+from factory.report.lineage import index
+from factory.report.records import Made, Report, StageRow, Step
+from factory.report.scorecard import compare, evaluations, read_answers
+from factory.report.stories import selections, stories
+
+
+def build(recipe_name: str, description: str, steps: Sequence[Step]) -> Report:
+    """The report of one recipe's plan, from what of it is sealed.
+
+    `steps` are in plan order. A step without artifact is listed as not made, and everything that
+    does not need it is still shown. Raises ArtifactError or DataError where an artifact's files
+    are missing or malformed.
+    """
+    by_name = index(steps)
+    rows = evaluations(by_name)
+    answers = read_answers(rows, by_name)
+    comparisons = compare(rows, answers, by_name)
+    manifests = [step.artifact.manifest for step in steps if step.artifact is not None]
+    stages = tuple(_stage_row(step) for step in steps)
+    return Report(
+        recipe=recipe_name,
+        description=description,
+        headline=headline(rows, comparisons, stages),
+        stages=stages,
+        evaluations=tuple(rows),
+        comparisons=tuple(comparisons),
+        runs=tuple(training_runs(steps)),
+        selections=tuple(selections(steps)),
+        stories=tuple(stories(rows, answers)),
+        packages=_variants(manifest.versions for manifest in manifests),
+        machine=_variants(manifest.machine for manifest in manifests),
+        commits=tuple(sorted({_commit(manifest) for manifest in manifests})),
+    )
+
+
+def _stage_row(step: Step) -> StageRow:
+    artifact = step.artifact
+    return StageRow(
+        name=step.name,
+        kind=step.stage,
+        produces=step.produces,
+        inputs=dict(step.inputs),
+        config=dict(step.config or (artifact.manifest.config if artifact is not None else {})),
+        made=None if artifact is None else _made(artifact.path.name, artifact.manifest),
+    )
+
+
+def _made(folder: str, manifest: Manifest) -> Made:
+    metrics = {name: _finite(value) for name, value in sorted(manifest.metrics.items())}
+    tokens = metrics.get("completion_tokens")
+    learns = manifest.stage == "sft"
+    return Made(
+        folder=folder,
+        fingerprint=manifest.fingerprint,
+        content=manifest.content,
+        seed=manifest.seed,
+        seconds=manifest.seconds,
+        peak_memory_gib=manifest.peak_memory_gib,
+        sampled_tokens=None if tokens is None or learns else round(tokens),
+        learned_tokens=round(tokens) if tokens is not None and learns else None,
+        size_bytes=sum(entry.size for entry in manifest.files.values()),
+        commit=manifest.commit,
+        dirty=manifest.dirty,
+        created=manifest.created,
+        metrics=metrics,
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _commit(manifest: Manifest) -> str:
+    return manifest.commit + (" (dirty)" if manifest.dirty else "")
+
+
+def _variants(tables: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """All values that each key takes, keys and values sorted."""
+    found: dict[str, set[str]] = {}
+    for table in tables:
+        for key, value in table.items():
+            found.setdefault(key, set()).add(str(value))
+    return {key: tuple(sorted(found[key])) for key in sorted(found)}

@@ -1,0 +1,155 @@
+"""The result in plain sentences, computed from the scores: also where a stage did not help."""
+
+from collections.abc import Sequence
+
+from factory.records import Score
+from factory.report.records import Comparison, Evaluation, Headline, Role, StageRow
+from factory.report.scorecard import find_score, main_benchmark, main_score
+from factory.report.text import listing, percent, plural, point_span, points, span
+
+NOTICEABLE = 0.10
+"""Shares above this (answers cut off, strict against lenient grading) are said in a sentence."""
+
+
+def headline(
+    rows: Sequence[Evaluation], comparisons: Sequence[Comparison], stages: Sequence[StageRow]
+) -> Headline:
+    """One sentence on the main benchmark, and what a fair reader must be told beside it."""
+    remarks = _unfinished(stages)
+    benchmark = main_benchmark(rows)
+    if benchmark is None:
+        sentence = (
+            "No checkpoint of this build is evaluated yet, so nothing can be said about how well "
+            "its models solve problems."
+        )
+        return Headline(benchmark=None, sentence=sentence, remarks=tuple(remarks))
+    remarks += _changes(comparisons)
+    remarks += _extraction(rows, benchmark)
+    remarks += _cut_off(rows)
+    return Headline(
+        benchmark=benchmark,
+        sentence=_sentence(rows, comparisons, benchmark),
+        remarks=tuple(remarks),
+    )
+
+
+def _by_role(rows: Sequence[Evaluation], role: Role) -> Evaluation | None:
+    return next((row for row in rows if row.role == role), None)
+
+
+def _share(score: Score) -> str:
+    return f"{percent(score.value)} {span(score.low, score.high)}"
+
+
+def _named(row: Evaluation, words: str) -> str:
+    """`, rl_2,` after `the teacher`; nothing where the model is called just that."""
+    return "" if row.label == words else f", {row.label},"
+
+
+def _sentence(rows: Sequence[Evaluation], comparisons: Sequence[Comparison], benchmark: str) -> str:
+    first = rows[0]
+    first_score = main_score(first, benchmark)
+    if first_score is None:
+        return f"{first.label} was not measured on {benchmark}, so there is no start to compare to."
+    drawn = f", {plural(first_score.k, 'sample')} each" if first_score.k > 1 else ""
+    text = (
+        f"On {benchmark} ({plural(first_score.n, 'problem')}{drawn}) the first model"
+        f"{_named(first, 'first model')} answers {_share(first_score)} correctly"
+    )
+    teacher, student = _by_role(rows, "teacher"), _by_role(rows, "student")
+    if teacher is not None and student is not None:
+        parts = [("teacher", teacher), ("student", student)]
+    else:
+        parts = [("last model", rows[-1])] if len(rows) > 1 else []
+    for words, row in parts:
+        score = main_score(row, benchmark)
+        if row is not first and score is not None:
+            joint = " and" if row is rows[-1] else ","
+            text += f"{joint} the {words}{_named(row, words)} {_share(score)}"
+    text += "."
+    if len(rows) > 1:
+        text += _gain_over_start(rows[-1], comparisons, benchmark)
+    return text
+
+
+def _gain_over_start(last: Evaluation, comparisons: Sequence[Comparison], benchmark: str) -> str:
+    """A second clause: the last model against every evaluation of where its weights started."""
+    found = [
+        row
+        for row in comparisons
+        if row.after == last.label and row.benchmark == benchmark and row.relation == "start"
+    ]
+    found = [row for row in found if row.mode == found[0].mode]
+    if not found:
+        return ""
+    gains = [
+        f"{points(row.difference)} points {point_span(row.low, row.high)} from {row.before}"
+        for row in found
+    ]
+    return f" On the same problems {last.label} differs by {listing(gains)}."
+
+
+def _unfinished(stages: Sequence[StageRow]) -> list[str]:
+    missing = [row.name for row in stages if row.made is None]
+    if not missing:
+        return []
+    verb = "is" if len(missing) == 1 else "are"
+    names = f" ({listing(missing)})" if len(missing) <= 6 else ""
+    return [
+        f"This build is unfinished: {len(missing)} of {plural(len(stages), 'stage')} "
+        f"{verb} not made yet{names}."
+    ]
+
+
+def _changes(comparisons: Sequence[Comparison]) -> list[str]:
+    """A sentence for every checkpoint that is not clearly better than where it started."""
+    pairs = {(c.benchmark, c.before, c.after) for c in comparisons if c.mode == "sampled"}
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for row in comparisons:
+        is_spare = row.mode == "greedy" and (row.benchmark, row.before, row.after) in pairs
+        if row.relation != "start" or row.direction == "better" or is_spare:
+            continue
+        key = (row.after, row.direction, row.benchmark)
+        figures = f"{points(row.difference)} points {point_span(row.low, row.high)}"
+        groups.setdefault(key, []).append(f"{figures} against {row.before}")
+    words = {"worse": "is worse than where it started", "unclear": "shows no clear change"}
+    return [
+        f"{after} {words[direction]} on {benchmark}: {listing(found)}."
+        for (after, direction, benchmark), found in groups.items()
+    ]
+
+
+def _extraction(rows: Sequence[Evaluation], benchmark: str) -> list[str]:
+    """Says how much of the start's loss is missing tags, which strict grading counts as wrong."""
+    first = rows[0]
+    for metric in ("pass@1", "greedy"):
+        strict = find_score(first, benchmark, metric)
+        lenient = find_score(first, benchmark, f"{metric}_lenient")
+        if strict is None or lenient is None:
+            continue
+        gap = lenient.value - strict.value
+        if gap > NOTICEABLE:
+            return [
+                f"Part of any gain over {first.label} on {benchmark} is format: strict grading "
+                f"gives it {percent(strict.value)}, lenient grading of the same answers "
+                f"{percent(lenient.value)}."
+            ]
+        return []
+    return []
+
+
+def _cut_off(rows: Sequence[Evaluation]) -> list[str]:
+    remarks = []
+    for row in rows:
+        for benchmark in dict.fromkeys(score.benchmark for score in row.scores):
+            score = main_score(row, benchmark)
+            if score is None:
+                continue
+            total = sum(score.outcomes.values())
+            share = score.outcomes.get("truncated", 0) / total if total else 0.0
+            if share > NOTICEABLE:
+                remarks.append(
+                    f"{percent(share, 0)} of {row.label}'s answers on {benchmark} were cut at "
+                    f"{score.sampling.max_new_tokens} tokens and count as not correct."
+                )
+    return remarks

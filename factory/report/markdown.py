@@ -1,0 +1,231 @@
+"""Report -> Markdown: the page's story and tables for a terminal or a pull request."""
+
+from collections.abc import Sequence
+
+from factory.report.charts import TITLES
+from factory.report.curves import WINDOW, mean
+from factory.report.flow import LANES
+from factory.report.records import Report, Sample, StageRow, TrainingRun
+from factory.report.text import (
+    count,
+    duration,
+    figure,
+    markdown_block,
+    percent,
+    plural,
+    size,
+)
+from factory.report.text import markdown_text as plain
+from factory.report.views import (
+    OUTCOME_WORDS,
+    RELATIONS,
+    difference_with_span,
+    input_text,
+    metric_title,
+    recipe_yaml,
+    scorecards,
+    totals,
+    value_with_span,
+)
+
+READINGS = {"better": "better", "worse": "worse", "unclear": "no clear change"}
+
+
+def markdown(report: Report) -> str:
+    """The whole report as one document."""
+    sections = [
+        _result(report),
+        _flow(report),
+        _scorecard(report),
+        _changes(report),
+        _training(report.runs),
+        _selection(report),
+        _stories(report),
+        _cost(report),
+        _lineage(report),
+        "## Resolved recipe\n\n" + markdown_block(recipe_yaml(report)),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0) -> str:
+    """A table whose last `numbers` columns are right-aligned; every cell is escaped."""
+    left = len(header) - numbers
+    rules = ["---" if column < left else "---:" for column in range(len(header))]
+    lines = [header, *rows]
+    body = ["| " + " | ".join(plain(cell) for cell in line) + " |" for line in lines]
+    return "\n".join([body[0], "| " + " | ".join(rules) + " |", *body[1:]])
+
+
+def _result(report: Report) -> str:
+    lines = [f"# {plain(report.recipe)}: build report"]
+    if report.description:
+        lines.append(plain(report.description))
+    lines.append(f"**{plain(report.headline.sentence)}**")
+    if report.headline.remarks:
+        lines.append("\n".join(f"- {plain(remark)}" for remark in report.headline.remarks))
+    return "\n\n".join(lines)
+
+
+def _flow(report: Report) -> str:
+    """A Mermaid chart. Boxes are called s0, s1, ...: names appear only inside quoted labels."""
+    rows = [row for row in report.stages if row.produces in LANES]
+    numbers = {row.name: f"s{position}" for position, row in enumerate(rows)}
+    lines = [f'  {numbers[row.name]}["{_label(row)}"]:::{row.produces}' for row in rows]
+    for row in rows:
+        for source in dict.fromkeys(row.inputs.values()):
+            if source in numbers:
+                lines.append(f"  {numbers[source]} --> {numbers[row.name]}")
+    classes = [
+        "  classDef problems stroke:#a2600a",
+        "  classDef model stroke:#2a5ea8",
+        "  classDef traces stroke:#23744f",
+    ]
+    return "\n".join(["## Flow\n", "```mermaid", "flowchart TD", *lines, *classes, "```"])
+
+
+def _label(row: StageRow) -> str:
+    state = "" if row.made is not None else ", not made"
+    text = f"{row.name} ({row.kind}{state})"
+    return "".join(c if c.isalnum() or c in " ._-()," else f"#{ord(c)};" for c in text)
+
+
+def _scorecard(report: Report) -> str:
+    parts = []
+    for card in scorecards(report):
+        header = ["checkpoint", "n x k", *(metric_title(metric) for metric in card.metrics)]
+        rows = [
+            [
+                row.evaluation.label,
+                row.sizes,
+                *("not measured" if c is None else value_with_span(c) for c in row.cells),
+            ]
+            for row in card.rows
+        ]
+        parts.append(f"### {plain(card.benchmark)}, version {plain(card.versions)}")
+        parts.append(table(header, rows, numbers=len(card.metrics)))
+        outcomes = [
+            [row.evaluation.label, one.settings, one.words]
+            for row in card.rows
+            for one in row.outcomes
+        ]
+        parts.append(table(["checkpoint", "sampling", "outcomes, strict grading"], outcomes))
+    if not parts:
+        return ""
+    intro = "Every evaluated checkpoint in stage order, with 95 % intervals over problems."
+    return "\n\n".join(["## Scorecard", intro, *parts])
+
+
+def _changes(report: Report) -> str:
+    if not report.comparisons:
+        return ""
+    rows = [
+        [
+            row.after,
+            row.before,
+            RELATIONS[row.relation],
+            row.benchmark,
+            row.mode,
+            READINGS[row.direction],
+            difference_with_span(row),
+            str(row.n),
+            str(row.improved),
+            str(row.declined),
+        ]
+        for row in report.comparisons
+    ]
+    header = ["checkpoint", "against", "which is", "benchmark", "answers", "reading"]
+    header += ["difference, points", "problems", "rose", "fell"]
+    intro = (
+        "Two checkpoints on the same problems: mean of the per-problem differences, strict "
+        "grading, with its 95 % interval."
+    )
+    return "\n\n".join(["## What each stage changed", intro, table(header, rows, numbers=4)])
+
+
+def _training(runs: Sequence[TrainingRun]) -> str:
+    parts = []
+    for run in runs:
+        rows = []
+        for series in (*run.series, *run.seconds):
+            ends = (series.values[:WINDOW], series.values[-WINDOW:])
+            title = TITLES.get(series.name, series.name)
+            rows.append([title, str(len(series.steps)), *(figure(mean(end)) for end in ends)])
+        parts.append(f"### {plain(run.stage)} ({plain(run.kind)})")
+        header = ["quantity", "steps", "first 8 steps, mean", "last 8 steps, mean"]
+        parts.append(table(header, rows, numbers=3))
+    return "\n\n".join(["## Training", *parts]) if parts else ""
+
+
+def _selection(report: Report) -> str:
+    parts = []
+    for one in report.selections:
+        total = one.kept + sum(why.count for why in one.rejections)
+        fates = [("kept", one.kept)]
+        fates += [(f"dropped: {why.reason}", why.count) for why in one.rejections]
+        rows = [[fate, count(n), percent(n / total if total else 0.0)] for fate, n in fates]
+        parts.append(f"### {plain(one.stage)}")
+        parts.append(table(["fate", "traces", "share"], rows, numbers=2))
+    return "\n\n".join(["## What selection kept", *parts]) if parts else ""
+
+
+def _stories(report: Report) -> str:
+    parts = []
+    for story in report.stories:
+        parts.append(f"### {plain(story.title)}: {plain(story.rule)}")
+        parts.append(f"Problem {plain(story.problem_id)} of {plain(story.benchmark)}:")
+        parts.append(markdown_block(story.question))
+        parts.extend(_sample(sample) for sample in story.samples)
+    return "\n\n".join(["## The same problem at every checkpoint", *parts]) if parts else ""
+
+
+def _sample(sample: Sample) -> str:
+    facts = f"{OUTCOME_WORDS[sample.outcome]}, {plural(sample.tokens, 'token')}"
+    lines = [f"**{plain(sample.label)}**: {facts}. {plain(sample.explanation)}"]
+    lines.append(markdown_block(sample.completion))
+    if sample.cut:
+        lines.append(f"{count(sample.cut)} further characters are not shown.")
+    return "\n\n".join(lines)
+
+
+def _cost(report: Report) -> str:
+    whole = totals(report)
+    if whole is None:
+        return ""
+    rows = []
+    for row in report.stages:
+        made = row.made
+        if made is None:
+            rows.append([row.name, row.kind, "not made", "", "", "", ""])
+            continue
+        tokens = [
+            "" if number is None else count(number)
+            for number in (made.sampled_tokens, made.learned_tokens)
+        ]
+        memory = f"{made.peak_memory_gib:.2f} GiB"
+        cells = [duration(made.seconds), *tokens, memory, size(made.size_bytes)]
+        rows.append([row.name, row.kind, *cells])
+    memory = f"{whole.peak_memory_gib:.2f} GiB"
+    cells = [duration(whole.seconds), count(whole.tokens), "", memory, size(whole.size_bytes)]
+    rows.append(["whole build", "", *cells])
+    header = ["stage", "kind", "time", "tokens sampled", "tokens learned", "peak memory", "size"]
+    return "## Cost\n\n" + table(header, rows, numbers=5)
+
+
+def _lineage(report: Report) -> str:
+    rows = []
+    for row in report.stages:
+        made = row.made
+        facts = ["not made", "", ""]
+        if made is not None:
+            code = made.commit[:12] + (" with local changes" if made.dirty else "")
+            facts = [made.fingerprint[:12], made.created, code]
+        rows.append([row.name, row.kind, input_text(row), *facts])
+    header = ["stage", "kind", "reads", "fingerprint", "made", "code"]
+    parts = ["## Lineage and versions", table(header, rows)]
+    if report.packages:
+        packages = [[name, ", ".join(found)] for name, found in report.packages.items()]
+        machine = [[name, ", ".join(found)] for name, found in report.machine.items()]
+        parts.append(table(["package", "version"], packages))
+        parts.append(table(["machine setting", "value"], machine))
+    return "\n\n".join(parts)

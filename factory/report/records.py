@@ -1,0 +1,211 @@
+"""The nouns of a report. All are strict, frozen and JSON-serialisable."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from factory.artifacts import Artifact
+from factory.records import ArtifactKind, Outcome, Record, Score
+
+Mode = Literal["sampled", "greedy"]
+Direction = Literal["better", "worse", "unclear"]
+Relation = Literal["start", "order", "teacher"]
+Role = Literal["first model", "teacher", "student"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a plan as the report needs it; `artifact` is None while it is not made."""
+
+    name: str
+    stage: str
+    """The stage's kind: model, problems, generate, ..."""
+    produces: ArtifactKind
+    inputs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """By field path (`model`, `benchmarks.0.problems`): the name of the step it reads."""
+    config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """The resolved config as JSON values; empty takes that of the artifact."""
+    artifact: Artifact | None = None
+
+
+def step_of(artifact: Artifact) -> Step:
+    """The step that a sealed artifact says it came from, for a report without its recipe."""
+    manifest = artifact.manifest
+    return Step(
+        manifest.name,
+        manifest.stage,
+        manifest.kind,
+        inputs={path: entry.name for path, entry in manifest.inputs.items()},
+        config=manifest.config,
+        artifact=artifact,
+    )
+
+
+class Made(Record):
+    """What a sealed artifact's manifest says about its making."""
+
+    folder: str
+    fingerprint: str
+    content: str
+    seed: int
+    seconds: float
+    peak_memory_gib: float
+    sampled_tokens: int | None
+    """Completion tokens that the stage drew; None where it draws none or does not say."""
+    learned_tokens: int | None
+    """Completion tokens that supervised fine-tuning learned from, one pass."""
+    size_bytes: int
+    commit: str
+    dirty: bool
+    created: str
+    metrics: dict[str, float | None]
+
+
+class StageRow(Record):
+    """One stage of the plan; `made` is None where its artifact does not exist yet."""
+
+    name: str
+    kind: str
+    produces: ArtifactKind
+    inputs: dict[str, str]
+    config: dict[str, Any]
+    made: Made | None
+
+
+class Evaluation(Record):
+    """All scores that one evaluate stage gave one checkpoint under one prompt."""
+
+    label: str
+    """Name of the model's stage, with the prompt where it was evaluated more than once."""
+    model: str
+    model_kind: str
+    stage: str
+    prompt: str
+    """Style, and how many examples it shows: `zero, 2 examples`."""
+    role: Role | None
+    scores: tuple[Score, ...]
+
+
+class Comparison(Record):
+    """Two checkpoints on the same problems: the mean of per-problem differences, strict grading."""
+
+    benchmark: str
+    mode: Mode
+    before: str
+    after: str
+    relation: Relation
+    """`before` is where the weights of `after` came from, the one before it in the plan, or the
+    model that wrote its training traces."""
+    n: int
+    """Problems that both answered."""
+    difference: float
+    low: float
+    high: float
+    improved: int
+    """Problems whose share of right answers rose."""
+    declined: int
+
+    @property
+    def direction(self) -> Direction:
+        """`unclear` where the 95 % interval holds zero."""
+        if self.low > 0:
+            return "better"
+        return "worse" if self.high < 0 else "unclear"
+
+
+class Series(Record):
+    """One named quantity over training steps; None where a value was not finite."""
+
+    name: str
+    steps: tuple[int, ...]
+    values: tuple[float | None, ...]
+
+
+class Sample(Record):
+    """One completion as shown to a reader. All its text is a model's: hostile until escaped."""
+
+    label: str
+    prompt: str
+    reasoning: str | None
+    answer: str | None
+    completion: str
+    outcome: Outcome
+    explanation: str
+    tokens: int
+    cut: int
+    """Characters of the completion left out to keep the page readable."""
+
+
+class TrainingRun(Record):
+    """What one training stage logged."""
+
+    stage: str
+    kind: str
+    series: tuple[Series, ...]
+    seconds: tuple[Series, ...]
+    """From the run folder: seconds by phase and rates; empty where it was copied without."""
+    rollouts: tuple[Sample, ...]
+    """The first and the last rollout that the stage kept."""
+
+
+class Rejection(Record):
+    """Why some traces were dropped, how many, and the first of them."""
+
+    reason: str
+    count: int
+    example: Sample | None
+
+
+class Selection(Record):
+    """What a select stage kept and dropped."""
+
+    stage: str
+    kept: int
+    rejections: tuple[Rejection, ...]
+    """Most frequent first."""
+
+
+class Story(Record):
+    """One problem and what each checkpoint made of it."""
+
+    title: str
+    rule: str
+    """How the problem was picked: always by rule, never by taste."""
+    benchmark: str
+    problem_id: str
+    question: str
+    samples: tuple[Sample, ...]
+
+
+class Headline(Record):
+    """The result in one sentence, then what must be said beside it."""
+
+    benchmark: str | None
+    sentence: str
+    remarks: tuple[str, ...]
+
+
+class Report(Record):
+    """Everything the page shows. Equal artifacts give an equal report, to the byte."""
+
+    version: int = 1
+    recipe: str
+    description: str
+    headline: Headline
+    stages: tuple[StageRow, ...]
+    evaluations: tuple[Evaluation, ...]
+    comparisons: tuple[Comparison, ...]
+    runs: tuple[TrainingRun, ...]
+    selections: tuple[Selection, ...]
+    stories: tuple[Story, ...]
+    packages: dict[str, tuple[str, ...]]
+    """Versions of each package over all stages; more than one where the stages differ."""
+    machine: dict[str, tuple[str, ...]]
+    commits: tuple[str, ...]
+    """Commits of the code, `(dirty)` appended where the tree had changes."""
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Names of the stages that are not made."""
+        return tuple(row.name for row in self.stages if row.made is None)

@@ -1,0 +1,84 @@
+"""Report -> HTML, Markdown, JSON. The HTML asks for nothing outside itself and runs no script."""
+
+import base64
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from factory.report import charts, figures, flow, text, views
+from factory.report.markdown import markdown
+from factory.report.records import Report
+
+FOLDER = Path(__file__).parent
+
+
+def write(report: Report, folder: Path) -> Path:
+    """Write report.html, report.md and report.json into `folder`; returns the HTML's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.md").write_text(render_markdown(report), encoding="utf-8")
+    (folder / "report.json").write_text(render_json(report), encoding="utf-8")
+    page = folder / "report.html"
+    page.write_text(render_html(report), encoding="utf-8")
+    return page
+
+
+def render_json(report: Report) -> str:
+    """The whole report; `Report.model_validate_json` reads it back."""
+    content = report.model_dump(mode="json")
+    return json.dumps(content, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def render_markdown(report: Report) -> str:
+    """The same story in Markdown, its text escaped and its samples in fences they cannot close."""
+    return markdown(report)
+
+
+def render_html(report: Report) -> str:
+    """One page: inline SVG and CSS, no script, and a policy that lets the browser load nothing.
+
+    The style sheet is allowed by its own hash, so not even an injected `style` attribute works.
+    """
+    style = (FOLDER / "report.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(f"\n{style}".encode()).digest()).decode()
+    page = _environment().get_template("report.html.j2")
+    return page.render(
+        report=report,
+        style=Markup(f"\n{style}"),
+        style_hash=f"sha256-{digest}",
+        cards=views.scorecards(report),
+        totals=views.totals(report),
+        views=views,
+        figures=figures,
+        panels=charts.panels,
+        flow=flow.flow(report),
+        longest=max((row.made.seconds for row in report.stages if row.made), default=0.0),
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    names = (
+        "visible",
+        "tied",
+        "percent",
+        "span",
+        "points",
+        "count",
+        "duration",
+        "size",
+        "figure",
+        "plural",
+    )
+    environment.filters.update({name: getattr(text, name) for name in names})
+    return environment

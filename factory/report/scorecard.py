@@ -1,0 +1,208 @@
+"""Evaluated checkpoints in stage order, and what changed between them on the same problems."""
+
+from collections.abc import Mapping, Sequence
+
+from factory.evaluation.statistics import paired_difference
+from factory.jsonl import read_records
+from factory.records import EvalSample, Score
+from factory.report.lineage import model_input, teachers, weight_ancestors
+from factory.report.records import Comparison, Evaluation, Mode, Relation, Role, Step
+from factory.report.text import plural
+
+Answers = dict[str, dict[tuple[str, Mode], dict[str, list[EvalSample]]]]
+"""By evaluation label, then (benchmark, mode), then problem id in the file's order."""
+
+MODES: tuple[Mode, ...] = ("sampled", "greedy")
+
+
+def evaluations(by_name: Mapping[str, Step]) -> list[Evaluation]:
+    """The sealed evaluations, ordered by the plan's order of their models."""
+    order = {name: position for position, name in enumerate(by_name)}
+    found = []
+    for step in by_name.values():
+        model = model_input(step, by_name) if step.produces == "scores" else None
+        if step.artifact is None or model is None:
+            continue
+        scores = tuple(read_records(step.artifact.file("scores.jsonl"), Score))
+        found.append((model, step, scores, _prompt(step, scores)))
+    found.sort(key=lambda row: (order[row[0]], order[row[1].name]))
+    roles = _roles([model for model, *_ in found], by_name)
+    labels = _labels([(model, prompt, step.name) for model, step, _, prompt in found])
+    return [
+        Evaluation(
+            label=label,
+            model=model,
+            model_kind=by_name[model].stage,
+            stage=step.name,
+            prompt=prompt,
+            role=role,
+            scores=scores,
+        )
+        for label, role, (model, step, scores, prompt) in zip(labels, roles, found, strict=True)
+    ]
+
+
+def _prompt(step: Step, scores: Sequence[Score]) -> str:
+    """`zero, 2 examples`: the styles of the scores and the demonstrations of the config."""
+    styles = "+".join(dict.fromkeys(score.prompt_style for score in scores))
+    settings = step.config.get("prompt") or {}
+    examples = len(settings.get("demonstrations") or ())
+    return f"{styles}, {plural(examples, 'example')}" if examples else styles
+
+
+def _labels(rows: Sequence[tuple[str, str, str]]) -> list[str]:
+    """The model's name; with the prompt, and if need be the stage, where that is not enough."""
+    models = [model for model, _, _ in rows]
+    pairs = [(model, prompt) for model, prompt, _ in rows]
+    labels = []
+    for model, prompt, stage in rows:
+        if models.count(model) == 1:
+            labels.append(model)
+        elif pairs.count((model, prompt)) == 1:
+            labels.append(f"{model} ({prompt})")
+        else:
+            labels.append(f"{model} ({stage})")
+    return labels
+
+
+def _roles(models: Sequence[str], by_name: Mapping[str, Step]) -> list[Role | None]:
+    """First model, and student and teacher where the last model learned from another's traces."""
+    roles: list[Role | None] = [None] * len(models)
+    if not models:
+        return roles
+    writers = [name for name in teachers(models[-1], by_name) if name in models[:-1]]
+    if writers:
+        roles[_last(models, writers[-1])] = "teacher"
+        roles[-1] = "student"
+    if roles[0] is None:
+        roles[0] = "first model"
+    return roles
+
+
+def _last(models: Sequence[str], name: str) -> int:
+    return max(position for position, model in enumerate(models) if model == name)
+
+
+def read_answers(rows: Sequence[Evaluation], by_name: Mapping[str, Step]) -> Answers:
+    """Every graded completion behind the scores."""
+    answers: Answers = {}
+    for row in rows:
+        artifact = by_name[row.stage].artifact
+        if artifact is None:
+            continue
+        groups = answers.setdefault(row.label, {})
+        for sample in read_records(artifact.file("samples.jsonl"), EvalSample):
+            problems = groups.setdefault((sample.benchmark, sample.mode), {})
+            problems.setdefault(sample.trace.problem_id, []).append(sample)
+    return answers
+
+
+def benchmarks(rows: Sequence[Evaluation]) -> list[str]:
+    """Benchmarks in order of importance: most evaluated first, then as first seen."""
+    seen: dict[str, int] = {}
+    for row in rows:
+        for name in dict.fromkeys(score.benchmark for score in row.scores):
+            seen[name] = seen.get(name, 0) + 1
+    return sorted(seen, key=lambda name: -seen[name])
+
+
+def main_benchmark(rows: Sequence[Evaluation]) -> str | None:
+    """The benchmark a headline is about: the most evaluated one with pass@1 or greedy scores."""
+    for name in benchmarks(rows):
+        if any(main_score(row, name) is not None for row in rows):
+            return name
+    return None
+
+
+def main_score(row: Evaluation, benchmark: str) -> Score | None:
+    """pass@1 where it was measured, else the greedy score."""
+    return find_score(row, benchmark, "pass@1") or find_score(row, benchmark, "greedy")
+
+
+def find_score(row: Evaluation, benchmark: str, metric: str) -> Score | None:
+    """The score of that name, or None where it was not measured."""
+    for score in row.scores:
+        if score.benchmark == benchmark and score.metric == metric:
+            return score
+    return None
+
+
+def compare(
+    rows: Sequence[Evaluation], answers: Answers, by_name: Mapping[str, Step]
+) -> list[Comparison]:
+    """Paired comparisons of each checkpoint with where it started, its forerunner, its teacher."""
+    found = []
+    for position, after in enumerate(rows):
+        for relation, before in _befores(position, rows, by_name):
+            for benchmark in benchmarks(rows):
+                for mode in MODES:
+                    comparison = _compare_pair(
+                        before, after, answers, key=(benchmark, mode), relation=relation
+                    )
+                    if comparison is not None:
+                        found.append(comparison)
+    return found
+
+
+def _befores(
+    position: int, rows: Sequence[Evaluation], by_name: Mapping[str, Step]
+) -> list[tuple[Relation, Evaluation]]:
+    """What a row is compared with, and why; no row twice."""
+    after = rows[position]
+    evaluated = {row.model for row in rows}
+    ancestors = [name for name in weight_ancestors(after.model, by_name) if name in evaluated]
+    found: list[tuple[Relation, Evaluation]] = [
+        ("start", row) for row in rows if ancestors and row.model == ancestors[0]
+    ]
+    if after.role == "student":
+        found.extend(("teacher", row) for row in rows if row.role == "teacher")
+    if position:
+        found.append(("order", rows[position - 1]))
+    distinct: dict[str, tuple[Relation, Evaluation]] = {}
+    for relation, before in found:
+        distinct.setdefault(before.label, (relation, before))
+    return list(distinct.values())
+
+
+def _compare_pair(
+    before: Evaluation,
+    after: Evaluation,
+    answers: Answers,
+    *,
+    key: tuple[str, Mode],
+    relation: Relation,
+) -> Comparison | None:
+    """None where fewer than two problems, or different versions of the benchmark, are shared."""
+    benchmark, mode = key
+    versions = [
+        {score.version for score in row.scores if score.benchmark == benchmark}
+        for row in (before, after)
+    ]
+    old = answers[before.label].get(key, {})
+    new = answers[after.label].get(key, {})
+    shared = [problem for problem in old if problem in new]
+    if len(shared) < 2 or versions[0] != versions[1]:
+        return None
+    old_means = [correct_share(old[problem]) for problem in shared]
+    new_means = [correct_share(new[problem]) for problem in shared]
+    fewest = min(len(group[problem]) for group in (old, new) for problem in shared)
+    change = paired_difference(new_means, old_means, samples=fewest)
+    pairs = list(zip(old_means, new_means, strict=True))
+    return Comparison(
+        benchmark=benchmark,
+        mode=mode,
+        before=before.label,
+        after=after.label,
+        relation=relation,
+        n=len(shared),
+        difference=change.value,
+        low=change.low,
+        high=change.high,
+        improved=sum(b > a for a, b in pairs),
+        declined=sum(b < a for a, b in pairs),
+    )
+
+
+def correct_share(samples: Sequence[EvalSample]) -> float:
+    """Share of one problem's samples that strict grading calls correct."""
+    return sum(sample.trace.verdict.is_correct for sample in samples) / len(samples)

@@ -1,0 +1,175 @@
+"""Completions worth showing, picked by rule: the same problem before and after each stage."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from pydantic import ConfigDict
+
+from factory.artifacts import Artifact
+from factory.jsonl import read_records
+from factory.records import EvalSample, Record, Trace
+from factory.report.records import Evaluation, Mode, Rejection, Sample, Selection, Step, Story
+from factory.report.scorecard import Answers, main_benchmark
+from factory.report.text import clip
+
+LIMIT = 4000
+"""Characters shown of one text."""
+
+Pick = tuple[str, str, Callable[[bool, bool], bool]]
+
+PICKS: tuple[Pick, ...] = (
+    (
+        "Learned",
+        "the first problem that the first checkpoint gets wrong and the last gets right",
+        lambda first, last: last and not first,
+    ),
+    (
+        "Still wrong",
+        "the first problem that the first and the last checkpoint get wrong",
+        lambda first, last: not first and not last,
+    ),
+    (
+        "Lost",
+        "the first problem that the first checkpoint gets right and the last gets wrong",
+        lambda first, last: first and not last,
+    ),
+    (
+        "Right from the start",
+        "the first problem that the first and the last checkpoint get right",
+        lambda first, last: first and last,
+    ),
+)
+
+
+class _Rejected(Record):
+    """A line of rejected.jsonl, as far as it is shown."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    reason: str
+    trace: Trace
+
+
+class _Rollout(Record):
+    """A line of rollouts.jsonl, as far as it is shown."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    step: int
+    trace: Trace
+
+
+def rollouts(artifact: Artifact) -> list[Sample]:
+    """The first and the last rollout of an RL stage, where it kept any."""
+    if "rollouts.jsonl" not in artifact.manifest.files:
+        return []
+    rows = list(read_records(artifact.file("rollouts.jsonl"), _Rollout))
+    chosen = [rows[0], rows[-1]] if len(rows) > 1 else rows
+    return [sample_of(f"step {row.step}", row.trace) for row in chosen]
+
+
+def sample_of(label: str, trace: Trace) -> Sample:
+    """A trace as shown, each text cut at LIMIT characters."""
+    prompt, _ = clip(trace.prompt, LIMIT)
+    completion, cut = clip(trace.completion, LIMIT)
+    reasoning = None if trace.reasoning is None else clip(trace.reasoning, LIMIT)[0]
+    answer = None if trace.answer is None else clip(trace.answer, LIMIT)[0]
+    return Sample(
+        label=label,
+        prompt=prompt,
+        reasoning=reasoning,
+        answer=answer,
+        completion=completion,
+        outcome=trace.verdict.outcome,
+        explanation=clip(trace.verdict.explanation, LIMIT)[0],
+        tokens=trace.completion_tokens,
+        cut=cut,
+    )
+
+
+def stories(rows: Sequence[Evaluation], answers: Answers, *, most: int = 3) -> list[Story]:
+    """Up to `most` problems of the main benchmark, one for each kind of change that occurs."""
+    benchmark = main_benchmark(rows)
+    if benchmark is None:
+        return []
+    shown = [(row.label, _first_answers(answers[row.label], benchmark)) for row in rows]
+    shown = [(label, samples) for label, samples in shown if samples]
+    if not shown:
+        return []
+    (_, first), (_, last) = shown[0], shown[-1]
+    found = []
+    for title, rule, fits in PICKS:
+        for problem, sample in first.items():
+            if problem in last and fits(_is_right(sample), _is_right(last[problem])):
+                found.append(_story(title, rule, benchmark=benchmark, problem=problem, shown=shown))
+                break
+    return found[:most]
+
+
+def _is_right(sample: EvalSample) -> bool:
+    return sample.trace.verdict.is_correct
+
+
+def _first_answers(
+    groups: Mapping[tuple[str, Mode], Mapping[str, Sequence[EvalSample]]], benchmark: str
+) -> dict[str, EvalSample]:
+    """One answer a problem: the greedy one where there is one, else sample 0."""
+    group = groups.get((benchmark, "greedy")) or groups.get((benchmark, "sampled")) or {}
+    return {problem: samples[0] for problem, samples in group.items()}
+
+
+def _story(
+    title: str,
+    rule: str,
+    *,
+    benchmark: str,
+    problem: str,
+    shown: Sequence[tuple[str, Mapping[str, EvalSample]]],
+) -> Story:
+    samples = [(label, answers[problem]) for label, answers in shown if problem in answers]
+    question, _ = clip(samples[0][1].trace.question, LIMIT)
+    return Story(
+        title=title,
+        rule=rule,
+        benchmark=benchmark,
+        problem_id=problem,
+        question=question,
+        samples=tuple(sample_of(label, sample.trace) for label, sample in samples),
+    )
+
+
+def selections(steps: Sequence[Step]) -> list[Selection]:
+    """What each sealed select stage kept, and why it dropped the others."""
+    return [
+        _selection(step.name, step.artifact)
+        for step in steps
+        if step.artifact is not None and step.stage == "select"
+    ]
+
+
+def _selection(name: str, artifact: Artifact) -> Selection:
+    metrics = artifact.manifest.metrics
+    counts = {
+        key.removeprefix("rejected."): round(value)
+        for key, value in metrics.items()
+        if key.startswith("rejected.") and value > 0
+    }
+    examples = _first_rejected(artifact)
+    return Selection(
+        stage=name,
+        kept=round(metrics.get("kept", 0)),
+        rejections=tuple(
+            Rejection(reason=reason, count=counts[reason], example=examples.get(reason))
+            for reason in sorted(counts, key=lambda reason: (-counts[reason], reason))
+        ),
+    )
+
+
+def _first_rejected(artifact: Artifact) -> dict[str, Sample]:
+    """The first rejected trace of each reason."""
+    if "rejected.jsonl" not in artifact.manifest.files:
+        return {}
+    found: dict[str, Sample] = {}
+    for row in read_records(artifact.file("rejected.jsonl"), _Rejected):
+        if row.reason not in found:
+            found[row.reason] = sample_of(row.reason, row.trace)
+    return found

@@ -1,0 +1,138 @@
+"""Text that came from a model or a recipe, made safe to look at, and numbers made readable.
+
+Escaping for HTML is the template engine's job. What it cannot do is show characters that have no
+shape: bidirectional overrides reorder what a reader sees, zero-width characters hide in it, and
+control characters are not allowed in a page at all. They are written out as `⟨U+202E⟩`.
+"""
+
+import re
+import unicodedata
+
+MINUS = "\u2212"
+_MARKDOWN = re.compile(r"([\\`*_\[\]|~<&])|^(?=[#+=>-])|^(\d+)(?=[.)])")
+
+
+def visible(text: str) -> str:
+    """`text` with every invisible or reordering character written out; newline and tab stay."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_shown(character) for character in text)
+
+
+def _shown(character: str) -> str:
+    if character in "\n\t":
+        return character
+    # Cc controls, Cf formats (bidi, zero width), Cs lone surrogates, Co private, Zl/Zp separators.
+    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}:
+        return f"⟨U+{ord(character):04X}⟩"
+    return character
+
+
+def markdown_text(text: str) -> str:
+    """One line of plain text that no Markdown or HTML in it can escape from."""
+    flat = " ".join(visible(text).split())
+    return _MARKDOWN.sub(_escaped, flat)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    character, digits = match.groups()
+    if digits is not None:
+        return f"{digits}\\"
+    return {"<": "&lt;", "&": "&amp;"}.get(character, f"\\{character or ''}")
+
+
+def markdown_block(text: str) -> str:
+    """A fenced block that the text cannot close: the fence outruns its longest run of backticks."""
+    runs = [len(run) for run in re.findall(r"`+", text)]
+    fence = "`" * max(3, 1 + max(runs, default=0))
+    return f"{fence}text\n{visible(text)}\n{fence}"
+
+
+def clip(text: str, limit: int) -> tuple[str, int]:
+    """The first `limit` characters and how many were left out."""
+    return (text, 0) if len(text) <= limit else (text[:limit], len(text) - limit)
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """0.312 -> `31.2 %`."""
+    return f"{100 * value:.{digits}f} %"
+
+
+def tied(text: str) -> str:
+    """`text` with its per cent signs kept on the line of their numbers."""
+    return text.replace(" %", "\u00a0%")
+
+
+def span(low: float, high: float) -> str:
+    """An interval of shares, in percent: `[24.0, 38.9]`."""
+    return f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def points(value: float) -> str:
+    """A difference of shares in percentage points, always signed: `+30.9`."""
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text in {"+0.0", "-0.0"} else text.replace("-", MINUS)
+
+
+def whole_points(value: float) -> str:
+    """A round difference of shares: `+20`."""
+    text = f"{100 * value:+.3g}"
+    return "0" if text in {"+0", "-0"} else text.replace("-", MINUS)
+
+
+def point_span(low: float, high: float) -> str:
+    """An interval of a difference: `[+22.0, +39.8]`."""
+    return f"[{points(low)}, {points(high)}]"
+
+
+def count(value: float) -> str:
+    """12345 -> `12,345`."""
+    return f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """`48 s`, `12 min 05 s`, `3 h 20 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def size(number: float) -> str:
+    """Bytes: `512.4 MiB`."""
+    value = float(number)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+def figure(value: float | None) -> str:
+    """A number of any scale with at most four significant digits: `0.753`, `1.2e-6`, `4,096`."""
+    if value is None:
+        return "not finite"
+    if value == int(value) and abs(value) < 1e15:
+        return f"{value:,.0f}".replace("-", MINUS)
+    if abs(value) >= 1000:
+        return f"{value:,.0f}".replace("-", MINUS)
+    if abs(value) >= 1e-3:
+        return f"{value:.4g}".replace("-", MINUS)
+    mantissa, _, exponent = f"{value:.2e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 problem`, `120 problems`."""
+    return f"{count(number)} {noun}" if number == 1 else f"{count(number)} {noun}s"
+
+
+def listing(names: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

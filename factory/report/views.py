@@ -1,0 +1,171 @@
+"""Tables of the report as rows of short texts, the same for HTML and Markdown."""
+
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from factory.records import OUTCOMES, SamplingConfig, Score
+from factory.report.figures import share_bar
+from factory.report.records import Comparison, Evaluation, Report, StageRow
+from factory.report.scorecard import benchmarks, find_score
+from factory.report.text import count, percent, point_span, points, span
+
+METRICS = ("pass@1", "pass@1_lenient", "greedy", "greedy_lenient")
+"""First columns of a scorecard: strict and lenient extraction side by side."""
+
+OUTCOME_WORDS = {
+    "correct": "correct",
+    "wrong": "wrong",
+    "no_answer": "no answer",
+    "truncated": "cut off",
+    "ungradable": "not gradable",
+}
+
+RELATIONS = {
+    "start": "where its weights started",
+    "teacher": "the model that taught it",
+    "order": "the checkpoint before it",
+}
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Counts of one way of sampling, in the fixed order of outcomes."""
+
+    mode: str
+    settings: str
+    counts: tuple[tuple[str, int], ...]
+
+    @property
+    def words(self) -> str:
+        """`341 correct, 102 wrong, 37 cut off`."""
+        parts = [f"{count(n)} {OUTCOME_WORDS[name]}" for name, n in self.counts if n]
+        return ", ".join(parts) or "none"
+
+
+@dataclass(frozen=True)
+class CardRow:
+    """One checkpoint on one benchmark."""
+
+    evaluation: Evaluation
+    cells: tuple[Score | None, ...]
+    sizes: str
+    outcomes: tuple[Outcomes, ...]
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """Every checkpoint on one benchmark."""
+
+    benchmark: str
+    versions: str
+    metrics: tuple[str, ...]
+    rows: tuple[CardRow, ...]
+
+
+def scorecards(report: Report) -> list[Scorecard]:
+    """One card for each benchmark, the main one first."""
+    return [_card(report, benchmark) for benchmark in benchmarks(report.evaluations)]
+
+
+def _card(report: Report, benchmark: str) -> Scorecard:
+    scores = [
+        score for row in report.evaluations for score in row.scores if score.benchmark == benchmark
+    ]
+    measured = dict.fromkeys(score.metric for score in scores)
+    metrics = [name for name in METRICS if name in measured]
+    metrics += [name for name in measured if name not in METRICS]
+    rows = [_card_row(row, benchmark, metrics) for row in report.evaluations]
+    return Scorecard(
+        benchmark=benchmark,
+        versions=", ".join(dict.fromkeys(score.version for score in scores)),
+        metrics=tuple(metrics),
+        rows=tuple(row for row in rows if any(cell is not None for cell in row.cells)),
+    )
+
+
+def _card_row(row: Evaluation, benchmark: str, metrics: list[str]) -> CardRow:
+    cells = tuple(find_score(row, benchmark, metric) for metric in metrics)
+    sizes = dict.fromkeys(f"{cell.n} x {cell.k}" for cell in cells if cell is not None)
+    outcomes = []
+    for mode, metric in (("sampled", "pass@1"), ("greedy", "greedy")):
+        score = find_score(row, benchmark, metric)
+        if score is not None:
+            counts = tuple((name, score.outcomes.get(name, 0)) for name in OUTCOMES)
+            outcomes.append(Outcomes(mode, settings(score.sampling, score.prompt_style), counts))
+    return CardRow(row, cells, ", ".join(sizes), tuple(outcomes))
+
+
+def outcome_bar(outcomes: Outcomes) -> Markup:
+    """The counts as a bar."""
+    parts = [(f"o-{name}", float(n)) for name, n in outcomes.counts]
+    return share_bar(parts, f"Outcomes, {outcomes.mode}: {outcomes.words}")
+
+
+def settings(sampling: SamplingConfig, style: str) -> str:
+    """`temperature 0.6, top-p 0.95, 512 new tokens at most, chat prompt`."""
+    drawn = (
+        "greedy"
+        if sampling.temperature == 0
+        else f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}"
+    )
+    return f"{drawn}, {count(sampling.max_new_tokens)} new tokens at most, {style} prompt"
+
+
+def metric_title(metric: str) -> str:
+    """`pass@1_lenient` -> `pass@1, lenient`."""
+    name, _, suffix = metric.partition("_")
+    return f"{name}, {suffix.replace('_', ' ')}" if suffix else name
+
+
+def value_with_span(score: Score) -> str:
+    return f"{percent(score.value)} {span(score.low, score.high)}"
+
+
+def difference_with_span(row: Comparison) -> str:
+    return f"{points(row.difference)} {point_span(row.low, row.high)}"
+
+
+def shown_comparisons(report: Report, benchmark: str) -> list[Comparison]:
+    """What a figure shows: against start and teacher, sampled where both were sampled."""
+    rows = [row for row in report.comparisons if row.benchmark == benchmark]
+    rows = [row for row in rows if row.relation != "order"]
+    sampled = {(row.before, row.after) for row in rows if row.mode == "sampled"}
+    return [row for row in rows if row.mode == "sampled" or (row.before, row.after) not in sampled]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What the whole build took."""
+
+    seconds: float
+    tokens: int
+    peak_memory_gib: float
+    size_bytes: int
+
+
+def totals(report: Report) -> Totals | None:
+    """Sums (and the peak of memory) over the sealed stages; None where none is sealed."""
+    made = [row.made for row in report.stages if row.made is not None]
+    if not made:
+        return None
+    return Totals(
+        seconds=sum(one.seconds for one in made),
+        tokens=sum(one.sampled_tokens or 0 for one in made),
+        peak_memory_gib=max(one.peak_memory_gib for one in made),
+        size_bytes=sum(one.size_bytes for one in made),
+    )
+
+
+def input_text(row: StageRow) -> str:
+    """`model: base, problems: sums`."""
+    return ", ".join(f"{field}: {name}" for field, name in row.inputs.items()) or "nothing"
+
+
+def recipe_yaml(report: Report) -> str:
+    """The resolved configs as YAML, in plan order."""
+    import yaml
+
+    stages = {row.name: row.config for row in report.stages}
+    content = {"name": report.recipe, "stages": stages}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)

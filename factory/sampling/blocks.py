@@ -1,0 +1,59 @@
+"""Sampling in fixed blocks, each kept on disk as soon as it is done.
+
+Matrix products round differently at other batch sizes, so what shares a batch must not depend on
+where a run was cut: a block is always sampled whole, by one engine call, or replayed whole.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from factory.jsonl import append_rows, recover_rows
+from factory.records import SamplingConfig
+from factory.sampling.sampler import Completion, Request, Sampler
+
+
+def sample_blocks(
+    sampler: Sampler,
+    keyed: Sequence[tuple[str, Request]],
+    sampling: SamplingConfig,
+    *,
+    segment: Path,
+    block: int,
+    on_block: Callable[[int, Sequence[Completion]], None] = lambda start, completions: None,
+) -> list[Completion]:
+    """One completion a keyed request, in order; finished blocks come from `segment`.
+
+    `on_block(start, completions)` gets every block as soon as it is there, replayed ones too;
+    `start` is the place of its first request.
+    """
+    if len({key for key, _ in keyed}) != len(keyed):
+        raise ValueError("sample_blocks: keys must be unique")
+    kept = {row["key"]: _completion(row) for row in recover_rows(segment)}
+    completions: list[Completion] = []
+    for start in range(0, len(keyed), block):
+        part = keyed[start : start + block]
+        if all(key in kept for key, _ in part):
+            fresh = [kept[key] for key, _ in part]
+        else:
+            fresh = sampler.sample([request for _, request in part], sampling)
+            append_rows(segment, (_row(key, c) for (key, _), c in zip(part, fresh, strict=True)))
+        completions += fresh
+        on_block(start, fresh)
+    return completions
+
+
+def _row(key: str, completion: Completion) -> dict[str, Any]:
+    return {
+        "key": key,
+        "text": completion.text,
+        "token_ids": list(completion.token_ids),
+        "logprobs": list(completion.logprobs),
+        "finish_reason": completion.finish_reason,
+    }
+
+
+def _completion(row: dict[str, Any]) -> Completion:
+    return Completion(
+        row["text"], tuple(row["token_ids"]), tuple(row["logprobs"]), row["finish_reason"]
+    )

@@ -1,0 +1,37 @@
+"""A sampler that answers from a function: tests and rehearsals need no model."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from factory.records import SamplingConfig
+from factory.sampling.sampler import Completion, Request
+
+
+class ScriptedSampler:
+    """Replies `reply(request)`, cut to `max_new_tokens` as an engine would; counts its calls."""
+
+    name = "scripted"
+
+    def __init__(self, reply: Callable[[Request], str], tokenizer: Any) -> None:
+        self._reply = reply
+        self._tokenizer = tokenizer
+        self.calls: list[list[Request]] = []
+        self.loads = 0
+
+    def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
+        self.calls.append(list(requests))
+        return [self._complete(request, sampling) for request in requests]
+
+    def _complete(self, request: Request, sampling: SamplingConfig) -> Completion:
+        ids = self._tokenizer(self._reply(request), add_special_tokens=False)["input_ids"]
+        whole = [*ids, self._tokenizer.eos_token_id]
+        kept = whole[: sampling.max_new_tokens]
+        text = self._tokenizer.decode(kept, skip_special_tokens=True)
+        reason = "stop" if len(kept) == len(whole) else "length"
+        return Completion(text, tuple(kept), (0.0,) * len(kept), reason)
+
+    def load_weights(self, weights: Iterable[tuple[str, Any]]) -> None:
+        self.loads += 1
+
+    def close(self) -> None:
+        pass

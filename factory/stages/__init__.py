@@ -1,0 +1,18 @@
+"""The table of stages. Importing it is light: engines and trainers load inside `run`."""
+
+from factory.stages import evaluate, generate, grpo, mix, model, problems, select, sft, written
+from factory.stages.stage import Stage, StageConfig
+
+STAGES: dict[str, Stage] = {
+    "model": model.STAGE,
+    "problems": problems.STAGE,
+    "written": written.STAGE,
+    "generate": generate.STAGE,
+    "select": select.STAGE,
+    "mix": mix.STAGE,
+    "sft": sft.STAGE,
+    "grpo": grpo.STAGE,
+    "evaluate": evaluate.STAGE,
+}
+
+__all__ = ["STAGES", "Stage", "StageConfig"]

@@ -1,0 +1,271 @@
+"""Stage `evaluate`: one model on benchmarks, through lm-eval with our sampler behind it."""
+
+import json
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from factory.artifacts import Artifact, Inputs
+from factory.chat import PromptConfig, render, stop_texts
+from factory.context import Context, Metrics
+from factory.errors import DataError
+from factory.grading import GRADERS
+from factory.jsonl import read_records, write_records
+from factory.records import (
+    EvalSample,
+    ModelRef,
+    Problem,
+    ProblemsRef,
+    Record,
+    SamplingConfig,
+    Score,
+)
+from factory.stages.stage import Stage, StageConfig
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+    from transformers import PreTrainedTokenizerBase
+
+    from factory.evaluation.harness import Sampled
+    from factory.evaluation.tasks import Benchmark, Run, Verdicts
+    from factory.sampling.sampler import Sampler
+
+EVALS = Path(__file__).resolve().parents[2] / "evals"
+TEMPLATE = "factory_problems"
+
+
+class BenchmarkConfig(Record):
+    """One benchmark: the held-out problems of a stage, or a task by name."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    problems: ProblemsRef | None = None
+    """Its held-out split is the benchmark."""
+    source: str | None = None
+    """Only the problems of this source, e.g. one reasoning-gym family."""
+    task: str | None = Field(default=None, pattern=r"^[^/\\]+$")
+    """A YAML in `evals/`, or a task of lm-eval's registry (its data may come from the hub)."""
+    limit: int | None = Field(default=None, ge=1)
+    """The first so many problems."""
+    sampling: SamplingConfig | None = None
+    """Instead of the stage's; for a registry task, instead of the task's own."""
+    samples: int | None = Field(default=None, ge=0)
+    """Instead of the stage's."""
+    raw: bool = False
+    """A registry task's text goes to the model as it is, without the prompt protocol."""
+
+    @model_validator(mode="after")
+    def _says_what_to_ask(self) -> "BenchmarkConfig":
+        if (self.problems is None) == (self.task is None):
+            found = "neither" if self.task is None else "both"
+            raise ValueError(f"give either problems or task, found {found}")
+        if self.source is not None and self.problems is None:
+            raise ValueError("source selects among problems; a task has none")
+        if self.raw and self.task is None:
+            raise ValueError("raw is for registry tasks; problems need a prompt")
+        return self
+
+
+class EvaluateConfig(StageConfig):
+    """Scores of one model under one prompt protocol."""
+
+    kind: Literal["evaluate"]
+    model: ModelRef
+    benchmarks: tuple[BenchmarkConfig, ...] = Field(min_length=1)
+    prompt: PromptConfig = PromptConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    """Temperature 0.6 and top-p 0.95 as R1's evaluation has them (arXiv 2501.12948 v2, D.1)."""
+    samples: int = Field(default=4, ge=0)
+    """k: samples a problem. R1 takes 4 to 64, by the benchmark's size; 0 asks greedily only."""
+    greedy: bool = True
+    """One more answer a problem at temperature 0."""
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> "EvaluateConfig":
+        names = [benchmark.name for benchmark in self.benchmarks]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"benchmarks of equal name: {', '.join(twice)}")
+        for benchmark in self.benchmarks:
+            if not self.greedy and self.samples_of(benchmark) == 0:
+                raise ValueError(f"benchmark {benchmark.name}: samples is 0 and greedy is off")
+        return self
+
+    def samples_of(self, benchmark: BenchmarkConfig) -> int:
+        return self.samples if benchmark.samples is None else benchmark.samples
+
+
+def run(config: EvaluateConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
+    """Write scores.jsonl, samples.jsonl and harness.json; returns every `<benchmark>.<metric>`.
+
+    EngineError if a grader fails on more than 1 % of a benchmark's samples; RecipeError or
+    DataError if a task is unknown, has no data, or leaves no problems.
+    """
+    from factory.evaluation.harness import harness_record
+
+    asked = _ask_model(config, inputs, context)
+    scores: list[Score] = []
+    samples: list[EvalSample] = []
+    for one in asked.runs:
+        rows, kept = _score_run(one, asked, prompt=config.prompt, model=inputs["model"])
+        if not rows:
+            context.note(f"{one.benchmark}: no metric in [0, 1]; its numbers are in harness.json")
+        scores += rows
+        samples += kept
+    write_records(out / "scores.jsonl", scores)
+    write_records(out / "samples.jsonl", samples)
+    record = harness_record(asked.results)
+    text = json.dumps(record, indent=2, sort_keys=True, default=float)
+    (out / "harness.json").write_text(text + "\n", encoding="utf-8")
+    tokens = sum(len(completion.token_ids) for _, completion in asked.sampled)
+    return {
+        **{f"{score.benchmark}.{score.metric}": score.value for score in scores},
+        "completion_tokens": float(tokens),
+    }
+
+
+@dataclass
+class _Asked:
+    """Everything the model said, and what lm-eval makes of it."""
+
+    runs: "list[Run]" = field(default_factory=list)
+    sampled: "Sampled" = field(default_factory=list)
+    verdicts: "Verdicts" = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+
+
+def _ask_model(config: EvaluateConfig, inputs: Inputs, context: Context) -> _Asked:
+    from factory.evaluation.harness import SamplerLM, datasets_cache, run_harness
+    from factory.evaluation.scores import grade_draws
+    from factory.evaluation.tasks import TaskBuilder
+
+    asked = _Asked()
+    model = inputs["model"].path
+    tokenizer = _tokenizer(model)
+    ask = partial(render, prompt=config.prompt, tokenizer=tokenizer)
+
+    def grade(sampled: "Sampled") -> None:
+        asked.sampled += sampled
+        processes = context.machine.thread_count()
+        verdicts = grade_draws(sampled, prefill=config.prompt.prefill, processes=processes)
+        asked.verdicts.update(verdicts)
+
+    with datasets_cache(context.scratch / "datasets"):
+        builder = TaskBuilder(EVALS, ask, asked.verdicts, context.seed)
+        asked.runs = [run for one in _benchmarks(config, inputs) for run in builder.build(one)]
+        lm = SamplerLM(
+            runs={one.name: one for one in asked.runs},
+            ask=ask,
+            tokenize=lambda text, special: tokenizer(text, add_special_tokens=special)["input_ids"],
+            max_new_tokens=config.sampling.max_new_tokens,
+            open_sampler=partial(_sampler, model, context),
+            open_scorer=partial(_likelihood_model, model, context),
+            on_sampled=grade,
+            context=context,
+        )
+        asked.results = run_harness(asked.runs, lm)
+    return asked
+
+
+def _score_run(
+    run: "Run", asked: _Asked, *, prompt: PromptConfig, model: Artifact
+) -> tuple[list[Score], list[EvalSample]]:
+    from factory.evaluation.foreign import foreign_results
+    from factory.evaluation.scores import own_samples, own_scores
+
+    fingerprint = model.fingerprint
+    if run.problems is None:
+        return foreign_results(
+            run, asked.results, sampled=asked.sampled, prompt=prompt, model=fingerprint
+        )
+    samples = own_samples(
+        run, asked.sampled, verdicts=asked.verdicts, prompt=prompt, model=fingerprint
+    )
+    return own_scores(run, samples, prompt_style=prompt.style), samples
+
+
+def task_files(config: EvaluateConfig) -> tuple[Path, ...]:
+    """The YAML in `evals/` that decide what is asked and how it is scored."""
+    names = {TEMPLATE} | {one.task for one in config.benchmarks if one.task is not None}
+    paths = (EVALS / f"{name}.yaml" for name in sorted(names))
+    return tuple(path for path in paths if path.is_file())
+
+
+def _benchmarks(config: EvaluateConfig, inputs: Inputs) -> "list[Benchmark]":
+    """The benchmarks with the stage's settings filled in and their problems read."""
+    from factory.evaluation.tasks import Benchmark
+
+    benchmarks = []
+    for number, one in enumerate(config.benchmarks):
+        sampling = one.sampling or config.sampling
+        stop = sampling.stop or stop_texts(config.prompt)
+        problems = None
+        if one.problems is not None:
+            problems = _held_out(inputs[f"benchmarks.{number}.problems"], one)
+        benchmarks.append(
+            Benchmark(
+                name=one.name,
+                task=one.task or TEMPLATE,
+                sampling=sampling.model_copy(update={"stop": stop}),
+                samples=config.samples_of(one),
+                greedy=config.greedy,
+                problems=problems,
+                limit=one.limit,
+                is_raw=one.raw,
+                overrides_sampling=one.sampling is not None,
+            )
+        )
+    return benchmarks
+
+
+def _held_out(artifact: Artifact, benchmark: BenchmarkConfig) -> tuple[Problem, ...]:
+    everything = list(read_records(artifact.file("held_out.jsonl"), Problem))
+    wanted = [p for p in everything if benchmark.source in (None, p.source)]
+    if not wanted:
+        sources = ", ".join(sorted({p.source for p in everything})) or "none"
+        raise DataError(
+            f"benchmark {benchmark.name}: no held-out problems of source {benchmark.source!r} "
+            f"in {artifact.name}; its sources: {sources}"
+        )
+    return tuple(wanted)
+
+
+def _sampler(model: Path, context: Context, max_length: int) -> "Sampler":
+    from factory.sampling import open_sampler
+
+    return open_sampler(model, context.machine, max_length=max_length, notify=context.note)
+
+
+def _likelihood_model(model: Path, context: Context) -> "LM":
+    """lm-eval's own transformers model: tasks that compare likelihoods need no sampler."""
+    from lm_eval.models.huggingface import HFLM
+
+    machine = context.machine
+    on_gpu = machine.takes_gpu()
+    return HFLM(
+        pretrained=str(model),
+        device="cuda" if on_gpu else "cpu",
+        dtype=machine.torch_dtype_name(on_gpu=on_gpu),
+        # Not a machine setting: what shares a batch rounds alike.
+        batch_size=8,
+        trust_remote_code=False,
+    )
+
+
+def _tokenizer(model: Path) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+
+
+STAGE = Stage(
+    config=EvaluateConfig,
+    produces="scores",
+    version=1,
+    run=run,
+    preload=("transformers", "lm_eval.evaluator", "factory.sampling.blocks"),
+    packages=("torch", "transformers", "lm-eval", *GRADERS),
+    external_files=task_files,
+)

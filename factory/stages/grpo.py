@@ -1,0 +1,190 @@
+"""The grpo stage: reinforcement learning from rule rewards with R1's objective.
+
+DeepSeek-R1 (arXiv 2501.12948 v2), eq. 1 to 3, per question with G sampled outputs o_i:
+
+    J = 1/G sum_i 1/|o_i| sum_t [ min(r_it A_i, clip(r_it, 1 - eps, 1 + eps) A_i) - beta KL_it ]
+    KL_it = ref_it / pi_it - log(ref_it / pi_it) - 1       (k3 estimator, in the loss)
+    A_i = (reward_i - mean) / (std + 1e-4)                 (mean and std of the G rewards)
+
+The paper writes the ratio r of whole outputs but speaks of clipped tokens; DeepSeekMath, where
+the objective comes from, writes it per token and divides by the output's length. We take that.
+The paper's A_i has no 1e-4; a group with equal rewards gives zeros here.
+"""
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, JsonValue, model_validator
+
+from factory.artifacts import Inputs
+from factory.chat import PromptConfig, stop_texts
+from factory.context import Context, Metrics
+from factory.errors import DataError, RecipeError
+from factory.grading import GRADERS
+from factory.jsonl import read_records, recover_rows
+from factory.records import ModelRef, Problem, ProblemsRef, SamplingConfig
+from factory.rewards import RewardConfig
+from factory.rewards.language import SCRIPTS
+from factory.stages.sft import LoraConfig
+from factory.stages.stage import Stage, StageConfig
+
+SUMMARY = 8
+"""Rollouts behind a figure of the summary: one rollout alone is mostly noise."""
+
+
+class GrpoConfig(StageConfig):
+    """Group relative policy optimisation; the defaults are R1's first RL stage."""
+
+    kind: Literal["grpo"]
+    model: ModelRef
+    problems: ProblemsRef
+    """Its train split is asked; the held-out one is never read."""
+    sources: tuple[str, ...] = ()
+    """Only problems of these sources; empty takes all."""
+    prompt: PromptConfig = PromptConfig()
+    rewards: tuple[RewardConfig, ...] = Field(
+        default=(RewardConfig(name="accuracy"), RewardConfig(name="format")), min_length=1
+    )
+    """Components with their weights. R1-Zero adds accuracy and format with the same weight; R1's
+    RL stages add language consistency (R1v2 2.2 and 3.2.1)."""
+    language: str = "en"
+    """What the language component wants the reasoning to be written in."""
+    steps: int = Field(ge=1)
+    """Policy updates; R1-Zero took 10,400 (R1v2 2.1)."""
+    prompts: int = Field(default=32, ge=1)
+    """Questions an update; 32 in R1v2 2.1."""
+    group: int = Field(default=16, ge=2)
+    """Samples a question, G; 16 in R1v2 2.1."""
+    updates_per_rollout: int = Field(default=16, ge=1)
+    """Updates that share one rollout phase: the paper draws 8,192 outputs and splits them into 16
+    mini-batches of 512 (R1v2 2.1). 1 is on-policy: every update sees fresh samples."""
+    learning_rate: float = Field(default=3e-6, gt=0)
+    """Constant after the warm-up; 3e-6 in R1v2 2.1."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Updates with a rising rate: k / (n + 1) of it at update k of n. Not stated by the paper."""
+    kl: float = Field(default=0.001, ge=0)
+    """KL weight beta of eq. 1; 0.001 in R1v2 2.1. 0 needs no reference model."""
+    epsilon: float = Field(default=10.0, gt=0)
+    """Clip range of the ratio; 10 in R1's first RL stage (R1v2 3.2.1), not stated for R1-Zero.
+    The interval [-9, 11] never binds below, and above only where the advantage is positive."""
+    epsilon_high: float | None = Field(default=None, gt=0)
+    """Upper clip range; None takes `epsilon`, as eq. 1 does."""
+    temperature: float = Field(default=1.0, gt=0, le=4)
+    """Of the samples and of the policy in the loss; 1.0 in R1v2 2.1, 0.7 in R1's second RL stage
+    (R1v2 3.2.2)."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Not stated by the paper; below 1 the samples are not the policy's own."""
+    max_new_tokens: int = Field(default=32768, ge=1)
+    """32,768 in R1v2 2.1, 65,536 after step 8,200 of R1-Zero."""
+    reference_refresh_steps: int = Field(default=400, ge=0)
+    """The reference becomes a copy of the policy every so many steps: 400 in R1v2 2.1. 0: never."""
+    loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"] = (
+        "grpo"
+    )
+    """How token losses become one number, by TRL's name; `grpo` is eq. 1's mean per output."""
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    """Not stated by the paper; torch's default."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Not stated by the paper; TRL's default."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Not stated by the paper; TRL's default."""
+    lora: LoraConfig | None = None
+    """None trains all weights, as the paper does."""
+    trl: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further arguments of trl.GRPOConfig, by its own names."""
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> "GrpoConfig":
+        names = [reward.name for reward in self.rewards]
+        if len(set(names)) < len(names):
+            raise ValueError(f"rewards: {names} names a component twice; give it one weight")
+        if self.lora and self.kl > 0 and self.reference_refresh_steps:
+            raise ValueError(
+                "reference_refresh_steps: adapters keep the starting model as the reference; "
+                "with lora and kl > 0 set it to 0"
+            )
+        return self
+
+    @property
+    def rollouts(self) -> int:
+        """Rollout phases of the whole run."""
+        return math.ceil(self.steps / self.updates_per_rollout)
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        return SamplingConfig(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_new_tokens=self.max_new_tokens,
+            stop=stop_texts(self.prompt),
+        )
+
+
+def check(config: GrpoConfig) -> list[str]:
+    """What is wrong with `language` and `trl`, one line a problem. Imports TRL if `trl` is used."""
+    problems = []
+    if config.language not in SCRIPTS:
+        problems.append(f"language: {config.language!r} is not one of {', '.join(sorted(SCRIPTS))}")
+    if config.trl:
+        from factory.training.grpo_arguments import passthrough_problems
+
+        problems += passthrough_problems(config.trl)
+    return problems
+
+
+def run(config: GrpoConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
+    """Train; fills `out` with the model, telemetry.jsonl and rollouts.jsonl.
+
+    Goes on from the last checkpoint in the context's scratch folder; the result is the same to
+    the byte as that of an undisturbed run, on CPU. EngineError where engine and trainer disagree
+    about log-probs, or a loss is not finite.
+    """
+    from factory.training.checkpoints import is_first_rank
+    from factory.training.grpo_run import train
+
+    objections = check(config)
+    if objections:
+        raise RecipeError("; ".join(objections))
+    artifact = inputs["problems"]
+    problems = [
+        problem
+        for problem in read_records(artifact.file("train.jsonl"), Problem)
+        if not config.sources or problem.source in config.sources
+    ]
+    if not problems:
+        raise DataError(
+            f"{artifact.path}: the train split has no problem of sources {list(config.sources)}"
+        )
+    train(config, problems, model=inputs["model"], out=out, context=context)
+    if is_first_rank():
+        for name in ("telemetry.jsonl", "rollouts.jsonl"):
+            shutil.copyfile(context.scratch / name, out / name)
+    return _summary(config, recover_rows(context.scratch / "telemetry.jsonl"))
+
+
+def _summary(config: GrpoConfig, rows: Sequence[Mapping[str, float]]) -> Metrics:
+    """Figures of the first and the last rollouts, each a mean over up to SUMMARY of them."""
+    rollouts = [row for row in rows if "reward" in row]
+    lengths = sum(row["completion_length"] for row in rollouts)
+    completions = config.prompts * config.group * config.updates_per_rollout
+    metrics = {"steps": float(len(rows)), "completion_tokens": float(round(lengths * completions))}
+    for name in ("reward", "accuracy", "completion_length", "signal_share"):
+        values = [row[name] for row in rollouts]
+        for end, some in (("first", values[:SUMMARY]), ("last", values[-SUMMARY:])):
+            metrics[f"{name}_{end}"] = sum(some) / len(some)
+    return metrics
+
+
+STAGE = Stage(
+    config=GrpoConfig,
+    produces="model",
+    version=1,
+    run=run,
+    preload=("factory.training.grpo_run", "factory.sampling.blocks"),
+    packages=("torch", "transformers", "trl", "peft", "py3langid", *GRADERS),
+    trains=True,
+    check=check,
+)

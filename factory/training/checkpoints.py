@@ -1,0 +1,159 @@
+"""Exact resume for a transformers Trainer: checkpoints that are complete or do not count.
+
+A Trainer writes the files of a checkpoint one after the other into a folder that already has its
+final name, so a kill leaves a folder that looks finished. Here a checkpoint counts only once
+`COMPLETE` lies in it: written last, atomically, after every file reached the disk, and naming
+every file with its size. Everything else is scratch that a restart deletes.
+
+Use: spread `saving_fields(machine)` into the training arguments, add `CompleteCheckpoints()` to
+the callbacks, and pass `resume_point(folder)` to `trainer.train(resume_from_checkpoint=...)`.
+"""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from factory.artifacts import fsync
+from factory.errors import ArtifactError
+from factory.machine import Machine, free_gib
+from factory.records import Record
+
+MARKER = "COMPLETE"
+_FOLDER = re.compile(r"checkpoint-\d+")
+
+
+class Completion(Record):
+    """What the marker says: the step, and the size of every file of the checkpoint in bytes."""
+
+    step: int
+    files: dict[str, int]
+
+
+def saving_fields(machine: Machine) -> dict[str, Any]:
+    """The fields of TrainingArguments that make a Trainer checkpoint as this module expects.
+
+    `save_total_limit` is off on purpose: transformers rotates before `on_save`, that is, before
+    the new checkpoint has its marker, so a limit of 1 would delete the only complete one while
+    its successor may still be torn. `CompleteCheckpoints` rotates after the marker instead.
+    """
+    return {
+        "save_strategy": "steps",
+        "save_steps": machine.checkpoint_steps,
+        "save_total_limit": None,
+        "save_only_model": False,
+        "ignore_data_skip": False,
+    }
+
+
+class CompleteCheckpoints(TrainerCallback):
+    """Marks each checkpoint once all of it is on disk, then deletes the older ones.
+
+    At most two checkpoints lie on disk, and from the first marker on always one complete one.
+    The state after the last step is not checkpointed: the finished model is saved right after.
+    """
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_save = False
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()  # every rank writes files of its own into the folder
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir)
+        newest = folder / f"checkpoint-{state.global_step}"
+        mark_complete(newest, state.global_step)
+        for path in _checkpoints(folder):
+            if path != newest:
+                _discard(path)
+
+
+def mark_complete(checkpoint: Path, step: int) -> None:
+    """Force every file of a checkpoint to disk, then write its marker, atomically and last."""
+    files: dict[str, int] = {}
+    for path in sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != MARKER):
+        fsync(path)
+        files[path.relative_to(checkpoint).as_posix()] = path.stat().st_size
+    for path in sorted(p for p in checkpoint.rglob("*") if p.is_dir()):
+        fsync(path)
+    draft = checkpoint / f"{MARKER}.tmp"
+    draft.write_text(Completion(step=step, files=files).model_dump_json() + "\n", encoding="utf-8")
+    fsync(draft)
+    draft.rename(checkpoint / MARKER)
+    fsync(checkpoint)
+    fsync(checkpoint.parent)
+
+
+def latest_complete(folder: Path) -> Path | None:
+    """The complete checkpoint of the highest step under `folder`, or None.
+
+    The step is the marker's, not the name's, and every file must be there at its marked size.
+    """
+    found = [(step, path) for path in _checkpoints(folder) if (step := _marked_step(path))]
+    return max(found)[1] if found else None
+
+
+def resume_point(folder: Path) -> Path | None:
+    """Delete the torn checkpoints under `folder`; returns the newest complete one, or None.
+
+    Call it before the trainer starts. Of several ranks only rank 0 deletes.
+    """
+    if is_first_rank():
+        for path in _checkpoints(folder):
+            if _marked_step(path) is None:
+                _discard(path)
+    return latest_complete(folder)
+
+
+def is_first_rank() -> bool:
+    """Whether this process writes the shared files: the only one, or a launcher's rank 0."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def require_space(folder: Path, model: torch.nn.Module) -> None:
+    """ArtifactError unless two checkpoints of this model (weights and Adam's moments) fit.
+
+    Said before training rather than at the first checkpoint, where a full disk would end a run.
+    """
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    moments = sum(2 * p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    needed = 2 * (weights + moments) / 2**30
+    if free_gib(folder) < needed:
+        raise ArtifactError(
+            f"{folder}: {free_gib(folder):.1f} GiB free, two checkpoints of this model need "
+            f"{needed:.1f}: free some space or build elsewhere"
+        )
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.is_dir() and _FOLDER.fullmatch(p.name))
+
+
+def _marked_step(checkpoint: Path) -> int | None:
+    """The step that a checkpoint's marker states, or None where it is torn."""
+    try:
+        content = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
+        completion = Completion.model_validate(content)
+        sizes = {name: (checkpoint / name).stat().st_size for name in completion.files}
+    except (OSError, ValueError):  # a missing file or an unreadable marker is what torn means
+        return None
+    return completion.step if sizes == completion.files else None
+
+
+def _discard(checkpoint: Path) -> None:
+    """Delete a checkpoint, marker first: a kill in the middle must leave one that is torn."""
+    (checkpoint / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint)

@@ -1,0 +1,238 @@
+"""One GRPO run from its parts: model, engine, graders, trainer, checkpoints."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+
+from factory.artifacts import Artifact
+from factory.chat import render
+from factory.context import Context
+from factory.errors import ArtifactError, RecipeError
+from factory.grading import GradingPool
+from factory.records import Problem
+from factory.sampling import open_sampler
+from factory.seeds import derive
+from factory.training.checkpoints import (
+    CompleteCheckpoints,
+    require_space,
+    resume_point,
+)
+from factory.training.grpo import FactoryGrpoTrainer, plain_pass_reason
+from factory.training.grpo_arguments import plain_micro_prompts, training_arguments
+from factory.training.phases import PhaseClock
+from factory.training.rollouts import Rollouts, RolloutSettings
+from factory.training.saving import save_model
+from factory.training.sft import peft_config
+from factory.training.telemetry import Logs, Telemetry
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from factory.stages.grpo import GrpoConfig
+
+RENAMED = {
+    "completions/mean_length": "completion_length",
+    "clip_ratio/region_mean": "clipped_share",
+}
+"""TRL's names for figures that the telemetry calls otherwise."""
+
+AS_THEY_ARE = (
+    "loss", "grad_norm", "learning_rate", "reward", "reward_std", "kl", "entropy", "ratio_max",
+    "accuracy", "format_share", "truncated_share", "language_mix_share",
+)  # fmt: skip
+
+
+def train(
+    config: "GrpoConfig",
+    problems: Sequence[Problem],
+    *,
+    model: Artifact,
+    out: Path,
+    context: Context,
+) -> None:
+    """Train the model of an artifact and write it to `out`.
+
+    Leaves telemetry.jsonl and rollouts.jsonl in the context's scratch folder.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True)
+    prompts = [render(problem.prompt, config.prompt, tokenizer) for problem in problems]
+    length = _longest(config, prompts, tokenizer, folder=model.path)
+    policy = _load_policy(model.path)
+    with GradingPool(context.machine.thread_count()) as pool:
+        sampler = open_sampler(
+            model.path, context.machine, max_length=length, training=True, notify=context.note
+        )
+        try:
+            rollouts = Rollouts(
+                _settings(config, model, context),
+                problems,
+                sampler=sampler,
+                tokenizer=tokenizer,
+                pool=pool,
+                clock=PhaseClock(),
+                path=context.scratch / "rollouts.jsonl",
+            )
+            trainer = make_trainer(
+                config, prompts, policy=policy, rollouts=rollouts, context=context
+            )
+            resumed = resume_point(Path(trainer.args.output_dir))
+            require_space(context.scratch, trainer.model)
+            rollouts.clock.take()
+            trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        finally:
+            sampler.close()
+    save_model(trainer, model.path, out)
+
+
+def make_trainer(
+    config: "GrpoConfig",
+    prompts: Sequence[str],
+    *,
+    policy: "PreTrainedModel",
+    rollouts: Rollouts,
+    context: Context,
+) -> FactoryGrpoTrainer:
+    """The trainer with its data in order and all its callbacks, ready to `train`.
+
+    `prompts[i]` is what `rollouts.problems[i]` is asked with.
+    """
+    arguments, packed_rows = _placement(config, policy, context)
+    telemetry = Telemetry(
+        context.scratch / "telemetry.jsonl",
+        context,
+        values=telemetry_values,
+        timings=lambda logs: _timings(rollouts, arguments.generation_batch_size, logs),
+        headline=("reward", "accuracy"),
+    )
+    trainer = FactoryGrpoTrainer(
+        model=policy,
+        args=arguments,
+        train_dataset=question_rows(config, prompts, context.seed),
+        processing_class=rollouts.tokenizer,
+        peft_config=peft_config(config.lora),
+        reward_funcs=rollouts.reward_functions(),
+        rollout_func=rollouts.sample,
+        callbacks=[CompleteCheckpoints(), telemetry],
+        packed_rows=packed_rows,
+        clock=rollouts.clock,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _placement(
+    config: "GrpoConfig", policy: "PreTrainedModel", context: Context
+) -> tuple[Any, int | None]:
+    """TRL's arguments, and the rows of a packed micro-batch or None for TRL's own pass.
+
+    The packed pass cuts its micro-batches itself, so TRL hands it the whole batch at once.
+    """
+    machine = context.machine
+    where = {"output": str(context.scratch / "trainer"), "seed": context.seed}
+    plain = training_arguments(
+        config, machine, micro_prompts=plain_micro_prompts(config, machine), **where
+    )
+    reason = plain_pass_reason(policy, plain)
+    if reason is not None:
+        if plain.use_cpu:
+            context.note(f"grpo: TRL's own training pass, about 3 times slower, since {reason}")
+        return plain, None
+    packed = training_arguments(config, machine, micro_prompts=config.prompts, **where)
+    return packed, machine.micro_groups * config.group
+
+
+def question_rows(config: "GrpoConfig", prompts: Sequence[str], seed: int) -> Dataset:
+    """Every question of the run in the order in which it is asked: resuming only skips rows."""
+    phase = config.prompts * config.updates_per_rollout
+    order = question_order(len(prompts), config.rollouts * phase, seed)
+    return Dataset.from_dict({"prompt": [prompts[i] for i in order], "problem": order})
+
+
+def question_order(count: int, draws: int, seed: int) -> list[int]:
+    """`draws` indices below `count`: whole passes, each in an order of its own."""
+    order: list[int] = []
+    while len(order) < draws:
+        indices = list(range(count))
+        random.Random(derive(seed, "grpo", "order", len(order) // count)).shuffle(indices)
+        order += indices
+    return order[:draws]
+
+
+def telemetry_values(logs: Logs) -> dict[str, float]:
+    """The deterministic figures of a step, from what TRL logs.
+
+    A step that takes its rows from an earlier rollout has none of the rollout's figures. With
+    the KL weight 0, `entropy` is that of rows with a signal, and missing where no row has one.
+    """
+    values = {name: logs[name] for name in AS_THEY_ARE if name in logs}
+    values |= {ours: logs[theirs] for theirs, ours in RENAMED.items() if theirs in logs}
+    if "frac_reward_zero_std" in logs:
+        values["signal_share"] = 1.0 - logs["frac_reward_zero_std"]
+    for name, value in logs.items():
+        if name.startswith("words/"):
+            values[name] = value
+        elif name.startswith("rewards/") and name.endswith("/mean"):
+            values[name.removesuffix("/mean")] = value
+    return values
+
+
+def _timings(rollouts: Rollouts, completions: int, logs: Logs) -> dict[str, float]:
+    """Seconds by phase, generated tokens per second, and the parity check if this step had one."""
+    seconds = rollouts.clock.take()
+    timings = {f"seconds/{name}": round(value, 3) for name, value in seconds.items()}
+    if "completions/mean_length" in logs and seconds.get("generate"):
+        tokens = logs["completions/mean_length"] * completions
+        timings["generated_per_second"] = round(tokens / seconds["generate"], 1)
+    timings |= rollouts.parity
+    rollouts.parity = {}
+    return timings
+
+
+def _settings(config: "GrpoConfig", model: Artifact, context: Context) -> RolloutSettings:
+    phases = {0, config.rollouts // 2, config.rollouts - 1}
+    return RolloutSettings(
+        prompt=config.prompt,
+        rewards=config.rewards,
+        sampling=config.sampling,
+        group=config.group,
+        language=config.language,
+        seed=context.seed,
+        dtype=context.machine.torch_dtype_name(on_gpu=context.machine.takes_gpu()),
+        model=model.fingerprint,
+        kept_steps=frozenset(phase * config.updates_per_rollout + 1 for phase in phases),
+    )
+
+
+def _load_policy(folder: Path) -> "PreTrainedModel":
+    """The model in float32: updates are smaller than bfloat16 can add."""
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
+    except OSError as error:
+        raise ArtifactError(f"{folder}: not a model that can be opened: {error}") from error
+
+
+def _longest(
+    config: "GrpoConfig",
+    prompts: Sequence[str],
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    folder: Path,
+) -> int:
+    """Tokens of the longest prompt with its completion; RecipeError if the model ends before."""
+    longest = max(map(len, tokenizer(list(prompts), add_special_tokens=False)["input_ids"]))
+    needed = longest + config.max_new_tokens
+    text_config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    limit = getattr(text_config, "max_position_embeddings", None) or needed
+    if needed > limit:
+        raise RecipeError(
+            f"max_new_tokens: {config.max_new_tokens} and the longest prompt of {longest} tokens "
+            f"are more than the model's {limit}: at most {limit - longest} are possible"
+        )
+    return needed

@@ -1,0 +1,157 @@
+"""Traces as token rows for supervised fine-tuning: lengths, what is dropped, and the order."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from factory.chat import PromptConfig, completion_text, render
+from factory.errors import ArtifactError, DataError
+from factory.records import Trace
+from factory.seeds import derive
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+"""Label of a position that carries no loss, in torch and in TRL."""
+QUANTILES = (0.5, 0.9, 0.99, 1.0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trace as tokens: what the student reads, then what it learns to write."""
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    """Ends with the end-of-text token: the student learns to stop."""
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+    @property
+    def labels(self) -> list[int]:
+        """The completion's ids at their places, the prompt ignored.
+
+        Set by position, never by comparing ids: where padding equals end-of-text (SmolLM2), a
+        mask of padding ids would also hide the one token that teaches the model to stop.
+        """
+        return [IGNORED] * len(self.prompt_ids) + list(self.completion_ids)
+
+
+def tokenise(
+    traces: Iterable[Trace],
+    prompt: PromptConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    verbatim: bool = False,
+) -> list[Row]:
+    """One row a trace, in order.
+
+    Prompt and completion are tokenised apart, as they are when the student is sampled. `verbatim`
+    takes completions as they were sampled; else DataError if a trace has no reasoning or answer to
+    write in the canonical form. DataError if there is no trace at all.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ArtifactError("sft: the model's tokenizer has no end-of-text token to learn")
+    prompts, completions = [], []
+    for trace in traces:
+        prompts.append(render(trace.question, prompt, tokenizer))
+        completions.append(_continue(prompts[-1], _completion(trace, verbatim=verbatim)))
+    if not prompts:
+        raise DataError("sft: the traces artifact is empty; nothing to learn from")
+    prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    completion_ids = tokenizer(completions, add_special_tokens=False)["input_ids"]
+    end = tokenizer.eos_token_id
+    return [
+        Row(tuple(before), (*after, end))
+        for before, after in zip(prompt_ids, completion_ids, strict=True)
+    ]
+
+
+def _completion(trace: Trace, *, verbatim: bool) -> str:
+    if verbatim:
+        return trace.completion.strip()
+    if trace.reasoning is None or trace.answer is None:
+        raise DataError(
+            f"sft: trace {trace.problem_id}/{trace.sample} has no reasoning or no answer; "
+            "put a select stage that keeps well-formed traces before this one"
+        )
+    return completion_text(trace.reasoning, trace.answer)
+
+
+def _continue(prompt: str, completion: str) -> str:
+    """The completion without the opening tag where the prompt already wrote it."""
+    if prompt.rstrip().endswith("<think>"):
+        completion = completion.removeprefix("<think>")
+        return completion.lstrip() if prompt[-1].isspace() else completion
+    return completion
+
+
+def split_by_length(rows: Sequence[Row], limit: int) -> tuple[list[Row], list[Row]]:
+    """Rows of at most `limit` tokens, and the rest: a row is trained whole or not at all.
+
+    A trace cut in its thoughts would teach the student not to answer.
+    """
+    kept = [row for row in rows if row.tokens <= limit]
+    return kept, [row for row in rows if row.tokens > limit]
+
+
+def length_report(rows: Sequence[Row], limit: int) -> dict[str, Any]:
+    """What the limit drops, and how long all rows are: the content of `lengths.json`."""
+    kept, dropped = split_by_length(rows, limit)
+    lengths = sorted(row.tokens for row in rows)
+    return {
+        "limit": limit,
+        "rows": len(kept),
+        "tokens": sum(row.tokens for row in kept),
+        "completion_tokens": sum(len(row.completion_ids) for row in kept),
+        "dropped_rows": len(dropped),
+        "dropped_tokens": sum(row.tokens for row in dropped),
+        "dropped_share": len(dropped) / len(rows),
+        "quantiles": {str(share): _quantile(lengths, share) for share in QUANTILES},
+    }
+
+
+def _quantile(ordered: Sequence[int], share: float) -> int:
+    """The smallest value that at least `share` of the values do not exceed."""
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def plan_order(
+    lengths: Sequence[int], *, epochs: int, batch: int, micro_batch: int, level: bool, seed: int
+) -> list[int]:
+    """Row indices in the order of training: whole batches, each cut into micro-batches.
+
+    Every epoch is a fresh shuffle, and one batch may span two epochs. The last batch is filled
+    from one more shuffle, so that all steps weigh the same. What shares a batch depends on the
+    seed alone. Inside a batch the order is free, since gradients add up, and serves speed:
+    longest first, so that the rows of a micro-batch need little padding; with `level`, the rows
+    are dealt out so that micro-batches hold about equally many tokens (packed: no padding, and
+    the fullest micro-batch sets the memory).
+    """
+    steps = step_count(len(lengths), epochs=epochs, batch=batch)
+    stream: list[int] = []
+    for epoch in range(math.ceil(steps * batch / len(lengths))):
+        keys = [derive(seed, "epoch", epoch, "row", row) for row in range(len(lengths))]
+        stream += sorted(range(len(lengths)), key=lambda row: (keys[row], row))
+    order: list[int] = []
+    for start in range(0, steps * batch, batch):
+        rows = sorted(stream[start : start + batch], key=lambda row: (-lengths[row], row))
+        order += _deal(rows, batch // micro_batch) if level else rows
+    return order
+
+
+def _deal(rows: Sequence[int], hands: int) -> list[int]:
+    """Rows dealt to and fro over `hands`, so that each gets as many and a fair mix of lengths."""
+    dealt: list[list[int]] = [[] for _ in range(hands)]
+    for place, row in enumerate(rows):
+        turn, seat = divmod(place, hands)
+        dealt[seat if turn % 2 == 0 else hands - 1 - seat].append(row)
+    return [row for hand in dealt for row in hand]
+
+
+def step_count(rows: int, *, epochs: int, batch: int) -> int:
+    """Optimizer steps that show every row `epochs` times, the last batch filled up."""
+    return math.ceil(rows * epochs / batch)

@@ -1,0 +1,55 @@
+"""Talk to a checkpoint in the terminal."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from factory.artifacts import Artifact
+from factory.chat import PromptConfig, parse, render, stop_texts
+from factory.errors import ArtifactError
+from factory.machine import Machine
+from factory.records import SamplingConfig
+from factory.seeds import derive
+
+
+def chat(
+    artifact: Artifact,
+    prompt: PromptConfig,
+    sampling: SamplingConfig,
+    machine: Machine,
+    console: Console,
+) -> None:
+    """Answer one question a line until end of input; each stands alone, as in training."""
+    if artifact.manifest.kind != "model":
+        raise ArtifactError(f"{artifact.path}: holds {artifact.manifest.kind}, a model is needed")
+    from transformers import AutoTokenizer
+
+    from factory.sampling import Request, open_sampler
+
+    folder: Path = artifact.path
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    sampler = open_sampler(folder, machine, max_length=2048)
+    sampling = sampling.model_copy(update={"stop": stop_texts(prompt)})
+    console.print(Text("One question a line; Ctrl-D ends.", "dim"))
+    turn = 0
+    while True:
+        try:
+            question = console.input("[bold cyan]> [/]").strip()
+        except EOFError:
+            break
+        if not question:
+            continue
+        ids = tokenizer(render(question, prompt, tokenizer), add_special_tokens=False)["input_ids"]
+        request = Request(tuple(ids), derive(0, "chat", turn))
+        completion = sampler.sample([request], sampling)[0]
+        response = parse(completion.text, prefill=prompt.prefill)
+        if response.reasoning is not None:
+            console.print(Text(response.reasoning.strip(), "dim italic"))
+            console.print(Text(response.answer or "(no answer)", "bold"))
+        else:
+            console.print(Text(completion.text.strip()))
+        if completion.finish_reason == "length":
+            console.print(Text(f"(cut at {sampling.max_new_tokens} tokens)", "yellow"))
+        turn += 1
+    sampler.close()

@@ -1,0 +1,127 @@
+"""Tables and texts of the command line: plans, artifacts, the doctor's findings."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from factory.artifacts import Artifact, find, open_artifact
+from factory.doctor import Finding
+from factory.errors import ArtifactError
+from factory.plan import Step
+from factory.records import Trace
+
+
+def show_plan(plan: Sequence[Step], store: Path, console: Console) -> None:
+    """The steps of a plan: reuse or make, with fingerprints."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("", "stage", "kind", "fingerprint", "from", "will be"):
+        table.add_column(column)
+    reused = 0
+    for number, step in enumerate(plan, start=1):
+        artifact = find(store, step.fingerprint)
+        reused += artifact is not None
+        fate = Text("reused", "green") if artifact else Text("made", "yellow")
+        if not artifact and list(store.glob(f"*-{step.fingerprint[:12]}.run/scratch/*")):
+            fate = Text("resumed", "cyan")
+        inputs = ", ".join(dict.fromkeys(step.inputs.values()))
+        table.add_row(str(number), step.name, step.kind, step.fingerprint[:12], inputs, fate)
+    console.print(table)
+    console.print(f"{reused} of {len(plan)} stages are reused, {len(plan) - reused} to make.")
+
+
+def stored(store: Path) -> list[Artifact]:
+    """All sealed artifacts of a store, oldest first."""
+    # A build killed while it sealed may have left a manifest in a folder that is not sealed.
+    sealed = [path.parent for path in store.glob("*/manifest.json") if not path.parent.suffix]
+    found = [open_artifact(folder) for folder in sealed]
+    return sorted(found, key=lambda artifact: (artifact.manifest.created, artifact.name))
+
+
+def show_store(artifacts: Sequence[Artifact], console: Console) -> None:
+    """One row an artifact."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("artifact", "kind", "stage", "made (UTC)", "seconds", "MiB"):
+        table.add_column(column, justify="right" if column in ("seconds", "MiB") else "left")
+    for artifact in artifacts:
+        manifest = artifact.manifest
+        size = sum(entry.size for entry in manifest.files.values()) / 2**20
+        table.add_row(
+            artifact.path.name,
+            manifest.kind,
+            manifest.stage,
+            manifest.created[:19],
+            f"{manifest.seconds:.0f}",
+            f"{size:.1f}",
+        )
+    console.print(table)
+
+
+def resolve(name: str, store: Path) -> Artifact:
+    """The artifact of a path, a folder name, or a stage name (the newest of that name)."""
+    if (Path(name) / "manifest.json").exists():
+        return open_artifact(Path(name))
+    matches = [a for a in stored(store) if a.path.name.startswith(name) or a.name == name]
+    exact = [a for a in matches if a.name == name or a.path.name == name]
+    if exact or len(matches) == 1:
+        return (exact or matches)[-1]
+    if matches:
+        names = ", ".join(a.path.name for a in matches)
+        raise ArtifactError(f"{name}: several artifacts begin so: {names}")
+    raise ArtifactError(f"{name}: no such artifact under {store}; `factory ls` lists them")
+
+
+def show_artifact(artifact: Artifact, console: Console, *, samples: int) -> None:
+    """What an artifact is, from what, its metrics and a few samples."""
+    manifest = artifact.manifest
+    console.print(Text(f"{manifest.name}", "bold"), Text(f"{manifest.kind}, by {manifest.stage}"))
+    facts = {
+        "folder": str(artifact.path),
+        "fingerprint": manifest.fingerprint,
+        "content": manifest.content,
+        "made": f"{manifest.created}, {manifest.seconds:.0f} s, {manifest.peak_memory_gib:.2f} GiB",
+        "code": manifest.commit[:12] + (" with local changes" if manifest.dirty else ""),
+        "from": ", ".join(
+            f"{path} = {entry.name} ({entry.fingerprint[:12]})"
+            for path, entry in manifest.inputs.items()
+        )
+        or "nothing",
+        "versions": ", ".join(f"{name} {v}" for name, v in manifest.versions.items()),
+    }
+    grid = Table.grid(padding=(0, 2))
+    for key, value in facts.items():
+        grid.add_row(Text(key, "dim"), Text(value))
+    for key, value in manifest.metrics.items():
+        grid.add_row(Text(key, "dim"), Text(f"{value:g}"))
+    console.print(grid)
+    if "traces.jsonl" in manifest.files:
+        for trace, _ in zip(artifact.traces(), range(samples), strict=False):
+            show_trace(trace, console)
+
+
+def show_trace(trace: Trace, console: Console) -> None:
+    """One trace: question, thinking dimmed, answer, verdict. Model text is never markup."""
+    console.rule(Text(f"{trace.problem_id} / {trace.sample}", "dim"))
+    console.print(Text(trace.question))
+    if trace.reasoning is None and trace.answer is None:
+        console.print(Text(trace.completion.strip(), "dim"))
+    else:
+        console.print(Text((trace.reasoning or "").strip(), "dim italic"))
+        console.print(Text(trace.answer or "", "bold"))
+    verdict = trace.verdict
+    style = "green" if verdict.is_correct else "red"
+    console.print(Text(f"{verdict.outcome}: {verdict.explanation}", style))
+
+
+def show_findings(findings: Sequence[Finding], console: Console) -> None:
+    """The doctor's table, with advice under what is not well."""
+    marks = {"ok": ("ok", "green"), "warning": ("!", "yellow"), "problem": ("x", "red")}
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for finding in findings:
+        mark, style = marks[finding.status]
+        table.add_row(Text(mark, style), Text(finding.name, "bold"), Text(finding.found))
+        if finding.status != "ok" and finding.advice:
+            table.add_row("", "", Text(finding.advice, "dim"))
+    console.print(table)

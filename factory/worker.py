@@ -1,0 +1,136 @@
+"""One stage in a process of its own: `python -m factory.worker JOB.json`.
+
+Its memory is given back when it ends, and a crash or an out-of-memory kill is one stage's
+failure. Exit status: 0 made, 2 a FactoryError (told as an `error` event), 1 a bug.
+"""
+
+import ctypes
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from factory.artifacts import Inputs, open_artifact, verify
+from factory.context import Context, Metrics
+from factory.errors import EngineError, FactoryError
+from factory.launch.measure import apply_matmul
+from factory.machine import Machine
+from factory.records import Record
+
+PR_SET_PDEATHSIG = 1
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "std::bad_alloc")
+
+
+class Job(Record):
+    """Everything a worker needs, as the pipeline writes it."""
+
+    stage: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    """Folder of each input artifact by field path."""
+    out: str
+    run: str
+    """The `.run` folder: log.txt, metrics.jsonl, scratch/, result.json."""
+    seed: int
+    machine: Machine
+    builder: int
+    """Process that started this worker; the worker does not outlive it."""
+
+
+class Result(Record):
+    metrics: Metrics
+    peak_memory_gib: float
+
+
+def main(path: Path) -> int:
+    """Run the job; the exit status as above."""
+    job = Job.model_validate_json(path.read_text(encoding="utf-8"))
+    _die_with_parent()
+    if not _parent_lives(job.builder):
+        return 1  # the build was killed before this process could ask to die with it
+    folder = Path(job.run)
+    is_main_rank = os.environ.get("RANK", "0") == "0"
+    # A rank that is not the first keeps quiet: one stream of events a stage.
+    target = folder / "metrics.jsonl" if is_main_rank else Path(os.devnull)
+    with target.open("a", encoding="utf-8") as events:
+        context = Context(job.seed, job.machine, folder / "scratch", events)
+        try:
+            metrics = _run(job, context)
+            context.finished()
+        except FactoryError as error:
+            traceback.print_exc()
+            context.error(type(error).__name__, str(error))
+            return 2
+    if is_main_rank:
+        result = Result(metrics=metrics, peak_memory_gib=_peak_memory_gib())
+        (folder / "result.json").write_text(result.model_dump_json() + "\n", encoding="utf-8")
+    return 0
+
+
+def _run(job: Job, context: Context) -> Metrics:
+    """The stage's metrics; running out of memory becomes an EngineError that says what to lower."""
+    from factory.stages import STAGES
+
+    stage = STAGES[job.stage]
+    inputs = Inputs({key: open_artifact(Path(folder)) for key, folder in job.inputs.items()})
+    for artifact in {a.fingerprint: a for a in inputs.values()}.values():
+        verify(artifact)
+    config = stage.config.model_validate_json(json.dumps(job.config))
+    if stage.preload:
+        apply_matmul(job.machine)
+    try:
+        return stage.run(config, inputs, Path(job.out), context)
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY):
+            raise EngineError(out_of_memory(job.stage)) from error
+        raise
+    except OSError as error:
+        # A full disk or a read-only folder is the user's to repair, not a bug.
+        if error.errno is not None and error.filename is not None:
+            raise EngineError(f"{error.filename}: {error.strerror}") from error
+        if error.errno == errno.ENOSPC:
+            raise EngineError(f"{job.out}: {error.strerror}") from error
+        raise
+
+
+def out_of_memory(stage: str) -> str:
+    """What to tell a user whose stage ran out of memory."""
+    lower = {
+        "sft": "micro_batch",
+        "grpo": "micro_groups, block or engine_memory_gib",
+        "generate": "block or engine_memory_gib",
+        "evaluate": "block or engine_memory_gib",
+    }.get(stage, "block")
+    return f"out of memory: lower {lower} in the machine file and start again (it resumes)"
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when the pipeline dies: no orphan keeps writing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _parent_lives(builder: int) -> bool:
+    """Whether the build that this job belongs to is still there."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        return parent.is_alive()
+    # Ranks are children of their launcher, which watches over them.
+    return "RANK" in os.environ or os.getppid() == builder
+
+
+def _peak_memory_gib() -> float:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

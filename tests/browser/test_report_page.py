@@ -1,0 +1,88 @@
+"""The report in a real browser: it renders, runs nothing, loads nothing, and fits a phone."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from report_example import HOSTILE, r1_build
+
+from factory.report.build import build
+from factory.report.render import write
+
+CHROMIUM = next(
+    (
+        found
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (found := shutil.which(name))
+    ),
+    None,
+)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome on the PATH"),
+]
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
+    "--disable-sync", "--disable-background-networking", "--disable-component-update",
+    "--disable-dev-shm-usage", "--enable-logging=stderr", "--virtual-time-budget=3000",
+)  # fmt: skip
+
+
+def visit(page: Path, profile: Path, *, width: int = 1280) -> tuple[str, list[str]]:
+    """The page's DOM after loading, and what the browser wrote to its console about it."""
+    done = subprocess.run(
+        [
+            str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", f"--window-size={width},900",
+            "--dump-dom", page.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=90, env={**os.environ, "HOME": str(profile)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("page")
+    steps = r1_build(root / "artifacts", say=HOSTILE, problems=16)
+    return write(build("quickstart", HOSTILE, steps), root / "report")
+
+
+def test_the_page_renders_without_a_console_message_or_a_request(page, tmp_path):
+    dom, console = visit(page, tmp_path)
+    assert console == []
+    assert dom.count("<svg") > 40
+    assert not re.search(r"<(script|img|iframe)\b", dom)
+
+
+def test_the_console_check_notices_a_page_that_loads_and_runs_things(page, tmp_path):
+    bad = tmp_path / "bad.html"
+    inject = '<main><img src="https://example.invalid/x.png"><script>alert(1)</script>'
+    bad.write_text(page.read_text(encoding="utf-8").replace("<main>", inject), encoding="utf-8")
+    _, console = visit(bad, tmp_path / "profile")
+    assert sum("Content Security Policy" in line for line in console) >= 2
+
+
+@pytest.mark.parametrize("width", [320, 1240])
+def test_the_page_is_never_wider_than_a_phone_or_a_laptop(page, tmp_path, width):
+    # Measured from inside a frame: no window of a desktop browser is as narrow as a phone. The
+    # frame's copy has no content policy, so that it may run the script that measures it.
+    text = page.read_text(encoding="utf-8")
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
+    measure = (
+        "<script>parent.postMessage(document.documentElement.scrollWidth, '*')</script></body>"
+    )
+    frame = tmp_path / "frame.html"
+    frame.write_text(text.replace("</body>", measure), encoding="utf-8")
+    probe = tmp_path / "probe.html"
+    probe.write_text(
+        "<script>addEventListener('message', e => document.title = e.data)</script>"
+        f'<iframe src="frame.html" width="{width}" height="800" frameborder="0"></iframe>',
+        encoding="utf-8",
+    )
+    dom, _ = visit(probe, tmp_path / "profile")
+    assert re.search(r"<title>(\d+)</title>", dom).group(1) == str(width)

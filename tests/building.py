@@ -1,0 +1,147 @@
+"""Builds as a user starts them, in processes of their own, and what they left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from factory.artifacts import SHORT, Artifact, open_artifact
+
+ROOT = Path(__file__).resolve().parents[1]
+SMOKE = ROOT / "recipes" / "smoke.yaml"
+MACHINE = """
+device: cpu
+dtype: float32
+matmul: float32
+threads: 1
+engine: transformers
+block: 4
+micro_batch: 4
+checkpoint_steps: 1
+"""
+
+
+class Build:
+    """One `factory` command that runs; its output goes to a file."""
+
+    def __init__(self, store: Path, *arguments: str, verb: str = "build") -> None:
+        store.mkdir(exist_ok=True)
+        machine = store / "machine.yaml"
+        machine.write_text(MACHINE, encoding="utf-8")
+        options = ["--store", str(store), *arguments]
+        if verb == "build":
+            options += ["--machine", str(machine), "--plain"]
+        code = "from factory.cli import main; main()"
+        self.store = store
+        self.began = time.time_ns()
+        self._output = store / f"output-{self.began}.txt"
+        with self._output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code, verb, str(SMOKE), *options],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
+                start_new_session=True,
+                # Wide enough for a table's rows.
+                env={**os.environ, "COLUMNS": "200"},
+            )
+
+    def finish(self, timeout: float = 500.0) -> str:
+        """Wait for its end; what it printed."""
+        self.process.wait(timeout)
+        return self.output()
+
+    def output(self) -> str:
+        return self._output.read_text(encoding="utf-8")
+
+    def succeed(self) -> str:
+        """Wait for its end and insist that it went well."""
+        text = self.finish()
+        assert self.process.returncode == 0, text
+        return text
+
+    def is_running(self) -> bool:
+        return self.process.poll() is None
+
+    def workers(self) -> list[int]:
+        """Processes below this one that lead a session of their own: the workers of stages."""
+        parents, leaders = _processes()
+        below = {self.process.pid}
+        for _ in range(4):
+            below |= {pid for pid, parent in parents.items() if parent in below}
+        return [pid for pid in leaders if pid in below and pid != self.process.pid]
+
+    def wait_for_worker(self, stage: str, timeout: float = 120.0) -> list[int]:
+        """Wait until a worker of this stage runs; [] if the build or the stage ended first."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            ended = any(not p.suffix for p in self.store.glob(f"{stage}-{'?' * SHORT}"))
+            if ended or not self.is_running():
+                return []
+            jobs = [path.stat().st_mtime_ns for path in self.store.glob(f"{stage}-*.run/job.json")]
+            if any(at > self.began for at in jobs) and (found := self.workers()):
+                return found
+            time.sleep(0.02)
+        raise AssertionError(f"no worker of {stage} within {timeout} s:\n{self.output()}")
+
+    def kill(self, *, whole_group: bool) -> None:
+        """SIGKILL the build, alone or with every process below it; its workers must go too."""
+        workers = self.workers()
+        if whole_group:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            for pid in workers:
+                _kill_if_there(pid)
+        else:
+            self.process.kill()
+        self.process.wait()
+        wait_until_gone(workers)
+
+
+def wait_until_gone(pids: Sequence[int], timeout: float = 30.0) -> None:
+    """Insist that these processes end."""
+    end = time.monotonic() + timeout
+    while alive := [pid for pid in pids if _is_alive(pid)]:
+        assert time.monotonic() < end, f"workers {alive} outlive their build"
+        time.sleep(0.02)
+
+
+def sealed(store: Path) -> dict[str, Artifact]:
+    """The sealed artifacts of a store by stage name."""
+    folders = [path.parent for path in store.glob("*/manifest.json")]
+    found = [open_artifact(folder) for folder in folders if not folder.suffix]
+    return {artifact.name: artifact for artifact in found}
+
+
+def _processes() -> tuple[dict[int, int], list[int]]:
+    """(parent of every process, processes that lead a session), from /proc."""
+    parents, leaders = {}, []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # pid (name) state parent group session ...; a name may hold spaces and brackets.
+            fields = path.read_text(encoding="utf-8").rpartition(")")[2].split()
+        except (OSError, UnicodeDecodeError):
+            continue
+        pid = int(path.parent.name)
+        parents[pid] = int(fields[1])
+        if int(fields[3]) == pid and fields[0] != "Z":
+            leaders.append(pid)
+    return parents, leaders
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] != "Z"
+
+
+def _kill_if_there(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return

@@ -1,0 +1,250 @@
+"""The packed pass against TRL's own: same losses, same gradients, for every used objective."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from factory.machine import Machine
+from factory.stages.grpo import GrpoConfig
+from factory.stages.sft import LoraConfig
+from factory.tiny import save_tiny_model
+from factory.training.grpo import FactoryGrpoTrainer, plain_pass_reason, policy_weights
+from factory.training.grpo_arguments import training_arguments
+from factory.training.packed import Group, not_covered, pack_groups
+from factory.training.sft import peft_config
+
+RELATIVE = 1e-4
+PROMPTS, GROUP, LENGTH = 4, 4, 7
+ROWS = PROMPTS * GROUP
+
+
+def make_trainer(folder: Path, output: Path, **settings: Any) -> FactoryGrpoTrainer:
+    config = GrpoConfig(
+        **{
+            "kind": "grpo", "model": "-", "problems": "-", "steps": 1, "prompts": PROMPTS,
+            "group": GROUP, "updates_per_rollout": 1, "max_new_tokens": LENGTH,
+            "temperature": 1.3, "epsilon": 0.2, "kl": 0.05, "reference_refresh_steps": 0,
+            **settings,
+        }
+    )  # fmt: skip
+
+    def accuracy(**_: Any) -> list[float]:
+        return []
+
+    trainer = FactoryGrpoTrainer(
+        model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+        args=training_arguments(
+            config, Machine(device="cpu"), output=str(output), seed=0, micro_prompts=PROMPTS
+        ),
+        train_dataset=Dataset.from_dict({"prompt": ["q"]}),
+        processing_class=AutoTokenizer.from_pretrained(folder),
+        peft_config=peft_config(config.lora),
+        reward_funcs=[accuracy, accuracy],
+        rollout_func=lambda prompts, trainer: {},
+    )
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    return trainer
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen2"])
+def trainer(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FactoryGrpoTrainer]:
+    # Four query heads on two key-value heads, so that folding heads is not trivial.
+    folder = save_tiny_model(tmp_path_factory.mktemp("model"), request.param, hidden=128)
+    yield make_trainer(folder, tmp_path_factory.mktemp("output"))
+
+
+def batch(seed: int = 0, *, empty_row: bool = False) -> dict[str, Any]:
+    """TRL's inputs: shuffled rows of four prompts of other lengths, completions of 1 to 7 tokens.
+
+    The rows of prompt 1 have no advantage; every log-prob of old and reference policy differs
+    from the policy's by up to about 0.3.
+    """
+    stream = torch.Generator().manual_seed(seed)
+
+    def draw(low: int, high: int, *shape: int) -> torch.Tensor:
+        return torch.randint(low, high, shape, generator=stream)
+
+    widths = (9, 4, 6, 9)
+    prompts = [draw(3, 259, width) for width in widths]
+    owner = torch.randperm(ROWS, generator=stream) % PROMPTS
+    lengths = torch.tensor([1, LENGTH, *draw(1, LENGTH + 1, ROWS - 2).tolist()])
+    if empty_row:
+        lengths[3] = 0
+    prompt_ids = torch.full((ROWS, max(widths)), 2)
+    prompt_mask = torch.zeros_like(prompt_ids)
+    for row, prompt in enumerate(owner.tolist()):
+        prompt_ids[row, -widths[prompt] :] = prompts[prompt]
+        prompt_mask[row, -widths[prompt] :] = 1
+    completion_mask = (torch.arange(LENGTH) < lengths[:, None]).long()
+    advantages = torch.randn(ROWS, generator=stream)
+    advantages[owner == 1] = 0.0
+    return {
+        "prompt_ids": prompt_ids,
+        "prompt_mask": prompt_mask,
+        "completion_ids": torch.where(completion_mask == 1, draw(3, 259, ROWS, LENGTH), 2),
+        "completion_mask": completion_mask,
+        "advantages": advantages,
+        "num_items_in_batch": completion_mask.sum(),
+        "noise": 0.3 * torch.randn(ROWS, LENGTH, generator=stream),
+    }
+
+
+def loss_and_gradients(
+    trainer: FactoryGrpoTrainer, inputs: dict[str, Any], packed_rows: int | None
+) -> tuple[float, dict[str, torch.Tensor]]:
+    trainer.packed_rows = packed_rows
+    trainer.model.zero_grad()
+    loss = trainer._compute_loss(trainer.model, inputs)
+    loss.backward()
+    gradients = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    return loss.item(), gradients
+
+
+def with_old_and_reference(
+    trainer: FactoryGrpoTrainer, inputs: dict[str, Any], *, old: bool
+) -> dict[str, Any]:
+    """Old and reference log-probs near the policy's own, as an earlier policy would give them."""
+    trainer.packed_rows = None
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    own = trainer.completion_logprobs(ids, mask, LENGTH)
+    inputs["ref_per_token_logps"] = own + inputs["noise"]
+    if old:
+        inputs["old_per_token_logps"] = own + inputs["noise"].roll(1, dims=0)
+    return inputs
+
+
+def assert_same(
+    plain: tuple[float, dict[str, torch.Tensor]], packed: tuple[float, dict[str, torch.Tensor]]
+) -> None:
+    assert packed[0] == pytest.approx(plain[0], rel=RELATIVE, abs=1e-6)
+    scale = max(gradient.norm() for gradient in plain[1].values())
+    for name, expected in plain[1].items():
+        # A key bias moves no score: its true gradient is 0 and what is left is rounding.
+        bound = RELATIVE * max(expected.norm(), 1e-3 * scale)
+        assert (packed[1][name] - expected).norm() <= bound, name
+
+
+@pytest.mark.parametrize("packed_rows", [1, 2 * GROUP, ROWS])
+@pytest.mark.parametrize("old", [False, True], ids=["on-policy", "off-policy"])
+@pytest.mark.parametrize("beta", [0.0, 0.05])
+def test_packed_loss_and_gradients_are_trls(
+    trainer: FactoryGrpoTrainer, beta: float, old: bool, packed_rows: int
+) -> None:
+    trainer.beta = beta
+    inputs = with_old_and_reference(trainer, batch(), old=old)
+    plain = loss_and_gradients(trainer, inputs, None)
+    assert_same(plain, loss_and_gradients(trainer, inputs, packed_rows))
+
+
+@pytest.mark.parametrize(
+    "loss_type", ["dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
+)
+def test_micro_batches_add_up_for_every_loss(trainer: FactoryGrpoTrainer, loss_type: str) -> None:
+    trainer.beta, trainer.loss_type = 0.05, loss_type
+    try:
+        inputs = with_old_and_reference(trainer, batch(1), old=True)
+        plain = loss_and_gradients(trainer, inputs, None)
+        assert_same(plain, loss_and_gradients(trainer, inputs, GROUP))
+    finally:
+        trainer.loss_type = "grpo"
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.05])
+def test_batch_without_any_advantage(trainer: FactoryGrpoTrainer, beta: float) -> None:
+    trainer.beta = beta
+    inputs = with_old_and_reference(trainer, batch(2), old=False)
+    inputs["advantages"] = torch.zeros(ROWS)
+    plain = loss_and_gradients(trainer, inputs, None)
+    packed = loss_and_gradients(trainer, inputs, GROUP)
+    assert packed[0] == pytest.approx(plain[0], rel=RELATIVE)
+    if beta:
+        assert_same(plain, packed)
+    else:
+        # Every parameter has a gradient of zero, not none: Adam's moments decay as in TRL.
+        assert all(not gradient.any() for gradient in packed[1].values())
+        assert packed[1].keys() == plain[1].keys()
+
+
+def test_masked_out_completions_add_nothing(trainer: FactoryGrpoTrainer) -> None:
+    trainer.beta = 0.05
+    inputs = with_old_and_reference(trainer, batch(3, empty_row=True), old=True)
+    plain = loss_and_gradients(trainer, inputs, None)
+    assert_same(plain, loss_and_gradients(trainer, inputs, GROUP))
+
+
+def test_metrics_of_micro_batches_are_those_of_the_batch(trainer: FactoryGrpoTrainer) -> None:
+    trainer.beta = 0.05
+    inputs = with_old_and_reference(trainer, batch(), old=True)
+    loss_and_gradients(trainer, inputs, None)
+    plain = {name: values[-1] for name, values in trainer._metrics["train"].items()}
+    loss_and_gradients(trainer, inputs, GROUP)
+    packed = {name: values[-1] for name, values in trainer._metrics["train"].items()}
+    assert plain["ratio_max"] > 1.1
+    assert packed == pytest.approx(plain, rel=RELATIVE, abs=1e-6)
+
+
+def test_logprobs_without_gradient_do_not_depend_on_the_packs(trainer: FactoryGrpoTrainer) -> None:
+    inputs = batch()
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    found = []
+    for packed_rows in (None, 1, ROWS):
+        trainer.packed_rows = packed_rows
+        found.append(trainer.completion_logprobs(ids, mask, LENGTH))
+    assert torch.allclose(found[1], found[0], atol=1e-5)
+    assert torch.allclose(found[2], found[0], atol=1e-5)
+
+
+def test_adapters_train_through_the_packed_pass(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model", "qwen2", hidden=64)
+    trainer = make_trainer(folder, tmp_path, lora=LoraConfig(rank=4))
+    for name, parameter in trainer.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    inputs = with_old_and_reference(trainer, batch(), old=True)
+    plain = loss_and_gradients(trainer, inputs, None)
+    assert_same(plain, loss_and_gradients(trainer, inputs, GROUP))
+
+    merged = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    own = merged.state_dict()
+    given = dict(policy_weights(trainer.model))
+    assert given.keys() == own.keys()
+    for name, tensor in given.items():
+        own[name].copy_(tensor)
+    ids = torch.arange(3, 23)[None]
+    assert torch.allclose(merged(ids).logits, trainer.model(ids).logits, atol=1e-5)
+
+
+def test_a_pack_runs_each_prompt_once_and_no_last_token() -> None:
+    pack = pack_groups([Group([1, 2], [[3, 4], [5]]), Group([6], [[7, 8, 9]])])
+    assert pack.input_ids.tolist() == [1, 2, 3, 6, 7, 8]
+    assert pack.position_ids.tolist() == [0, 1, 2, 0, 1, 2]
+    # Scored: the last cell of prompt 1 (for 3 and 5), cell 2 (for 4), then 6, 7, 8.
+    assert pack.scored_cells.tolist() == [1, 2, 3, 4, 5]
+    assert pack.pair_row.tolist() == [0, 1, 0, 2, 3, 4]
+    assert pack.pair_token.tolist() == [3, 4, 5, 7, 8, 9]
+
+
+def test_models_and_settings_that_are_not_covered_say_why(
+    trainer: FactoryGrpoTrainer, tmp_path: Path
+) -> None:
+    assert plain_pass_reason(trainer.model, trainer.args) is None
+    assert "bfloat16" in not_covered(
+        AutoModelForCausalLM.from_pretrained(
+            save_tiny_model(tmp_path, "llama", hidden=32), dtype=torch.bfloat16
+        )
+    )
+    trainer.args.entropy_coef = 0.1
+    try:
+        assert "entropy" in plain_pass_reason(trainer.model, trainer.args)
+    finally:
+        trainer.args.entropy_coef = 0.0

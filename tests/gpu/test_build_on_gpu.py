@@ -1,0 +1,46 @@
+"""The whole chain on a CUDA device; without one these tests say so and are skipped."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from factory.artifacts import open_artifact
+from factory.machine import Machine
+from factory.pipeline import build
+from factory.plan import make_plan
+from factory.recipe import load_recipe
+
+pytestmark = pytest.mark.gpu
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Quiet:
+    """An observer that says nothing."""
+
+    def __getattr__(self, occasion: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
+@pytest.fixture(scope="module")
+def device() -> str:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return torch.cuda.get_device_name()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_the_smoke_recipe_builds_on_a_gpu_in_bfloat16(
+    device: str, architecture: str, tmp_path: Path
+) -> None:
+    recipe = load_recipe(
+        ROOT / "recipes" / "smoke.yaml", [f"stages.base.source.architecture={architecture}"]
+    )
+    machine = Machine(device="cuda", dtype="bfloat16", block=8, micro_batch=4, checkpoint_steps=1)
+    made = build(make_plan(recipe), tmp_path, machine, Quiet())
+    assert set(made) == set(recipe.stages)
+    telemetry = open_artifact(made["zero"].path).file("telemetry.jsonl").read_text()
+    rows = [json.loads(line) for line in telemetry.splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3]

@@ -1,0 +1,319 @@
+"""The grpo stage end to end on tiny models: what it leaves, resume to the bytes, parity, learning.
+
+The reward is the language component asked for Russian: 1 for a text without words, 0 for Latin
+words. A random model over bytes writes both, so groups carry a signal from the first step.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from factory.artifacts import Artifact, Inputs, seal
+from factory.context import Context
+from factory.errors import EngineError, RecipeError
+from factory.jsonl import write_records
+from factory.machine import Machine
+from factory.records import ArtifactKind, Problem, Trace
+from factory.sampling.transformers import TransformersSampler
+from factory.stages.grpo import STAGE, GrpoConfig
+from factory.tiny import save_tiny_model
+from factory.training import grpo_run
+from factory.training.grpo_run import question_order
+from factory.training.rollouts import Rollouts
+
+MACHINE = Machine(device="cpu", engine="transformers", threads=1, checkpoint_steps=2)
+PROBLEMS = [
+    Problem(id=f"p{i}", prompt=f"{i} + 1 =", reference=str(i + 1), kind="exact", source="sums")
+    for i in range(5)
+]
+
+
+def config(**settings: Any) -> GrpoConfig:
+    return GrpoConfig(
+        **{
+            "kind": "grpo", "model": "base", "problems": "sums", "steps": 6, "prompts": 3,
+            "group": 4, "updates_per_rollout": 2, "max_new_tokens": 8, "learning_rate": 1e-3,
+            "kl": 0.05, "reference_refresh_steps": 2, "language": "ru",
+            "rewards": ({"name": "language"}, {"name": "format"}),
+            "prompt": {"style": "chat", "prefill": "<think> "},
+            **settings,
+        }
+    )  # fmt: skip
+
+
+def artifact(
+    folder: Path, name: str, kind: ArtifactKind, fill: Callable[[Path], object]
+) -> Artifact:
+    partial = folder / f"{name}.partial"
+    partial.mkdir(parents=True)
+    fill(partial)
+    fields = {
+        "kind": kind, "name": name, "stage": kind, "stage_version": 1, "config": {},
+        "fingerprint": hashlib.sha256(name.encode()).hexdigest(), "inputs": {}, "seed": 0,
+        "metrics": {}, "versions": {}, "machine": {}, "commit": "", "dirty": False,
+        "seconds": 0.0, "peak_memory_gib": 0.0, "created": "",
+    }  # fmt: skip
+    return seal(partial, folder / name, fields)
+
+
+def make_inputs(folder: Path) -> Inputs:
+    return Inputs(
+        model=artifact(
+            folder, "base", "model", lambda path: save_tiny_model(path, "llama", hidden=32)
+        ),
+        problems=artifact(
+            folder,
+            "sums",
+            "problems",
+            lambda path: write_records(path / "train.jsonl", PROBLEMS),
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return make_inputs(tmp_path_factory.mktemp("artifacts"))
+
+
+class Events:
+    """The stream beside an artifact; may end this process at a step, as a power cut would."""
+
+    def __init__(self, killed_after: int | None = None) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.killed_after = killed_after
+
+    def write(self, line: str) -> None:
+        row = json.loads(line)
+        self.rows.append(row)
+        if row["event"] == "progress" and row["done"] == self.killed_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def flush(self) -> None:
+        pass
+
+
+def run_stage(
+    settings: GrpoConfig,
+    inputs: Inputs,
+    folder: Path,
+    *,
+    machine: Machine = MACHINE,
+    killed_after: int | None = None,
+) -> tuple[Path, dict[str, float], list[dict[str, Any]]]:
+    """Runs in `folder`, going on from what an earlier run left there."""
+    scratch, out = folder / "scratch", folder / "out"
+    scratch.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    events = Events(killed_after)
+    metrics = STAGE.run(settings, inputs, out, Context(7, machine, scratch, events))
+    return out, metrics, events.rows
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    inputs: Inputs, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, float], list[dict[str, Any]]]:
+    return run_stage(config(), inputs, tmp_path_factory.mktemp("undisturbed"))
+
+
+def test_telemetry_has_a_row_a_step_and_rollout_figures_where_one_starts(undisturbed: Any) -> None:
+    out, metrics, events = undisturbed
+    rows = [json.loads(line) for line in (out / "telemetry.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    always = {"loss", "grad_norm", "learning_rate", "kl", "entropy", "clipped_share", "ratio_max"}
+    assert all(always <= row.keys() for row in rows)
+    of_rollouts = {
+        "reward", "reward_std", "rewards/language", "rewards/format", "signal_share", "accuracy",
+        "completion_length", "truncated_share", "language_mix_share", "words/wait",
+    }  # fmt: skip
+    assert [of_rollouts <= row.keys() for row in rows] == [True, False] * 3
+    assert rows[0]["signal_share"] > 0
+    assert rows[0]["ratio_max"] == pytest.approx(1.0, abs=1e-4)
+    assert rows[1]["ratio_max"] > 1.01, "the second update of a rollout is off-policy"
+    assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert rows[1]["kl"] > 1e-5
+    assert rows[2]["kl"] < rows[1]["kl"], "the reference was refreshed after step 2"
+    assert metrics["steps"] == 6
+    timings = [row["values"] for row in events if row["event"] == "metrics"]
+    assert {"seconds/generate", "seconds/grade", "seconds/reference", "seconds/train"} <= timings[
+        0
+    ].keys()
+    assert "seconds/sync" in timings[2]
+    assert timings[0]["parity/max"] < 1e-4
+    assert timings[2]["parity/max"] < 1e-4
+
+
+def test_rollouts_of_first_middle_and_last_phase_are_kept(undisturbed: Any) -> None:
+    out, _, _ = undisturbed
+    lines = [json.loads(line) for line in (out / "rollouts.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1] * 4 + [3] * 4 + [5] * 4
+    traces = [Trace.model_validate_json(json.dumps(line["trace"])) for line in lines]
+    assert {trace.sample for trace in traces} == {0, 1}
+    assert all(trace.prompt.endswith("<think> ") for trace in traces)
+    assert lines[0]["rewards"].keys() == {"accuracy", "format", "language", "total"}
+
+
+def test_the_model_is_a_folder_without_traces_of_this_machine(
+    undisturbed: Any, inputs: Inputs
+) -> None:
+    out, _, _ = undisturbed
+    model = AutoModelForCausalLM.from_pretrained(out)
+    before = AutoModelForCausalLM.from_pretrained(inputs["model"].path)
+    assert not torch.equal(model.lm_head.weight, before.lm_head.weight)
+    for path in out.glob("*.json"):
+        assert str(inputs["model"].path.parent) not in path.read_text(), path.name
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= digests(out).keys()
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    undisturbed: Any, inputs: Inputs, tmp_path: Path
+) -> None:
+    """Killed after step 3, half-way through a rollout; the last checkpoint is that of step 2."""
+    child = subprocess.run(
+        [sys.executable, __file__, str(inputs["model"].path.parent), str(tmp_path), "3"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        check=False,
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr.decode()[-2000:]
+    checkpoints = tmp_path / "scratch" / "trainer"
+    assert [path.name for path in checkpoints.glob("checkpoint-*")] == ["checkpoint-2"]
+    out, _, events = run_stage(config(), inputs, tmp_path)
+    assert digests(out) == digests(undisturbed[0])
+    steps = [row["step"] for row in events if row["event"] == "metrics"]
+    assert steps == [3, 4, 5, 6]
+
+
+def test_adapters_reach_the_engine_and_are_merged_after_a_warm_up(
+    inputs: Inputs, tmp_path: Path
+) -> None:
+    settings = config(
+        lora={"rank": 2}, reference_refresh_steps=0, steps=4, updates_per_rollout=1, warmup_steps=3
+    )
+    out, _, events = run_stage(settings, inputs, tmp_path)
+    assert AutoModelForCausalLM.from_pretrained(out).config.model_type == "llama"
+    assert not (out / "adapter_model.safetensors").exists()
+    values = [row["values"] for row in events if row["event"] == "metrics"]
+    assert ["parity/max" in row for row in values] == [True, True, False, True]
+    assert all(row["parity/max"] < 1e-4 for row in values if "parity/max" in row)
+    rows = [json.loads(line) for line in (out / "telemetry.jsonl").read_text().splitlines()]
+    rates = [row["learning_rate"] for row in rows]
+    assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3])
+
+
+def test_the_plain_pass_gives_the_same_figures_and_says_why_it_is_taken(
+    undisturbed: Any, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpo_run, "plain_pass_reason", lambda model, arguments: "a test says so")
+    machine = MACHINE.model_copy(update={"micro_groups": 3})
+    out, _, events = run_stage(config(steps=2), inputs, tmp_path, machine=machine)
+    notes = [row["text"] for row in events if row["event"] == "note"]
+    assert any("a test says so" in note for note in notes)
+    plain = [json.loads(line) for line in (out / "telemetry.jsonl").read_text().splitlines()]
+    packed = (undisturbed[0] / "telemetry.jsonl").read_text().splitlines()
+    for row, line in zip(plain, packed[:2], strict=True):
+        assert row == pytest.approx(json.loads(line), rel=1e-3, abs=1e-5)
+
+
+class StaleSampler(TransformersSampler):
+    """An engine that ignores new weights, as stock vLLM on a CPU does."""
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        pass
+
+
+def test_an_engine_that_keeps_old_weights_stops_the_run(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        grpo_run,
+        "open_sampler",
+        lambda model, machine, max_length, **_: StaleSampler(model, machine, max_length=max_length),
+    )
+    with pytest.raises(EngineError, match=r"step 3: log-probs of transformers and of the trainer"):
+        run_stage(config(), inputs, tmp_path)
+
+
+def test_a_run_that_diverges_stops_with_the_step(inputs: Inputs, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"step [23]: (loss|grad_norm|log-probs)"):
+        run_stage(config(learning_rate=1e30, updates_per_rollout=1), inputs, tmp_path)
+
+
+def test_a_completion_limit_beyond_the_model_is_refused(inputs: Inputs, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"max_new_tokens: 2000 .* model's 1024"):
+        run_stage(config(max_new_tokens=2000), inputs, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("scale_reward", "did you mean scale_rewards"),
+        ("learning_rate", "the stage's own key learning_rate"),
+        ("output_dir", "not allowed"),
+    ],
+)
+def test_arguments_passed_to_trl_are_checked_before_anything_runs(name: str, message: str) -> None:
+    assert message in STAGE.check(config(trl={name: 1}))[0]
+
+
+def test_an_unknown_language_is_refused_before_anything_runs() -> None:
+    assert "language: 'xx' is not one of ar, bg" in STAGE.check(config(language="xx"))[0]
+
+
+def test_questions_come_in_whole_passes_of_different_orders() -> None:
+    order = question_order(5, 12, seed=1)
+    assert sorted(order[:5]) == sorted(order[5:10]) == [0, 1, 2, 3, 4]
+    assert order[:5] != order[5:10]
+    assert order[:7] == question_order(5, 7, seed=1)
+    assert order != question_order(5, 12, seed=2)
+
+
+def test_a_one_token_bandit_is_learned(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reward 1 for a token below 64, which a random model draws a quarter of the time."""
+
+    def reward_functions(self: Rollouts) -> list[Callable[..., list[float]]]:
+        def low(completion_ids: list[list[int]], **_: Any) -> list[float]:
+            return [float(ids[0] < 64) for ids in completion_ids]
+
+        return [low]
+
+    monkeypatch.setattr(Rollouts, "reward_functions", reward_functions)
+    settings = config(
+        rewards=({"name": "format"},), max_new_tokens=1, updates_per_rollout=1, steps=14,
+        prompts=4, group=8, kl=0.0, learning_rate=3e-2,
+    )  # fmt: skip
+    context = Context(0, MACHINE, tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    grpo_run.train(settings, PROBLEMS, model=inputs["model"], out=out, context=context)
+    rows = [json.loads(line) for line in (tmp_path / "telemetry.jsonl").read_text().splitlines()]
+    rewards = [row["reward"] for row in rows]
+    assert sum(rewards[:2]) / 2 < 0.5
+    assert sum(rewards[-3:]) / 3 > 0.9
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    root, folder, step = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    from factory.artifacts import open_artifact
+
+    opened = Inputs(model=open_artifact(root / "base"), problems=open_artifact(root / "sums"))
+    run_stage(config(), opened, folder, killed_after=step)

@@ -1,0 +1,129 @@
+"""SIGKILL at random moments, the same command again: the same bytes as an undisturbed build.
+
+The recipe is the smoke recipe up to the first evaluation of a trained model: eleven stages, every
+kind of stage among them. Two builds are killed again and again side by side, one thread each, and
+both are held to one undisturbed build.
+"""
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from building import SMOKE, Build, sealed, wait_until_gone
+
+from factory.artifacts import Artifact
+from factory.plan import make_plan
+from factory.recipe import load_recipe
+from factory.stages import STAGES
+
+LAST = "eval_cold"
+LANES = (
+    ("base", "sums", "zero", "zero", "few_shot_traces", "few_shot_kept", "cold_traces", "cold",
+     "cold", "eval_cold", "eval_cold"),
+    ("long_sums", "zero", "zero", "few_shot_traces", "zero_traces", "zero_kept", "cold_traces",
+     "cold", "cold", "eval_cold", "eval_cold"),
+)  # fmt: skip
+"""In which stage each kill of a lane strikes, at a random moment of it."""
+LEAST_KILLS = 20
+WORKING_KINDS = {"generate", "sft", "grpo", "evaluate"}
+"""Stages long enough that a kill must have struck while one of them was at work."""
+
+
+def identities(store: Path) -> dict[str, tuple[str, str]]:
+    """(fingerprint, content hash) of every artifact by stage name."""
+    return {
+        name: (artifact.fingerprint, artifact.manifest.content)
+        for name, artifact in sealed(store).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("undisturbed") / "store"
+    Build(store, "--until", LAST).succeed()
+    return store
+
+
+def killed_lane(
+    store: Path, targets: tuple[str, ...], seed: int, *, reference: Mapping[str, Artifact]
+) -> Counter[str]:
+    """Build with one kill a target, then to the end; counts kills by the kind at work."""
+    chance = random.Random(seed)
+    kills: Counter[str] = Counter()
+    order = [step.name for step in make_plan(load_recipe(SMOKE), until=LAST)]
+    for wanted in targets:
+        done = sealed(store)
+        # An earlier kill may have come too late for its stage and struck in this one.
+        target = next(
+            n for n in [*order[order.index(wanted) :], LAST] if n not in done or n == LAST
+        )
+        build = Build(store, "--until", LAST)
+        if build.wait_for_worker(target):
+            # The last stage has less to do each time, and a build that has ended cannot be killed.
+            share = 0.5 if target == LAST else 1.0
+            time.sleep(chance.uniform(0.0, share * reference[target].manifest.seconds))
+        if not build.is_running():
+            build.succeed()
+            continue
+        build.kill(whole_group=chance.random() < 0.5)
+        unfinished = {path.name.rpartition("-")[0] for path in store.glob("*.partial")}
+        at_work = [name for name in unfinished if name not in sealed(store)]
+        kills[reference[at_work[0]].manifest.stage if at_work else "between"] += 1
+    Build(store, "--until", LAST).succeed()
+    return kills
+
+
+def test_the_recipe_has_every_kind_of_stage_and_every_lane_stays_in_it() -> None:
+    plan = make_plan(load_recipe(SMOKE), until=LAST)
+    assert {step.kind for step in plan} == set(STAGES)
+    assert {name for lane in LANES for name in lane} <= {step.name for step in plan}
+    assert sum(len(lane) for lane in LANES) >= LEAST_KILLS
+
+
+def test_killed_builds_end_with_the_bytes_of_an_undisturbed_one(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    reference = sealed(undisturbed)
+    with ThreadPoolExecutor(len(LANES)) as pool:
+        futures = [
+            pool.submit(killed_lane, tmp_path / f"lane{n}", lane, 11 + n, reference=reference)
+            for n, lane in enumerate(LANES)
+        ]
+        kills = sum((future.result() for future in futures), Counter())
+    assert kills.total() >= LEAST_KILLS
+    assert set(kills) >= WORKING_KINDS, kills
+    for number in range(len(LANES)):
+        assert identities(tmp_path / f"lane{number}") == identities(undisturbed), kills
+        assert not list((tmp_path / f"lane{number}").glob("*.partial"))
+
+
+def test_a_killed_worker_is_told_as_out_of_memory_and_a_stop_says_how_to_go_on(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    build = Build(tmp_path / "store", "--until", "zero")
+    for pid in build.wait_for_worker("zero"):
+        os.kill(pid, signal.SIGKILL)
+    output = build.finish()
+    assert build.process.returncode == 2
+    assert "stage zero: killed from outside, most likely out of memory: lower" in output
+    assert "Traceback" not in output
+
+    build = Build(tmp_path / "store", "--until", "zero")
+    workers = build.wait_for_worker("zero")
+    assert workers
+    # Handled as Ctrl-C is; SIGINT itself is ignored where the tests run in the background.
+    build.process.send_signal(signal.SIGTERM)
+    output = build.finish()
+    assert build.process.returncode == 130
+    assert "go on with: factory build" in output
+    assert "Traceback" not in output
+    wait_until_gone(workers)
+
+    Build(tmp_path / "store", "--until", "zero").succeed()
+    assert identities(tmp_path / "store")["zero"] == identities(undisturbed)["zero"]

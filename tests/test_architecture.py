@@ -1,0 +1,218 @@
+"""The rules of docs/architecture.md that a program can check."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from factory.plan import make_plan
+from factory.recipe import load_machine, load_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+MACHINES = sorted((ROOT / "recipes" / "machines").glob("*.yaml"))
+
+# From the bottom up. A module may import modules of its own layer and of those below. A package
+# named here stands for its modules, unless one of them is named by itself.
+LAYERS = (
+    ("errors", "seeds", "records", "install", "provenance"),
+    ("jsonl", "yaml12", "tiny"),
+    ("artifacts", "machine", "context"),
+    ("chat", "problems", "grading"),
+    ("rewards", "sampling"),
+    ("training", "evaluation"),
+    ("stages",),
+    ("recipe",),
+    ("plan",),
+    ("launch", "worker"),
+    ("pipeline",),
+    ("report", "ui", "doctor"),
+    ("cli",),
+)
+HEAVY = ("torch", "transformers", "vllm", "trl", "datasets", "lm_eval", "numpy")
+PRINTERS = ("factory.cli", "factory.ui", "factory.install")
+LINES_A_FILE = 500
+LINES_A_FUNCTION = 60
+LINES_A_TRAINER_LOOP = 90
+TRAINER_LOOPS = ("factory.training.grpo", "factory.training.packed")
+LOOSEST_TOLERANCE = 1e-2
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """The syntax tree of every module of the package, by dotted name."""
+    found = {}
+    for path in sorted((ROOT / "factory").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(part for part in parts if part != "__init__")
+        found[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+def files_of_tests() -> list[Path]:
+    return [p for p in sorted((ROOT / "tests").rglob("*.py")) if "typings" not in p.parts]
+
+
+def imports(tree: ast.AST, *, lazy: bool) -> Iterator[str]:
+    """Modules of the factory that a tree imports; those for type checkers only do not count.
+
+    Without `lazy` imports inside functions are left out.
+    """
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.FunctionDef) and not lazy:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("factory"))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("factory"):
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in modules() else str(node.module)
+        else:
+            yield from imports(node, lazy=lazy)
+
+
+def layer(module: str) -> int:
+    part = module.split(".")[1]
+    found = [number for number, names in enumerate(LAYERS) if part in names]
+    assert len(found) == 1, f"{module} stands in {len(found)} layers"
+    return found[0]
+
+
+def test_imports_go_down_only() -> None:
+    wrong = [
+        f"{name} imports {target}"
+        for name, tree in modules().items()
+        if "." in name
+        for target in imports(tree, lazy=True)
+        if "." in target and layer(target) > layer(name)
+    ]
+    assert wrong == []
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = {name: set(imports(tree, lazy=False)) for name, tree in modules().items()}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, f"import cycle: {' -> '.join([*trail, name])}"
+        if name in done:
+            return
+        # A package that imports its own module is no cycle: the module needs only the package's
+        # name, not what its __init__ defines.
+        for target in graph.get(name, ()):
+            visit(target, (*trail, name))
+        done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_no_file_is_longer_than_500_lines() -> None:
+    files = [*sorted((ROOT / "factory").rglob("*.py")), *files_of_tests()]
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert {str(p): n for p, n in lengths.items() if n > LINES_A_FILE} == {}
+
+
+def test_no_function_is_longer_than_60_lines() -> None:
+    long = []
+    for name, tree in modules().items():
+        limit = LINES_A_TRAINER_LOOP if name in TRAINER_LOOPS else LINES_A_FUNCTION
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                if length > limit:
+                    long.append(f"{name}.{node.name}: {length} lines")
+    assert long == []
+
+
+@pytest.mark.parametrize("module", ["factory.cli", "factory.stages", "factory.worker"])
+def test_an_import_leaves_the_heavy_libraries_unimported(module: str) -> None:
+    code = f"import sys, {module}; print(*(m for m in {HEAVY!r} if m in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.split() == []
+
+
+def test_only_the_command_line_prints() -> None:
+    printing = [
+        name
+        for name, tree in modules().items()
+        if not name.startswith(PRINTERS)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "print"
+    ]
+    assert printing == []
+
+
+def test_no_code_of_a_model_folder_is_ever_trusted() -> None:
+    word = "trust_remote_" + "code"
+    for name, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.keyword) and node.arg == word:
+                assert ast.unparse(node.value) == "False", name
+            if isinstance(node, ast.Dict):
+                given = zip(node.keys, node.values, strict=True)
+                values = [ast.unparse(v) for k, v in given if k and ast.unparse(k) == repr(word)]
+                assert "True" not in values, name
+
+
+def test_no_test_is_looser_than_a_hundredth() -> None:
+    loose = []
+    for path in files_of_tests():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for where, value in tolerances(tree):
+            if value > LOOSEST_TOLERANCE:
+                loose.append(f"{path.relative_to(ROOT)}:{where}: {value}")
+    assert loose == []
+
+
+def tolerances(tree: ast.Module) -> Iterator[tuple[int, float]]:
+    """(line, value) of every rel=, abs=, atol=, rtol=, delta= that is a number or a constant."""
+    constants = {
+        target.id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.keyword):
+            continue
+        if node.arg not in ("rel", "abs", "atol", "rtol", "delta", "abs_tol", "rel_tol"):
+            continue
+        if isinstance(node.value, ast.Constant):
+            yield node.value.lineno, float(node.value.value)
+        elif isinstance(node.value, ast.Name) and node.value.id in constants:
+            yield node.value.lineno, float(constants[node.value.id])
+
+
+def test_tolerances_are_found_through_constants() -> None:
+    tree = ast.parse("CLOSE = 0.5\nassert x == approx(1, rel=CLOSE)\nisclose(a, b, atol=2.0)")
+    assert sorted(tolerances(tree)) == [(2, 0.5), (3, 2.0)]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_loads_and_plans(path: Path) -> None:
+    plan = make_plan(load_recipe(path))
+    assert plan
+    assert all(re.fullmatch(r"[0-9a-f]{64}", step.fingerprint) for step in plan)
+
+
+@pytest.mark.parametrize("path", MACHINES, ids=lambda path: path.stem)
+def test_every_machine_file_loads(path: Path) -> None:
+    assert load_machine(path) is not None
+
+
+def test_the_recipes_are_found() -> None:
+    assert {"quickstart", "smoke"} <= {path.stem for path in RECIPES}
+    assert {"cpu", "smoke"} <= {path.stem for path in MACHINES}

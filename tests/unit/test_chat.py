@@ -1,0 +1,188 @@
+"""Prompts word for word, and the strict grammar of answers."""
+
+import time
+
+import pytest
+from pydantic import ValidationError
+
+from factory.chat import Demonstration, PromptConfig, completion_text, parse, render, stop_texts
+from factory.errors import RecipeError
+from factory.tiny import byte_tokenizer
+
+SHOWN = Demonstration(question="1 + 1 =", reasoning="1 + 1 = 2.", answer="2")
+GOOD = "<think> 3 + 4 = 7. </think> <answer> 7 </answer>"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return byte_tokenizer()
+
+
+def test_zero_style_is_the_papers_table_word_for_word(tokenizer):
+    assert render("What is 3 + 4", PromptConfig(style="zero"), tokenizer) == (
+        "A conversation between User and Assistant. The user asks a question, and the Assistant "
+        "solves it. The assistant first thinks about the reasoning process in the mind and then "
+        "provides the user with the answer. The reasoning process and answer are enclosed within "
+        "<think> </think> and <answer> </answer> tags, respectively, i.e., <think> reasoning "
+        "process here </think> <answer> answer here </answer>. User: What is 3 + 4. Assistant:"
+    )
+
+
+def test_zero_style_adds_no_stop_after_a_question_that_ends_in_a_mark(tokenizer):
+    assert render("3 + 4 =", PromptConfig(style="zero"), tokenizer).endswith(
+        "User: 3 + 4 = Assistant:"
+    )
+
+
+def test_zero_demonstrations_are_turns_in_the_same_frame(tokenizer):
+    prompt = PromptConfig(style="zero", demonstrations=(SHOWN, SHOWN))
+    turn = "User: 1 + 1 =\nAssistant: <think> 1 + 1 = 2. </think> <answer> 2 </answer>\n"
+    text = render("3 + 4 =", prompt, tokenizer)
+    assert text.endswith("</answer>.\n" + turn + turn + "User: 3 + 4 =\nAssistant:")
+
+
+def test_zero_style_starts_with_the_token_that_the_tokenizer_puts_before_text():
+    class LlamaLike:
+        bos_token, bos_token_id = "<s>", 1
+
+        def __call__(self, text):
+            return {"input_ids": [1]}
+
+    assert render("q", PromptConfig(style="zero"), LlamaLike()).startswith("<s>A conversation")
+
+
+def test_chat_style_has_a_system_message_only_if_given(tokenizer):
+    assert render("hi", PromptConfig(), tokenizer) == (
+        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert render("hi", PromptConfig(system="Be brief."), tokenizer).startswith(
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n"
+    )
+
+
+def test_few_shot_style_shows_examples_as_earlier_turns(tokenizer):
+    text = render("q", PromptConfig(style="few_shot", demonstrations=(SHOWN,)), tokenizer)
+    assert text == (
+        "<|im_start|>user\n1 + 1 =<|im_end|>\n<|im_start|>assistant\n<think> 1 + 1 = 2. </think> "
+        "<answer> 2 </answer><|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_reflect_style_asks_for_reflection_verification_and_tags(tokenizer):
+    text = render("q", PromptConfig(style="reflect"), tokenizer)
+    assert all(word in text for word in ("q\n\n", "reflect", "verify", "<think>", "<answer>"))
+
+
+def test_prefill_is_not_repeated_where_the_template_already_opens_the_thoughts(tokenizer):
+    prompt = PromptConfig(prefill="<think>\n")
+    assert render("q", prompt, tokenizer).endswith("assistant\n<think>\n")
+    opening = byte_tokenizer()
+    opening.chat_template = tokenizer.chat_template + "<think>\n"
+    assert render("q", prompt, opening).count("<think>") == 1
+
+
+def test_a_chat_style_without_a_chat_template_is_refused():
+    plain = byte_tokenizer()
+    plain.chat_template = None
+    with pytest.raises(RecipeError, match="no chat template; use style zero"):
+        render("q", PromptConfig(), plain)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"style": "few_shot"},
+        {"style": "chat", "demonstrations": (SHOWN,)},
+        {"style": "zero", "system": "x"},
+    ],
+)
+def test_settings_that_do_not_fit_the_style_are_refused(settings):
+    with pytest.raises(ValidationError):
+        PromptConfig(**settings)
+
+
+def test_only_the_chat_style_must_end_by_itself():
+    assert stop_texts(PromptConfig()) == ()
+    assert stop_texts(PromptConfig(style="zero")) == ("</answer>",)
+
+
+def test_a_well_formed_completion_is_split_into_its_parts():
+    response = parse(f"\n {GOOD} \n")
+    assert (response.reasoning, response.answer) == ("3 + 4 = 7.", "7")
+    assert response.is_well_formed and response.problem == ""
+
+
+def test_a_prefilled_opening_tag_counts():
+    rest = GOOD.removeprefix("<think>")
+    assert parse(rest, prefill="<think>\n").answer == "7"
+    assert parse(rest).problem == "no <think>"
+    assert parse(GOOD, prefill="<think>\n").problem == "more than one <think>"
+
+
+def test_unfinished_thinking_keeps_its_thoughts():
+    response = parse("<think> so far")
+    assert (response.reasoning, response.answer) == ("so far", None)
+    assert response.problem == "unfinished thinking"
+
+
+MALFORMED = [
+    ("7", "no tags"),
+    ("", "no tags"),
+    ("<think> a </think>", "no answer after the thinking"),
+    ("<think> a </think> 7", "no answer after the thinking"),
+    ("<think> a </think> <answer> 7", "unfinished answer"),
+    ("<answer> 7 </answer>", "no <think>"),
+    ("<think> a <answer> 7 </answer>", "no </think>"),
+    ("<think> a <answer> 7 </answer> </think>", "tags out of order"),
+    ("<answer> 7 </answer> <think> a </think>", "tags out of order"),
+    (GOOD + " <answer> 8 </answer>", "more than one <answer>"),
+    ("<think> <think> a </think> </think> <answer> 7 </answer>", "more than one <think>"),
+    ("Sure. " + GOOD, "text before <think>"),
+    ("<think> a </think> so <answer> 7 </answer>", "text between"),
+    (GOOD + " Done.", "text after </answer>"),
+    ("<think> a </think> <answer> \n </answer>", "the answer is empty"),
+    (GOOD + "\nUser: and 5 + 5?", "a made-up turn: User:"),
+    ("<think> a\nAssistant: b </think> <answer> 7 </answer>", "a made-up turn: Assistant:"),
+    (GOOD + "<|im_start|>user\nnext", "a made-up turn: <|im_start|>"),
+    ("<think> </Think> a </think> <answer> 7 </answer>", "a look-alike tag"),
+    ("<think> < / answer > a </think> <answer> 7 </answer>", "a look-alike tag"),
+    ("<think> <\u0430nswer> 8 </think> <answer> 7 </answer>", "a look-alike tag"),  # Cyrillic a
+    ("<think> \uff1canswer\uff1e 8 </think> <answer> 7 </answer>", "a look-alike tag"),
+    ("<think> <ans\u200bwer> 8 </think> <answer> 7 </answer>", "a look-alike tag"),
+    ("<think> a </think> <answer> 7 <answer/> </answer>", "a look-alike tag"),
+    ("<th\u0456nk> a </th\u0456nk> <answer> 7 </answer>", "no <think>"),  # Ukrainian i
+]
+
+
+@pytest.mark.parametrize(("text", "problem"), MALFORMED)
+def test_whatever_is_not_the_grammar_names_its_problem_and_has_no_answer(text, problem):
+    response = parse(text)
+    assert not response.is_well_formed and response.answer is None
+    assert response.problem.startswith(problem)
+
+
+def test_ordinary_mathematics_in_the_thoughts_is_no_tag():
+    text = "<think> if a < b and b > c, the answer is > 3 </think> <answer> 7 </answer>"
+    assert parse(text).is_well_formed
+
+
+HOSTILE = {
+    "brackets": "<" * 500_000,
+    "tags": "<think>" * 100_000,
+    "half tags": "<think" * 100_000,
+    "spaces": "<think>" + ("\n" + " " * 50) * 10_000 + "</think> <answer> 1 </answer>",
+    "marks": "<think>" + "\u0316\u0301" * 200_000 + "</think> <answer> 1 </answer>",
+    "markers": "<think>" + "<|" * 200_000 + "</think> <answer> 1 </answer>",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_text_is_parsed_in_linear_time(name):
+    began = time.perf_counter()
+    parse(HOSTILE[name])
+    assert time.perf_counter() - began < 3.0
+
+
+def test_the_canonical_completion_is_well_formed():
+    response = parse(completion_text(" a ", " 7 "))
+    assert (response.reasoning, response.answer) == ("a", "7")

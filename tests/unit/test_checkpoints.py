@@ -1,0 +1,225 @@
+"""Checkpoints count only when complete, and a killed run goes on to the same bytes."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from factory.errors import ArtifactError
+
+STEPS = 7
+SAVE_STEPS = 2
+
+
+def checkpoint(folder: Path, name: str, *, step: int | None) -> Path:
+    """A folder that looks like a checkpoint; without a step it has no marker."""
+    from factory.training.checkpoints import mark_complete
+
+    path = folder / name
+    path.mkdir(parents=True)
+    (path / "model.safetensors").write_bytes(b"12345678")
+    (path / "trainer_state.json").write_text("{}")
+    if step is not None:
+        mark_complete(path, step)
+    return path
+
+
+def test_the_newest_complete_checkpoint_is_chosen_by_step_not_by_name_order(tmp_path: Path):
+    from factory.training.checkpoints import latest_complete
+
+    checkpoint(tmp_path, "checkpoint-9", step=9)
+    newest = checkpoint(tmp_path, "checkpoint-10", step=10)
+    checkpoint(tmp_path, "checkpoint-11", step=None)
+    assert latest_complete(tmp_path) == newest
+
+
+def test_a_folder_without_checkpoints_has_no_resume_point(tmp_path: Path):
+    from factory.training.checkpoints import resume_point
+
+    assert resume_point(tmp_path) is None
+    assert resume_point(tmp_path / "missing") is None
+
+
+@pytest.mark.parametrize("damage", ["no marker", "short file", "missing file", "broken marker"])
+def test_a_torn_checkpoint_is_never_trusted_and_is_deleted(tmp_path: Path, damage: str):
+    from factory.training.checkpoints import MARKER, latest_complete, resume_point
+
+    whole = checkpoint(tmp_path, "checkpoint-2", step=2)
+    torn = checkpoint(tmp_path, "checkpoint-4", step=4)
+    assert latest_complete(tmp_path) == torn
+    if damage == "no marker":
+        (torn / MARKER).unlink()
+    elif damage == "short file":
+        (torn / "model.safetensors").write_bytes(b"1234567")
+    elif damage == "missing file":
+        (torn / "trainer_state.json").unlink()
+    else:
+        (torn / MARKER).write_text('{"step": 4, "fi')
+    assert latest_complete(tmp_path) == whole
+    assert resume_point(tmp_path) == whole
+    assert not torn.exists()
+
+
+def test_only_the_first_rank_deletes_torn_checkpoints(tmp_path: Path, monkeypatch):
+    from factory.training.checkpoints import resume_point
+
+    torn = checkpoint(tmp_path, "checkpoint-4", step=None)
+    monkeypatch.setenv("RANK", "1")
+    assert resume_point(tmp_path) is None
+    assert torn.exists()
+
+
+def test_a_full_disk_is_told_before_training(tmp_path: Path, monkeypatch):
+    import torch
+
+    from factory.training import checkpoints
+
+    monkeypatch.setattr(checkpoints, "free_gib", lambda path: 0.001)
+    with pytest.raises(ArtifactError, match="two checkpoints of this model need"):
+        checkpoints.require_space(tmp_path, torch.nn.Linear(1000, 1000))
+    checkpoints.require_space(tmp_path, torch.nn.Linear(10, 10))
+
+
+@pytest.fixture(scope="module")
+def killed_runs(tmp_path_factory) -> Path:
+    """Results of an undisturbed run and of runs killed at several moments, each resumed.
+
+    A process of its own trains them in forked children: it never touches autograd itself, which
+    does not survive a fork on machines with a GPU.
+    """
+    folder = tmp_path_factory.mktemp("killed")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, __file__, str(folder)], check=True, env=environment)
+    return folder
+
+
+KILLS = ("first step", "mid interval", "writing", "before marker", "deleting older")
+
+
+@pytest.mark.parametrize("kill", KILLS)
+def test_a_killed_and_resumed_run_ends_with_the_same_bytes(killed_runs: Path, kill: str):
+    for name in ("model.safetensors", "telemetry.jsonl"):
+        expected = (killed_runs / "undisturbed" / name).read_bytes()
+        assert len(expected) > 100
+        assert (killed_runs / kill / name).read_bytes() == expected, name
+
+
+def test_resuming_starts_at_the_last_complete_checkpoint(killed_runs: Path):
+    # Saved every 2 steps. Killed in step 1: nothing to resume. After step 5: checkpoint 4. While
+    # checkpoint 4 is written, or complete but unmarked: 2. Once 4 has its marker: 4.
+    starts = {kill: int((killed_runs / kill / "resumed_at").read_text()) for kill in KILLS}
+    assert starts == dict(zip(KILLS, (0, 4, 2, 2, 4), strict=True))
+
+
+def _train(folder: Path, kill: str | None) -> None:
+    """Train a tiny model with dropout, so that a lost random state would show, and save it."""
+    import torch
+    from transformers import Trainer, TrainingArguments
+
+    from factory.context import Context
+    from factory.machine import Machine
+    from factory.tiny import tiny_model
+    from factory.training import checkpoints
+    from factory.training.telemetry import Telemetry
+
+    torch.set_num_threads(1)
+    model = tiny_model("llama", hidden=32, layers=1)
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.2
+    rows = [[(7 * row + place) % 259 for place in range(8)] for row in range(11)]
+    arguments = TrainingArguments(
+        output_dir=str(folder / "trainer"),
+        seed=1,
+        max_steps=STEPS,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        logging_steps=1,
+        **checkpoints.saving_fields(Machine(checkpoint_steps=SAVE_STEPS)),
+    )
+    telemetry = Telemetry(
+        folder / "telemetry.jsonl",
+        Context(1, Machine(), folder),
+        values=lambda logs: {"loss": logs["loss"], "grad_norm": logs["grad_norm"]},
+    )
+    trainer = Trainer(
+        model,
+        arguments,
+        train_dataset=[{"input_ids": row, "labels": row} for row in rows],
+        callbacks=[telemetry, checkpoints.CompleteCheckpoints()],
+    )
+    _arm(kill, telemetry)
+    resumed = checkpoints.resume_point(folder / "trainer")
+    start = 0 if resumed is None else int(resumed.name.removeprefix("checkpoint-"))
+    (folder / "resumed_at").write_text(str(start))
+    trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+    model.save_pretrained(folder)
+
+
+def _arm(kill: str | None, telemetry) -> None:
+    """Replace one function by one that kills this process at the wanted moment."""
+    from transformers import Trainer
+
+    from factory.training import checkpoints
+
+    def die_on_call(number: int, original: Callable | None = None) -> Callable:
+        calls = 0
+
+        def function(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **kwargs) if original else None
+
+        return function
+
+    if kill == "first step":
+        telemetry.on_log = die_on_call(1)
+    elif kill == "mid interval":
+        telemetry.on_log = die_on_call(5, telemetry.on_log)
+    elif kill == "writing":  # weights and optimizer are there, the trainer's state is not
+        Trainer._save_rng_state = die_on_call(2, Trainer._save_rng_state)
+    elif kill == "before marker":
+        checkpoints.mark_complete = die_on_call(2, checkpoints.mark_complete)
+    elif kill == "deleting older":
+        checkpoints._discard = die_on_call(1)
+
+
+def _in_child(work: Callable[[], None]) -> int:
+    """Run in a forked child; returns its status: 0, or minus the signal that ended it."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _main(root: Path) -> None:
+    from transformers import Trainer  # noqa: F401
+
+    import factory.training.checkpoints
+    import factory.training.telemetry  # noqa: F401
+
+    whole = root / "undisturbed"
+    whole.mkdir()
+    assert _in_child(lambda: _train(whole, None)) == 0
+    for kill in KILLS:
+        folder = root / kill
+        folder.mkdir()
+        assert _in_child(lambda: _train(folder, kill)) == -signal.SIGKILL  # noqa: B023
+        assert _in_child(lambda: _train(folder, None)) == 0  # noqa: B023
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))

@@ -1,0 +1,120 @@
+"""Mixing trace sets by quota."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from factory.artifacts import Inputs, seal
+from factory.context import Context
+from factory.errors import DataError
+from factory.jsonl import read_records, write_records
+from factory.machine import Machine
+from factory.records import SamplingConfig, Trace, Verdict
+from factory.stages.mix import STAGE, MixConfig
+
+
+def trace(source: str, number: int) -> Trace:
+    return Trace(
+        problem_id=f"p{number}", sample=0, question="q", prompt="q", completion=f"{source}{number}",
+        reasoning=None, answer=None, finish_reason="stop", completion_tokens=5, seed=0,
+        sampling=SamplingConfig(), style="chat", model="m",
+        verdict=Verdict(outcome="correct", answer=None, explanation=""),
+    )  # fmt: skip
+
+
+def artifact(folder: Path, traces: list[Trace]):
+    folder.mkdir(parents=True)
+    write_records(folder / "traces.jsonl", traces)
+    fields = {
+        "kind": "traces", "name": "t", "stage": "generate", "stage_version": 1, "fingerprint": "f",
+        "config": {}, "inputs": {}, "seed": 0, "metrics": {}, "versions": {}, "machine": {},
+        "commit": "", "dirty": False, "seconds": 0.0, "peak_memory_gib": 0.0, "created": "",
+    }  # fmt: skip
+    return seal(folder, folder.with_suffix(".sealed"), fields)
+
+
+def mix(tmp_path: Path, sets: list[list[Trace]], parts: list[dict], seed: int = 1, **settings):
+    named = [{"traces": f"set{i}", **part} for i, part in enumerate(parts)]
+    config = MixConfig.model_validate_json(json.dumps({"kind": "mix", "parts": named, **settings}))
+    inputs = Inputs(
+        {f"parts.{i}.traces": artifact(tmp_path / f"set{i}", s) for i, s in enumerate(sets)}
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    metrics = STAGE.run(config, inputs, out, Context(seed, Machine(), tmp_path))
+    return metrics, [t.completion for t in read_records(out / "traces.jsonl", Trace)]
+
+
+A = [trace("a", n) for n in range(10)]
+B = [trace("b", n) for n in range(30)]
+
+
+def test_whole_parts_are_joined_and_shuffled(tmp_path):
+    metrics, texts = mix(tmp_path, [A, B], [{}, {}])
+    assert sorted(texts) == sorted(t.completion for t in A + B)
+    assert texts != [t.completion for t in A + B]
+    assert metrics == {
+        "kept": 40, "duplicates": 0, "parts.0.available": 10, "parts.0.kept": 10,
+        "parts.1.available": 30, "parts.1.kept": 30,
+    }  # fmt: skip
+
+
+def test_counts_are_drawn_from_the_whole_part(tmp_path):
+    metrics, texts = mix(tmp_path, [A, B], [{}, {"count": 5}])
+    drawn = {text for text in texts if text.startswith("b")}
+    assert (len(texts), len(drawn), metrics["parts.1.kept"]) == (15, 5, 5)
+    assert drawn != {f"b{n}" for n in range(5)}
+
+
+def test_shares_give_the_largest_mixture_they_can(tmp_path):
+    # a has 10 for 25 %, b has 30 for 75 %: all 40.
+    metrics, _ = mix(tmp_path / "x", [A, B], [{"share": 0.25}, {"share": 0.75}])
+    assert metrics["kept"] == 40
+    # Half and half: a limits to 10 each.
+    metrics, _ = mix(tmp_path / "y", [A, B], [{"share": 0.5}, {"share": 0.5}])
+    assert (metrics["parts.0.kept"], metrics["parts.1.kept"]) == (10, 10)
+
+
+def test_a_limit_keeps_the_shares(tmp_path):
+    metrics, texts = mix(tmp_path, [A, B], [{"share": 0.3}, {"share": 0.7}], limit=10)
+    assert (len(texts), metrics["parts.0.kept"], metrics["parts.1.kept"]) == (10, 3, 7)
+
+
+def test_the_same_completion_of_a_problem_is_taken_once(tmp_path):
+    metrics, texts = mix(tmp_path, [A, A + B, B], [{}, {}, {}])
+    assert (len(texts), metrics["duplicates"]) == (40, 40)
+    assert metrics["parts.2.available"] == 0
+
+
+def test_the_order_follows_the_seed(tmp_path):
+    texts = [mix(tmp_path / name, [A, B], [{}, {}], seed)[1] for name, seed in
+             (("x", 1), ("y", 1), ("z", 2))]  # fmt: skip
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_asking_a_part_for_more_than_it_has_names_it(tmp_path):
+    with pytest.raises(DataError, match=r"part 0 \(set0\): 11 traces asked, 10 different there"):
+        mix(tmp_path, [A, B], [{"count": 11}, {}])
+
+
+def test_an_empty_mixture_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="no traces in any of set0"):
+        mix(tmp_path, [[]], [{}])
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [{"share": 0.5}, {"share": 0.6}],
+        [{"share": 0.5}, {}],
+        [{"share": 0.5, "count": 3}, {"share": 0.5}],
+        [{"share": 0.0}, {"share": 1.0}],
+        [],
+    ],
+)
+def test_quotas_that_do_not_agree_are_refused(parts):
+    named = [{"traces": "t", **part} for part in parts]
+    with pytest.raises(ValidationError):
+        MixConfig.model_validate_json(json.dumps({"kind": "mix", "parts": named}))

@@ -1,0 +1,190 @@
+"""Plans: order, references and fingerprints."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from factory.errors import ArtifactError, RecipeError
+from factory.plan import Step, make_plan
+from factory.recipe import Recipe, load_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
+
+
+def prints(recipe: Recipe) -> dict[str, str]:
+    return {step.name: step.fingerprint for step in make_plan(recipe)}
+
+
+def from_data(folder: Path, data: dict[str, Any]) -> Recipe:
+    path = folder / "recipe.json"
+    path.write_text(json.dumps(data), encoding="utf-8")
+    return load_recipe(path)
+
+
+def resolved() -> dict[str, Any]:
+    return json.loads(json.dumps(load_recipe(QUICKSTART).resolved))
+
+
+def descendants(plan: tuple[Step, ...], name: str) -> set[str]:
+    found = {name}
+    for step in plan:
+        if found & set(step.inputs.values()):
+            found.add(step.name)
+    return found
+
+
+def test_every_input_comes_before_what_needs_it() -> None:
+    plan = make_plan(load_recipe(QUICKSTART))
+    seen: set[str] = set()
+    for step in plan:
+        assert set(step.inputs.values()) <= seen
+        seen.add(step.name)
+
+
+def test_until_keeps_a_stage_and_what_it_needs() -> None:
+    plan = make_plan(load_recipe(QUICKSTART), until="zero_kept")
+    assert [step.name for step in plan] == ["base", "sums", "zero", "zero_traces", "zero_kept"]
+
+
+def test_an_unknown_until_is_named() -> None:
+    with pytest.raises(RecipeError, match="--until nowhere: no such stage; there are base"):
+        make_plan(load_recipe(QUICKSTART), until="nowhere")
+
+
+def test_the_resolved_recipe_gives_the_same_fingerprints(tmp_path: Path) -> None:
+    assert prints(from_data(tmp_path, resolved())) == prints(load_recipe(QUICKSTART))
+
+
+def test_key_order_does_not_change_a_fingerprint(tmp_path: Path) -> None:
+    def turned(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: turned(value[key]) for key in reversed(value)}
+        return [turned(item) for item in value] if isinstance(value, list) else value
+
+    assert prints(from_data(tmp_path, turned(resolved()))) == prints(load_recipe(QUICKSTART))
+
+
+def test_stage_names_do_not_change_a_fingerprint(tmp_path: Path) -> None:
+    text = json.dumps(resolved())
+    for name in ("base", "cold", "few_shot_kept"):
+        text = text.replace(f'"{name}"', f'"{name}-renamed"')
+    before = set(prints(load_recipe(QUICKSTART)).values())
+    assert set(prints(from_data(tmp_path, json.loads(text))).values()) == before
+
+
+def test_the_recipes_name_does_not_change_a_fingerprint_and_its_seed_changes_all() -> None:
+    plain = prints(load_recipe(QUICKSTART))
+    assert prints(load_recipe(QUICKSTART, ["name=other", "description=x"])) == plain
+    seeded = prints(load_recipe(QUICKSTART, ["seed=8"]))
+    assert all(seeded[name] != plain[name] for name in plain)
+
+
+@pytest.mark.parametrize("stage", ["zero", "cold", "reasoning", "student"])
+def test_a_learning_rate_changes_its_stage_and_its_descendants_only(stage: str) -> None:
+    # `student` is like `teacher`: a change of the student's own rate must leave the teacher alone.
+    recipe = load_recipe(QUICKSTART)
+    before = prints(recipe)
+    after = prints(load_recipe(QUICKSTART, [f"stages.{stage}.learning_rate=3.3e-6"]))
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == descendants(make_plan(recipe), stage)
+    assert changed != set(before)
+
+
+def leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple, Any]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from leaves(item, (*path, key))
+    elif isinstance(value, list) and value:
+        for index, item in enumerate(value):
+            yield from leaves(item, (*path, index))
+    else:
+        yield path, value
+
+
+def changed_config(config: BaseModel, path: tuple[str | int, ...], value: Any) -> BaseModel:
+    """The config with one leaf replaced, without validation: what it says, not whether it may."""
+    key, *rest = path
+    if isinstance(config, BaseModel):
+        inner = getattr(config, str(key))
+        new = changed_config(inner, tuple(rest), value) if rest else value
+        return config.model_copy(update={str(key): new})
+    if isinstance(config, tuple):
+        new = changed_config(config[key], tuple(rest), value) if rest else value
+        return (*config[:key], new, *config[key + 1 :])  # type: ignore[return-value]
+    new = changed_config(config[key], tuple(rest), value) if rest else value
+    return {**config, key: new}  # type: ignore[return-value]
+
+
+def another(value: Any) -> Any:
+    match value:
+        case bool():
+            return not value
+        case int() | float():
+            return value + 1
+        case str():
+            return value + "x"
+        case _:
+            return "something"
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_every_field_of_every_config_is_noticed() -> None:
+    from factory.plan import _fingerprint
+
+    noticed = 0
+    for step in make_plan(load_recipe(QUICKSTART)):
+        inputs = {path: "0" * 64 for path in step.inputs}
+        before = _fingerprint(step.config, step.stage, step.seed, inputs)
+        for path, value in leaves(step.config.model_dump(mode="json")):
+            if ".".join(map(str, path)) in step.inputs or path in (("source",), ("path",)):
+                continue
+            config = changed_config(step.config, path, another(value))
+            after = _fingerprint(config, step.stage, step.seed, inputs)  # type: ignore[arg-type]
+            assert after != before, (step.name, path)
+            noticed += 1
+        for path in inputs:
+            other = {**inputs, path: "1" * 64}
+            assert _fingerprint(step.config, step.stage, step.seed, other) != before
+    assert noticed > 300
+
+
+def test_a_package_version_and_a_stage_version_are_noticed(monkeypatch) -> None:
+    import dataclasses
+
+    import factory.plan as module
+
+    before = prints(load_recipe(QUICKSTART))
+    monkeypatch.setattr(module, "version", lambda package: "99")
+    after = prints(load_recipe(QUICKSTART))
+    assert before["base"] != after["base"]
+    monkeypatch.undo()
+    select = dataclasses.replace(module.STAGES["select"], version=99)
+    monkeypatch.setitem(module.STAGES, "select", select)
+    raised = prints(load_recipe(QUICKSTART))
+    assert before["few_shot_traces"] == raised["few_shot_traces"]
+    assert before["few_shot_kept"] != raised["few_shot_kept"]
+
+
+def local_problems(folder: Path, name: str) -> Recipe:
+    source = {"type": "local", "path": str(folder / name), "train": None}
+    return from_data(
+        folder, {"name": "a", "stages": {"own": {"kind": "problems", "sources": [source]}}}
+    )
+
+
+def test_the_content_of_a_local_file_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "own.jsonl"
+    file.write_text('{"prompt": "1+1", "reference": "2"}\n', encoding="utf-8")
+    first = prints(local_problems(tmp_path, "own.jsonl"))
+    file.write_text('{"prompt": "1+2", "reference": "3"}\n', encoding="utf-8")
+    assert prints(local_problems(tmp_path, "own.jsonl")) != first
+
+
+def test_a_missing_local_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"none\.jsonl: cannot be read: No such file"):
+        prints(local_problems(tmp_path, "none.jsonl"))

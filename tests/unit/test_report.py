@@ -1,0 +1,318 @@
+"""The report says what the artifacts say, the same each time, finished build or not."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from report_example import Build, evaluation, jsonl, r1_build, trace
+
+from factory.artifacts import open_artifact
+from factory.errors import DataError
+from factory.records import OUTCOMES, EvalSample, SamplingConfig, Score, Verdict
+from factory.report.build import build
+from factory.report.records import Report, Step
+from factory.report.render import render_html, render_json, render_markdown, write
+from factory.report.scorecard import find_score
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory) -> list[Step]:
+    return r1_build(tmp_path_factory.mktemp("build"), problems=40)
+
+
+@pytest.fixture(scope="module")
+def report(steps) -> Report:
+    return build("quickstart", "R1 in small.", steps)
+
+
+def texts(report: Report) -> list[str]:
+    return [render_html(report), render_markdown(report), render_json(report)]
+
+
+def tiny_scores(outcomes: str, *, version: str = "1", k: int = 1) -> dict[str, str]:
+    """Score files of one benchmark: a letter a sample, `c` correct or `w` wrong, k a problem."""
+    samples = [
+        EvalSample(
+            benchmark="sums",
+            mode="sampled",
+            trace=trace(i // k, i % k, {"c": "correct", "w": "wrong"}[letter]),
+            lenient=Verdict(outcome="wrong", answer=None, explanation=""),
+        )
+        for i, letter in enumerate(outcomes)
+    ]
+    share = outcomes.count("c") / len(outcomes)
+    score = Score(
+        benchmark="sums", version=version, metric="pass@1", value=share, low=0.0, high=1.0,
+        n=len(outcomes) // k, k=k, outcomes=dict.fromkeys(OUTCOMES, 0),
+        sampling=SamplingConfig(), prompt_style="chat",
+    )  # fmt: skip
+    return {"scores.jsonl": jsonl([score]), "samples.jsonl": jsonl(samples)}
+
+
+def two_checkpoints(root: Path, before: str, after: str, **settings) -> list[Step]:
+    """A base and an sft of it, with these answers."""
+    made = Build(root)
+    made.step("base", "model")
+    made.step("tuned", "sft", {"model": "base"})
+    made.step("eval_base", "evaluate", {"model": "base"}, files=tiny_scores(before, **settings))
+    made.step("eval_tuned", "evaluate", {"model": "tuned"}, files=tiny_scores(after, **settings))
+    return made.steps
+
+
+def without(steps: list[Step], *names: str) -> list[Step]:
+    return [replace(step, artifact=None) if step.name in names else step for step in steps]
+
+
+def test_a_report_rebuilt_from_moved_artifacts_is_identical_to_the_byte(steps, tmp_path):
+    root = steps[0].artifact.path.parent
+    shutil.copytree(root, tmp_path / "moved")
+    moved = [
+        replace(step, artifact=open_artifact(tmp_path / "moved" / step.artifact.path.name))
+        for step in steps
+    ]
+    first, second = (build("quickstart", "R1 in small.", plan) for plan in (steps, moved))
+    assert texts(first) == texts(second)
+    assert not any(str(tmp_path) in text or str(root) in text for text in texts(second))
+
+
+def test_the_json_reads_back_as_the_same_report(report):
+    assert Report.model_validate_json(render_json(report)) == report
+
+
+def test_write_makes_the_three_files_and_returns_the_page(report, tmp_path):
+    page = write(report, tmp_path / "new" / "folder")
+    assert page == tmp_path / "new" / "folder" / "report.html"
+    names = sorted(path.name for path in page.parent.iterdir())
+    assert names == ["report.html", "report.json", "report.md"]
+
+
+def test_checkpoints_stand_in_stage_order_with_roles_from_lineage(report):
+    found = [(row.label, row.role) for row in report.evaluations]
+    assert found == [
+        ("base (chat)", "first model"),
+        ("base (zero, 2 examples)", None),
+        ("zero", None),
+        ("cold_start", None),
+        ("reasoning_rl", None),
+        ("teacher", "teacher"),
+        ("student", "student"),
+    ]
+
+
+def test_the_headline_gives_first_model_teacher_and_student_with_intervals(report):
+    assert report.headline.benchmark == "chain_sum"
+    for row in (report.evaluations[0], *report.evaluations[-2:]):
+        score = find_score(row, "chain_sum", "pass@1")
+        figures = f"{100 * score.value:.1f} % [{100 * score.low:.1f}, {100 * score.high:.1f}]"
+        assert figures in report.headline.sentence
+
+
+def test_the_headline_compares_the_student_with_every_form_of_its_own_base(report):
+    second = report.headline.sentence.split(". ")[-1]
+    assert second.startswith("On the same problems student differs by ")
+    assert "from base (chat) and " in second
+    assert second.endswith("from base (zero, 2 examples).")
+
+
+def test_a_change_that_is_no_clear_change_is_said_in_a_sentence(tmp_path):
+    # Differences 0, 0, 1, -1: mean 0, so every interval around it holds zero.
+    report = build("r", "", two_checkpoints(tmp_path, "cwwc", "cwcw"))
+    assert report.comparisons[0].direction == "unclear"
+    assert any(
+        remark.startswith("tuned shows no clear change on sums: 0.0 points")
+        for remark in report.headline.remarks
+    )
+
+
+def test_a_stage_that_did_harm_is_called_worse(tmp_path):
+    report = build("r", "", two_checkpoints(tmp_path, "c" * 12, "w" * 12))
+    assert any("tuned is worse than where it started" in r for r in report.headline.remarks)
+
+
+def test_a_gain_that_is_partly_format_is_called_so(report):
+    assert any(r.startswith("Part of any gain over base (chat)") for r in report.headline.remarks)
+
+
+def test_a_comparison_is_the_mean_of_per_problem_differences_after_minus_before(tmp_path):
+    # Two samples a problem. Shares before: 0, 1/2, 1, 0. After: 1, 1/2, 1/2, 1.
+    # Differences: 1, 0, -1/2, 1; their mean is 3/8. Two problems rose, one fell.
+    report = build("r", "", two_checkpoints(tmp_path, "wwcwccww", "cccwcwcc", k=2))
+    (row,) = report.comparisons
+    assert (row.before, row.after, row.relation, row.n) == ("base", "tuned", "start", 4)
+    assert row.difference == pytest.approx(0.375, abs=1e-12)
+    assert (row.improved, row.declined) == (2, 1)
+    assert row.low < row.difference < row.high
+
+
+def test_only_problems_that_both_answered_are_compared(tmp_path):
+    report = build("r", "", two_checkpoints(tmp_path, "wwww", "ccc"))
+    assert (report.comparisons[0].n, report.comparisons[0].difference) == (3, 1.0)
+
+
+def test_different_versions_of_a_benchmark_are_not_compared(tmp_path):
+    made = Build(tmp_path)
+    made.step("base", "model")
+    made.step("tuned", "sft", {"model": "base"})
+    made.step("eval_base", "evaluate", {"model": "base"}, files=tiny_scores("cw", version="1"))
+    made.step("eval_tuned", "evaluate", {"model": "tuned"}, files=tiny_scores("cc", version="2"))
+    assert build("r", "", made.steps).comparisons == ()
+
+
+def test_the_student_is_compared_with_its_base_and_its_teacher_and_nothing_twice(report):
+    found = [
+        (row.before, row.relation)
+        for row in report.comparisons
+        if (row.after, row.benchmark, row.mode) == ("student", "chain_sum", "sampled")
+    ]
+    assert found == [
+        ("base (chat)", "start"),
+        ("base (zero, 2 examples)", "start"),
+        ("teacher", "teacher"),
+    ]
+
+
+def test_an_unfinished_build_lists_what_is_not_made_and_shows_the_rest(steps):
+    plan = without(steps, "student", "eval_student", "teacher_samples")
+    report = build("quickstart", "", plan)
+    assert report.missing == ("teacher_samples", "student", "eval_student")
+    assert report.headline.remarks[0] == (
+        "This build is unfinished: 3 of 22 stages are not made yet "
+        "(teacher_samples, student and eval_student)."
+    )
+    assert [row.label for row in report.evaluations][-1] == "teacher"
+    html, markdown, _ = texts(report)
+    assert "sft, not made" in html and html.count(">not made<") == 6
+    assert "not made" in markdown
+
+
+def test_a_build_of_which_nothing_is_made_still_has_a_report(steps):
+    report = build("quickstart", "", without(steps, *(step.name for step in steps)))
+    assert len(report.missing) == len(steps)
+    assert "nothing can be said" in report.headline.sentence
+    assert all("generate" in text for text in texts(report))
+
+
+def test_a_build_without_rl_and_scores_has_a_report(tmp_path):
+    made = Build(tmp_path)
+    made.step("base", "model")
+    made.step("sums", "problems")
+    made.step("samples", "generate", {"model": "base", "problems": "sums"})
+    report = build("r", "", made.steps)
+    assert report.runs == report.evaluations == report.stories == ()
+    assert "Scorecard" not in "".join(texts(report)[:2])
+
+
+def test_a_benchmark_with_metrics_of_its_own_only_is_drawn_with_its_first(tmp_path):
+    made = Build(tmp_path)
+    made.step("base", "model")
+    files = tiny_scores("cw")
+    files["scores.jsonl"] = files["scores.jsonl"].replace("pass@1", "exact_match_strict")
+    made.step("eval_base", "evaluate", {"model": "base"}, files=files)
+    report = build("r", "", made.steps)
+    assert report.headline.benchmark is None
+    assert "base · first model · exact_match_strict" in render_html(report)
+
+
+def test_answers_that_were_cut_off_are_pointed_out(tmp_path):
+    made = Build(tmp_path)
+    made.step("base", "model")
+    files = tiny_scores("cw")
+    files["scores.jsonl"] = files["scores.jsonl"].replace('"truncated":0', '"truncated":3')
+    files["scores.jsonl"] = files["scores.jsonl"].replace('"wrong":0', '"wrong":7')
+    made.step("eval_base", "evaluate", {"model": "base"}, files=files)
+    remarks = build("r", "", made.steps).headline.remarks
+    assert remarks == ("30 % of base's answers on sums were cut at 2048 tokens "
+                       "and count as not correct.",)  # fmt: skip
+
+
+def test_tokens_that_were_drawn_are_told_from_tokens_that_were_learned(report):
+    made = {row.name: row.made for row in report.stages}
+    assert (made["rl_samples"].sampled_tokens, made["rl_samples"].learned_tokens) == (31_200, None)
+    assert (made["student"].sampled_tokens, made["student"].learned_tokens) == (None, 14_848)
+
+
+def test_selection_counts_are_sorted_and_each_reason_has_its_first_trace(report):
+    selection = report.selections[0]
+    assert (selection.stage, selection.kept) == ("cold_traces", 96)
+    assert [(r.reason, r.count) for r in selection.rejections] == [
+        ("wrong", 214), ("too_many", 96), ("format", 71), ("repetition", 12), ("language", 5),
+    ]  # fmt: skip
+    assert selection.rejections[2].example.outcome == "no_answer"
+
+
+def test_stories_are_picked_by_rule(tmp_path):
+    # Problem 0 stays right, 1 is lost, 2 and 4 are learned, 3 stays wrong.
+    report = build("r", "", two_checkpoints(tmp_path, "ccwww", "cwcwc"))
+    assert [(story.title, story.problem_id) for story in report.stories] == [
+        ("Learned", "sums-0002"),
+        ("Still wrong", "sums-0003"),
+        ("Lost", "sums-0001"),
+    ]
+    assert [sample.label for sample in report.stories[0].samples] == ["base", "tuned"]
+
+
+def test_a_long_text_is_cut_and_says_how_much_is_missing(tmp_path):
+    made = Build(tmp_path)
+    made.step("base", "model")
+    files = evaluation({"sums": (3, 0.5, 0.0)}, seed=1, say="x" * 9000)
+    made.step("eval_base", "evaluate", {"model": "base"}, files=files)
+    sample = build("r", "", made.steps).stories[0].samples[0]
+    assert len(sample.completion) == 4000
+    assert sample.cut > 5000
+
+
+def rl_run(root: Path, *, telemetry: str, events: str | None = None) -> list[Step]:
+    made = Build(root)
+    made.step("base", "model")
+    artifact = made.step("rl", "grpo", {"model": "base"}, files={"telemetry.jsonl": telemetry})
+    if events is not None:
+        artifact.run_path.mkdir()
+        (artifact.run_path / "metrics.jsonl").write_text(events, encoding="utf-8")
+    return made.steps
+
+
+def test_a_repeated_step_counts_once_and_a_torn_last_line_is_left_out(tmp_path):
+    def event(step, seconds):
+        values = {"seconds/train": seconds}
+        return json.dumps({"event": "metrics", "at": 1.0, "step": step, "values": values}) + "\n"
+
+    events = event(1, 9.0) + event(2, 9.0) + event(2, 7.0) + '{"event": "met'
+    steps = rl_run(tmp_path, telemetry='{"step": 1, "reward": 0.5}\n', events=events)
+    (series,) = build("r", "", steps).runs[0].seconds
+    assert (series.steps, series.values) == ((1, 2), (9.0, 7.0))
+
+
+def test_telemetry_that_is_not_finite_is_a_gap_and_not_an_error(tmp_path):
+    rows = '{"step": 1, "kl": 0.1}\n{"step": 2, "kl": null}\n{"step": 3, "kl": NaN}\n'
+    report = build("r", "", rl_run(tmp_path, telemetry=rows))
+    assert report.runs[0].series[0].values == (0.1, None, None)
+    assert "nan" not in render_html(report).lower().split("<body>")[1]
+
+
+@pytest.mark.parametrize(
+    ("telemetry", "message"),
+    [
+        ('{"step": 1}\nbroken\n', "telemetry.jsonl:2: broken line"),
+        ('{"reward": 1.0}\n', "telemetry.jsonl:1: step: found None"),
+        ("[1]\n", "telemetry.jsonl:1: found list"),
+    ],
+)
+def test_broken_telemetry_is_named_by_file_and_line(tmp_path, telemetry, message):
+    with pytest.raises(DataError, match=message):
+        build("r", "", rl_run(tmp_path, telemetry=telemetry))
+
+
+def test_a_run_folder_that_was_not_copied_leaves_the_curves_without_seconds(tmp_path):
+    run = build("r", "", rl_run(tmp_path, telemetry='{"step": 1, "reward": 0.5}\n')).runs[0]
+    assert run.seconds == ()
+    assert [series.name for series in run.series] == ["reward"]
+
+
+def test_the_markdown_has_every_section_and_every_checkpoint(report):
+    markdown = render_markdown(report)
+    for title in ("Flow", "Scorecard", "Training", "Cost", "Lineage and versions"):
+        assert f"\n## {title}\n" in markdown
+    rows = [line for line in markdown.splitlines() if line.startswith("| student | 40 x 4, 40 x 1")]
+    assert len(rows) == 1

@@ -1,0 +1,115 @@
+"""Reward components and the measures behind them."""
+
+import pytest
+
+from factory.chat import completion_text, parse
+from factory.errors import RecipeError
+from factory.records import Verdict
+from factory.rewards import (
+    RewardConfig,
+    language_consistency,
+    reflective_words,
+    repetition,
+    reward_components,
+    total_reward,
+)
+
+CORRECT = Verdict(outcome="correct", answer="7", explanation="")
+WRONG = Verdict(outcome="wrong", answer="8", explanation="")
+
+ENGLISH = (
+    "First we add the two numbers that are given in the question, and then we compare the sum "
+    "with the number of apples that were left in the basket at the end of the long day. Since "
+    "both of them are equal, the answer must be right, but let us check it once more."
+)
+GERMAN = (
+    "Zuerst addieren wir die beiden Zahlen, die in der Aufgabe gegeben sind, und dann vergleichen "
+    "wir die Summe mit der Anzahl der Äpfel, die am Ende des langen Tages noch im Korb lagen. Weil "
+    "beide gleich sind, muss die Antwort richtig sein, aber wir prüfen sie lieber noch einmal."
+)
+
+
+def test_a_correct_well_formed_response_earns_every_component():
+    response = parse(completion_text("three and four are seven", "7"))
+    assert reward_components(CORRECT, response) == {"accuracy": 1, "format": 1, "language": 1}
+
+
+def test_a_wrong_answer_in_form_earns_format_only():
+    response = parse(completion_text("3 + 4", "8"))
+    assert reward_components(WRONG, response) == {"accuracy": 0, "format": 1, "language": 1}
+
+
+def test_a_lenient_correct_verdict_earns_no_accuracy_without_the_form():
+    components = reward_components(CORRECT, parse("it is 7"))
+    assert components == {"accuracy": 0, "format": 0, "language": 0}
+
+
+def test_single_tags_earn_nothing():
+    for text in ("<think> a", "<answer> 7 </answer>", "<think> a </think> <answer> 7"):
+        assert reward_components(WRONG, parse(text))["format"] == 0
+
+
+def test_the_total_is_the_weighted_sum():
+    # 2 * 1 + 0.5 * 0 + 0.25 * 0.5 = 2.125
+    components = {"accuracy": 1.0, "format": 0.0, "language": 0.5}
+    rewards = (
+        RewardConfig(name="accuracy", weight=2.0),
+        RewardConfig(name="format", weight=0.5),
+        RewardConfig(name="language", weight=0.25),
+    )
+    assert total_reward(components, rewards) == pytest.approx(2.125, abs=1e-12)
+    assert total_reward(components, ()) == 0
+
+
+def test_text_without_words_mixes_no_languages():
+    for text in ("", "3 + 4 = 7", "x = 3y", r"\frac{1}{2} \times 4", "123 !?"):
+        assert language_consistency(text, "en") == 1.0
+        assert language_consistency(text, "zh") == 1.0
+
+
+def test_words_count_by_script():
+    # Two Latin words and two Chinese characters: half of four words either way.
+    text = "so then \u7b54\u6848 7"
+    assert language_consistency(text, "en") == 0.5
+    assert language_consistency(text, "zh") == 0.5
+    assert language_consistency(text, "ru") == 0.0
+
+
+def test_kana_is_japanese_and_not_chinese():
+    # Three Han and two Hiragana characters.
+    text = "\u7b54\u6848\u306f\u4e03\u3067"
+    assert language_consistency(text, "ja") == 1.0
+    assert language_consistency(text, "zh") == pytest.approx(3 / 5)
+
+
+def test_long_text_in_another_language_of_the_same_script_does_not_count():
+    assert language_consistency(ENGLISH, "en") == 1.0
+    assert language_consistency(GERMAN, "de") == 1.0
+    assert language_consistency(GERMAN, "en") == 0.0
+    assert 0.3 < language_consistency(ENGLISH + " " + GERMAN, "en") < 0.7
+
+
+def test_short_text_is_not_judged_by_language_identification():
+    assert language_consistency("Antwort ist sieben", "en") == 1.0
+
+
+def test_an_unknown_language_is_a_recipe_error_naming_those_known():
+    with pytest.raises(RecipeError, match="'xx' is not known; known: ar, bg, de"):
+        language_consistency("text", "xx")
+
+
+def test_reflective_words_are_whole_words_in_any_case():
+    counts = reflective_words("Wait, WAIT. Awaiting a check-up; checked. But butter")
+    assert counts == {
+        "wait": 2, "mistake": 0, "however": 0, "but": 1, "retry": 0, "error": 0, "verify": 0,
+        "wrong": 0, "evaluate": 0, "check": 1,
+    }  # fmt: skip
+
+
+def test_repetition_is_the_share_of_repeated_word_groups():
+    # "a b a b a b": pairs ab ba ab ba ab, 2 distinct of 5, so 1 - 2/5.
+    assert repetition("a b a b a b", words=2) == pytest.approx(0.6)
+    assert repetition("one two three four five") == 0.0
+    assert repetition("too short") == 0.0
+    # 400 words, 397 groups of four, 1 distinct.
+    assert repetition("so " * 400) == pytest.approx(1 - 1 / 397)

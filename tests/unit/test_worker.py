@@ -1,0 +1,113 @@
+"""A worker: what it does with a stage that fails for a reason a user can repair."""
+
+import dataclasses
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factory import worker
+from factory.machine import Machine
+from factory.stages import STAGES
+from factory.worker import Job, main, out_of_memory
+
+CONFIG = {
+    "kind": "problems",
+    "sources": [{"type": "reasoning_gym", "family": "chain_sum", "train": 3, "held_out": 1}],
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_bond_with_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_die_with_parent", lambda: None)
+
+
+def job(folder: Path, *, builder: int | None = None) -> Path:
+    out, run = folder / "a.partial", folder / "a.run"
+    out.mkdir()
+    (run / "scratch").mkdir(parents=True)
+    made = Job(
+        stage="problems", config=CONFIG, inputs={}, out=str(out), run=str(run), seed=1,
+        machine=Machine(), builder=os.getppid() if builder is None else builder,
+    )  # fmt: skip
+    path = run / "job.json"
+    path.write_text(made.model_dump_json(), encoding="utf-8")
+    return path
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def run(*arguments: Any) -> dict[str, float]:
+        raise error
+
+    stage = dataclasses.replace(STAGES["problems"], run=run)
+    monkeypatch.setitem(STAGES, "problems", stage)
+
+
+def told(path: Path) -> dict[str, Any]:
+    rows = (path.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return json.loads(rows[-1])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+    ],
+)
+def test_running_out_of_memory_names_the_setting_to_lower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    failing(monkeypatch, error)
+    path = job(tmp_path)
+    assert main(path) == 2
+    assert told(path)["kind"] == "EngineError"
+    assert told(path)["message"] == out_of_memory("problems")
+    assert not (path.parent / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "setting"),
+    [
+        ("sft", "micro_batch"), ("grpo", "micro_groups"), ("generate", "engine_memory_gib"),
+        ("evaluate", "block"),
+    ],
+)  # fmt: skip
+def test_every_setting_named_is_one_of_the_machine_file(stage: str, setting: str) -> None:
+    assert f" {setting}" in out_of_memory(stage)
+    assert setting in Machine.model_fields
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
+    path = job(tmp_path)
+    # Every write to /dev/full fails as on a full disk.
+    (tmp_path / "a.partial" / "train.jsonl").symlink_to("/dev/full")
+    assert main(path) == 2
+    message = told(path)["message"]
+    assert "No space left on device" in message and "a.partial" in message
+    assert len(message.splitlines()) == 1
+
+
+def test_a_missing_permission_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/some/file"))
+    path = job(tmp_path)
+    assert main(path) == 2
+    assert told(path)["message"] == "/some/file: Permission denied"
+
+
+def test_a_bug_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, RuntimeError("a shape does not fit"))
+    with pytest.raises(RuntimeError, match="a shape does not fit"):
+        main(job(tmp_path))
+
+
+def test_a_worker_whose_build_is_gone_does_nothing(tmp_path: Path) -> None:
+    path = job(tmp_path, builder=2**22 + 1)  # above the largest process id of Linux
+    assert main(path) == 1
+    assert list((tmp_path / "a.partial").iterdir()) == []
