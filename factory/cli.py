@@ -72,32 +72,28 @@ def build(
     plain: Annotated[bool, typer.Option("--plain", help="Plain lines for logs and CI.")] = False,
 ) -> None:
     """Make every stage of a recipe that is not made yet, then write the report."""
-    import signal
-
-    from factory.pipeline import build as build_plan
-    from factory.plan import make_plan
     from factory.recipe import load_machine, load_recipe
-    from factory.ui.display import LiveDisplay, PlainDisplay
 
-    # A service manager's stop is an orderly end, as Ctrl-C is.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    console = _console()
-    loaded = load_recipe(recipe, overrides or [])
-    plan = make_plan(loaded, until=until)
-    display_type = PlainDisplay if plain or not console.is_terminal else LiveDisplay
-    display = display_type(len(plan), console)
-    try:
-        build_plan(plan, store, load_machine(machine), display)
-    except KeyboardInterrupt:
-        display.close()
-        console.print("Stopped. Finished stages, samples and checkpoints are kept;")
-        console.print(f"go on with: factory {_shown(sys.argv[1:])}", markup=False)
-        raise typer.Exit(130) from None
-    finally:
-        display.close()
-    path = _write_report(loaded, store)
-    console.print(f"report: {path}", markup=False, soft_wrap=True)
-    console.print(f"next: factory chat {plan[-1].name if until else '<stage>'}, factory ls")
+    _build(
+        load_recipe(recipe, overrides or []), load_machine(machine), store, until=until, plain=plain
+    )
+
+
+@app.command()
+@_told
+def rehearse(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    store: Store = STORE,
+    plain: Annotated[bool, typer.Option("--plain", help="Plain lines for logs and CI.")] = False,
+) -> None:
+    """Run a recipe's whole graph on tiny random models, in minutes on a CPU, to find mistakes."""
+    from factory.recipe import load_recipe
+    from factory.rehearse import MACHINE, rehearsal
+
+    small = rehearsal(load_recipe(recipe, overrides or []))
+    _build(small, MACHINE, store / "rehearsals", until=None, plain=plain)
+    _console().print(f"next: factory plan {recipe}", markup=False)
 
 
 @app.command()
@@ -199,6 +195,34 @@ def doctor() -> None:
     if any(finding.status == "problem" for finding in findings):
         raise typer.Exit(2)
     console.print("next: factory build recipes/quickstart.yaml")
+
+
+def _build(recipe: Any, machine: Any, store: Path, *, until: str | None, plain: bool) -> None:
+    """Build a recipe with live progress and write its report; Ctrl-C says how to go on."""
+    import signal
+
+    from factory.pipeline import build as build_plan
+    from factory.plan import make_plan
+    from factory.ui.display import LiveDisplay, PlainDisplay
+
+    # A service manager's stop is an orderly end, as Ctrl-C is.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console = _console()
+    plan = make_plan(recipe, until=until)
+    display_type = PlainDisplay if plain or not console.is_terminal else LiveDisplay
+    display = display_type(len(plan), console)
+    try:
+        build_plan(plan, store, machine, display)
+    except KeyboardInterrupt:
+        display.close()
+        console.print("Stopped. Finished stages, samples and checkpoints are kept;")
+        console.print(f"go on with: factory {_shown(sys.argv[1:])}", markup=False)
+        raise typer.Exit(130) from None
+    finally:
+        display.close()
+    path = _write_report(recipe, store)
+    console.print(f"report: {path}", markup=False, soft_wrap=True)
+    console.print(f"next: factory chat {plan[-1].name if until else '<stage>'}, factory ls")
 
 
 def _write_report(recipe: Any, store: Path) -> Path:

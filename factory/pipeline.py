@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 from factory import errors
 from factory.artifacts import Artifact, InputEntry, find, folder_name, seal, set_aside, verify
-from factory.errors import ArtifactError, EngineError
+from factory.errors import ArtifactError, EngineError, RecipeError
 from factory.jsonl import recover_rows
 from factory.launch.local import Launcher
 from factory.launch.measure import resolve_matmul
 from factory.machine import Machine, free_gib
-from factory.plan import Step, stage_versions
+from factory.plan import Step, missing, stage_versions
 from factory.provenance import code_state
 from factory.worker import Job, Result, out_of_memory
 
@@ -43,7 +43,13 @@ class Observer(Protocol):
 def build(
     plan: Sequence[Step], store: Path, machine: Machine, observer: Observer
 ) -> dict[str, Artifact]:
-    """Make or reuse every step's artifact, in order; returns them by stage name."""
+    """Make or reuse every step's artifact, in order; returns them by stage name.
+
+    RecipeError lists what the recipe leaves open, before anything is made.
+    """
+    gaps = missing(plan)
+    if gaps:
+        raise RecipeError("\n".join(f"to be filled in: {gap}" for gap in gaps))
     _check_store(store)
     artifacts: dict[str, Artifact] = {}
     launcher: Launcher | None = None

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -57,12 +57,17 @@ def make_plan(recipe: Recipe, *, until: str | None = None) -> tuple[Step, ...]:
         config = recipe.stages[name]
         stage = STAGES[getattr(config, "kind")]  # noqa: B009
         inputs = {path: reference for path, (reference, _) in references[name].items()}
-        seed = recipe.header.seed
+        seed = recipe.header.seed if config.seed is None else config.seed
         fingerprints[name] = _fingerprint(
             config, stage, seed, {path: fingerprints[ref] for path, ref in inputs.items()}
         )
         steps.append(Step(name, config, stage, inputs, seed, fingerprints[name]))
     return tuple(steps)
+
+
+def missing(plan: Sequence[Step]) -> list[str]:
+    """What the recipe leaves open, one line each: a plan with any of it cannot be built."""
+    return [f"stages.{step.name}.{gap}" for step in plan for gap in step.stage.missing(step.config)]
 
 
 def stage_versions(stage: Stage) -> dict[str, str]:
@@ -78,7 +83,7 @@ def stage_versions(stage: Stage) -> dict[str, str]:
 
 def _fingerprint(config: StageConfig, stage: Stage, seed: int, inputs: Mapping[str, str]) -> str:
     """sha256 over everything that decides the content; names of stages do not."""
-    fields = config.model_dump(mode="json")
+    fields = config.model_dump(mode="json", exclude={"seed"})
     for path in inputs:
         _blank(fields, path.split("."))
     parts = {

@@ -10,6 +10,9 @@ ProblemKind = Literal["math", "choice", "exact", "procedural", "code", "open"]
 Outcome = Literal["correct", "wrong", "no_answer", "truncated", "ungradable"]
 FinishReason = Literal["stop", "length"]
 
+COMMIT = r"^[0-9a-f]{40}$"
+"""A commit by its 40 hex digits: a branch name could mean something else tomorrow."""
+
 OUTCOMES: tuple[Outcome, ...] = ("correct", "wrong", "no_answer", "truncated", "ungradable")
 
 

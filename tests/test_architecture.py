@@ -28,7 +28,7 @@ LAYERS = (
     ("training", "evaluation"),
     ("stages",),
     ("recipe",),
-    ("plan",),
+    ("plan", "rehearse"),
     ("launch", "worker"),
     ("pipeline",),
     ("report", "ui", "doctor"),

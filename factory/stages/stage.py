@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from factory.artifacts import Inputs
 from factory.context import Context, Metrics
 from factory.records import ArtifactKind, Record
@@ -13,9 +15,16 @@ from factory.records import ArtifactKind, Record
 class StageConfig(Record):
     """Base of the stages' configs; each adds `kind: Literal[...]`, the union's discriminator."""
 
+    seed: int | None = Field(default=None, ge=0, lt=2**31)
+    """Instead of the recipe's: several stages with all else equal show how much is chance."""
+
 
 def nothing_external(config: Any) -> tuple[Path, ...]:
     return ()
+
+
+def nothing_missing(config: Any) -> list[str]:
+    return []
 
 
 def nothing_to_object(config: Any) -> list[str]:
@@ -41,3 +50,6 @@ class Stage:
     """Files outside the store that decide what is made, hence part of the fingerprint."""
     check: Callable[[Any], list[str]] = nothing_to_object
     """Problems of a config that its types cannot express, found before anything runs."""
+    missing: Callable[[Any], list[str]] = nothing_missing
+    """What a recipe leaves open, e.g. `source.revision: the commit of ...`: it plans and rehearses
+    without, and is not built."""

@@ -10,7 +10,7 @@ from rich.text import Text
 from factory.artifacts import Artifact, find, open_artifact
 from factory.doctor import Finding
 from factory.errors import ArtifactError
-from factory.plan import Step
+from factory.plan import Step, missing
 from factory.records import Trace
 
 
@@ -30,6 +30,8 @@ def show_plan(plan: Sequence[Step], store: Path, console: Console) -> None:
         table.add_row(str(number), step.name, step.kind, step.fingerprint[:12], inputs, fate)
     console.print(table)
     console.print(f"{reused} of {len(plan)} stages are reused, {len(plan) - reused} to make.")
+    for gap in missing(plan):
+        console.print(f"to be filled in before it can be built: {gap}", markup=False)
 
 
 def stored(store: Path) -> list[Artifact]:

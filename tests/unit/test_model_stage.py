@@ -78,7 +78,6 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     [
         {"type": "hub", "id": "owner/name", "revision": "main"},
         {"type": "hub", "id": "name", "revision": "0" * 40},
-        {"type": "hub", "id": "owner/name"},
         {"type": "local", "path": "x", "trust_remote_" + "code": False},
         {"type": "tiny", "architecture": "gpt2"},
         {"type": "pickle", "path": "x"},

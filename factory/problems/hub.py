@@ -1,0 +1,121 @@
+"""Problems from a data set of the hub, at a pinned revision."""
+
+import random
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from factory.chat import completion_text
+from factory.errors import DataError, RecipeError
+from factory.grading import GradeItem, GradingPool
+from factory.problems.splits import Supply, problem_id
+from factory.records import COMMIT, Problem, ProblemKind, Record
+from factory.seeds import derive
+
+CHECKED_AT_ONCE = 256
+"""References a call to the graders' pool: enough to keep its processes busy."""
+
+
+class HubSource(Record):
+    """Questions of a hub data set, read by column."""
+
+    type: Literal["hub"]
+    id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str | None = Field(default=None, pattern=COMMIT)
+    """The commit's 40 hex digits. A recipe may leave it open; it must be filled in to be built."""
+    config: str | None = None
+    """The data set's configuration (subset), where it has several."""
+    split: str = "train"
+    question: str
+    """Column that holds the question."""
+    reference: str
+    """Column that holds the right answer."""
+    kind: ProblemKind = "math"
+    licence: str = ""
+    train: int | None = Field(default=None, ge=0)
+    """How many; None takes all that remain."""
+    held_out: int | None = Field(default=0, ge=0)
+    """How many, drawn at random; None takes all (then `train` must be 0)."""
+    max_refused_share: float = Field(default=0.05, ge=0, le=1)
+    """Share of rows whose reference its own grader may refuse, before the stage stops; ours."""
+
+    @model_validator(mode="after")
+    def _one_split_takes_the_rest(self) -> "HubSource":
+        if self.held_out is None and self.train != 0:
+            raise ValueError("held_out: null takes every problem, so train must be 0")
+        return self
+
+
+def supply(source: HubSource, seed: int, *, processes: int = 1) -> Supply:
+    """The data set's problems, shuffled if they are split.
+
+    Rows without text, and rows whose reference does not grade as correct, are left out: such a
+    problem could reward nothing. DataError where they are more than `max_refused_share`, where a
+    column is missing, or where the data set cannot be had.
+    """
+    rows = _rows(source)
+    label = source.id.rpartition("/")[2]
+    order = list(range(len(rows)))
+    if source.held_out and source.train != 0:
+        random.Random(derive(seed, source.id)).shuffle(order)
+    problems = [_problem(rows[number], source, label) for number in order]
+    return Supply(
+        label, _usable(problems, source, processes=processes), source.held_out, source.train
+    )
+
+
+def _rows(source: HubSource) -> Any:
+    from datasets import load_dataset
+
+    if source.revision is None:
+        raise RecipeError(f"data set {source.id}: its revision is not filled in")
+    try:
+        rows = load_dataset(source.id, source.config, split=source.split, revision=source.revision)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"data set {source.id} at {source.revision}: cannot be read: {error}"
+        ) from error
+    missing = [name for name in (source.question, source.reference) if name not in rows.features]
+    if missing:
+        raise DataError(
+            f"data set {source.id}: no column {' and no column '.join(missing)}; "
+            f"there are {', '.join(rows.features)}"
+        )
+    return rows
+
+
+def _problem(row: dict[str, Any], source: HubSource, label: str) -> Problem:
+    question, reference = (str(row[name] or "") for name in (source.question, source.reference))
+    return Problem(
+        id=problem_id(label, question),
+        prompt=question,
+        reference=reference,
+        kind=source.kind,
+        source=label,
+        licence=source.licence,
+    )
+
+
+def _usable(problems: list[Problem], source: HubSource, *, processes: int) -> Iterator[Problem]:
+    """Problems whose reference grades as correct, graded ahead in killable processes."""
+    if source.kind in ("code", "open"):
+        yield from (problem for problem in problems if problem.prompt.strip())
+        return
+    refused: list[str] = []
+    with GradingPool(processes) as pool:
+        for start in range(0, len(problems), CHECKED_AT_ONCE):
+            some = problems[start : start + CHECKED_AT_ONCE]
+            texts = [completion_text("", problem.reference) for problem in some]
+            items = [GradeItem(p, text) for p, text in zip(some, texts, strict=True)]
+            for problem, verdict in zip(some, pool.grade(items), strict=True):
+                if problem.prompt.strip() and verdict.is_correct:
+                    yield problem
+                else:
+                    refused.append(f"{problem.reference!r}: {verdict.explanation}")
+            if len(refused) > source.max_refused_share * len(problems):
+                raise DataError(
+                    f"data set {source.id}: {len(refused)} of {start + len(some)} references do "
+                    f"not grade as correct, at most {source.max_refused_share:.0%} of "
+                    f"{len(problems)} may; the first: {refused[0]}"
+                )

@@ -1,0 +1,164 @@
+"""A recipe's rehearsal: the same graph on tiny random models and a handful of generated problems.
+
+It finds the mistakes of a recipe (names, batch arithmetic, arguments that TRL refuses, filters
+that leave nothing) in minutes on a CPU, before hours on GPUs. What is learned means nothing: a
+random model solves nothing, so filters keep what fails too.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from factory.machine import Machine
+from factory.recipe import Recipe
+from factory.stages import StageConfig
+
+MACHINE = Machine(
+    device="cpu", dtype="float32", matmul="float32", threads=1, engine="transformers", block=8,
+    micro_batch=4, checkpoint_steps=1,
+)  # fmt: skip
+"""What every rehearsal runs on, whatever machine the recipe is for."""
+TRAIN, HELD_OUT, SAMPLES, TOKENS, ROWS = 16, 4, 2, 8, 4
+
+Fields = dict[str, Any]
+
+
+def rehearsal(recipe: Recipe) -> Recipe:
+    """The recipe in small, under the name `<name>-rehearsal`; every setting that does not cost
+    time stays as it is."""
+    stages = {name: _small(config) for name, config in recipe.stages.items()}
+    name = f"{recipe.name[:54]}-rehearsal"
+    header = recipe.header.model_copy(update={"name": name})
+    resolved = {
+        **recipe.resolved,
+        "name": name,
+        "stages": {key: config.model_dump(mode="json") for key, config in stages.items()},
+    }
+    return Recipe(header, stages, recipe.overrides, resolved)
+
+
+def _small(config: StageConfig) -> StageConfig:
+    fields = config.model_dump(mode="json")
+    shrunk = SMALLER[fields["kind"]](fields)
+    return type(config).model_validate(shrunk, strict=False)
+
+
+def _model(fields: Fields) -> Fields:
+    source = fields["source"]
+    if source["type"] == "tiny":
+        return fields
+    named = str(source.get("id") or source.get("path") or source["type"]).lower()
+    architecture = "qwen2" if "qwen" in named else "llama"
+    return {**fields, "source": {"type": "tiny", "architecture": architecture}}
+
+
+def _problems(fields: Fields) -> Fields:
+    return {**fields, "sources": [_source(source) for source in fields["sources"]]}
+
+
+def _source(source: Mapping[str, Any]) -> Fields:
+    asked = {
+        key: most if source[key] is None else min(source[key], most)
+        for key, most in (("train", TRAIN), ("held_out", HELD_OUT))
+        if key in source
+    }
+    absent = source["type"] == "local" and not Path(source["path"]).is_file()
+    if source["type"] != "hub" and not absent:
+        return {**source, **asked}
+    digits = {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 2}
+    return {"type": "reasoning_gym", "family": "chain_sum", "settings": digits, **asked}
+
+
+def _generate(fields: Fields) -> Fields:
+    return {
+        **fields,
+        "sources": [],
+        "limit": min(fields["limit"] or TRAIN, TRAIN // 2),
+        "samples": min(fields["samples"], SAMPLES),
+        "sampling": _sampling(fields["sampling"]),
+    }
+
+
+def _sampling(sampling: Mapping[str, Any]) -> Fields:
+    return {**sampling, "max_new_tokens": min(sampling["max_new_tokens"], TOKENS)}
+
+
+def _select(fields: Fields) -> Fields:
+    return {
+        **fields,
+        "outcomes": ["correct", "wrong", "no_answer", "truncated"],
+        "require_well_formed": False,
+        "min_reasoning_characters": 0,
+        "max_reasoning_characters": None,
+        "max_completion_tokens": None,
+        "require_sound_steps": False,
+        "max_repetition": 1.0,
+        "min_language_consistency": 0.0,
+    }
+
+
+def _mix(fields: Fields) -> Fields:
+    parts = [{**part, "count": None} for part in fields["parts"]]
+    return {**fields, "parts": parts, "limit": None}
+
+
+def _sft(fields: Fields) -> Fields:
+    return {
+        **fields,
+        "epochs": 1,
+        "batch": ROWS,
+        "context": min(fields["context"], 1024),
+        "max_dropped_share": 0.5,
+        "completions": "verbatim",
+    }
+
+
+def _grpo(fields: Fields) -> Fields:
+    return {
+        **fields,
+        "sources": [],
+        "steps": 2,
+        "prompts": 2,
+        "group": 2,
+        "updates_per_rollout": min(fields["updates_per_rollout"], 2),
+        "warmup_steps": min(fields["warmup_steps"], 1),
+        "reference_refresh_steps": min(fields["reference_refresh_steps"], 1),
+        "max_new_tokens": TOKENS,
+    }
+
+
+def _evaluate(fields: Fields) -> Fields:
+    def small(benchmark: Mapping[str, Any]) -> Fields:
+        sampling = benchmark["sampling"]
+        return {
+            **benchmark,
+            "source": None,
+            "limit": min(benchmark["limit"] or 2, 2),
+            "sampling": sampling and _sampling(sampling),
+            "samples": benchmark["samples"] and min(benchmark["samples"], SAMPLES),
+        }
+
+    return {
+        **fields,
+        "benchmarks": [small(benchmark) for benchmark in fields["benchmarks"]],
+        "sampling": _sampling(fields["sampling"]),
+        "samples": min(fields["samples"], SAMPLES),
+    }
+
+
+def _as_it_is(fields: Fields) -> Fields:
+    return fields
+
+
+SMALLER: Mapping[str, Callable[[Fields], Fields]] = {
+    "model": _model,
+    "problems": _problems,
+    "written": _as_it_is,
+    "generate": _generate,
+    "select": _select,
+    "mix": _mix,
+    "sft": _sft,
+    "grpo": _grpo,
+    "evaluate": _evaluate,
+}
+"""How each kind of stage is made small; a test holds that no kind is left out."""

@@ -1,0 +1,83 @@
+"""Rehearsals: the same graph, everything small, nothing from outside."""
+
+from pathlib import Path
+
+import pytest
+
+from factory.errors import RecipeError
+from factory.machine import Machine
+from factory.pipeline import build
+from factory.plan import make_plan, missing
+from factory.recipe import load_recipe
+from factory.rehearse import SMALLER, rehearsal
+from factory.stages import STAGES
+
+ROOT = Path(__file__).resolve().parents[2]
+OPEN = """
+name: open
+stages:
+  base: {kind: model, source: {type: hub, id: Qwen/Qwen2.5-7B}}
+  questions:
+    kind: problems
+    sources: [{type: hub, id: org/maths, question: problem, reference: answer, held_out: 500}]
+  traces: {kind: generate, model: base, problems: questions, sources: [maths], samples: 16}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path):
+    path = tmp_path / "open.yaml"
+    path.write_text(OPEN, encoding="utf-8")
+    return load_recipe(path)
+
+
+def test_no_kind_of_stage_is_left_out() -> None:
+    assert set(SMALLER) == set(STAGES)
+
+
+def test_the_graph_stays_and_hub_sources_become_local(recipe) -> None:
+    small = rehearsal(recipe)
+    assert {s.name: s.inputs for s in make_plan(small)} == {
+        s.name: s.inputs for s in make_plan(recipe)
+    }
+    assert missing(make_plan(small)) == []
+    base, questions, traces = (small.stages[name] for name in ("base", "questions", "traces"))
+    assert base.model_dump()["source"]["architecture"] == "qwen2"
+    source = questions.model_dump()["sources"][0]
+    assert (source["type"], source["train"], source["held_out"]) == ("reasoning_gym", 16, 4)
+    assert (traces.model_dump()["sources"], traces.model_dump()["samples"]) == ((), 2)
+
+
+def test_what_a_recipe_leaves_open_is_listed_and_not_built(recipe, tmp_path: Path) -> None:
+    gaps = [
+        "stages.base.source.revision: the commit of huggingface.co/Qwen/Qwen2.5-7B to build from",
+        "stages.questions.sources.0.revision: the commit of huggingface.co/datasets/org/maths "
+        "to read",
+    ]
+    plan = make_plan(recipe)
+    assert missing(plan) == gaps
+    store = tmp_path / "store"
+    with pytest.raises(RecipeError, match=r"to be filled in: stages.base.source.revision"):
+        build(plan, store, Machine(), None)  # type: ignore[arg-type]
+    assert not store.exists()
+
+
+def test_a_rehearsal_is_a_recipe_that_loads_again(recipe, tmp_path: Path) -> None:
+    import json
+
+    small = rehearsal(recipe)
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(small.resolved), encoding="utf-8")
+    again = load_recipe(path)
+    assert [s.fingerprint for s in make_plan(again)] == [s.fingerprint for s in make_plan(small)]
+
+
+def test_a_stages_own_seed_counts_instead_of_the_recipes() -> None:
+    path = ROOT / "recipes" / "quickstart.yaml"
+    plain = {s.name: s.fingerprint for s in make_plan(load_recipe(path))}
+    same = {s.name: s.fingerprint for s in make_plan(load_recipe(path, ["stages.zero.seed=7"]))}
+    other = {s.name: s.fingerprint for s in make_plan(load_recipe(path, ["stages.zero.seed=8"]))}
+    assert same == plain
+    assert other["zero"] != plain["zero"]
+    assert other["cold_traces"] != plain["cold_traces"], "what reads it is made again"
+    assert other["sums"] == plain["sums"]
