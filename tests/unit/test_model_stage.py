@@ -8,14 +8,24 @@ from pydantic import ValidationError
 
 from factory.artifacts import Inputs
 from factory.context import Context
-from factory.errors import ArtifactError
+from factory.errors import ArtifactError, RecipeError
 from factory.machine import Machine
 from factory.stages.model import STAGE, ModelConfig
+from factory.stages.turns import LLAMA3_TEMPLATE
 from factory.tiny import save_tiny_model
+
+TINY = {"type": "tiny", "architecture": "qwen2", "hidden": 32, "layers": 1}
 
 
 def config(**source: object) -> ModelConfig:
     return ModelConfig.model_validate_json(json.dumps({"kind": "model", "source": source}))
+
+
+def make_changed(folder: Path, **changes: object) -> dict[str, float]:
+    folder.mkdir()
+    fields = {"kind": "model", "source": TINY, **changes}
+    changed = ModelConfig.model_validate_json(json.dumps(fields))
+    return STAGE.run(changed, Inputs(), folder, Context(1, Machine(), folder))
 
 
 def make(folder: Path, seed: int = 1, **source: object) -> dict[str, float]:
@@ -86,3 +96,50 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_a_source_that_is_not_pinned_or_not_known_is_refused(source: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         config(**source)
+
+
+def test_turns_give_a_template_and_its_end_of_turn_as_end_of_text(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, GenerationConfig
+
+    source = save_tiny_model(tmp_path / "source", "qwen2", hidden=32, layers=1)
+    before = AutoTokenizer.from_pretrained(source)
+    before.eos_token, before.chat_template = "<|endoftext|>", "{{ 'default system message' }}"
+    before.save_pretrained(source)
+    make_changed(tmp_path / "out", source={"type": "local", "path": str(source)}, turns="chatml")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    asked = [{"role": "user", "content": "1 + 1?"}]
+    text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    assert text == "<|im_start|>user\n1 + 1?<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.eos_token == "<|im_end|>"
+    served = GenerationConfig.from_pretrained(tmp_path / "out")
+    stored = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert served.eos_token_id == stored["eos_token_id"] == tokenizer.eos_token_id
+
+
+def test_turns_whose_tokens_the_vocabulary_lacks_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"no <\|start_header_id\|> and no <\|eot_id\|>"):
+        make_changed(tmp_path / "out", turns="llama3")
+
+
+def test_the_llama3_template_writes_that_familys_turns() -> None:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    template = ImmutableSandboxedEnvironment().from_string(LLAMA3_TEMPLATE)
+    text = template.render(
+        bos_token="<B>", messages=[{"role": "user", "content": "hi"}], add_generation_prompt=True
+    )
+    assert text == (
+        "<B><|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
+
+
+def test_a_longer_context_is_what_the_model_then_reads(tmp_path: Path) -> None:
+    from factory.training.sft import row_limit
+
+    make_changed(tmp_path / "out", context={"tokens": 4096, "rope_theta": 3e5})
+    stored = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert stored["rope_parameters"]["rope_theta"] == 3e5
+    assert row_limit(tmp_path / "out", 32768) == 4096
+    with pytest.raises(RecipeError, match="1024 is no more than the 1024 that the model has"):
+        make_changed(tmp_path / "again", context={"tokens": 1024, "rope_theta": 3e5})
