@@ -52,6 +52,10 @@ def _model(fields: Fields) -> Fields:
     return {**fields, "source": {"type": "tiny", "architecture": architecture}}
 
 
+def _pretrain(fields: Fields) -> Fields:
+    return {**fields, "tokens": 2 * fields["batch"] * fields["sequence"]}
+
+
 def _problems(fields: Fields) -> Fields:
     return {**fields, "sources": [_source(source) for source in fields["sources"]]}
 
@@ -152,6 +156,7 @@ def _as_it_is(fields: Fields) -> Fields:
 
 SMALLER: Mapping[str, Callable[[Fields], Fields]] = {
     "model": _model,
+    "pretrain": _pretrain,
     "problems": _problems,
     "written": _as_it_is,
     "generate": _generate,

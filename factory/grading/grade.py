@@ -14,6 +14,7 @@ from factory.grading.exact import MAX_ANSWER, grade_choice, grade_exact
 from factory.grading.math import grade_math, grade_math_plainly
 from factory.grading.numbers import last_number, plain_number
 from factory.grading.procedural import grade_procedural
+from factory.grading.world import grade_world, is_world
 from factory.records import FinishReason, Problem, Verdict
 
 Grader = Callable[[Problem, str], Verdict | None]
@@ -91,7 +92,9 @@ GRADERS: dict[str, Grader] = {
 PLAIN_GRADERS: dict[str, Grader] = {
     **GRADERS,
     "math": grade_math_plainly,
-    "procedural": lambda problem, answer: None,
+    "procedural": lambda problem, answer: (
+        grade_world(problem, answer) if is_world(problem) else None
+    ),
 }
 
 

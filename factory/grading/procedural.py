@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from factory.errors import DataError
+from factory.grading.world import grade_world, is_world
 from factory.problems.entries import decode
 from factory.records import Problem, Verdict
 
@@ -31,6 +32,8 @@ def grade_procedural(problem: Problem, answer: str) -> Verdict:
 
     DataError if the stored entry or its family cannot be used.
     """
+    if is_world(problem):
+        return grade_world(problem, answer)
     family, config, entry = _stored(problem)
     stricter = STRICTER.get(family)
     if stricter is not None and not stricter(answer, entry):

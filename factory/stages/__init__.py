@@ -1,10 +1,22 @@
 """The table of stages. Importing it is light: engines and trainers load inside `run`."""
 
-from factory.stages import evaluate, generate, grpo, mix, model, problems, select, sft, written
+from factory.stages import (
+    evaluate,
+    generate,
+    grpo,
+    mix,
+    model,
+    pretrain,
+    problems,
+    select,
+    sft,
+    written,
+)
 from factory.stages.stage import Stage, StageConfig
 
 STAGES: dict[str, Stage] = {
     "model": model.STAGE,
+    "pretrain": pretrain.STAGE,
     "problems": problems.STAGE,
     "written": written.STAGE,
     "generate": generate.STAGE,

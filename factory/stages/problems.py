@@ -8,17 +8,19 @@ from pydantic import Field, model_validator
 from factory.artifacts import Inputs
 from factory.context import Context, Metrics
 from factory.jsonl import write_records
-from factory.problems import bundled, hub, local, reasoning_gym
+from factory.problems import bundled, hub, local, reasoning_gym, world
 from factory.problems.bundled import BundledSource
 from factory.problems.hub import HubSource
 from factory.problems.local import LocalSource
 from factory.problems.reasoning_gym import ReasoningGymSource
 from factory.problems.splits import Supply, split
+from factory.problems.world import WorldSource
 from factory.seeds import derive
 from factory.stages.stage import Stage, StageConfig
 
 Source = Annotated[
-    ReasoningGymSource | LocalSource | BundledSource | HubSource, Field(discriminator="type")
+    ReasoningGymSource | LocalSource | BundledSource | HubSource | WorldSource,
+    Field(discriminator="type"),
 ]
 
 
@@ -77,6 +79,8 @@ def _supply(source: Source, seed: int, context: Context) -> Supply:
         return local.supply(source, seed)
     if isinstance(source, HubSource):
         return hub.supply(source, seed, processes=context.machine.thread_count())
+    if isinstance(source, WorldSource):
+        return world.supply(source, seed)
     return bundled.supply(source, seed)
 
 

@@ -1,0 +1,86 @@
+"""The pretrain stage: a small model from random weights, on a corpus that is made as it is read.
+
+It exists for the lab, whose base has to be known through and through: what it has seen, how often
+that was wrong, and in which script.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from factory.artifacts import Inputs
+from factory.context import Context, Metrics
+from factory.jsonl import recover_rows
+from factory.stages.stage import Stage, StageConfig
+from factory.tiny import Architecture
+from factory.world.corpus import CorpusConfig
+
+
+class PretrainConfig(StageConfig):
+    """A causal language model and how long it is trained."""
+
+    kind: Literal["pretrain"]
+    corpus: CorpusConfig = CorpusConfig()
+    architecture: Architecture = "qwen2"
+    hidden: int = Field(default=128, ge=8)
+    layers: int = Field(default=4, ge=1)
+    heads: int = Field(default=4, ge=1)
+    """Query heads; each has a key-value head of its own."""
+    feed_forward: int = Field(default=384, ge=8)
+    tokens: int = Field(default=10_000_000, ge=1)
+    """How many tokens are trained on; none twice."""
+    batch: int = Field(default=32, ge=1)
+    """Sequences a step."""
+    sequence: int = Field(default=128, ge=8)
+    """Tokens a sequence; documents follow each other without padding."""
+    learning_rate: float = Field(default=3e-3, gt=0)
+    """Falls linearly to zero after the warm-up."""
+    warmup_steps: int = Field(default=40, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "PretrainConfig":
+        if self.hidden % (2 * self.heads):
+            raise ValueError(
+                f"hidden {self.hidden} must be a multiple of twice the {self.heads} heads"
+            )
+        return self
+
+    @property
+    def steps(self) -> int:
+        return max(1, self.tokens // (self.batch * self.sequence))
+
+
+def run(config: PretrainConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
+    """Train from random weights; fills `out` with the model and telemetry.jsonl.
+
+    Goes on from the last complete checkpoint; on one CPU the result is the same to the byte as
+    that of an undisturbed run. EngineError where the loss is not finite.
+    """
+    from factory.training import checkpoints
+    from factory.training.pretrain import train
+
+    train(config, out, context)
+    telemetry = context.scratch / "telemetry.jsonl"
+    if checkpoints.is_first_rank():
+        shutil.copyfile(telemetry, out / "telemetry.jsonl")
+    rows = recover_rows(telemetry)
+    return {
+        "steps": float(len(rows)),
+        "tokens": float(config.steps * config.batch * config.sequence),
+        "loss_first": rows[0]["loss"],
+        "loss_last": rows[-1]["loss"],
+    }
+
+
+STAGE = Stage(
+    config=PretrainConfig,
+    produces="model",
+    version=1,
+    run=run,
+    preload=("factory.training.pretrain",),
+    packages=("torch", "transformers"),
+)

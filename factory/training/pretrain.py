@@ -1,0 +1,119 @@
+"""Pre-training a small model with transformers' Trainer: every token once, exact resume."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PrinterCallback,
+    Qwen2Config,
+    Trainer,
+    TrainingArguments,
+)
+
+from factory.context import Context
+from factory.training.checkpoints import CompleteCheckpoints, resume_point, saving_fields
+from factory.training.telemetry import Telemetry
+from factory.world.corpus import CorpusConfig, documents
+from factory.world.vocabulary import WORDS, world_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from factory.stages.pretrain import PretrainConfig
+
+CONTEXT = 512
+"""Positions of the model: several times the longest trace."""
+
+
+class Sequences(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """The corpus laid end to end and cut into rows of equal length."""
+
+    def __init__(self, corpus: CorpusConfig, seed: int, *, rows: int, length: int) -> None:
+        place = {word: number for number, word in enumerate(WORDS)}
+        ids: list[int] = []
+        stream = documents(corpus, seed)
+        while len(ids) < rows * length:
+            ids += [place[word] for word in next(stream).split(" ")]
+        self._rows = torch.tensor(ids[: rows * length], dtype=torch.uint8).view(rows, length)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        row = self._rows[index].long()
+        return {"input_ids": row, "labels": row}
+
+
+def new_model(config: "PretrainConfig", seed: int) -> "PreTrainedModel":
+    """A random float32 model of this shape, with the world's vocabulary."""
+    tokenizer = world_tokenizer()
+    config_class = {"llama": LlamaConfig, "qwen2": Qwen2Config}[config.architecture]
+    shape = config_class(
+        vocab_size=len(WORDS),
+        hidden_size=config.hidden,
+        intermediate_size=config.feed_forward,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.04,
+    )
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
+
+
+def train(config: "PretrainConfig", out: Path, context: Context) -> None:
+    """Train a new model on the corpus and write it with its tokenizer to `out`."""
+    machine = context.machine
+    arguments = TrainingArguments(
+        output_dir=str(context.scratch / "trainer"),
+        seed=context.seed,
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.adam_betas[0],
+        adam_beta2=config.adam_betas[1],
+        max_grad_norm=1.0,
+        train_sampling_strategy="sequential",
+        use_cpu=not machine.takes_gpu(),
+        dataloader_pin_memory=machine.takes_gpu(),
+        disable_tqdm=True,
+        report_to="none",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        # Checkpoints of a small model are cheap to redo: far fewer than steps that take seconds.
+        **{**saving_fields(machine), "save_steps": 50 * machine.checkpoint_steps},
+    )
+    rows = Sequences(
+        config.corpus, context.seed, rows=config.steps * config.batch, length=config.sequence
+    )
+    trainer = Trainer(
+        model=new_model(config, context.seed),
+        args=arguments,
+        train_dataset=rows,
+        callbacks=[
+            CompleteCheckpoints(),
+            Telemetry(context.scratch / "telemetry.jsonl", context, values=_values),
+        ],
+    )
+    trainer.remove_callback(PrinterCallback)
+    resumed = resume_point(Path(arguments.output_dir))
+    trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+    trainer.model.config.use_cache = True
+    trainer.model.save_pretrained(out)
+    world_tokenizer().save_pretrained(out)
+
+
+def _values(logs: dict[str, float]) -> dict[str, float]:
+    return {name: logs[name] for name in ("loss", "learning_rate", "grad_norm")}
