@@ -10,6 +10,7 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError
 
+from factory.claim import Claim
 from factory.errors import RecipeError
 from factory.machine import Machine
 from factory.records import Record
@@ -25,6 +26,8 @@ class Header(Record):
     name: str = Field(pattern=NAME)
     description: str = ""
     seed: int = Field(default=0, ge=0, lt=2**31)
+    claims: tuple[Claim, ...] = ()
+    """What the recipe sets out to show; its report measures each."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     _resolve_likes(data.get("stages"), problems)
     header = _header(data, problems)
     stages = _stages(data.get("stages"), problems)
+    if header is not None:
+        _check_claims(header.claims, stages, problems)
     if problems or header is None:
         raise RecipeError("\n".join(f"{path}: {problem}" for problem in problems))
     return Recipe(header, stages, tuple(overrides), data)
@@ -200,6 +205,26 @@ def _stages(raw: Any, problems: list[str]) -> dict[str, StageConfig]:
                 problems += [f"{where}.{problem}" for problem in stage.check(config)]
                 stages[name] = config
     return stages
+
+
+def _check_claims(
+    claims: Sequence[Claim], stages: Mapping[str, StageConfig], problems: list[str]
+) -> None:
+    """Every evaluation that a claim names must be one, and ask the claim's benchmark."""
+    evaluations = {
+        name: [benchmark["name"] for benchmark in config.model_dump()["benchmarks"]]
+        for name, config in stages.items()
+        if getattr(config, "kind") == "evaluate"  # noqa: B009
+    }
+    for number, claim in enumerate(claims):
+        for name in (*claim.of, *claim.against):
+            where = f"claims.{number}: {name!r}"
+            if name not in evaluations:
+                hint = _suggestion(name, list(evaluations))
+                problems.append(f"{where} is no evaluate stage of this recipe{hint}")
+            elif claim.benchmark not in evaluations[name]:
+                asked = ", ".join(evaluations[name])
+                problems.append(f"{where} does not ask {claim.benchmark!r}; it asks {asked}")
 
 
 def _is_name(name: str) -> bool:

@@ -21,6 +21,7 @@ MACHINES = sorted((ROOT / "recipes" / "machines").glob("*.yaml"))
 # named here stands for its modules, unless one of them is named by itself.
 LAYERS = (
     ("errors", "seeds", "records", "install", "provenance"),
+    ("claim",),
     ("jsonl", "yaml12", "tiny", "world"),
     ("artifacts", "machine", "context"),
     ("chat", "problems", "grading"),

@@ -66,7 +66,7 @@ def test_a_good_recipe_loads(tmp_path: Path) -> None:
         ("samples: 2", "samples: 0", ["stages.traces.samples: ", "greater than or equal to 1"]),
         ("samples: 2", "samples: 2.5", ["stages.traces.samples: ", "found 2.5"]),
         ("kind: sft", "kind: sftt", ["stages.student.kind: 'sftt' is none of", "mean sft?"]),
-        ("    kind: sft\n", "", ["stages.student.kind: None is none of model, problems"]),
+        ("    kind: sft\n", "", ["stages.student.kind: None is none of model, pretrain, problems"]),
         ("    problems: sums\n", "", ["stages.traces.problems: is missing"]),
         ("model: base\n    traces", "model: bas\n    traces",
          ["stages.student.model: no stage named 'bas' (did you mean base?)"]),
@@ -223,3 +223,22 @@ def test_a_bad_machine_file_is_named(tmp_path: Path, text: str, expected: str) -
 def test_a_missing_machine_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="cannot be read: No such file"):
         load_machine(tmp_path / "none.yaml")
+
+
+CLAIMS = """
+  scores:
+    kind: evaluate
+    model: student
+    benchmarks: [{name: sums, problems: sums}]
+claims:
+  - {text: it learns, of: [SCORES], against: [scores], benchmark: BENCHMARK}
+"""
+
+
+def test_a_claim_names_evaluations_of_this_recipe(tmp_path: Path) -> None:
+    text = GOOD + CLAIMS.replace("SCORES", "scores").replace("BENCHMARK", "sums")
+    assert load(tmp_path, text).header.claims[0].of == ("scores",)
+    message = refusal(tmp_path, text.replace("of: [scores]", "of: [score]"))
+    assert "claims.0: 'score' is no evaluate stage of this recipe (did you mean scores?)" in message
+    message = refusal(tmp_path, text.replace("benchmark: sums", "benchmark: world"))
+    assert "claims.0: 'scores' does not ask 'world'; it asks sums" in message

@@ -1,0 +1,39 @@
+"""A claim of a recipe: what it sets out to show, and which of its evaluations decide it."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from factory.records import Record
+
+Measure = Literal[
+    "accuracy", "lenient", "format", "length", "reflection", "retries", "second_script"
+]
+
+
+class Claim(Record):
+    """What a recipe sets out to show, and which of its evaluations decide it."""
+
+    text: str = Field(min_length=1)
+    measure: Measure = "accuracy"
+    """accuracy, lenient: share of right answers. format: share of well-formed ones. length: tokens.
+    reflection: the paper's ten words, each time one occurs. retries, second_script: of the world,
+    how often a trace starts again, and the share of the second script in it."""
+    of: tuple[str, ...] = Field(min_length=1)
+    """Names of evaluate stages, one a training seed."""
+    against: tuple[str, ...] = Field(min_length=1)
+    """As many, paired in order, or a single one for all."""
+    benchmark: str
+    sources: tuple[str, ...] = ()
+    """Only problems whose id begins with one of these; empty takes all."""
+    expect: Literal["higher", "lower", "not lower"] = "higher"
+    margin: float = Field(default=0.0, ge=0)
+    """For `not lower`: the largest loss that still counts as none."""
+
+    @model_validator(mode="after")
+    def _groups_pair(self) -> "Claim":
+        if len(self.against) not in (1, len(self.of)):
+            raise ValueError(
+                f"against: {len(self.against)} evaluations do not pair with {len(self.of)}"
+            )
+        return self

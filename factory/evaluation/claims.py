@@ -1,0 +1,127 @@
+"""Claims of a recipe, each measured on scores of its own stages and told as shown or not.
+
+A claim compares two groups of evaluations on the same problems. A group holds one evaluation a
+training seed, so that the interval speaks of other problems and other seeds alike.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from factory.chat import parse
+from factory.claim import Claim, Measure
+from factory.errors import DataError
+from factory.evaluation.statistics import Interval, t_quantile
+from factory.records import EvalSample, Record
+from factory.rewards.text import reflective_words
+from factory.world.vocabulary import retries, second_script_share
+
+ClaimVerdict = Literal["shown", "not shown", "contradicted"]
+PerProblem = Mapping[str, float]
+
+
+class Finding(Record):
+    """A claim with what was measured."""
+
+    claim: Claim
+    mean_of: float
+    mean_against: float
+    difference: Interval
+    seeds: int
+    verdict: ClaimVerdict
+
+
+def measured(samples: Sequence[EvalSample], measure: Measure) -> dict[str, float]:
+    """The measure by problem id, a mean over its sampled completions; greedy ones do not count.
+
+    A completion that has no share of a script (no such words) is left out of that mean.
+    """
+    found: dict[str, list[float]] = {}
+    for sample in samples:
+        if sample.mode == "sampled":
+            value = MEASURES[measure](sample)
+            if value is not None:
+                found.setdefault(sample.trace.problem_id, []).append(value)
+    return {problem: sum(values) / len(values) for problem, values in found.items()}
+
+
+def decide(
+    claim: Claim, groups: Sequence[tuple[PerProblem, PerProblem]], *, samples: int
+) -> Finding:
+    """The finding of a claim from (of, against) per training seed, each by problem id.
+
+    DataError where a pair shares no problems. `samples` is the smallest number of completions
+    behind a problem's value.
+    """
+    common = set.intersection(*(set(a) & set(b) for a, b in groups))
+    wanted = sorted(p for p in common if not claim.sources or p.startswith(claim.sources))
+    if not wanted:
+        raise DataError(f"claim {claim.text!r}: its evaluations share no problems")
+    ours, theirs = (
+        np.array([[pair[side][problem] for problem in wanted] for pair in groups])
+        for side in (0, 1)
+    )
+    difference = crossed_interval(ours - theirs, samples=samples)
+    return Finding(
+        claim=claim,
+        mean_of=float(ours.mean()),
+        mean_against=float(theirs.mean()),
+        difference=difference,
+        seeds=len(groups),
+        verdict=_verdict(claim, difference),
+    )
+
+
+def crossed_interval(values: np.ndarray, *, samples: int = 1) -> Interval:
+    """Mean of values (seeds, problems) with its 95 % interval over other seeds and problems.
+
+        SE^2 = s_p^2 / P + s_s^2 / S,    degrees = SE^4 / ((s_p^2/P)^2/(P-1) + (s_s^2/S)^2/(S-1))
+
+    s_p^2 is the variance over problems of the means over seeds, s_s^2 that over seeds of the means
+    over problems (Welch and Satterthwaite's degrees of freedom). Noise inside a cell is in both
+    terms, so the interval is a little wide. As in `paired_difference`, 1 / samples is added to the
+    sum of squares over problems. One seed leaves the second term out: the interval then speaks of
+    other problems only.
+    """
+    seeds, problems = values.shape
+    mean = float(values.mean())
+    if problems < 2:
+        raise ValueError("crossed_interval: fewer than two problems")
+    by_problem, by_seed = values.mean(axis=0), values.mean(axis=1)
+    squares = float(((by_problem - mean) ** 2).sum()) + 1 / samples
+    parts = [(squares / (problems - 1) / problems, problems - 1)]
+    if seeds > 1:
+        parts.append((float(by_seed.var(ddof=1)) / seeds, seeds - 1))
+    variance = sum(part for part, _ in parts)
+    degrees = variance**2 / sum(part**2 / free for part, free in parts)
+    half = t_quantile(max(1, math.floor(degrees))) * math.sqrt(variance)
+    return Interval(value=mean, low=mean - half, high=mean + half, n=problems)
+
+
+def _verdict(claim: Claim, difference: Interval) -> ClaimVerdict:
+    if claim.expect == "not lower":
+        if difference.low > -claim.margin:
+            return "shown"
+        return "contradicted" if difference.high < -claim.margin else "not shown"
+    sign = 1.0 if claim.expect == "higher" else -1.0
+    low, high = sorted((sign * difference.low, sign * difference.high))
+    if low > 0:
+        return "shown"
+    return "contradicted" if high < 0 else "not shown"
+
+
+def _is_well_formed(sample: EvalSample) -> bool:
+    return sample.trace.answer is not None or parse(sample.trace.completion).is_well_formed
+
+
+MEASURES: Mapping[Measure, Callable[[EvalSample], float | None]] = {
+    "accuracy": lambda sample: float(sample.trace.verdict.is_correct),
+    "lenient": lambda sample: float(sample.lenient.is_correct),
+    "format": lambda sample: float(_is_well_formed(sample)),
+    "length": lambda sample: float(sample.trace.completion_tokens),
+    "reflection": lambda sample: float(sum(reflective_words(sample.trace.completion).values())),
+    "retries": lambda sample: float(retries(sample.trace.completion)),
+    "second_script": lambda sample: second_script_share(sample.trace.completion),
+}
