@@ -39,6 +39,9 @@ class Machine(Record):
     """SFT rows a forward pass; gradient accumulation follows from the recipe's batch."""
     micro_groups: int = Field(default=1, ge=1)
     """GRPO prompt groups a packed pass."""
+    parallel: int = Field(default=1, ge=1)
+    """Stages at work side by side where they do not need each other, each with `threads` threads:
+    pays where models are too small to keep several threads busy."""
     checkpoint_steps: int = Field(default=10, ge=1)
     """Trainer steps between resumable checkpoints."""
     launcher: Literal["local", "accelerate"] = "local"

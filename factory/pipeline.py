@@ -1,4 +1,4 @@
-"""The main loop: for each step of a plan reuse its artifact or make it in a worker, then seal."""
+"""The main loop: reuse a step's artifact or make it in a worker, once its inputs are there."""
 
 import fcntl
 import json
@@ -6,11 +6,10 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from factory import errors
 from factory.artifacts import Artifact, InputEntry, find, folder_name, seal, set_aside, verify
@@ -43,7 +42,9 @@ class Observer(Protocol):
 def build(
     plan: Sequence[Step], store: Path, machine: Machine, observer: Observer
 ) -> dict[str, Artifact]:
-    """Make or reuse every step's artifact, in order; returns them by stage name.
+    """Make or reuse every step's artifact, inputs first; returns them by stage name.
+
+    Up to `machine.parallel` stages that do not need each other are at work side by side.
 
     RecipeError lists what the recipe leaves open, before anything is made.
     """
@@ -52,83 +53,129 @@ def build(
         raise RecipeError("\n".join(f"to be filled in: {gap}" for gap in gaps))
     _check_store(store)
     artifacts: dict[str, Artifact] = {}
+    running: list[_Making] = []
+    waiting = list(plan)
     launcher: Launcher | None = None
-    for number, step in enumerate(plan):
-        with _locked(store, step, observer):
-            artifact = find(store, step.fingerprint)
-            if artifact:
-                verify(artifact, known=True)
-                observer.reused(step, artifact)
-            else:
+    try:
+        while waiting or running:
+            before = len(waiting) + len(running)
+            for step in _ready(waiting, artifacts):
+                if len(running) == machine.parallel:
+                    break
+                lock = _Lock(store, step)
+                if not lock.acquire(observer):
+                    continue
+                artifact = find(store, step.fingerprint)
+                if artifact:
+                    verify(artifact, known=True)
+                    observer.reused(step, artifact)
+                    lock.release()
+                    artifacts[step.name] = artifact
+                    waiting.remove(step)
+                    break  # it may have made a step ready that comes earlier in the plan
                 if launcher is None:
-                    stages = [later.stage for later in plan[number:]]
+                    stages = [later.stage for later in waiting]
                     launcher = Launcher(
                         resolve_matmul(machine, store), stages, log=store / ".imports.log"
                     )
-                artifact = _make(step, artifacts, store, launcher, observer)
-                observer.made(step, artifact)
-        artifacts[step.name] = artifact
+                running.append(_Making(step, artifacts, store, launcher, observer, lock))
+                waiting.remove(step)
+            for making in list(running):
+                artifact = making.advance()
+                if artifact:
+                    artifacts[making.step.name] = artifact
+                    running.remove(making)
+            if len(waiting) + len(running) == before:
+                time.sleep(POLL_SECONDS)
+    finally:
+        for making in running:
+            making.stop()
     return artifacts
 
 
-def _make(
-    step: Step,
-    artifacts: Mapping[str, Artifact],
-    store: Path,
-    launcher: Launcher,
-    observer: Observer,
-) -> Artifact:
-    final = store / folder_name(step.name, step.fingerprint)
-    partial, run = final.with_name(final.name + ".partial"), final.with_name(final.name + ".run")
-    if final.exists():
-        set_aside(final, "no valid manifest: it was not made by a finished stage")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir()
-    (run / "scratch").mkdir(parents=True, exist_ok=True)
-    job = Job(
-        stage=step.kind,
-        config=step.config.model_dump(mode="json"),
-        inputs={path: str(artifacts[name].path) for path, name in step.inputs.items()},
-        out=str(partial),
-        run=str(run),
-        seed=step.seed,
-        machine=launcher.machine,
-        builder=os.getpid(),
-    )
-    (run / "job.json").write_text(job.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    observer.started(step, run)
-    _work(step, run, launcher, observer)
-    result = Result.model_validate_json((run / "result.json").read_text(encoding="utf-8"))
-    fields = _manifest_fields(step, artifacts, launcher.machine, result, _seconds(run))
-    artifact = seal(partial, final, fields)
-    shutil.rmtree(run / "scratch")
-    return artifact
+def _ready(waiting: Sequence[Step], artifacts: Mapping[str, Artifact]) -> list[Step]:
+    """Steps whose inputs are all there, in the plan's order."""
+    return [step for step in waiting if all(name in artifacts for name in step.inputs.values())]
 
 
-def _work(step: Step, run: Path, launcher: Launcher, observer: Observer) -> None:
-    """Run the worker to its end, passing its events on; its failure becomes an EngineError."""
-    events = run / "metrics.jsonl"
-    recover_rows(events)  # a killed worker may have left half a line
-    position = events.stat().st_size if events.exists() else 0
-    worker = launcher.start(run / "job.json", run / "log.txt", trains=step.stage.trains)
-    failure: Mapping[str, Any] | None = None
-    try:
-        while True:
-            status = worker.poll()
-            rows, position = _new_rows(events, position)
-            for row in rows:
-                failure = row if row["event"] == "error" else failure
-                observer.event(step, row)
-            if status is not None and not rows:
-                break
-            if status is None:
-                time.sleep(POLL_SECONDS)
-    except BaseException:
-        worker.stop()
-        raise
-    if status != 0:
-        raise _failure(step, run, status, failure)
+class _Making:
+    """One stage at work: its folder, its worker, and how far its events were passed on."""
+
+    def __init__(
+        self,
+        step: Step,
+        artifacts: Mapping[str, Artifact],
+        store: Path,
+        launcher: Launcher,
+        observer: Observer,
+        lock: "_Lock",
+    ) -> None:
+        self.step = step
+        self._inputs = {path: artifacts[name] for path, name in step.inputs.items()}
+        self._machine = launcher.machine
+        self._observer = observer
+        self._lock = lock
+        self._final = store / folder_name(step.name, step.fingerprint)
+        self._partial = self._final.with_name(self._final.name + ".partial")
+        self._run = self._final.with_name(self._final.name + ".run")
+        self._prepare()
+        observer.started(step, self._run)
+        self._events = self._run / "metrics.jsonl"
+        recover_rows(self._events)  # a killed worker may have left half a line
+        self._position = self._events.stat().st_size if self._events.exists() else 0
+        self._failure: Mapping[str, Any] | None = None
+        self._worker = launcher.start(
+            self._run / "job.json", self._run / "log.txt", trains=step.stage.trains
+        )
+
+    def _prepare(self) -> None:
+        if self._final.exists():
+            set_aside(self._final, "no valid manifest: it was not made by a finished stage")
+        if self._partial.exists():
+            shutil.rmtree(self._partial)
+        self._partial.mkdir()
+        (self._run / "scratch").mkdir(parents=True, exist_ok=True)
+        job = Job(
+            stage=self.step.kind,
+            config=self.step.config.model_dump(mode="json"),
+            inputs={path: str(artifact.path) for path, artifact in self._inputs.items()},
+            out=str(self._partial),
+            run=str(self._run),
+            seed=self.step.seed,
+            machine=self._machine,
+            builder=os.getpid(),
+        )
+        text = job.model_dump_json(indent=2) + "\n"
+        (self._run / "job.json").write_text(text, encoding="utf-8")
+
+    def advance(self) -> Artifact | None:
+        """Pass new events on; the sealed artifact once the worker has ended well.
+
+        A worker's failure is raised as the FactoryError that it told of, else as an EngineError.
+        """
+        status = self._worker.poll()
+        rows, self._position = _new_rows(self._events, self._position)
+        for row in rows:
+            self._failure = row if row["event"] == "error" else self._failure
+            self._observer.event(self.step, row)
+        if status is None:
+            return None
+        if status != 0:
+            raise _failure(self.step, self._run, status, self._failure)
+        text = (self._run / "result.json").read_text(encoding="utf-8")
+        result = Result.model_validate_json(text)
+        fields = _manifest_fields(
+            self.step, self._inputs, self._machine, result, _seconds(self._run)
+        )
+        artifact = seal(self._partial, self._final, fields)
+        shutil.rmtree(self._run / "scratch")
+        self._lock.release()
+        self._observer.made(self.step, artifact)
+        return artifact
+
+    def stop(self) -> None:
+        """End the worker; what it finished is on disk."""
+        self._worker.stop()
 
 
 def _new_rows(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
@@ -164,7 +211,7 @@ def _failure(
 
 def _manifest_fields(
     step: Step,
-    artifacts: Mapping[str, Artifact],
+    inputs: Mapping[str, Artifact],
     machine: Machine,
     result: Result,
     seconds: float,
@@ -178,7 +225,7 @@ def _manifest_fields(
         "fingerprint": step.fingerprint,
         "config": step.config.model_dump(mode="json"),
         "inputs": {
-            path: InputEntry(name=name, fingerprint=artifacts[name].fingerprint)
+            path: InputEntry(name=name, fingerprint=inputs[path].fingerprint)
             for path, name in step.inputs.items()
         },
         "seed": step.seed,
@@ -215,23 +262,37 @@ def _check_store(store: Path) -> None:
         raise ArtifactError(f"{store}: only {free_gib(store):.1f} GiB free; make room first")
 
 
-@contextmanager
-def _locked(store: Path, step: Step, observer: Observer) -> Iterator[None]:
-    """Hold the lock of one fingerprint; say who holds it and wait if it is taken.
+class _Lock:
+    """The lock of one fingerprint, held by whoever makes or reuses it.
 
     The kernel drops the lock with its process, so a killed build leaves none behind.
     """
-    folder = store / ".locks"
-    folder.mkdir(exist_ok=True)
-    with (folder / step.fingerprint).open("a+", encoding="utf-8") as file:
+
+    def __init__(self, store: Path, step: Step) -> None:
+        folder = store / ".locks"
+        folder.mkdir(exist_ok=True)
+        self._path = folder / step.fingerprint
+        self._step = step
+        self._file: TextIO | None = None
+
+    def acquire(self, observer: Observer) -> bool:
+        """Take the lock, or say once who holds it; does not wait."""
+        file = self._path.open("a+", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            observer.waiting(step, file.read().strip() or "another build")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            observer.waiting(self._step, file.read().strip() or "another build")
+            file.close()
+            return False
         file.seek(0)
         file.truncate()
         file.write(f"process {os.getpid()} since {datetime.now(UTC).isoformat(timespec='seconds')}")
         file.flush()
-        yield
+        self._file = file
+        return True
+
+    def release(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -15,7 +15,7 @@ from factory.stages import StageConfig
 
 MACHINE = Machine(
     device="cpu", dtype="float32", matmul="float32", threads=1, engine="transformers", block=8,
-    micro_batch=4, checkpoint_steps=1,
+    micro_batch=4, parallel=2, checkpoint_steps=1,
 )  # fmt: skip
 """What every rehearsal runs on, whatever machine the recipe is for."""
 TRAIN, HELD_OUT, SAMPLES, TOKENS, ROWS = 16, 4, 2, 8, 4

@@ -30,16 +30,15 @@ class PlainDisplay:
     def __init__(self, total: int, console: Console) -> None:
         self._console = console
         self._total = total
-        self._number = 0
-        self._last = 0.0
+        self._numbers: dict[str, int] = {}
+        self._last: dict[str, float] = {}
+        self._waits: set[str] = set()
 
     def reused(self, step: Step, artifact: Artifact) -> None:
-        self._number += 1
         self._line(step, f"reused {artifact.path}")
 
     def started(self, step: Step, folder: Path) -> None:
-        self._number += 1
-        self._last = time.monotonic()
+        self._last[step.name] = time.monotonic()
         self._line(step, f"{step.kind} started; log {folder / 'log.txt'}")
 
     def event(self, step: Step, event: Mapping[str, Any]) -> None:
@@ -51,9 +50,9 @@ class PlainDisplay:
     def progress(self, step: Step, event: Mapping[str, Any]) -> None:
         now = time.monotonic()
         finished = event["done"] >= event["total"]
-        if now - self._last < PLAIN_SECONDS and not finished:
+        if now - self._last[step.name] < PLAIN_SECONDS and not finished:
             return
-        self._last = now
+        self._last[step.name] = now
         done = f"{event['done']:g} of {event['total']:g} {event['unit']}"
         figures = figures_text(event["figures"])
         self._line(step, f"{done}{', ' + figures if figures else ''}")
@@ -62,20 +61,26 @@ class PlainDisplay:
         self._line(step, made_text(artifact))
 
     def waiting(self, step: Step, holder: str) -> None:
-        self._line(step, f"waiting: {holder} is making it")
+        if step.name not in self._waits:
+            self._waits.add(step.name)
+            self._line(step, f"waiting: {holder} is making it")
 
     def close(self) -> None:
         pass
 
+    def _place(self, step: Step) -> str:
+        """`3/25`: stages count in the order in which they are first spoken of."""
+        number = self._numbers.setdefault(step.name, len(self._numbers) + 1)
+        return f"{number:>{len(str(self._total))}}/{self._total}"
+
     def _line(self, step: Step, text: str) -> None:
-        place = f"{self._number:>{len(str(self._total))}}/{self._total}"
         # No markup: model text and paths may hold square brackets.
-        line = f"[{place}] {step.name}: {text}"
+        line = f"[{self._place(step)}] {step.name}: {text}"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class LiveDisplay(PlainDisplay):
-    """The same lines for what is finished, and a bar for the stage at work."""
+    """The same lines for what is finished, and a bar for each stage at work."""
 
     def __init__(self, total: int, console: Console) -> None:
         super().__init__(total, console)
@@ -92,24 +97,19 @@ class LiveDisplay(PlainDisplay):
             console=console,
             transient=True,
         )
-        self._task: TaskID | None = None
+        self._tasks: dict[str, TaskID] = {}
         self._bar.start()
 
     def started(self, step: Step, folder: Path) -> None:
-        self._number += 1
-        description = f"[{self._number}/{self._total}] {step.name} ({step.kind})".replace(
-            "[", r"\["
-        )
-        self._task = self._bar.add_task(
+        description = f"[{self._place(step)}] {step.name} ({step.kind})".replace("[", r"\[")
+        self._tasks[step.name] = self._bar.add_task(
             description, total=None, unit="starting", rate="", figures=""
         )
 
     def progress(self, step: Step, event: Mapping[str, Any]) -> None:
-        if self._task is None:
-            return
         at = event["at"] or 1.0
         self._bar.update(
-            self._task,
+            self._tasks[step.name],
             completed=event["done"],
             total=event["total"],
             unit=event["unit"],
@@ -118,9 +118,7 @@ class LiveDisplay(PlainDisplay):
         )
 
     def made(self, step: Step, artifact: Artifact) -> None:
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-            self._task = None
+        self._bar.remove_task(self._tasks.pop(step.name))
         super().made(step, artifact)
 
     def close(self) -> None:

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from factory.artifacts import (
     verify,
 )
 from factory.errors import ArtifactError, EngineError
-from factory.pipeline import _check_store, _failure, _locked, _seconds
+from factory.pipeline import _check_store, _failure, _Lock, _seconds
 from factory.plan import Step, make_plan
 from factory.recipe import load_recipe
 
@@ -201,24 +200,27 @@ class Listener:
 
 
 def _hold(store: Path, step: Step, held: Any, release: Any) -> None:
-    with _locked(store, step, Listener()):  # type: ignore[arg-type]
-        held.set()
-        release.wait(10)
+    lock = _Lock(store, step)
+    assert lock.acquire(Listener())  # type: ignore[arg-type]
+    held.set()
+    release.wait(10)
 
 
-def test_a_second_build_says_who_holds_a_stage_and_waits(tmp_path: Path, step: Step) -> None:
+def test_a_second_build_says_who_holds_a_stage_until_it_is_free(tmp_path: Path, step: Step) -> None:
     context = multiprocessing.get_context("fork")
     held, release = context.Event(), context.Event()
     other = context.Process(target=_hold, args=(tmp_path, step, held, release))
     other.start()
     assert held.wait(10)
-    listener = Listener()
-    context.Process(target=lambda: (time.sleep(0.3), release.set())).start()
-    began = time.monotonic()
-    with _locked(tmp_path, step, listener):  # type: ignore[arg-type]
-        assert time.monotonic() - began > 0.2
+    listener, lock = Listener(), _Lock(tmp_path, step)
+    assert not lock.acquire(listener)  # type: ignore[arg-type]
     assert listener.heard[0].startswith(f"process {other.pid} since ")
+    release.set()
     other.join()
+    assert lock.acquire(listener)  # type: ignore[arg-type]
+    lock.release()
+    assert _Lock(tmp_path, step).acquire(listener)  # type: ignore[arg-type]
+    assert len(listener.heard) == 1
 
 
 def test_a_killed_builds_lock_is_free(tmp_path: Path, step: Step) -> None:
@@ -230,5 +232,5 @@ def test_a_killed_builds_lock_is_free(tmp_path: Path, step: Step) -> None:
     other.kill()
     other.join()
     listener = Listener()
-    with _locked(tmp_path, step, listener):  # type: ignore[arg-type]
-        assert listener.heard == []
+    assert _Lock(tmp_path, step).acquire(listener)  # type: ignore[arg-type]
+    assert listener.heard == []

@@ -81,3 +81,33 @@ def test_a_stages_own_seed_counts_instead_of_the_recipes() -> None:
     assert other["zero"] != plain["zero"]
     assert other["cold_traces"] != plain["cold_traces"], "what reads it is made again"
     assert other["sums"] == plain["sums"]
+
+
+def test_stages_that_do_not_need_each_other_are_at_work_side_by_side(tmp_path: Path) -> None:
+    path = tmp_path / "two.yaml"
+    source = "{type: tiny, architecture: llama, hidden: 32, layers: 1}"
+    path.write_text(
+        "name: two\nstages:\n"
+        + "".join(f"  m{n}: {{kind: model, seed: {n}, source: {source}}}\n" for n in range(3)),
+        encoding="utf-8",
+    )
+
+    class Watcher:
+        def __init__(self) -> None:
+            self.at_work: set[str] = set()
+            self.most = 0
+
+        def started(self, step, folder) -> None:
+            self.at_work.add(step.name)
+            self.most = max(self.most, len(self.at_work))
+
+        def made(self, step, artifact) -> None:
+            self.at_work.remove(step.name)
+
+        def event(self, step, event) -> None:
+            pass
+
+    watcher = Watcher()
+    machine = Machine(device="cpu", matmul="float32", threads=1, parallel=2)
+    made = build(make_plan(load_recipe(path)), tmp_path / "store", machine, watcher)  # type: ignore[arg-type]
+    assert (watcher.most, watcher.at_work, set(made)) == (2, set(), {"m0", "m1", "m2"})
