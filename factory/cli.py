@@ -250,7 +250,8 @@ def _write_report(recipe: Any, store: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(recipe.resolved, indent=2, ensure_ascii=False)
     (folder / "recipe.json").write_text(text + "\n", encoding="utf-8")
-    return write(build_report(recipe.name, recipe.header.description, steps), folder)
+    header = recipe.header
+    return write(build_report(header.name, header.description, steps, header.claims), folder)
 
 
 def _say_error(text: str) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from factory.artifacts import Manifest
+from factory.claim import Claim
+from factory.report.claims import claim_rows
 from factory.report.curves import training_runs
 from factory.report.headline import headline
 from factory.report.lineage import index
@@ -13,7 +15,9 @@ from factory.report.scorecard import compare, evaluations, read_answers
 from factory.report.stories import selections, stories
 
 
-def build(recipe_name: str, description: str, steps: Sequence[Step]) -> Report:
+def build(
+    recipe_name: str, description: str, steps: Sequence[Step], claims: Sequence[Claim] = ()
+) -> Report:
     """The report of one recipe's plan, from what of it is sealed.
 
     `steps` are in plan order. A step without artifact is listed as not made, and everything that
@@ -30,6 +34,7 @@ def build(recipe_name: str, description: str, steps: Sequence[Step]) -> Report:
         recipe=recipe_name,
         description=description,
         headline=headline(rows, comparisons, stages),
+        claims=tuple(claim_rows(claims, by_name)),
         stages=stages,
         evaluations=tuple(rows),
         comparisons=tuple(comparisons),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from factory.report.charts import TITLES
+from factory.report.claims import claim_difference, claim_value
 from factory.report.curves import WINDOW, mean
 from factory.report.flow import LANES
 from factory.report.records import Report, Sample, StageRow, TrainingRun
@@ -35,6 +36,7 @@ def markdown(report: Report) -> str:
     """The whole report as one document."""
     sections = [
         _result(report),
+        _claims(report),
         _flow(report),
         _scorecard(report),
         _changes(report),
@@ -65,6 +67,26 @@ def _result(report: Report) -> str:
     if report.headline.remarks:
         lines.append("\n".join(f"- {plain(remark)}" for remark in report.headline.remarks))
     return "\n\n".join(lines)
+
+
+def _claims(report: Report) -> str:
+    if not report.claims:
+        return ""
+    rows = []
+    for row in report.claims:
+        found = row.finding
+        if found is None:
+            rows.append([row.text, row.measure, "", "", "", "", f"not made: {row.missing[0]}"])
+            continue
+        means = [claim_value(x, row.measure) for x in (found.mean_of, found.mean_against)]
+        size_text = f"{found.difference.n} x {found.seeds}"
+        rows.append(
+            [row.text, row.measure, *means, claim_difference(found), size_text, found.verdict]
+        )
+    header = (
+        "claim", "measure", "measured", "against", "difference", "problems x seeds", "verdict",
+    )  # fmt: skip
+    return "## Claims\n\n" + table(header, rows)
 
 
 def _flow(report: Report) -> str:

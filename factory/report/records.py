@@ -6,6 +6,8 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from factory.artifacts import Artifact
+from factory.claim import Measure
+from factory.evaluation.claims import Finding
 from factory.records import ArtifactKind, Outcome, Record, Score
 
 Mode = Literal["sampled", "greedy"]
@@ -178,6 +180,18 @@ class Story(Record):
     samples: tuple[Sample, ...]
 
 
+class ClaimRow(Record):
+    """A claim of the recipe and what was measured; no finding while an evaluation is missing."""
+
+    text: str
+    measure: Measure
+    benchmark: str
+    of: tuple[str, ...]
+    against: tuple[str, ...]
+    missing: tuple[str, ...]
+    finding: Finding | None
+
+
 class Headline(Record):
     """The result in one sentence, then what must be said beside it."""
 
@@ -193,6 +207,7 @@ class Report(Record):
     recipe: str
     description: str
     headline: Headline
+    claims: tuple[ClaimRow, ...]
     stages: tuple[StageRow, ...]
     evaluations: tuple[Evaluation, ...]
     comparisons: tuple[Comparison, ...]

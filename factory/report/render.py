@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from factory.report import charts, figures, flow, text, views
+from factory.report import charts, claims, figures, flow, text, views
 from factory.report.markdown import markdown
 from factory.report.records import Report
 
@@ -51,6 +51,7 @@ def render_html(report: Report) -> str:
         style_hash=f"sha256-{digest}",
         cards=views.scorecards(report),
         totals=views.totals(report),
+        claims=claims,
         views=views,
         figures=figures,
         panels=charts.panels,

@@ -14,16 +14,14 @@ from factory.artifacts import Inputs
 from factory.context import Context, Metrics
 from factory.jsonl import recover_rows
 from factory.stages.stage import Stage, StageConfig
-from factory.tiny import Architecture
 from factory.world.corpus import CorpusConfig
 
 
 class PretrainConfig(StageConfig):
-    """A causal language model and how long it is trained."""
+    """A Llama-shaped language model and how long it is trained."""
 
     kind: Literal["pretrain"]
     corpus: CorpusConfig = CorpusConfig()
-    architecture: Architecture = "qwen2"
     hidden: int = Field(default=128, ge=8)
     layers: int = Field(default=4, ge=1)
     heads: int = Field(default=4, ge=1)

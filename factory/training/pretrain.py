@@ -9,7 +9,6 @@ from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     PrinterCallback,
-    Qwen2Config,
     Trainer,
     TrainingArguments,
 )
@@ -49,10 +48,13 @@ class Sequences(torch.utils.data.Dataset[dict[str, Tensor]]):
 
 
 def new_model(config: "PretrainConfig", seed: int) -> "PreTrainedModel":
-    """A random float32 model of this shape, with the world's vocabulary."""
+    """A random float32 model of this shape, with the world's vocabulary.
+
+    Llama's type, since transformers 5.17 forces Qwen2's own tokenizer class, which does not read
+    words, on every model of type qwen2.
+    """
     tokenizer = world_tokenizer()
-    config_class = {"llama": LlamaConfig, "qwen2": Qwen2Config}[config.architecture]
-    shape = config_class(
+    shape = LlamaConfig(
         vocab_size=len(WORDS),
         hidden_size=config.hidden,
         intermediate_size=config.feed_forward,

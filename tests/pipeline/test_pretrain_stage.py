@@ -57,6 +57,8 @@ def test_the_loss_falls_and_the_folder_is_a_whole_model(made: tuple[Path, dict])
     assert model.config.vocab_size == len(tokenizer)
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
     assert tokenizer.chat_template.startswith("<bos>")
+    text = "wait try 1 + 2 = 3 make 3 yes ;"
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
 def test_a_stopped_run_goes_on_to_the_same_bytes(made: tuple[Path, dict], tmp_path: Path) -> None:

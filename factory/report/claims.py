@@ -1,0 +1,67 @@
+"""The claims of a recipe as measured on its evaluations."""
+
+from collections.abc import Mapping, Sequence
+
+from factory.claim import Claim, Measure
+from factory.evaluation.claims import Finding, decide, measured
+from factory.jsonl import read_records
+from factory.records import EvalSample
+from factory.report.records import ClaimRow, Step
+
+SHARES = ("accuracy", "lenient", "format", "second_script")
+"""Measures in [0, 1]; they are shown in per cent, the others as they are."""
+
+
+def claim_rows(claims: Sequence[Claim], steps: Mapping[str, Step]) -> list[ClaimRow]:
+    """One row a claim; without a finding where one of its evaluations is not made yet."""
+    rows = []
+    for claim in claims:
+        needed = (*claim.of, *claim.against)
+        missing = tuple(
+            name for name in dict.fromkeys(needed) if name not in steps or not steps[name].artifact
+        )
+        rows.append(
+            ClaimRow(
+                text=claim.text,
+                measure=claim.measure,
+                benchmark=claim.benchmark,
+                of=claim.of,
+                against=claim.against,
+                missing=missing,
+                finding=None if missing else _finding(claim, steps),
+            )
+        )
+    return rows
+
+
+def _finding(claim: Claim, steps: Mapping[str, Step]) -> Finding:
+    samples = {name: _samples(claim, steps[name]) for name in (*claim.of, *claim.against)}
+    values = {name: measured(some, claim.measure) for name, some in samples.items()}
+    against = claim.against * (len(claim.of) if len(claim.against) == 1 else 1)
+    pairs = [(values[of], values[other]) for of, other in zip(claim.of, against, strict=True)]
+    fewest = min(
+        len(some) // max(1, len({s.trace.problem_id for s in some})) for some in samples.values()
+    )
+    return decide(claim, pairs, samples=max(1, fewest))
+
+
+def _samples(claim: Claim, step: Step) -> list[EvalSample]:
+    if step.artifact is None:
+        raise AssertionError("only claims whose evaluations are made are measured")
+    rows = read_records(step.artifact.file("samples.jsonl"), EvalSample)
+    return [row for row in rows if row.benchmark == claim.benchmark and row.mode == "sampled"]
+
+
+def claim_value(value: float, measure: Measure) -> str:
+    """A mean as shown: `17.7 %`, or `4.2`."""
+    return f"{100 * value:.1f} %" if measure in SHARES else f"{value:.2f}"
+
+
+def claim_difference(finding: Finding) -> str:
+    """`+61.7 [58.9, 64.5] points`, or `+3.65 [3.28, 4.02]`."""
+    scale, digits, unit = (100, 1, " points") if finding.claim.measure in SHARES else (1, 2, "")
+    value, low, high = (
+        scale * x
+        for x in (finding.difference.value, finding.difference.low, finding.difference.high)
+    )
+    return f"{value:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{unit}"

@@ -1,0 +1,72 @@
+"""The claims table of a report: measured where it can be, said to be open where it cannot."""
+
+import pytest
+from report_example import r1_build
+
+from factory.claim import Claim
+from factory.evaluation.compare import compare
+from factory.report.build import build
+from factory.report.records import Report, Step
+from factory.report.render import render_html, render_markdown
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> list[Step]:
+    return r1_build(tmp_path_factory.mktemp("build"), problems=40)
+
+
+def names(steps: list[Step]) -> list[str]:
+    return [step.name for step in steps if step.stage == "evaluate"]
+
+
+def claim(steps: list[Step], **changes) -> Claim:
+    first, *_, last = names(steps)
+    fields = {
+        "text": "the student beats its base <b>",
+        "of": (last,),
+        "against": (first,),
+        "benchmark": "chain_sum",
+    }
+    return Claim.model_validate({**fields, **changes})
+
+
+def test_a_claim_is_measured_as_the_paired_difference(steps: list[Step]) -> None:
+    [row] = build("r", "", steps, [claim(steps)]).claims
+    artifacts = {step.name: step.artifact for step in steps}
+    ours, theirs = artifacts[row.of[0]], artifacts[row.against[0]]
+    assert ours is not None and theirs is not None and row.finding is not None
+    [expected] = [
+        c.difference for c in compare(ours, theirs) if (c.benchmark, c.metric) == ("chain_sum", "pass@1")
+    ]
+    assert row.finding.difference.value == pytest.approx(expected.value)
+    assert row.finding.difference.low == pytest.approx(expected.low)
+    assert row.finding.seeds == 1
+
+
+def test_a_claim_about_evaluations_that_are_not_made_stays_open(steps: list[Step]) -> None:
+    [row] = build("r", "", steps, [claim(steps, of=("later",))]).claims
+    assert (row.missing, row.finding) == (("later",), None)
+
+
+@pytest.fixture(scope="module")
+def report(steps: list[Step]) -> Report:
+    return build("r", "", steps, [claim(steps), claim(steps, of=("later",))])
+
+
+def test_the_page_and_the_markdown_tell_the_same(report: Report) -> None:
+    page, text = render_html(report), render_markdown(report)
+    assert report.claims[0].finding is not None
+    for document in (page, text):
+        assert report.claims[0].finding.verdict in document
+        assert "later" in document
+    assert "beats its base <b>" not in page
+
+
+def test_a_recipe_without_claims_has_no_such_section(steps: list[Step]) -> None:
+    plain = build("r", "", steps)
+    assert 'id="claims"' not in render_html(plain)
+    assert "## Claims" not in render_markdown(plain)
+
+
+def test_the_report_reads_back_from_its_json(report: Report) -> None:
+    assert Report.model_validate_json(report.model_dump_json()) == report
