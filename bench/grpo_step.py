@@ -1,133 +1,328 @@
-"""Seconds and memory of one GRPO update: TRL's own pass against the packed one.
+"""Seconds and memory of whole GRPO steps: trl.GRPOTrainer as it comes against the factory's.
 
-    python bench/grpo_step.py MODEL_FOLDER [--prompts 8 --group 8 --tokens 64 --threads 2]
+    python bench/grpo_step.py [--model MODEL_FOLDER|tiny] [--prompts 8 --group 8 --tokens 64]
 
-Both passes run in a process of their own, on the same batch of random tokens: prompts of about 40
-tokens, completions of 18 to `tokens` tokens, a quarter of the groups without a signal. Measured
-are the reference pass and forward + backward, the second of two runs each; generation and the
-optimizer are the same for both and left out.
+Every side runs in a process of its own, one after the other, in float32 on the same questions with
+the same number of threads and the KL term on:
+
+    TRL            trl.GRPOTrainer, samples by transformers' generate, its own passes
+    ours           the factory's trainer and sampler (vLLM where it is installed)
+    TRL rounded    TRL with torch.set_float32_matmul_precision("medium"), so that torch may ask
+                   oneDNN: our `matmul: bfloat16`. Without AMX still float32, else rounded operands
+    ours rounded   ours with the same setting
+
+A step is: sample, reward, reference log-probs, forward and backward, optimizer. Everybody trains on
+the same completions: the sampler runs in full, `tokens` new tokens a row and no end before, and
+then its tokens are replaced by a script: random tokens, all rows `tokens` long ("even") or 18 to
+`tokens` long ("uneven"). So the sampling time of uneven rows is that of full ones, on all sides.
+Every fourth question gives all its samples the same reward. Each side takes one step of even rows
+and then one of uneven rows; --warm-up adds steps before that are not counted. Without --model the
+embedded SmolLM2-135M is converted into a temporary folder.
 """
 
 import argparse
 import json
+import platform
 import resource
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+SIDES = {"trl": "TRL", "ours": "ours", "trl-rounded": "TRL rounded", "ours-rounded": "ours rounded"}
+PAIRS = (("trl", "ours"), ("trl-rounded", "ours-rounded"))
 PROMPT_TOKENS = 40
 SHORTEST = 18
+PHASES = ("generate", "reference", "train", "optimizer", "step")
+LENGTHS = ("even", "uneven")
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", default="", help="a folder, or `tiny`")
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--micro-groups", type=int, default=2)
-    parser.add_argument("--kl", type=float, default=0.0)
-    parser.add_argument("--only", choices=["plain", "packed"], help=argparse.SUPPRESS)
+    parser.add_argument("--warm-up", type=int, default=0, help="steps before the measured ones")
+    parser.add_argument("--micro-groups", type=int, default=1)
+    parser.add_argument("--kl", type=float, default=0.04)
+    parser.add_argument("--engine", choices=["auto", "vllm", "transformers"], default="auto")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def measure(options: argparse.Namespace) -> dict[str, float]:
-    """Seconds of the passes, peak memory and the loss, in this process."""
+def scripted_completions(
+    options: argparse.Namespace, vocabulary: int, step: int
+) -> list[list[int]]:
+    """The tokens that every side trains on at this step, row after row; the last one is uneven."""
+    import torch
+
+    stream = torch.Generator().manual_seed(1000 + step)
+    rows = options.prompts * options.group
+    is_uneven = step > options.warm_up
+    shortest = min(SHORTEST, options.tokens) if is_uneven else options.tokens
+    lengths = torch.randint(shortest, options.tokens + 1, (rows,), generator=stream).tolist()
+    lengths[0] = options.tokens
+    return [
+        torch.randint(10, vocabulary, (length,), generator=stream).tolist() for length in lengths
+    ]
+
+
+def reward_function(group: int) -> Callable[..., list[float]]:
+    """Rewards that differ within a group, but for every fourth group."""
+
+    def accuracy(completions: list[Any], trainer_state: Any, **_: Any) -> list[float]:
+        step = trainer_state.global_step
+        return [
+            0.0 if (row // group) % 4 == 3 else float((row * 7 + step) % 5)
+            for row in range(len(completions))
+        ]
+
+    return accuracy
+
+
+def make_trainer(options: argparse.Namespace, folder: Path, output: str) -> tuple[Any, Any]:
+    """The side's trainer, and our sampler or None."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import GRPOConfig, GRPOTrainer
 
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    count = options.prompts * (options.warm_up + len(LENGTHS))
+    prompts = question_texts(tokenizer, count)
+    parts = {
+        "model": model,
+        "train_dataset": Dataset.from_dict({"prompt": prompts, "problem": list(range(count))}),
+        "processing_class": tokenizer,
+        "reward_funcs": [reward_function(options.group)],
+    }
+    if not options.side.startswith("ours"):
+        # What is set here says which step is measured; all else is as TRL 1.16 comes, but for
+        # checkpointing, which TRL turns on and which would only slow it down.
+        arguments = GRPOConfig(
+            output_dir=output, use_cpu=True, bf16=False, gradient_checkpointing=False,
+            max_steps=options.warm_up + len(LENGTHS),
+            per_device_train_batch_size=options.prompts * options.group,
+            num_generations=options.group, max_completion_length=options.tokens,
+            beta=options.kl, loss_type="grpo", learning_rate=1e-6, logging_steps=1,
+            report_to="none", save_strategy="no", shuffle_dataset=False,
+            generation_kwargs={"min_new_tokens": options.tokens},
+        )  # fmt: skip
+        trainer = GRPOTrainer(args=arguments, **parts)
+        first = tokenizer(prompts[0], return_tensors="pt")
+        trainer.model.generate(**first, max_new_tokens=2)
+        return trainer, None
+    return our_trainer(options, folder, output, parts)
+
+
+def our_trainer(
+    options: argparse.Namespace, folder: Path, output: str, parts: dict[str, Any]
+) -> tuple[Any, Any]:
     from factory.machine import Machine
+    from factory.records import SamplingConfig
+    from factory.rewards import RewardConfig
+    from factory.sampling import Request, open_sampler
     from factory.stages.grpo import GrpoConfig
-    from factory.training.grpo import FactoryGrpoTrainer
+    from factory.training.grpo import FactoryGrpoTrainer, policy_weights
     from factory.training.grpo_arguments import training_arguments
 
-    torch.set_num_threads(options.threads)
+    machine = Machine(device="cpu", threads=options.threads, engine=options.engine)
+    longest = PROMPT_TOKENS + options.tokens
+    sampler = open_sampler(folder, machine, max_length=longest, training=True)
+    never_end(sampler)
+    sampling = SamplingConfig(temperature=1.0, top_p=1.0, max_new_tokens=options.tokens, stop=())
     config = GrpoConfig(
-        kind="grpo", model="-", problems="-", steps=1, prompts=options.prompts,
-        group=options.group, updates_per_rollout=1, kl=options.kl, reference_refresh_steps=0,
-        max_new_tokens=options.tokens,
+        kind="grpo", model="-", problems="-", steps=options.warm_up + len(LENGTHS),
+        prompts=options.prompts, group=options.group, updates_per_rollout=1, kl=options.kl,
+        reference_refresh_steps=0, max_new_tokens=options.tokens, epsilon=0.2, learning_rate=1e-6,
+        rewards=(RewardConfig(name="accuracy"),),
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as output:
-        trainer = FactoryGrpoTrainer(
-            model=AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32),
-            args=training_arguments(
-                config, Machine(device="cpu"), output=output, seed=0, micro_prompts=options.prompts
-            ),
-            train_dataset=Dataset.from_dict({"prompt": ["q"]}),
-            processing_class=AutoTokenizer.from_pretrained(options.model),
-            reward_funcs=[_no_reward, _no_reward],
-            packed_rows=options.micro_groups * options.group if options.only == "packed" else None,
-        )
-    trainer.current_gradient_accumulation_steps = 1
-    trainer.model.train()
-    inputs = make_batch(options, trainer.model.config.vocab_size)
-    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
-    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
-    result = {}
-    for _ in range(2):
-        started = time.perf_counter()
-        reference = trainer.completion_logprobs(ids, mask, options.tokens)
-        result["reference"] = time.perf_counter() - started
-        inputs["ref_per_token_logps"] = reference
-        trainer.model.zero_grad()
-        started = time.perf_counter()
-        loss = trainer._compute_loss(trainer.model, inputs)
-        loss.backward()
-        result["train"] = time.perf_counter() - started
-    norms = [p.grad.norm() for p in trainer.model.parameters()]
-    result["gradient norm"] = torch.stack(norms).norm().item()
-    result["peak GiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return result
+    tokenizer = parts["processing_class"]
+
+    # An engine's first call sets it up; TRL's side calls its own once as well.
+    sampler.sample([Request((1, 2, 3), 0)], sampling.model_copy(update={"max_new_tokens": 2}))
+
+    def sample(prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
+        sampler.load_weights(policy_weights(trainer.model))
+        requests = [
+            Request(tuple(tokenizer(prompt, add_special_tokens=False)["input_ids"]), row)
+            for row, prompt in enumerate(prompts)
+        ]
+        completions = sampler.sample(requests, sampling)
+        return {
+            "prompt_ids": [list(request.prompt_ids) for request in requests],
+            "completion_ids": [list(completion.token_ids) for completion in completions],
+            "logprobs": [list(completion.logprobs) for completion in completions],
+        }
+
+    trainer = FactoryGrpoTrainer(
+        args=training_arguments(
+            config, machine, output=output, seed=0, micro_prompts=options.prompts
+        ),
+        rollout_func=sample,
+        packed_rows=options.micro_groups * options.group,
+        **parts,
+    )
+    return trainer, sampler
 
 
-def _no_reward(**_: Any) -> list[float]:
-    return []
+def never_end(sampler: Any) -> None:
+    """Have our sampler draw on past the end of text, as TRL's side is told by min_new_tokens."""
+    if sampler.name == "vllm":
+        import vllm
+
+        plain = vllm.SamplingParams
+        setattr(vllm, "SamplingParams", partial(plain, ignore_eos=True))  # noqa: B010
+    else:
+        sampler._tokenizer.eos_token = None
 
 
-def make_batch(options: argparse.Namespace, vocabulary: int) -> dict[str, Any]:
-    """TRL's inputs (rows, tokens): groups one after the other, every fourth without advantage."""
+def question_texts(tokenizer: Any, count: int) -> list[str]:
+    """Different questions of PROMPT_TOKENS tokens each."""
+    texts = []
+    for number in range(count):
+        ids = tokenizer(f"Question {number}: " + "add one and two and three, " * 20)["input_ids"]
+        texts.append(tokenizer.decode(ids[:PROMPT_TOKENS]))
+    return texts
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, float]]:
+    """Seconds by phase of the even and the uneven step of one side in this process, and memory."""
     import torch
 
-    stream = torch.Generator().manual_seed(0)
-    rows = options.prompts * options.group
-    prompts = torch.randint(10, vocabulary, (options.prompts, PROMPT_TOKENS), generator=stream)
-    shortest = min(SHORTEST, options.tokens)
-    lengths = torch.randint(shortest, options.tokens + 1, (rows, 1), generator=stream)
-    lengths[0] = options.tokens
-    mask = (torch.arange(options.tokens) < lengths).long()
-    advantages = torch.randn(rows, generator=stream)
-    advantages[(torch.arange(rows) // options.group) % 4 == 3] = 0.0
-    return {
-        "prompt_ids": prompts.repeat_interleave(options.group, dim=0),
-        "prompt_mask": torch.ones(rows, PROMPT_TOKENS, dtype=torch.long),
-        "completion_ids": torch.randint(10, vocabulary, mask.shape, generator=stream),
-        "completion_mask": mask,
-        "advantages": advantages,
-        "num_items_in_batch": mask.sum(),
-    }
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as output:
+        trainer, sampler = make_trainer(options, folder, output)
+        # After the engine has started, which sets it anew.
+        is_rounded = options.side.endswith("rounded")
+        torch.set_float32_matmul_precision("medium" if is_rounded else "highest")
+        steps: list[dict[str, float]] = []
+        instrument(trainer, steps, options)
+        trainer.train()
+        if sampler is not None:
+            sampler.close()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    found = dict(zip(LENGTHS, steps[options.warm_up :], strict=True))
+    return {**found, "memory": {"peak GiB": peak}}
+
+
+def instrument(trainer: Any, steps: list[dict[str, float]], options: argparse.Namespace) -> None:
+    """Time the parts of every step, and have each train on the scripted completions."""
+    import torch
+
+    from factory.training.phases import PhaseClock
+
+    clock = PhaseClock()
+    sample, logprobs = trainer._generate, trainer._get_per_token_logps_and_entropies
+    vocabulary = trainer.model.config.vocab_size
+
+    def timed(phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with clock.measure(phase):
+                return function(*args, **kwargs)
+
+        return run
+
+    def generate(prompts: list[Any]) -> tuple[Any, ...]:
+        with clock.measure("generate"):
+            result = list(sample(prompts))
+        # Of TRL's result: 1 completion ids, 3 completions as text, 4 the sampler's log-probs.
+        result[1] = scripted_completions(options, vocabulary, trainer.state.global_step)
+        result[3] = trainer.processing_class.batch_decode(result[1])
+        if result[4] is not None:
+            result[4] = [[0.0] * len(ids) for ids in result[1]]
+        return tuple(result)
+
+    def reference_or_policy(*args: Any, **kwargs: Any) -> Any:
+        phase = "train" if torch.is_grad_enabled() else "reference"
+        return timed(phase, logprobs)(*args, **kwargs)
+
+    trainer._generate = generate
+    trainer._get_per_token_logps_and_entropies = reference_or_policy
+    trainer._compute_loss = timed("train", trainer._compute_loss)
+    trainer.accelerator.backward = timed("train", trainer.accelerator.backward)
+
+    from transformers import TrainerCallback
+
+    class Steps(TrainerCallback):
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            trainer.optimizer.step = timed("optimizer", trainer.optimizer.step)
+
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            clock.take()
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            steps.append(clock.take())
+
+    trainer.add_callback(Steps())
+
+
+def save_model(name: str, folder: Path) -> Path:
+    """The model to measure: a folder as it is, a tiny one, or the embedded SmolLM2-135M."""
+    if name == "tiny":
+        from factory.tiny import save_tiny_model
+
+        return save_tiny_model(folder, "llama", hidden=64)
+    if name:
+        return Path(name)
+    from factory.artifacts import Inputs
+    from factory.context import Context
+    from factory.machine import Machine
+    from factory.stages.model import STAGE, Embedded, ModelConfig
+
+    folder.mkdir()
+    config = ModelConfig(kind="model", source=Embedded(type="embedded"))
+    with (folder.parent / "events.jsonl").open("w", encoding="utf-8") as events:
+        STAGE.run(config, Inputs(), folder, Context(0, Machine(), folder.parent, events))
+    return folder
+
+
+def run_side(options: argparse.Namespace, side: str, folder: Path) -> dict[str, Any]:
+    """The figures of one side, measured in a process of its own."""
+    command = [sys.executable, __file__, "--side", side, "--model", str(folder)]
+    for name in ("prompts", "group", "tokens", "threads", "warm_up", "micro_groups", "kl"):
+        command += ["--" + name.replace("_", "-"), str(getattr(options, name))]
+    command += ["--engine", options.engine]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    if child.returncode:
+        sys.exit(f"{SIDES[side]}: {child.stderr[-2000:]}")
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+def table(results: dict[str, dict[str, dict[str, float]]]) -> Iterator[str]:
+    """Lines of a Markdown table: a row a figure, a column a side, and how often ours fits in."""
+    ratios = [f"{SIDES[plain]} / {SIDES[ours]}" for plain, ours in PAIRS]
+    yield "| rows | figure | " + " | ".join([*SIDES.values(), *ratios]) + " |"
+    yield "|---|---|" + "---|" * (len(SIDES) + len(PAIRS))
+    for rows in (*LENGTHS, "memory"):
+        for figure in PHASES if rows in LENGTHS else ("peak GiB",):
+            values = {side: results[side][rows].get(figure, 0.0) for side in SIDES}
+            cells = [f"{value:.2f}" for value in values.values()]
+            for plain, ours in PAIRS:
+                cells.append(f"{values[plain] / values[ours]:.2f}" if values[ours] else "-")
+            unit = "" if rows == "memory" else ", s"
+            yield f"| {rows} | {figure}{unit} | " + " | ".join(cells) + " |"
 
 
 def main() -> None:
     options = parse_arguments()
-    if options.only:
-        print(json.dumps(measure(options)))
+    if options.side:
+        print(json.dumps(measure(options, Path(options.model))))
         return
-    results = {}
-    for name in ("plain", "packed"):
-        command = [sys.executable, __file__, *sys.argv[1:], "--only", name]
-        child = subprocess.run(command, capture_output=True, text=True, check=False)
-        if child.returncode:
-            sys.exit(f"{name}: {child.stderr[-2000:]}")
-        results[name] = json.loads(child.stdout.splitlines()[-1])
-    print(f"{'':14} {'TRL':>9} {'packed':>9} {'ratio':>7}")
-    for row, plain in results["plain"].items():
-        packed = results["packed"][row]
-        print(f"{row:14} {plain:9.3f} {packed:9.3f} {plain / packed:7.2f}")
+    with tempfile.TemporaryDirectory() as folder:
+        model = save_model(options.model, Path(folder) / "model")
+        results = {side: run_side(options, side, model) for side in SIDES}
+    print(
+        f"{options.prompts} questions x {options.group} samples x {options.tokens} new tokens, "
+        f"{options.threads} threads, float32, KL on, {platform.machine()}, one run each"
+    )
+    print("\n".join(table(results)))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ class Machine(Record):
     """How a CPU multiplies float32 matrices: `bfloat16` allows torch to round the operands and sum
     in float32, twice as fast on some CPUs and slower on others; `auto` measures once."""
     threads: int = Field(default=0, ge=0)
-    """Torch and engine threads; 0 takes every core this process may use."""
+    """Torch and engine threads; 0 takes every core this process may use, or fewer where a
+    measurement says that fewer are clearly faster."""
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """`auto` takes vLLM where it imports, else transformers (slower, same results within noise)."""
     engine_memory_gib: float = Field(default=1.0, gt=0)

@@ -25,7 +25,7 @@ from factory.context import Context, Metrics
 from factory.errors import DataError, RecipeError
 from factory.grading import GRADERS
 from factory.jsonl import read_records, recover_rows
-from factory.records import ModelRef, Problem, ProblemsRef, SamplingConfig
+from factory.records import ModelRef, Problem, ProblemsRef, Record, SamplingConfig
 from factory.rewards import RewardConfig
 from factory.rewards.language import SCRIPTS
 from factory.stages.sft import LoraConfig
@@ -33,6 +33,17 @@ from factory.stages.stage import Stage, StageConfig
 
 SUMMARY = 8
 """Rollouts behind a figure of the summary: one rollout alone is mostly noise."""
+
+
+class DynamicSampling(Record):
+    """Replaces groups whose rewards are all equal (DAPO, arXiv 2503.14476, eq. 11)."""
+
+    max_rounds: int = Field(ge=0)
+    """Times that further questions are drawn for what is still missing; then the batch is filled
+    with groups without a signal. Eq. 11 draws until it is full."""
+    rest_steps: int = Field(default=0, ge=0)
+    """Updates for which a question rests once all its samples were correct twice in a row. 0:
+    none rests. Not in the paper."""
 
 
 class GrpoConfig(StageConfig):
@@ -91,6 +102,8 @@ class GrpoConfig(StageConfig):
     """Not stated by the paper; TRL's default."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Not stated by the paper; TRL's default."""
+    dynamic_sampling: DynamicSampling | None = None
+    """None takes every group as it comes, as R1 does."""
     lora: LoraConfig | None = None
     """None trains all weights, as the paper does."""
     trl: dict[str, JsonValue] = Field(default_factory=dict)
@@ -160,7 +173,8 @@ def run(config: GrpoConfig, inputs: Inputs, out: Path, context: Context) -> Metr
         )
     train(config, problems, model=inputs["model"], out=out, context=context)
     if is_first_rank():
-        for name in ("telemetry.jsonl", "rollouts.jsonl"):
+        names = ["telemetry.jsonl", "rollouts.jsonl"]
+        for name in [*names, *(["asked.jsonl"] if config.dynamic_sampling else [])]:
             shutil.copyfile(context.scratch / name, out / name)
     return _summary(config, recover_rows(context.scratch / "telemetry.jsonl"))
 

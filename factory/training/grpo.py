@@ -54,6 +54,8 @@ class FactoryGrpoTrainer(GRPOTrainer):
     ) -> None:
         self.clock = clock or PhaseClock()
         self.packed_rows = packed_rows
+        self.asked: list[int] = []
+        """Problem index of every row of the rollout that is being drawn, as planned."""
         self._policy_logprobs: Tensor | None = None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
@@ -87,6 +89,11 @@ class FactoryGrpoTrainer(GRPOTrainer):
             # differs between a resumed run and an undisturbed one, so it gets a state of its own.
             torch.manual_seed(derive(self.args.seed, "grpo", "shuffle", self.state.global_step))
         return super()._prepare_inputs(generation_batch)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        # TRL hands a rollout_func the prompts alone.
+        self.asked = [row["problem"] for row in inputs]
+        return super()._generate_and_score_completions(inputs)
 
     def _get_per_token_logps_and_entropies(
         self,

@@ -149,6 +149,11 @@ def checkpoint_steps(config: "GrpoConfig", machine: Machine) -> int:
 def prompts_per_rank(config: "GrpoConfig") -> int:
     """Questions an update on each rank; RecipeError if they do not divide evenly."""
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks > 1 and config.dynamic_sampling is not None:
+        raise RecipeError(
+            f"dynamic_sampling: draws for one process, found {ranks}; set processes: 1 in the "
+            "machine file or leave it out"
+        )
     if config.prompts % ranks:
         raise RecipeError(
             f"prompts: {config.prompts} questions cannot be shared evenly by {ranks} processes; "

@@ -22,10 +22,12 @@ from factory.training.checkpoints import (
     require_space,
     resume_point,
 )
+from factory.training.efficiency import Efficiency
 from factory.training.grpo import FactoryGrpoTrainer, plain_pass_reason
 from factory.training.grpo_arguments import plain_micro_prompts, training_arguments
 from factory.training.phases import PhaseClock
 from factory.training.rollouts import Rollouts, RolloutSettings
+from factory.training.roofline import measure_peaks, size_of
 from factory.training.saving import save_model
 from factory.training.sft import peft_config
 from factory.training.telemetry import Logs, Telemetry
@@ -71,11 +73,12 @@ def train(
             rollouts = Rollouts(
                 _settings(config, model, context),
                 problems,
+                prompts,
                 sampler=sampler,
                 tokenizer=tokenizer,
                 pool=pool,
                 clock=PhaseClock(),
-                path=context.scratch / "rollouts.jsonl",
+                folder=context.scratch,
             )
             trainer = make_trainer(
                 config, prompts, policy=policy, rollouts=rollouts, context=context
@@ -102,11 +105,24 @@ def make_trainer(
     `prompts[i]` is what `rollouts.problems[i]` is asked with.
     """
     arguments, packed_rows = _placement(config, policy, context)
+    peaks = measure_peaks(arguments.device, torch.float32)
+    context.note(
+        f"grpo: this process multiplies at {peaks.flops_per_second / 1e9:.0f} GFLOP/s and reads "
+        f"{peaks.bytes_per_second / 1e9:.0f} GB/s; shares of the roofline refer to that"
+    )
+    figures = Efficiency(
+        size_of(policy),
+        peaks,
+        completions=arguments.generation_batch_size,
+        group=config.group,
+        rows_at_once=context.machine.block,
+        updates=config.updates_per_rollout,
+    )
     telemetry = Telemetry(
         context.scratch / "telemetry.jsonl",
         context,
         values=telemetry_values,
-        timings=lambda logs: _timings(rollouts, arguments.generation_batch_size, logs),
+        timings=lambda logs: _timings(rollouts, figures, logs),
         headline=("reward", "accuracy"),
     )
     trainer = FactoryGrpoTrainer(
@@ -139,8 +155,7 @@ def _placement(
     )
     reason = plain_pass_reason(policy, plain)
     if reason is not None:
-        if plain.use_cpu:
-            context.note(f"grpo: TRL's own training pass, about 3 times slower, since {reason}")
+        context.note(f"grpo: TRL's own training pass, since {reason}")
         return plain, None
     packed = training_arguments(config, machine, micro_prompts=config.prompts, **where)
     return packed, machine.micro_groups * config.group
@@ -174,20 +189,18 @@ def telemetry_values(logs: Logs) -> dict[str, float]:
     if "frac_reward_zero_std" in logs:
         values["signal_share"] = 1.0 - logs["frac_reward_zero_std"]
     for name, value in logs.items():
-        if name.startswith("words/"):
+        if name.startswith(("words/", "drawn_")):
             values[name] = value
         elif name.startswith("rewards/") and name.endswith("/mean"):
             values[name.removesuffix("/mean")] = value
     return values
 
 
-def _timings(rollouts: Rollouts, completions: int, logs: Logs) -> dict[str, float]:
-    """Seconds by phase, generated tokens per second, and the parity check if this step had one."""
+def _timings(rollouts: Rollouts, efficiency: Efficiency, logs: Logs) -> dict[str, float]:
+    """Seconds by phase, rates and shares of the roofline, and the parity check if there was one."""
     seconds = rollouts.clock.take()
     timings = {f"seconds/{name}": round(value, 3) for name, value in seconds.items()}
-    if "completions/mean_length" in logs and seconds.get("generate"):
-        tokens = logs["completions/mean_length"] * completions
-        timings["generated_per_second"] = round(tokens / seconds["generate"], 1)
+    timings |= efficiency.of_step(seconds, rollouts.drawn, logs)
     timings |= rollouts.parity
     rollouts.parity = {}
     return timings
@@ -204,6 +217,7 @@ def _settings(config: "GrpoConfig", model: Artifact, context: Context) -> Rollou
         seed=context.seed,
         dtype=context.machine.torch_dtype_name(on_gpu=context.machine.takes_gpu()),
         model=model.fingerprint,
+        dynamic_sampling=config.dynamic_sampling,
         kept_steps=frozenset(phase * config.updates_per_rollout + 1 for phase in phases),
     )
 

@@ -5,7 +5,7 @@ TRL asks `Rollouts.sample` for completions (its `rollout_func`) and then every f
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,14 @@ from torch import Tensor
 from factory.chat import PromptConfig, Response, parse
 from factory.errors import EngineError
 from factory.grading import GradeItem, GradingPool, check_ungradable
-from factory.jsonl import append_rows
+from factory.jsonl import append_rows, read_records
 from factory.records import FinishReason, Problem, SamplingConfig, Trace, Verdict
 from factory.rewards import RewardConfig, reflective_words, reward_components, total_reward
-from factory.sampling.sampler import Request, Sampler
+from factory.sampling.sampler import Completion, Request, Sampler
 from factory.seeds import derive
 from factory.training.checkpoints import is_first_rank
+from factory.training.dynamic_sampling import AskedRow, Questions, fill
+from factory.training.efficiency import Drawn
 from factory.training.grpo import FactoryGrpoTrainer, policy_weights
 from factory.training.phases import PhaseClock
 from factory.training.precision import exact_products
@@ -28,6 +30,8 @@ from factory.training.telemetry import truncate_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from factory.stages.grpo import DynamicSampling
 
 KEPT_GROUPS, KEPT_SAMPLES = 2, 2
 """Questions of a rollout that are kept to be read, and completions of each."""
@@ -64,6 +68,7 @@ class RolloutSettings:
     """Fingerprint of the model that training starts from."""
     kept_steps: frozenset[int]
     """Steps whose rollout is kept in part."""
+    dynamic_sampling: "DynamicSampling | None" = None
 
 
 @dataclass(frozen=True)
@@ -75,59 +80,90 @@ class Graded:
     components: dict[str, float]
 
 
+@dataclass(frozen=True)
+class DrawnGroup:
+    """One question's samples; graded already where dynamic sampling had to look at them."""
+
+    problem: int
+    requests: Sequence[Request]
+    completions: Sequence[Completion]
+    graded: Sequence[Graded] = ()
+
+
 class Rollouts:
     """Draws, grades and rewards; lives as long as its trainer.
 
-    `problems[i]` is the problem whose dataset rows carry `problem: i`. `path` is where a few
-    rollouts are kept, one JSON line each.
+    `problems[i]` is the problem whose dataset rows carry `problem: i`, and `prompts[i]` what it is
+    asked with. `folder` is where a few rollouts are kept (`rollouts.jsonl`) and, with dynamic
+    sampling, which questions each rollout asked (`asked.jsonl`).
     """
 
     def __init__(
         self,
         settings: RolloutSettings,
         problems: Sequence[Problem],
+        prompts: Sequence[str],
         *,
         sampler: Sampler,
         tokenizer: "PreTrainedTokenizerBase",
         pool: GradingPool,
         clock: PhaseClock,
-        path: Path,
+        folder: Path,
     ) -> None:
         self.settings = settings
         self.problems = problems
+        self.prompts = prompts
         self.sampler = sampler
         self.tokenizer = tokenizer
         self.pool = pool
         self.clock = clock
-        self.path = path
+        self.path = folder / "rollouts.jsonl"
+        self.asked_path = folder / "asked.jsonl"
         self.parity: dict[str, float] = {}
         """Gaps found by the last check, taken by the telemetry of its step."""
+        self.drawn = Drawn(0, 0, 0)
         self._count = 0
         self._loaded_step = 0
         self._graded: list[Graded] = []
+        self._graded_early: list[Graded] = []
+        self._draw_figures: dict[str, float] = {}
+        dynamic = settings.dynamic_sampling
+        self._questions = Questions(
+            len(problems), seed=settings.seed, rest_steps=dynamic.rest_steps if dynamic else 0
+        )
 
     def sample(self, prompts: list[str], trainer: FactoryGrpoTrainer) -> dict[str, list[Any]]:
         """TRL's rollout_func: one completion for each of `prompts`, repeated once a sample.
 
-        All requests go to the engine in one call, each with a seed that depends on the step and
-        its row only, so a resumed run draws the same completions.
+        All requests of a round go to the engine in one call, so no sample waits for the slowest
+        of another group; each has a seed that depends on the step and its row only, so a resumed
+        run draws the same completions.
         """
         self._graded = []
+        self.drawn = Drawn(0, 0, 0)
         step = trainer.state.global_step
-        if self._count == 0 and is_first_rank():
-            truncate_rows(self.path, step)
+        if self._count == 0:
+            self._resume(step)
         self._count += 1
         if step != self._loaded_step:
             with self.clock.measure("sync"):
                 model = trainer.accelerator.unwrap_model(trainer.model)
                 self.sampler.load_weights(policy_weights(model))
                 self._loaded_step = step
-        requests = self._requests(prompts, step, rank=trainer.accelerator.process_index)
-        with self.clock.measure("generate"):
-            completions = self.sampler.sample(requests, self.settings.sampling)
+        questions = trainer.asked[:: self.settings.group]
+        if self.settings.dynamic_sampling is None:
+            first_row = trainer.accelerator.process_index * len(prompts)
+            groups = self._draw(questions, step, first_row=first_row)
+        else:
+            rounds = self.settings.dynamic_sampling.max_rounds
+            groups = self._draw_with_signal(questions, step, rounds=rounds)
+        requests = [request for group in groups for request in group.requests]
+        completions = [completion for group in groups for completion in group.completions]
+        self._graded_early = [graded for group in groups for graded in group.graded]
         if self._count.bit_count() == 1:
             with self.clock.measure("parity"):
                 self._check_parity(requests, trainer)
+        problems = [group.problem for group in groups for _ in group.requests]
         return {
             "prompt_ids": [list(request.prompt_ids) for request in requests],
             "completion_ids": [list(completion.token_ids) for completion in completions],
@@ -135,19 +171,85 @@ class Rollouts:
             "text": [completion.text for completion in completions],
             "finish_reason": [completion.finish_reason for completion in completions],
             "seed": [request.seed for request in requests],
+            # Takes the place of the planned rows' column: rewards grade what was asked.
+            "problem": problems,
+            "asked_with": [self.prompts[problem] for problem in problems],
         }
 
-    def _requests(self, prompts: list[str], step: int, *, rank: int) -> list[Request]:
-        """A request a row; no two rows of the ranks share a seed."""
+    def _resume(self, step: int) -> None:
+        """Drop what a killed run wrote past this step, and know again which questions rest."""
+        if is_first_rank():
+            truncate_rows(self.path, step)
+        if self.settings.dynamic_sampling is not None:
+            truncate_rows(self.asked_path, step)
+            if self.asked_path.exists():
+                for row in read_records(self.asked_path, AskedRow):
+                    self._questions.note(row)
+
+    def _draw(self, questions: Sequence[int], step: int, *, first_row: int) -> list[DrawnGroup]:
+        """A group of samples for each question; no two rows of a step share a seed."""
+        size = self.settings.group
         ids = {
-            prompt: tuple(self.tokenizer(prompt, add_special_tokens=False)["input_ids"])
-            for prompt in dict.fromkeys(prompts)
+            question: tuple(
+                self.tokenizer(self.prompts[question], add_special_tokens=False)["input_ids"]
+            )
+            for question in dict.fromkeys(questions)
         }
-        offset = rank * len(prompts)
-        return [
-            Request(ids[prompt], derive(self.settings.seed, "grpo", step, offset + row))
-            for row, prompt in enumerate(prompts)
+        requests = [
+            Request(ids[question], derive(self.settings.seed, "grpo", step, first_row + row))
+            for row, question in enumerate(q for q in questions for _ in range(size))
         ]
+        with self.clock.measure("generate"):
+            completions = self.sampler.sample(requests, self.settings.sampling)
+        self.drawn = self.drawn.plus(requests, completions)
+        return [
+            DrawnGroup(
+                question,
+                requests[place * size : (place + 1) * size],
+                completions[place * size : (place + 1) * size],
+            )
+            for place, question in enumerate(questions)
+        ]
+
+    def _draw_with_signal(
+        self, planned: Sequence[int], step: int, *, rounds: int
+    ) -> list[DrawnGroup]:
+        """Groups for the planned questions, those without a signal replaced while rounds last."""
+        size = self.settings.group
+
+        def draw(questions: Sequence[int], groups_before: int) -> list[DrawnGroup]:
+            groups = self._draw(questions, step, first_row=groups_before * size)
+            graded = self._grade(
+                [group.problem for group in groups for _ in range(size)],
+                [completion.text for group in groups for completion in group.completions],
+                [completion.finish_reason for group in groups for completion in group.completions],
+            )
+            return [
+                replace(group, graded=graded[place * size : (place + 1) * size])
+                for place, group in enumerate(groups)
+            ]
+
+        first, spare = self._questions.plan(planned, step + 1)
+        kept, drawn = fill(first, spare, rounds=rounds, draw=draw, has_signal=self._has_signal)
+        row = AskedRow(
+            step=step + 1,
+            asked=tuple(group.problem for group in drawn),
+            solved=tuple(all(g.verdict.is_correct for g in group.graded) for group in drawn),
+        )
+        self._draw_figures = {
+            "drawn_groups_per_used": len(drawn) / len(kept),
+            "drawn_accuracy": sum(g.verdict.is_correct for group in drawn for g in group.graded)
+            / (len(drawn) * size),
+            "drawn_tokens": float(sum(len(c.token_ids) for g in drawn for c in g.completions)),
+            "drawn_resting": float(len(self._questions.resting(step + 1))),
+        }
+        append_rows(self.asked_path, [row.model_dump(mode="json")])
+        self._questions.note(row)
+        return kept
+
+    def _has_signal(self, group: DrawnGroup) -> bool:
+        totals = {total_reward(one.components, self.settings.rewards) for one in group.graded}
+        return len(totals) > 1
 
     def reward_functions(self) -> list[Callable[..., list[float]]]:
         """One function a configured component; the first one called grades the rollout."""
@@ -163,8 +265,9 @@ class Rollouts:
             **rest: Any,
         ) -> list[float]:
             if not self._graded:
-                self._graded = self._grade(problem, text, finish_reason)
-                for metric, value in figures(self._graded, text, finish_reason).items():
+                self._graded = self._graded_early or self._grade(problem, text, finish_reason)
+                of_rollout = figures(self._graded, text, finish_reason)
+                for metric, value in {**of_rollout, **self._draw_figures}.items():
                     log_metric(metric, value)
                 self._keep(problem, text, finish_reason, rest)
             return [graded.components[name] for graded in self._graded]
@@ -213,7 +316,7 @@ class Rollouts:
                 problem_id=source.id,
                 sample=sample,
                 question=source.prompt,
-                prompt=rest["prompts"][row],
+                prompt=rest["asked_with"][row],
                 completion=text[row],
                 reasoning=graded.response.reasoning,
                 answer=graded.response.answer,

@@ -208,7 +208,7 @@ def test_a_smaller_epsilon_is_another_number(model_folder: Path, tmp_path: Path)
 
 
 def advantages(trainer: FactoryGrpoTrainer, group: int) -> list[float]:
-    rows = [{"prompt": "q"} for _ in range(group)]
+    rows = [{"prompt": "q", "problem": 0} for _ in range(group)]
     return trainer._generate_and_score_completions(rows)["advantages"].tolist()
 
 

@@ -2,17 +2,18 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
 from factory.machine import Machine
 from factory.stages.grpo import GrpoConfig
 from factory.stages.sft import LoraConfig
-from factory.tiny import save_tiny_model
+from factory.tiny import byte_tokenizer, save_tiny_model
 from factory.training.grpo import FactoryGrpoTrainer, plain_pass_reason, policy_weights
 from factory.training.grpo_arguments import training_arguments
 from factory.training.packed import Group, not_covered, pack_groups
@@ -52,12 +53,27 @@ def make_trainer(folder: Path, output: Path, **settings: Any) -> FactoryGrpoTrai
     return trainer
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen2"])
+def save_model(folder: Path, architecture: Any) -> Path:
+    """A tiny model with four query heads on two key-value heads, so that folding is not trivial."""
+    if architecture != "qwen3":
+        return save_tiny_model(folder, architecture, hidden=128)
+    # Its layers also normalise queries and keys, and its heads are wider than hidden / heads.
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=259, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=32, initializer_range=0.05,
+        bos_token_id=1, eos_token_id=2, pad_token_id=2,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen2", "qwen3"])
 def trainer(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[FactoryGrpoTrainer]:
-    # Four query heads on two key-value heads, so that folding heads is not trivial.
-    folder = save_tiny_model(tmp_path_factory.mktemp("model"), request.param, hidden=128)
+    folder = save_model(tmp_path_factory.mktemp("model"), request.param)
     yield make_trainer(folder, tmp_path_factory.mktemp("output"))
 
 
@@ -148,14 +164,48 @@ def test_packed_loss_and_gradients_are_trls(
 @pytest.mark.parametrize(
     "loss_type", ["dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
 )
-def test_micro_batches_add_up_for_every_loss(trainer: FactoryGrpoTrainer, loss_type: str) -> None:
-    trainer.beta, trainer.loss_type = 0.05, loss_type
+@pytest.mark.parametrize("old", [False, True], ids=["on-policy", "off-policy"])
+@pytest.mark.parametrize("beta", [0.0, 0.05])
+def test_micro_batches_add_up_for_every_loss(
+    trainer: FactoryGrpoTrainer, beta: float, old: bool, loss_type: str
+) -> None:
+    trainer.beta, trainer.loss_type = beta, loss_type
     try:
-        inputs = with_old_and_reference(trainer, batch(1), old=True)
+        inputs = with_old_and_reference(trainer, batch(1), old=old)
         plain = loss_and_gradients(trainer, inputs, None)
         assert_same(plain, loss_and_gradients(trainer, inputs, GROUP))
     finally:
         trainer.loss_type = "grpo"
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo", "bnpo", "cispo"])
+def test_accumulated_batches_give_trls_gradients(
+    trainer: FactoryGrpoTrainer, loss_type: str
+) -> None:
+    """Two batches between optimizer steps; TRL divides inside the loss by their number."""
+    trainer.beta, trainer.loss_type = 0.05, loss_type
+    trainer.current_gradient_accumulation_steps = 2
+    batches = [with_old_and_reference(trainer, batch(seed), old=True) for seed in (4, 5)]
+    tokens = sum(inputs["num_items_in_batch"] for inputs in batches)
+    found = []
+    try:
+        for packed_rows in (None, GROUP):
+            trainer.packed_rows = packed_rows
+            trainer.model.zero_grad()
+            losses = []
+            for inputs in batches:
+                loss = trainer._compute_loss(
+                    trainer.model, {**inputs, "num_items_in_batch": tokens}
+                )
+                loss.backward()
+                losses.append(loss.item())
+            gradients = {n: p.grad.clone() for n, p in trainer.model.named_parameters()}
+            found.append((sum(losses), gradients))
+        assert_same(*found)
+        one = loss_and_gradients(trainer, batches[0], GROUP)[1]
+        assert any(not torch.allclose(one[name], found[1][1][name]) for name in one)
+    finally:
+        trainer.loss_type, trainer.current_gradient_accumulation_steps = "grpo", 1
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.05])
@@ -243,6 +293,9 @@ def test_models_and_settings_that_are_not_covered_say_why(
             save_tiny_model(tmp_path, "llama", hidden=32), dtype=torch.bfloat16
         )
     )
+    several = SimpleNamespace(use_cpu=True, world_size=2)
+    assert plain_pass_reason(trainer.model, several) == "there are 2 ranks"
+    assert "not a CPU" in plain_pass_reason(trainer.model, SimpleNamespace(use_cpu=False))
     trainer.args.entropy_coef = 0.1
     try:
         assert "entropy" in plain_pass_reason(trainer.model, trainer.args)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from factory.artifacts import Artifact, Inputs, seal
 from factory.context import Context
@@ -29,6 +29,7 @@ from factory.sampling.transformers import TransformersSampler
 from factory.stages.grpo import STAGE, GrpoConfig
 from factory.tiny import save_tiny_model
 from factory.training import grpo_run
+from factory.training.grpo_arguments import prompts_per_rank
 from factory.training.grpo_run import question_order
 from factory.training.rollouts import Rollouts
 
@@ -155,6 +156,10 @@ def test_telemetry_has_a_row_a_step_and_rollout_figures_where_one_starts(undistu
         0
     ].keys()
     assert "seconds/sync" in timings[2]
+    # The second update of a rollout draws nothing.
+    assert {"generated_per_second", "roofline/generate"} <= timings[0].keys() - timings[1].keys()
+    assert all(row["trained_per_second"] > 0 for row in timings)
+    assert all(0 < row["roofline/train"] < 1 for row in timings)
     assert timings[0]["parity/max"] < 1e-4
     assert timings[2]["parity/max"] < 1e-4
 
@@ -181,17 +186,25 @@ def test_the_model_is_a_folder_without_traces_of_this_machine(
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= digests(out).keys()
 
 
+def killed_child(inputs: Inputs, folder: Path, *, step: int, settings: dict[str, Any]) -> None:
+    """Run the stage in a process of its own until it kills itself after `step`."""
+    child = subprocess.run(
+        [
+            sys.executable, __file__, str(inputs["model"].path.parent), str(folder), str(step),
+            json.dumps(settings),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        check=False,
+    )  # fmt: skip
+    assert child.returncode == -signal.SIGKILL, child.stderr.decode()[-2000:]
+
+
 def test_a_killed_run_goes_on_to_the_same_bytes(
     undisturbed: Any, inputs: Inputs, tmp_path: Path
 ) -> None:
     """Killed after step 3, half-way through a rollout; the last checkpoint is that of step 2."""
-    child = subprocess.run(
-        [sys.executable, __file__, str(inputs["model"].path.parent), str(tmp_path), "3"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        check=False,
-    )
-    assert child.returncode == -signal.SIGKILL, child.stderr.decode()[-2000:]
+    killed_child(inputs, tmp_path, step=3, settings={})
     checkpoints = tmp_path / "scratch" / "trainer"
     assert [path.name for path in checkpoints.glob("checkpoint-*")] == ["checkpoint-2"]
     out, _, events = run_stage(config(), inputs, tmp_path)
@@ -310,10 +323,74 @@ def test_a_one_token_bandit_is_learned(
     assert sum(rewards[-3:]) / 3 > 0.9
 
 
+DYNAMIC = {
+    "dynamic_sampling": {"max_rounds": 2, "rest_steps": 2}, "updates_per_rollout": 1,
+    "prompts": 2, "kl": 0.0, "steps": 6,
+    # A short text rarely has a letter: half of the groups have no signal.
+    "max_new_tokens": 2,
+}  # fmt: skip
+
+
+def test_dynamic_sampling_fills_batches_and_is_resumed_to_the_same_bytes(
+    inputs: Inputs, tmp_path: Path
+) -> None:
+    out, _, _ = run_stage(config(**DYNAMIC), inputs, tmp_path / "undisturbed")
+    rows = [json.loads(line) for line in (out / "telemetry.jsonl").read_text().splitlines()]
+    drawn = [row["drawn_groups_per_used"] for row in rows]
+    assert max(drawn) > 1, "no group was replaced"
+    # A round draws for what is missing: two rounds make at most three groups of one.
+    assert max(drawn) <= 3
+    for row in rows:
+        assert row["signal_share"] == 1.0 or row["drawn_groups_per_used"] > 1.0
+    asked = [json.loads(line) for line in (out / "asked.jsonl").read_text().splitlines()]
+    assert [len(row["asked"]) / 2 for row in asked] == drawn
+
+    killed_child(inputs, tmp_path / "killed", step=3, settings=DYNAMIC)
+    resumed, _, _ = run_stage(config(**DYNAMIC), inputs, tmp_path / "killed")
+    assert digests(resumed) == digests(out)
+
+
+def test_replaced_questions_are_graded_as_what_they_are(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampled: list[tuple[int, list[int]]] = []
+    graded: list[int] = []
+    sample, keep = Rollouts.sample, Rollouts._keep
+
+    def watch_sample(self: Rollouts, *args: Any) -> dict[str, list[Any]]:
+        rows = sample(self, *args)
+        sampled.extend(zip(rows["problem"], rows["prompt_ids"], strict=True))
+        return rows
+
+    def watch_keep(self: Rollouts, problem: list[int], *args: Any) -> None:
+        graded.extend(problem)
+        keep(self, problem, *args)
+
+    monkeypatch.setattr(Rollouts, "sample", watch_sample)
+    monkeypatch.setattr(Rollouts, "_keep", watch_keep)
+    out, _, _ = run_stage(config(**{**DYNAMIC, "steps": 3}), inputs, tmp_path)
+    assert graded == [problem for problem, _ in sampled]
+    tokenizer = AutoTokenizer.from_pretrained(inputs["model"].path)
+    assert all(f"{problem} + 1 =" in tokenizer.decode(ids) for problem, ids in sampled)
+    lines = [json.loads(line) for line in (out / "rollouts.jsonl").read_text().splitlines()]
+    for line in lines:
+        trace = Trace.model_validate_json(json.dumps(line["trace"]))
+        assert trace.question in trace.prompt
+
+
+def test_dynamic_sampling_with_several_ranks_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match="dynamic_sampling: draws for one process, found 2"):
+        prompts_per_rank(config(**DYNAMIC))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     root, folder, step = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    settings = config(**json.loads(sys.argv[4]))
     from factory.artifacts import open_artifact
 
     opened = Inputs(model=open_artifact(root / "base"), problems=open_artifact(root / "sums"))
-    run_stage(config(), opened, folder, killed_after=step)
+    run_stage(settings, opened, folder, killed_after=step)

@@ -1,0 +1,34 @@
+"""The bench of GRPO steps runs whole, on a tiny model."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+BENCH = Path(__file__).resolve().parents[2] / "bench" / "grpo_step.py"
+
+
+def test_the_bench_prints_every_phase_of_both_trainers() -> None:
+    small = "--model tiny --prompts 4 --group 2 --tokens 8 --threads 1 --engine transformers"
+    done = subprocess.run(
+        [sys.executable, str(BENCH), *small.split()],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in done.stdout.splitlines()
+        if line.startswith("| ")
+    ]
+    assert rows[0][2:6] == ["TRL", "ours", "TRL rounded", "ours rounded"]
+    phases = ["generate, s", "reference, s", "train, s", "optimizer, s", "step, s"]
+    assert [row[:2] for row in rows[1:]] == [
+        *(["even", phase] for phase in phases),
+        *(["uneven", phase] for phase in phases),
+        ["memory", "peak GiB"],
+    ]
+    steps = [row for row in rows if row[1] == "step, s"]
+    assert all(float(cell) > 0 for row in steps for cell in row[2:6])

@@ -1,0 +1,76 @@
+"""Threads and matrix product from measured rates: the usual choice unless another wins clearly."""
+
+import json
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from factory.launch import measure
+from factory.launch.measure import choose, resolve_matmul, thread_counts
+from factory.machine import Machine
+
+
+def rates(*by_threads: tuple[int, float, float]) -> dict[str, dict[str, float]]:
+    return {str(n): {"float32": exact, "rounded": rounded} for n, exact, rounded in by_threads}
+
+
+@pytest.mark.parametrize(
+    ("measured", "chosen"),
+    [
+        (rates((1, 100, 100), (2, 190, 190)), (2, "float32")),
+        (rates((1, 100, 210), (2, 190, 400)), (2, "bfloat16")),
+        # A little faster is noise: all threads and exact products stay.
+        (rates((1, 110, 120), (2, 100, 120)), (2, "float32")),
+        # Two threads on one shared core: one is clearly faster.
+        (rates((1, 100, 100), (2, 60, 60)), (1, "float32")),
+        (rates((1, 100, 210), (2, 150, 150)), (1, "bfloat16")),
+    ],
+)
+def test_the_usual_choice_stays_unless_another_wins_clearly(
+    measured: dict[str, dict[str, float]], chosen: tuple[int, str]
+) -> None:
+    assert choose(measured, "auto") == chosen
+
+
+def test_what_the_machine_file_says_is_not_measured_away() -> None:
+    measured = rates((1, 100, 400), (2, 190, 800))
+    assert choose(measured, "float32") == (2, "float32")
+    whole = Machine(matmul="float32", threads=3)
+    assert resolve_matmul(whole, Path("/nowhere")) is whole
+
+
+def test_thread_counts_double_up_to_the_limit() -> None:
+    assert thread_counts(1) == [1]
+    assert thread_counts(2) == [1, 2]
+    assert thread_counts(6) == [1, 2, 4, 6]
+
+
+def test_a_store_is_measured_once_and_given_threads_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> CompletedProcess[str]:
+        calls.append(command[3:])
+        return CompletedProcess(command, 0, json.dumps(rates((1, 100, 300))), "")
+
+    monkeypatch.setattr(measure.subprocess, "run", run)
+    for _ in range(2):
+        machine = resolve_matmul(Machine(threads=1), tmp_path)
+        assert (machine.threads, machine.matmul) == (1, "bfloat16")
+    assert calls == [["1"]]
+
+
+def test_the_measurement_gives_a_rate_for_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "SECONDS", 0.0)
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    try:
+        found = measure.measure(1)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert found.keys() == {"float32", "rounded", "bfloat16", "float16"}
+    assert all(rate > 0 for rate in found.values())
