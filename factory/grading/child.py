@@ -29,17 +29,22 @@ def main(deadline_seconds: float) -> None:
     out.flush()
     for line in sys.stdin:
         # Orphaned while stuck, this process ends itself: the parent's clock is the shorter one.
-        faulthandler.dump_traceback_later(3 * deadline_seconds + 5, exit=True)
-        out.write(_answer(line).model_dump_json() + "\n")
+        item = _item(line)
+        patience = 3 * (deadline_seconds + item.seconds) + 5
+        faulthandler.dump_traceback_later(patience, exit=True)
+        out.write(_answer(item).model_dump_json() + "\n")
         out.flush()
         faulthandler.cancel_dump_traceback_later()
 
 
-def _answer(line: str) -> Verdict:
+def _item(line: str) -> GradeItem:
     row = json.loads(line)
-    problem = Problem.model_validate(row.pop("problem"))
+    return GradeItem(Problem.model_validate(row.pop("problem")), **row)
+
+
+def _answer(item: GradeItem) -> Verdict:
     try:
-        return grade_item(GradeItem(problem, **row))
+        return grade_item(item)
     except (MemoryError, RecursionError) as error:
         explanation = f"grading ran out of memory or stack ({type(error).__name__})"
         return Verdict(outcome="ungradable", answer=None, explanation=explanation)

@@ -114,11 +114,21 @@ def read(latex: str) -> Any:
 
     try:
         normal = normalize_latex(latex, config=LatexExtractionConfig().normalization_config)
-        return latex2sympy(normal, is_real=True, convert_degrees=False, normalization_config=None)
+        value = latex2sympy(normal, is_real=True, convert_degrees=False, normalization_config=None)
+        return _with_imaginary_unit(value)
     # The grammar's generated parser and sympy's constructors raise many unrelated types on text
     # that is no mathematics; none of them says more than "cannot be read".
     except Exception:
         return None
+
+
+def _with_imaginary_unit(value: Any) -> Any:
+    """The reader takes a bare i for a variable."""
+    import sympy
+
+    if not isinstance(value, sympy.Expr):
+        return value
+    return value.subs({letter: sympy.I for letter in value.free_symbols if letter.name == "i"})
 
 
 def _depth(text: str) -> int:

@@ -5,11 +5,13 @@ whole text, or its last line. On small models the extractor is the score, so bot
 """
 
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from factory.chat import parse
 from factory.errors import DataError, EngineError
+from factory.grading.code import MAX_PROGRAM, grade_code, program_seconds
 from factory.grading.exact import MAX_ANSWER, grade_choice, grade_exact
 from factory.grading.math import grade_math, grade_math_plainly
 from factory.grading.numbers import last_number, plain_number
@@ -29,6 +31,13 @@ class GradeItem:
     prefill: str = ""
     finish_reason: FinishReason = "stop"
     lenient: bool = False
+    is_isolated: bool = True
+    """False runs programs without the sandbox; their verdicts say so."""
+
+    @property
+    def seconds(self) -> float:
+        """Wall clock that grading this item may take on its own, besides a pool's deadline."""
+        return program_seconds(self.problem) if self.problem.kind == "code" else 0.0
 
 
 def grade(
@@ -52,10 +61,11 @@ def grade_lenient(problem: Problem, text: str, *, finish_reason: FinishReason = 
 
 def grade_item(item: GradeItem) -> Verdict:
     """The verdict on one item, in this process: hostile mathematics may take very long."""
+    began = time.perf_counter()
     verdict = _decide(item, GRADERS)
     if verdict is None:
         raise AssertionError("graders always decide")
-    return verdict
+    return verdict.model_copy(update={"seconds": time.perf_counter() - began})
 
 
 def grade_plainly(item: GradeItem) -> Verdict | None:
@@ -77,7 +87,7 @@ def check_ungradable(verdicts: Sequence[Verdict], *, limit: float = 0.01) -> Non
 
 
 def _no_grader(problem: Problem, answer: str) -> Verdict:
-    explanation = f"there is no grader for problems of kind {problem.kind} yet"
+    explanation = f"no rule can grade problems of kind {problem.kind}"
     return Verdict(outcome="ungradable", answer=answer, explanation=explanation)
 
 
@@ -86,7 +96,7 @@ GRADERS: dict[str, Grader] = {
     "choice": grade_choice,
     "math": grade_math,
     "procedural": grade_procedural,
-    "code": _no_grader,
+    "code": grade_code,
     "open": _no_grader,
 }
 PLAIN_GRADERS: dict[str, Grader] = {
@@ -95,6 +105,7 @@ PLAIN_GRADERS: dict[str, Grader] = {
     "procedural": lambda problem, answer: (
         grade_world(problem, answer) if is_world(problem) else None
     ),
+    "code": lambda problem, answer: None,
 }
 
 
@@ -102,10 +113,13 @@ def _decide(item: GradeItem, graders: dict[str, Grader]) -> Verdict | None:
     answer, refused = _lenient_answer(item) if item.lenient else _strict_answer(item)
     if refused is not None:
         return refused
-    if len(answer) > MAX_ANSWER:
-        explanation = f"an answer of {len(answer)} characters, at most {MAX_ANSWER} are read"
+    longest = MAX_PROGRAM if item.problem.kind == "code" else MAX_ANSWER
+    if len(answer) > longest:
+        explanation = f"an answer of {len(answer)} characters, at most {longest} are read"
         return Verdict(outcome="wrong", answer=None, explanation=explanation)
     try:
+        if item.problem.kind == "code" and not item.is_isolated and graders is GRADERS:
+            return grade_code(item.problem, answer, is_isolated=False)
         return graders[item.problem.kind](item.problem, answer)
     except DataError as error:
         return Verdict(outcome="ungradable", answer=answer, explanation=str(error))

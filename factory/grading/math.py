@@ -28,11 +28,14 @@ _NO_UNITS = frozenset(
         "was wrong mod choose either maybe",
     )
 )
-_UNIT = re.compile(r"(.*\d[)}]?)\s+((?:[A-Za-z]{2,}(?:/[A-Za-z]+)?\.?\s*){1,3})")
+_UNIT = re.compile(r"(.*\d[)}]?)\s+((?:[A-Za-z]{2,}(?:/[A-Za-z]+)?\.?\s*){1,3}|k?m/(?:s|h))")
 _WRAPPED = re.compile(r"\\(?:text|mathrm|mbox|textbf|mathbf|operatorname|rm)\s?\{([^{}]*)\}")
 _LEAD = re.compile(r"(?:so )?(?:the )?(?:final )?(?:answer|result)(?: is)?\s*:?\s+", re.IGNORECASE)
 _NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([A-Za-z]\))?")
 _WORDS = re.compile(r"[^\W\d_]{3,}|[Nn]o|[^\W\d_]+(?: [^\W\d_]+)+")
+_REPEATING = re.compile(r"(?<![\d.])(\d{0,30})\.(\d{0,30})\\overline\s?\{(\d{1,30})\}")
+_SIGNS = re.compile(r"((?:[A-Za-z]\s?=)?)\s*(?:\\pm(?![a-z])|±)\s*([^-+=,]+)")
+_BASE = re.compile(r"\d\s?_")
 _OPEN, _CLOSE = "([{", ")]}"
 MAX_PARTS = 32
 
@@ -108,6 +111,9 @@ def undress(text: str) -> str:
     text = re.sub(r"(?<=\d)(?:\\,|\{,\}|\u2009|')(?=\d{3}(?!\d))", ",", text)
     text = re.sub(r"(?<!\\)\\[,;:!> ]|\\(?:quad|qquad)\b|~|\u2009", " ", text)
     text = re.sub(r"\\[dtc]frac", r"\\frac", text).replace("\\%", "%")
+    text = re.sub(r"\{[bB]matrix\}", "{pmatrix}", text)
+    text = re.sub(r"_\{(\w)\}", r"_\1", text)
+    text = _REPEATING.sub(_fraction_of_repeating, text)
     text = re.sub(r"\\frac\s?(\d)\s?(\d)", r"\\frac{\1}{\2}", text)
     text = re.sub(r"\^\s?\{?\\circ\}?|\\degree|°|[€£¥₹]", " ", text)
     text = _WRAPPED.sub(r" \1 ", text)
@@ -116,6 +122,13 @@ def undress(text: str) -> str:
         text = text[2:-2]
     text = _LEAD.sub("", text, count=1) if _LEAD.match(text) else text
     return text.strip().rstrip(".").strip()
+
+
+def _fraction_of_repeating(match: re.Match[str]) -> str:
+    """0.a(b) repeating b is (ab - a) / (99..9 00..0)."""
+    whole, once, again = match.groups()
+    top = int(whole + once + again) - int(whole + once or "0")
+    return f"\\frac{{{top}}}{{{(10 ** len(again) - 1) * 10 ** len(once)}}}"
 
 
 def same_answer(reference: str, candidate: str, leaf: Leaf) -> bool | None:
@@ -127,21 +140,29 @@ def same_answer(reference: str, candidate: str, leaf: Leaf) -> bool | None:
     """
     if _tight(reference) == _tight(candidate):
         return True
-    if not candidate:
+    if not candidate or _BASE.search(reference) or _BASE.search(candidate):
         return False
     number = _reading(reference)
     if number is not None and _reading(candidate) is not None:
         return leaf(reference, candidate)
     if _is_words(reference) or ":" in reference or ":" in candidate:
         return fold_text(reference) == fold_text(candidate)
+    reference = _SIGNS.sub(r"\1 \2, \1 -\2", reference) if _is_pair(reference) else reference
     expected = _elements(reference)
     if expected is not None:
+        if _is_pair(candidate):
+            candidate = _SIGNS.sub(r"\1 \2, \1 -\2", candidate)
         return _same_list(expected, _elements(candidate), leaf)
     if _SEVERAL.search(candidate) and not _SEVERAL.search(reference):
         return False
     if _elements(candidate) is not None:
         return False
     return _same_chain(reference, candidate, leaf)
+
+
+def _is_pair(text: str) -> bool:
+    """Whether the text is "±a" or "x = ±a", which stands for the two values a and -a."""
+    return bool(_SIGNS.fullmatch(text))
 
 
 def _tight(text: str) -> str:
@@ -194,15 +215,15 @@ def _is_words(text: str) -> bool:
 
 
 def _elements(text: str) -> tuple[str, list[str]] | None:
-    """(opening bracket or "", items) if the text is a list, else None."""
+    """(both brackets or "", items) if the text is a list, else None."""
     opening = ""
     inner = text.replace("\\{", "{").replace("\\}", "}")
     if inner[:1] in ("(", "[", "{") and _closes_last(inner):
-        opening, inner = inner[0], inner[1:-1]
+        opening, inner = inner[0] + inner[-1], inner[1:-1]
     if not opening:
         inner = re.sub(r",?\s+(?:and|or)\s+", ", ", inner)
     items = _split(inner, ",")
-    if len(items) < 2 and opening != "{":
+    if len(items) < 2 and opening != "{}":
         return None
     return opening, items
 
@@ -233,7 +254,9 @@ def _same_list(
 ) -> bool | None:
     if given is None or len(expected[1]) != len(given[1]) or len(given[1]) > MAX_PARTS:
         return False
-    if expected[0] in ("(", "["):
+    if expected[0] == "{}" and given[0] not in ("{}", ""):
+        return False
+    if expected[0][:1] in ("(", "["):
         if given[0] != expected[0]:
             return False
         pairs = zip(expected[1], given[1], strict=True)

@@ -18,6 +18,8 @@ OUTCOME_WORDS = {
     "wrong": "wrong",
     "no_answer": "no answer",
     "truncated": "cut off",
+    "timeout": "too slow",
+    "crashed": "crashed",
     "ungradable": "not gradable",
 }
 

@@ -15,7 +15,7 @@ from transformers import (
 
 from factory.context import Context
 from factory.training.checkpoints import CompleteCheckpoints, resume_point, saving_fields
-from factory.training.telemetry import Telemetry
+from factory.training.telemetry import Logs, Telemetry
 from factory.world.corpus import CorpusConfig, documents
 from factory.world.vocabulary import WORDS, world_tokenizer
 
@@ -117,5 +117,5 @@ def train(config: "PretrainConfig", out: Path, context: Context) -> None:
     world_tokenizer().save_pretrained(out)
 
 
-def _values(logs: dict[str, float]) -> dict[str, float]:
+def _values(logs: Logs) -> dict[str, float]:
     return {name: logs[name] for name in ("loss", "learning_rate", "grad_norm")}

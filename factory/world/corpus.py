@@ -7,7 +7,7 @@ from pydantic import Field
 
 from factory.records import Record
 from factory.seeds import derive
-from factory.world.questions import FAMILIES, SIGNS, Question, draw
+from factory.world.questions import FAMILIES, SIGNS, Family, Question, draw
 from factory.world.traces import Habits, Script, Worked, work
 from factory.world.vocabulary import CHAT_TEMPLATE, FIRST, SECOND
 
@@ -71,8 +71,8 @@ def _document(config: CorpusConfig, chance: random.Random) -> str:
         verb = chance.choice(("copy", "reverse"))
         result = words if verb == "copy" else words[::-1]
         return " ".join(["<bos> Q :", verb, *words, "A :", *result, "<eos>"])
-    others = [family for family in FAMILIES if family != "ops"]
-    family = "ops" if chance.random() < config.ops else chance.choice(others)
+    others: list[Family] = [family for family in FAMILIES if family != "ops"]
+    family: Family = "ops" if chance.random() < config.ops else chance.choice(others)
     question = draw(chance, family, held_out=False)
     is_framed = chance.random() < config.framed
     asked = FRAMED.format(question.text) if is_framed else f"<bos> Q : {question.text} ? A :"

@@ -22,8 +22,8 @@ FRAME = (
 )  # fmt: skip
 WORDS = (*SPECIALS, *TAGS, *FIRST, *SECOND, *FRAME)
 
-TO_SECOND = dict(zip(FIRST, SECOND, strict=True))
-TO_FIRST = dict(zip(SECOND, FIRST, strict=True))
+TO_SECOND: dict[str, str] = dict(zip(FIRST, SECOND, strict=True))
+TO_FIRST: dict[str, str] = dict(zip(SECOND, FIRST, strict=True))
 
 CHAT_TEMPLATE = (
     "<bos>{% for message in messages %}{% if message['role'] == 'user' %} user : "

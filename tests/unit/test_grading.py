@@ -187,10 +187,9 @@ def test_a_choice_without_a_letter_as_reference_is_ungradable():
     assert outcome("blue", "B", "choice") == "ungradable"
 
 
-@pytest.mark.parametrize("kind", ["code", "open"])
-def test_kinds_without_a_grader_say_so(kind):
-    verdict = grade(problem("x", kind), completion_text("a", "x"))
-    assert verdict.outcome == "ungradable" and kind in verdict.explanation
+def test_an_open_problem_says_that_no_rule_grades_it():
+    verdict = grade(problem("x", "open"), completion_text("a", "x"))
+    assert (verdict.outcome, "no rule" in verdict.explanation) == ("ungradable", True)
 
 
 def test_malformed_text_is_no_answer_with_its_reason_even_if_the_number_is_there():
@@ -348,3 +347,19 @@ def test_more_than_one_percent_ungradable_is_an_engine_error():
     check_ungradable([])
     with pytest.raises(EngineError, match=r"2 of 100 .* the scorer broke"):
         check_ungradable([right] * 98 + [broken] * 2)
+
+
+def test_a_pool_asks_no_worker_twice_about_the_same_item():
+    item = GradeItem(problem("\\sqrt{2}"), completion_text("so", "\\sqrt{8}/2"))
+    with GradingPool() as pool:
+        first = pool.grade([item])
+        pool.close()
+        assert pool.grade([item]) == first
+        assert pool._workers == []
+
+
+def test_the_seconds_of_a_verdict_are_measured_but_neither_written_nor_compared():
+    verdict = grade(problem("7"), completion_text("so", "7"))
+    assert verdict.seconds > 0.0
+    assert verdict == verdict.model_copy(update={"seconds": 9.0})
+    assert "seconds" not in verdict.model_dump_json()

@@ -35,9 +35,8 @@ def test_a_claim_is_measured_as_the_paired_difference(steps: list[Step]) -> None
     artifacts = {step.name: step.artifact for step in steps}
     ours, theirs = artifacts[row.of[0]], artifacts[row.against[0]]
     assert ours is not None and theirs is not None and row.finding is not None
-    [expected] = [
-        c.difference for c in compare(ours, theirs) if (c.benchmark, c.metric) == ("chain_sum", "pass@1")
-    ]
+    wanted = ("chain_sum", "pass@1")
+    [expected] = [c.difference for c in compare(ours, theirs) if (c.benchmark, c.metric) == wanted]
     assert row.finding.difference.value == pytest.approx(expected.value)
     assert row.finding.difference.low == pytest.approx(expected.low)
     assert row.finding.seeds == 1

@@ -1,0 +1,151 @@
+"""Stored responses graded again, row by row: what `factory grade` does."""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from pydantic import Field, ValidationError, model_validator
+
+from factory.chat import completion_text
+from factory.grading.grade import GradeItem
+from factory.grading.pool import GradingPool
+from factory.records import Outcome, Problem, ProblemKind, Record
+
+AT_ONCE = 256
+"""Rows in memory: enough to keep the pool's processes busy."""
+TestField = Literal["stdin", "expected_stdout"]
+
+
+class ResponseRow(Record):
+    """One row of the input file."""
+
+    id: str
+    kind: ProblemKind
+    reference: str | None = None
+    tests: list[dict[TestField, str]] | None = None
+    """For code: standard input and the output expected for it."""
+    response: str | None = None
+    """The whole completion."""
+    code: str | None = None
+    """For code, instead of `response`: the program itself."""
+    prompt: str = ""
+    data: dict[str, Any] = Field(default_factory=dict)
+    """What else the grader needs, as in Problem.data."""
+
+    @model_validator(mode="after")
+    def _can_be_graded(self) -> "ResponseRow":
+        if (self.response is None) == (self.code is None):
+            raise ValueError("give either response or code")
+        if self.code is not None and self.kind != "code":
+            raise ValueError("code is for rows of kind code")
+        if self.kind == "code":
+            if self.tests is None and not self.data:
+                raise ValueError("a row of kind code needs tests, or data with calls or a check")
+        elif self.reference is None:
+            raise ValueError(f"a row of kind {self.kind} needs a reference")
+        return self
+
+    @property
+    def item(self) -> GradeItem:
+        data = self.data if self.tests is None else {**self.data, "tests": self.tests}
+        problem = Problem(
+            id=self.id,
+            prompt=self.prompt,
+            reference=self.reference or "",
+            kind=self.kind,
+            source="rows",
+            data=data,
+        )
+        text = self.response if self.code is None else completion_text("", fenced(self.code))
+        return GradeItem(problem, text or "")
+
+
+class GradedRow(Record):
+    """One row of the output."""
+
+    id: str
+    outcome: Outcome
+    extracted: str | None
+    explanation: str
+    seconds: float
+
+
+def fenced(code: str) -> str:
+    """The code as a fenced block that nothing inside it can close."""
+    marks = "`" * (3 + max((len(run) for run in _runs(code)), default=0))
+    return f"{marks}\n{code}\n{marks}"
+
+
+def _runs(code: str) -> Iterator[str]:
+    return (part for part in "".join(c if c == "`" else " " for c in code).split() if part)
+
+
+def grade_rows(lines: TextIO, name: str, pool: GradingPool) -> Iterator[GradedRow]:
+    """A graded row for every line, in order and as a stream.
+
+    A broken line becomes `ungradable`, its id `file:line` where it has none, and the explanation
+    says what is wrong with it; the rest goes on.
+    """
+    seen: set[str] = set()
+    numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+    while some := list(islice(numbered, AT_ONCE)):
+        read = [_read(line, f"{name}:{number}", seen) for number, line in some]
+        items = [row.item for row in read if isinstance(row, ResponseRow)]
+        verdicts = iter(pool.grade(items))
+        for row in read:
+            if isinstance(row, GradedRow):
+                yield row
+                continue
+            verdict = next(verdicts)
+            yield GradedRow(
+                id=row.id,
+                outcome=verdict.outcome,
+                extracted=verdict.answer,
+                explanation=verdict.explanation,
+                seconds=round(verdict.seconds, 4),
+            )
+
+
+def _read(line: str, where: str, seen: set[str]) -> ResponseRow | GradedRow:
+    try:
+        row = ResponseRow.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        return _broken(line, where, f"{place}: {first['msg']}" if place else first["msg"])
+    if row.id in seen:
+        return _broken(line, where, f"id {row.id!r} occurred before")
+    seen.add(row.id)
+    return row
+
+
+def _broken(line: str, where: str, reason: str) -> GradedRow:
+    try:
+        given = json.loads(line)
+    except ValueError:
+        given = None
+    found = given.get("id") if isinstance(given, dict) else None
+    return GradedRow(
+        id=found if isinstance(found, str) else where,
+        outcome="ungradable",
+        extracted=None,
+        explanation=f"{where}: broken row: {reason}",
+        seconds=0.0,
+    )
+
+
+def write_graded(rows: Sequence[GradedRow] | Iterator[GradedRow], out: TextIO) -> dict[str, int]:
+    """Write the rows as JSONL; how often each outcome occurred, and `broken` rows among them."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        out.write(row.model_dump_json() + "\n")
+        key = "broken" if ": broken row: " in row.explanation else row.outcome
+        counts[key] = counts.get(key, 0) + 1
+    return counts
+
+
+def open_rows(path: Path) -> TextIO:
+    """The input file; bytes that are no UTF-8 are replaced, since their row alone is at fault."""
+    return path.open(encoding="utf-8", errors="replace")

