@@ -3,13 +3,15 @@
     python bench/grpo_step.py [--model MODEL_FOLDER|tiny] [--prompts 8 --group 8 --tokens 64]
 
 Every side runs in a process of its own, one after the other, in float32 on the same questions with
-the same number of threads and the KL term on:
+the same number of threads:
 
     TRL            trl.GRPOTrainer, samples by transformers' generate, its own passes
-    ours           the factory's trainer and sampler (vLLM where it is installed)
-    TRL rounded    TRL with torch.set_float32_matmul_precision("medium"), so that torch may ask
-                   oneDNN: our `matmul: bfloat16`. Without AMX still float32, else rounded operands
-    ours rounded   ours with the same setting
+    ours           the factory's trainer and sampler (vLLM where it is installed), with the settings
+                   that its workers start with (glibc keeps memory)
+    TRL tuned      TRL with those settings and torch.set_float32_matmul_precision("medium"), so that
+                   torch may ask oneDNN: our `matmul: bfloat16`. Without AMX still float32, else
+                   rounded operands
+    ours rounded   ours with the same
 
 A step is: sample, reward, reference log-probs, forward and backward, optimizer. Everybody trains on
 the same completions: the sampler runs in full, `tokens` new tokens a row and no end before, and
@@ -22,6 +24,7 @@ embedded SmolLM2-135M is converted into a temporary folder.
 
 import argparse
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -32,7 +35,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-SIDES = {"trl": "TRL", "ours": "ours", "trl-rounded": "TRL rounded", "ours-rounded": "ours rounded"}
+from factory.launch.local import environment
+from factory.machine import Machine
+
+SIDES = {"trl": "TRL", "ours": "ours", "trl-rounded": "TRL tuned", "ours-rounded": "ours rounded"}
 PAIRS = (("trl", "ours"), ("trl-rounded", "ours-rounded"))
 PROMPT_TOKENS = 40
 SHORTEST = 18
@@ -49,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--warm-up", type=int, default=0, help="steps before the measured ones")
     parser.add_argument("--micro-groups", type=int, default=1)
-    parser.add_argument("--kl", type=float, default=0.04)
+    parser.add_argument("--kl", type=float, default=0.0, help="0 is TRL's default")
     parser.add_argument("--engine", choices=["auto", "vllm", "transformers"], default="auto")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -289,10 +295,21 @@ def run_side(options: argparse.Namespace, side: str, folder: Path) -> dict[str, 
     for name in ("prompts", "group", "tokens", "threads", "warm_up", "micro_groups", "kl"):
         command += ["--" + name.replace("_", "-"), str(getattr(options, name))]
     command += ["--engine", options.engine]
-    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    child = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=side_environment(side, options)
+    )
     if child.returncode:
         sys.exit(f"{SIDES[side]}: {child.stderr[-2000:]}")
     return json.loads(child.stdout.splitlines()[-1])
+
+
+def side_environment(side: str, options: argparse.Namespace) -> dict[str, str]:
+    """The environment of a side's process: TRL's as it is here, the others' as our workers'."""
+    if side == "trl":
+        return dict(os.environ)
+    matmul = "bfloat16" if side.endswith("rounded") else "float32"
+    machine = Machine(device="cpu", threads=options.threads, matmul=matmul)
+    return {**os.environ, **environment(machine)}
 
 
 def table(results: dict[str, dict[str, dict[str, float]]]) -> Iterator[str]:
@@ -320,7 +337,7 @@ def main() -> None:
         results = {side: run_side(options, side, model) for side in SIDES}
     print(
         f"{options.prompts} questions x {options.group} samples x {options.tokens} new tokens, "
-        f"{options.threads} threads, float32, KL on, {platform.machine()}, one run each"
+        f"{options.threads} threads, float32, KL weight {options.kl:g}, {platform.machine()}, one run each"
     )
     print("\n".join(table(results)))
 

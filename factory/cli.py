@@ -203,6 +203,9 @@ def grade(
     from factory.grading import GradingPool
     from factory.grading.rows import grade_rows, open_rows, write_graded
 
+    if out is not None and out.resolve() == file.resolve():
+        _say_error(f"--out {out}: is the input file; name another")
+        raise typer.Exit(2)
     with ExitStack() as stack:
         lines = stack.enter_context(open_rows(file))
         target = stack.enter_context(out.open("w", encoding="utf-8")) if out else sys.stdout

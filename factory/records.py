@@ -7,9 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 ArtifactKind = Literal["problems", "model", "traces", "scores"]
 ProblemKind = Literal["math", "choice", "exact", "procedural", "code", "open"]
-Outcome = Literal[
-    "correct", "wrong", "no_answer", "truncated", "timeout", "crashed", "ungradable"
-]
+Outcome = Literal["correct", "wrong", "no_answer", "truncated", "timeout", "crashed", "ungradable"]
 """timeout and crashed are those of programs: too slow, and not ended as they should."""
 FinishReason = Literal["stop", "length"]
 

@@ -118,8 +118,14 @@ def _sft(fields: Fields) -> Fields:
 
 
 def _grpo(fields: Fields) -> Fields:
+    # A reward that starts late starts at the last step, so that its start is rehearsed too.
+    rewards = [
+        {**reward, "start_step": min(reward["start_step"], 2), "end_step": None, "ramp_steps": 0}
+        for reward in fields["rewards"]
+    ]
     return {
         **fields,
+        "rewards": rewards,
         "sources": [],
         "steps": 2,
         "prompts": 2,

@@ -123,6 +123,7 @@ class Rollouts:
         """Gaps found by the last check, taken by the telemetry of its step."""
         self.drawn = Drawn(0, 0, 0)
         self._count = 0
+        self._update = 1
         self._loaded_step = 0
         self._graded: list[Graded] = []
         self._graded_early: list[Graded] = []
@@ -142,6 +143,10 @@ class Rollouts:
         self._graded = []
         self.drawn = Drawn(0, 0, 0)
         step = trainer.state.global_step
+        self._update = step + 1
+        # TRL multiplies the components by these and adds them up; its own are constant.
+        weights = [reward.weight_at(self._update) for reward in self.settings.rewards]
+        trainer.reward_weights = torch.tensor(weights, dtype=torch.float32)
         if self._count == 0:
             self._resume(step)
         self._count += 1
@@ -223,6 +228,7 @@ class Rollouts:
                 [group.problem for group in groups for _ in range(size)],
                 [completion.text for group in groups for completion in group.completions],
                 [completion.finish_reason for group in groups for completion in group.completions],
+                [len(c.token_ids) for group in groups for c in group.completions],
             )
             return [
                 replace(group, graded=graded[place * size : (place + 1) * size])
@@ -248,8 +254,11 @@ class Rollouts:
         return kept
 
     def _has_signal(self, group: DrawnGroup) -> bool:
-        totals = {total_reward(one.components, self.settings.rewards) for one in group.graded}
+        totals = {self._total(one) for one in group.graded}
         return len(totals) > 1
+
+    def _total(self, graded: Graded) -> float:
+        return total_reward(graded.components, self.settings.rewards, step=self._update)
 
     def reward_functions(self) -> list[Callable[..., list[float]]]:
         """One function a configured component; the first one called grades the rollout."""
@@ -265,7 +274,10 @@ class Rollouts:
             **rest: Any,
         ) -> list[float]:
             if not self._graded:
-                self._graded = self._graded_early or self._grade(problem, text, finish_reason)
+                tokens = [len(ids) for ids in rest["completion_ids"]]
+                self._graded = self._graded_early or self._grade(
+                    problem, text, finish_reason, tokens
+                )
                 of_rollout = figures(self._graded, text, finish_reason)
                 for metric, value in {**of_rollout, **self._draw_figures}.items():
                     log_metric(metric, value)
@@ -276,7 +288,11 @@ class Rollouts:
         return reward
 
     def _grade(
-        self, problem: list[int], text: list[str], finish_reason: list[FinishReason]
+        self,
+        problem: list[int],
+        text: list[str],
+        finish_reason: list[FinishReason],
+        tokens: list[int],
     ) -> list[Graded]:
         prefill = self.settings.prompt.prefill
         with self.clock.measure("grade"):
@@ -288,9 +304,16 @@ class Rollouts:
             )
             check_ungradable(verdicts, limit=UNGRADABLE_LIMIT)
             graded = []
-            for verdict, completion in zip(verdicts, text, strict=True):
+            for verdict, completion, count in zip(verdicts, text, tokens, strict=True):
                 response = parse(completion, prefill=prefill)
-                components = reward_components(verdict, response, language=self.settings.language)
+                components = reward_components(
+                    verdict,
+                    response,
+                    text=completion,
+                    tokens=count,
+                    limit=self.settings.sampling.max_new_tokens,
+                    language=self.settings.language,
+                )
                 graded.append(Graded(verdict, response, components))
         return graded
 
@@ -330,7 +353,7 @@ class Rollouts:
             )
             rewards = {
                 **graded.components,
-                "total": total_reward(graded.components, settings.rewards),
+                "total": self._total(graded),
             }
             lines.append({"step": step, "trace": trace.model_dump(mode="json"), "rewards": rewards})
         append_rows(self.path, lines)

@@ -159,7 +159,8 @@ def test_telemetry_has_a_row_a_step_and_rollout_figures_where_one_starts(undistu
     # The second update of a rollout draws nothing.
     assert {"generated_per_second", "roofline/generate"} <= timings[0].keys() - timings[1].keys()
     assert all(row["trained_per_second"] > 0 for row in timings)
-    assert all(0 < row["roofline/train"] < 1 for row in timings)
+    # A share of peaks measured a moment before: where others compute too it may pass 1.
+    assert all(row["roofline/train"] > 0 for row in timings)
     assert timings[0]["parity/max"] < 1e-4
     assert timings[2]["parity/max"] < 1e-4
 
@@ -171,7 +172,9 @@ def test_rollouts_of_first_middle_and_last_phase_are_kept(undisturbed: Any) -> N
     traces = [Trace.model_validate_json(json.dumps(line["trace"])) for line in lines]
     assert {trace.sample for trace in traces} == {0, 1}
     assert all(trace.prompt.endswith("<think> ") for trace in traces)
-    assert lines[0]["rewards"].keys() == {"accuracy", "format", "language", "total"}
+    assert lines[0]["rewards"].keys() == {
+        "accuracy", "format", "language", "overlong", "repetition", "total",
+    }  # fmt: skip
 
 
 def test_the_model_is_a_folder_without_traces_of_this_machine(
@@ -394,3 +397,22 @@ if __name__ == "__main__":
 
     opened = Inputs(model=open_artifact(root / "base"), problems=open_artifact(root / "sums"))
     run_stage(settings, opened, folder, killed_after=step)
+
+
+def test_a_scheduled_reward_counts_at_exactly_its_steps(inputs: Inputs, tmp_path: Path) -> None:
+    """Language is 1 or near it for these bytes; it is worth 10 in updates 3 and 4 only."""
+    settings = config(
+        steps=5,
+        updates_per_rollout=1,
+        rewards=(
+            {"name": "format", "weight": 1.0},
+            {"name": "language", "weight": 10.0, "start_step": 3, "end_step": 4},
+        ),
+    )
+    out, _, _ = run_stage(settings, inputs, tmp_path)
+    rows = [json.loads(line) for line in (out / "telemetry.jsonl").read_text().splitlines()]
+    weights = [0.0, 0.0, 10.0, 10.0, 0.0]
+    for row, weight in zip(rows, weights, strict=True):
+        expected = row["rewards/format"] + weight * row["rewards/language"]
+        assert row["reward"] == pytest.approx(expected, abs=1e-5), row["step"]
+        assert row["rewards/language"] > 0.1, "else the test could not tell"

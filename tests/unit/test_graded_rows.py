@@ -89,6 +89,14 @@ def test_the_command_writes_rows_and_tells_the_broken_ones(tmp_path: Path) -> No
     assert result.exit_code == 0
 
 
+def test_the_input_is_not_overwritten(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text(json.dumps(ROWS[0]) + "\n", encoding="utf-8")
+    result = CliRunner().invoke(app, ["grade", str(source), "--out", str(source)])
+    assert result.exit_code == 2
+    assert json.loads(source.read_text(encoding="utf-8")) == ROWS[0]
+
+
 def test_unsandboxed_is_stamped_on_every_verdict_of_a_program() -> None:
     with GradingPool(1, is_isolated=False) as pool:
         rows = list(grade_rows(io.StringIO(json.dumps(ROWS[4])), "rows", pool))

@@ -8,6 +8,7 @@ from factory.records import Verdict
 from factory.rewards import (
     RewardConfig,
     language_consistency,
+    overlong,
     reflective_words,
     repetition,
     reward_components,
@@ -29,36 +30,79 @@ GERMAN = (
 )
 
 
+def components(verdict: Verdict, text: str, *, tokens: int = 10) -> dict[str, float]:
+    return reward_components(verdict, parse(text), text=text, tokens=tokens, limit=100)
+
+
+NO_PENALTY = {"overlong": 0, "repetition": 0}
+
+
 def test_a_correct_well_formed_response_earns_every_component():
-    response = parse(completion_text("three and four are seven", "7"))
-    assert reward_components(CORRECT, response) == {"accuracy": 1, "format": 1, "language": 1}
+    found = components(CORRECT, completion_text("three and four are seven", "7"))
+    assert found == {"accuracy": 1, "format": 1, "language": 1, **NO_PENALTY}
 
 
 def test_a_wrong_answer_in_form_earns_format_only():
-    response = parse(completion_text("3 + 4", "8"))
-    assert reward_components(WRONG, response) == {"accuracy": 0, "format": 1, "language": 1}
+    found = components(WRONG, completion_text("3 + 4", "8"))
+    assert found == {"accuracy": 0, "format": 1, "language": 1, **NO_PENALTY}
 
 
 def test_a_lenient_correct_verdict_earns_no_accuracy_without_the_form():
-    components = reward_components(CORRECT, parse("it is 7"))
-    assert components == {"accuracy": 0, "format": 0, "language": 0}
+    found = components(CORRECT, "it is 7")
+    assert found == {"accuracy": 0, "format": 0, "language": 0, **NO_PENALTY}
 
 
 def test_single_tags_earn_nothing():
     for text in ("<think> a", "<answer> 7 </answer>", "<think> a </think> <answer> 7"):
-        assert reward_components(WRONG, parse(text))["format"] == 0
+        assert components(WRONG, text)["format"] == 0
+
+
+def test_a_loop_is_penalised_by_its_share_of_repeated_fours():
+    # "a b" ten times: 20 words, 17 four-grams, 2 different ones: 1 - 2/17
+    text = "a b " * 10
+    assert components(WRONG, text)["repetition"] == pytest.approx(-15 / 17)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "penalty"),
+    [(0, 0.0), (80, 0.0), (81, -0.05), (90, -0.5), (99, -0.95), (100, -1.0), (120, -1.0)],
+)
+def test_the_overlong_penalty_falls_over_the_last_fifth(tokens: int, penalty: float):
+    assert overlong(tokens, 100) == pytest.approx(penalty)
+    assert components(CORRECT, "x", tokens=tokens)["overlong"] == pytest.approx(penalty)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [2, 2, 2, 2, 2, 2]),
+        ({"start_step": 3}, [0, 0, 2, 2, 2, 2]),
+        ({"end_step": 2}, [2, 2, 0, 0, 0, 0]),
+        ({"start_step": 2, "end_step": 3}, [0, 2, 2, 0, 0, 0]),
+        # two rising steps: 2 * 1/3, 2 * 2/3, then whole
+        ({"start_step": 2, "ramp_steps": 2}, [0, 2 / 3, 4 / 3, 2, 2, 2]),
+    ],
+)
+def test_a_weight_counts_at_exactly_its_steps(settings: dict, expected: list[float]):
+    reward = RewardConfig(name="accuracy", weight=2.0, **settings)
+    assert [reward.weight_at(step) for step in range(1, 7)] == pytest.approx(expected)
+
+
+def test_a_reward_that_ends_before_it_starts_is_refused():
+    with pytest.raises(ValueError, match="end_step 2 is before start_step 3"):
+        RewardConfig(name="format", start_step=3, end_step=2)
 
 
 def test_the_total_is_the_weighted_sum():
     # 2 * 1 + 0.5 * 0 + 0.25 * 0.5 = 2.125
-    components = {"accuracy": 1.0, "format": 0.0, "language": 0.5}
+    found = {"accuracy": 1.0, "format": 0.0, "language": 0.5}
     rewards = (
         RewardConfig(name="accuracy", weight=2.0),
         RewardConfig(name="format", weight=0.5),
         RewardConfig(name="language", weight=0.25),
     )
-    assert total_reward(components, rewards) == pytest.approx(2.125, abs=1e-12)
-    assert total_reward(components, ()) == 0
+    assert total_reward(found, rewards, step=1) == pytest.approx(2.125, abs=1e-12)
+    assert total_reward(found, (), step=1) == 0
 
 
 def test_text_without_words_mixes_no_languages():
