@@ -337,7 +337,8 @@ def main() -> None:
         results = {side: run_side(options, side, model) for side in SIDES}
     print(
         f"{options.prompts} questions x {options.group} samples x {options.tokens} new tokens, "
-        f"{options.threads} threads, float32, KL weight {options.kl:g}, {platform.machine()}, one run each"
+        f"{options.threads} threads, float32, KL weight {options.kl:g}, {platform.machine()}, "
+        "one run each"
     )
     print("\n".join(table(results)))
 

@@ -161,9 +161,20 @@ def _leading_token(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 _TAG = re.compile(r"</?(?:think|answer)>")
-_TURN = re.compile(r"<\|[^|<>\s]{1,40}\|>|(?m:^)[ \t]*(?:User|Assistant|System|Human)[ \t]*:")
-# Every repetition is bounded, so that a flood of "<" costs linear time.
-_TAG_LIKE = re.compile(r"<[\s/]{0,8}(?:think|answer)(?:ing|s)?(?![a-z])[^<>]{0,64}>")
+# These two look at folded text: lower case, compatibility forms and look-alikes undone. Every
+# repetition is bounded, so that a flood of "<" costs linear time.
+_TURN = re.compile(
+    r"<\|[a-z_\u2581 ]{3,40}\|>"
+    r"|<(?:start|end)_of_turn>|\[/?inst\]|<</?sys>>"
+    r"|(?m:^)[ \t*#>_-]{0,12}(?:user|assistant|system|human|instruction)[ \t*_]{0,4}:"
+)
+_TAG_LIKE = re.compile(
+    r"<[\s/\\]{0,16}(?:t\s?h\s?i\s?n\s?k|a\s?n\s?s\s?w\s?e\s?r)(?:ing|s)?"
+    r"(?:\s{1,4}[a-z_]{1,20}=[^<>]{0,40})?[\s/\\]{0,16}>"
+)
+_WRITTEN_OUT = {"&lt;": "<", "&gt;": ">"}
+_INVISIBLE = frozenset("\u115f\u1160\u3164\uffa0\u2800")
+"""Letters and signs that show nothing, though Unicode counts them as letters or symbols."""
 _CONFUSABLES = {
     "<": "\u2039\u3008\u27e8\u276e\u02c2\u1438\u300a\u00ab",
     ">": "\u203a\u3009\u27e9\u276f\u02c3\u1433\u300b\u00bb",
@@ -221,7 +232,8 @@ def _tag_problem(tags: tuple[str, ...]) -> str:
 
 def _text_problem(whole: str, found: list[re.Match[str]]) -> str:
     """What is wrong with a text whose four tags are right."""
-    turn = _TURN.search(whole)
+    folded = _fold(whole)
+    turn = _TURN.search(folded)
     if turn:
         return f"a made-up turn: {turn.group().strip()}"
     if whole[: found[0].start()].strip():
@@ -230,9 +242,8 @@ def _text_problem(whole: str, found: list[re.Match[str]]) -> str:
         return "text between the thinking and the answer"
     if whole[found[3].end() :].strip():
         return "text after </answer>"
-    if not whole[found[2].end() : found[3].start()].strip():
+    if not _fold(whole[found[2].end() : found[3].start()]).strip():
         return "the answer is empty"
-    folded = _fold(whole)
     if len(_TAG_LIKE.findall(folded)) > len(GRAMMAR):
         return "a look-alike tag"
     return ""
@@ -244,11 +255,18 @@ def _fold(text: str) -> str:
     Folded character by character: normalising a whole hostile text (long runs of combining
     marks) takes quadratic time.
     """
-    return text.translate({ord(character): _fold_character(character) for character in set(text)})
+    folded = text.translate({ord(c): _fold_character(c) for c in set(text)})
+    for written, sign in _WRITTEN_OUT.items():
+        folded = folded.replace(written, sign)
+    return folded
 
 
 @lru_cache(maxsize=4096)
 def _fold_character(character: str) -> str:
     plain = unicodedata.normalize("NFKD", character).casefold()
-    seen = (c for c in plain if unicodedata.category(c) not in ("Mn", "Me", "Cf"))
+    seen = (
+        c
+        for c in plain
+        if unicodedata.category(c) not in ("Mn", "Me", "Cf") and c not in _INVISIBLE
+    )
     return "".join(_LATIN.get(c, c) for c in seen)

@@ -210,7 +210,7 @@ def grade(
         lines = stack.enter_context(open_rows(file))
         target = stack.enter_context(out.open("w", encoding="utf-8")) if out else sys.stdout
         pool = stack.enter_context(GradingPool(processes, is_isolated=not unsandboxed))
-        counts = write_graded(grade_rows(lines, str(file), pool), target)
+        counts = write_graded(grade_rows(lines, str(file), pool), target, on_broken=_say_error)
     console = _console(stderr=True)
     told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     console.print(f"{sum(counts.values())} rows: {told or 'none'}", markup=False)

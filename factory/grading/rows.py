@@ -1,7 +1,8 @@
 """Stored responses graded again, row by row: what `factory grade` does."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -72,6 +73,10 @@ class GradedRow(Record):
     seconds: float
 
 
+class BrokenRow(GradedRow):
+    """A line that could not be graded; its explanation says where it is and what is wrong."""
+
+
 def fenced(code: str) -> str:
     """The code as a fenced block that nothing inside it can close."""
     marks = "`" * (3 + max((len(run) for run in _runs(code)), default=0))
@@ -82,7 +87,7 @@ def _runs(code: str) -> Iterator[str]:
     return (part for part in "".join(c if c == "`" else " " for c in code).split() if part)
 
 
-def grade_rows(lines: TextIO, name: str, pool: GradingPool) -> Iterator[GradedRow]:
+def grade_rows(lines: TextIO, name: str, pool: GradingPool) -> Iterator[GradedRow | BrokenRow]:
     """A graded row for every line, in order and as a stream.
 
     A broken line becomes `ungradable`, its id `file:line` where it has none, and the explanation
@@ -95,7 +100,7 @@ def grade_rows(lines: TextIO, name: str, pool: GradingPool) -> Iterator[GradedRo
         items = [row.item for row in read if isinstance(row, ResponseRow)]
         verdicts = iter(pool.grade(items))
         for row in read:
-            if isinstance(row, GradedRow):
+            if isinstance(row, BrokenRow):
                 yield row
                 continue
             verdict = next(verdicts)
@@ -108,7 +113,7 @@ def grade_rows(lines: TextIO, name: str, pool: GradingPool) -> Iterator[GradedRo
             )
 
 
-def _read(line: str, where: str, seen: set[str]) -> ResponseRow | GradedRow:
+def _read(line: str, where: str, seen: set[str]) -> ResponseRow | BrokenRow:
     try:
         row = ResponseRow.model_validate_json(line)
     except ValidationError as error:
@@ -121,13 +126,13 @@ def _read(line: str, where: str, seen: set[str]) -> ResponseRow | GradedRow:
     return row
 
 
-def _broken(line: str, where: str, reason: str) -> GradedRow:
+def _broken(line: str, where: str, reason: str) -> BrokenRow:
     try:
         given = json.loads(line)
     except ValueError:
         given = None
     found = given.get("id") if isinstance(given, dict) else None
-    return GradedRow(
+    return BrokenRow(
         id=found if isinstance(found, str) else where,
         outcome="ungradable",
         extracted=None,
@@ -136,13 +141,16 @@ def _broken(line: str, where: str, reason: str) -> GradedRow:
     )
 
 
-def write_graded(rows: Sequence[GradedRow] | Iterator[GradedRow], out: TextIO) -> dict[str, int]:
-    """Write the rows as JSONL; how often each outcome occurred, and `broken` rows among them."""
-    counts: dict[str, int] = {}
+def write_graded(
+    rows: Iterator[GradedRow | BrokenRow], out: TextIO, *, on_broken: Callable[[str], None]
+) -> Counter[str]:
+    """Write the rows as JSONL; how often each outcome occurred, and `broken` rows."""
+    counts: Counter[str] = Counter()
     for row in rows:
         out.write(row.model_dump_json() + "\n")
-        key = "broken" if ": broken row: " in row.explanation else row.outcome
-        counts[key] = counts.get(key, 0) + 1
+        if isinstance(row, BrokenRow):
+            on_broken(row.explanation)
+        counts["broken" if isinstance(row, BrokenRow) else row.outcome] += 1
     return counts
 
 

