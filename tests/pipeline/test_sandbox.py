@@ -17,6 +17,7 @@ from factory.grading import sandbox as sandboxing
 from factory.grading.isolation import Limits, python_command
 from factory.grading.sandbox import Sandbox, find_bwrap, prove, proven_bwrap
 
+pytestmark = needs_namespaces
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 4.0
 
@@ -36,7 +37,6 @@ except OSError: print("held")
     "read the machine": """
 import os
 
-pytestmark = needs_namespaces
 seen = [p for p in ("/etc/passwd", "/root", "/home", "/work", "PROJECT", "/var", "/sys", "/boot")
         if os.path.exists(p)]
 print("through" if seen else "held", seen)
