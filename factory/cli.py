@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
-from factory.errors import FactoryError
+from factory.errors import FactoryError, RecipeError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -220,24 +220,17 @@ def grade(
 
 @app.command("audit-graders")
 @_told
-def audit_graders() -> None:
-    """Grade the shipped adversarial suite with our graders and two others; exit 1 if we err."""
-    from factory.evaluation.audit import (
-        BASELINES,
-        baseline_accepts,
-        load_suite,
-        our_outcomes,
-        tally,
-    )
+def audit_graders(
+    kind: Annotated[str, typer.Option("--kind", help="math or code; both without it.")] = "",
+) -> None:
+    """Grade the shipped adversarial suites, maths beside two other graders; exit 1 if we err."""
+    from factory.evaluation.audit import FILES, audit
     from factory.ui.audits import show_audit
 
-    cases = load_suite("math")
-    outcomes = our_outcomes(cases)
-    rows = tally("factory", cases, [outcome == "correct" for outcome in outcomes])
-    for name in BASELINES:
-        rows += tally(name, cases, baseline_accepts(name, cases))[-1:]
+    if kind and kind not in FILES:
+        raise RecipeError(f"--kind {kind}: there are {' and '.join(FILES)}")
+    rows, wrong = audit([name for name in FILES if kind in ("", name)])
     show_audit(rows, _console())
-    wrong = [c.id for c, o in zip(cases, outcomes, strict=True) if o != c.expected]
     if wrong:
         _say_error(f"our grader errs on {', '.join(wrong)}")
         raise typer.Exit(1)

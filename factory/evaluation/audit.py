@@ -5,7 +5,9 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import Field
 
 from factory.evaluation.statistics import wilson
 from factory.grading import GradeItem, GradingPool
@@ -13,6 +15,8 @@ from factory.jsonl import read_records
 from factory.records import Outcome, Problem, Record
 
 SUITES = Path(__file__).parents[1] / "grading" / "suites"
+SuiteKind = Literal["math", "code"]
+FILES: dict[SuiteKind, str] = {"math": "math", "code": "programs"}
 BASELINE_SECONDS = 10.0
 START_SECONDS = 120.0
 
@@ -22,15 +26,22 @@ class Case(Record):
 
     id: str
     category: str
-    kind: Literal["math"]
-    reference: str
+    kind: Literal["math", "code"]
+    reference: str = ""
+    data: dict[str, Any] = Field(default_factory=dict)
+    """Of programs: their tests, as in Problem.data."""
     response: str
     expected: Outcome
 
     @property
     def item(self) -> GradeItem:
         problem = Problem(
-            id=self.id, prompt="", reference=self.reference, kind=self.kind, source="suite"
+            id=self.id,
+            prompt="",
+            reference=self.reference,
+            kind=self.kind,
+            source="suite",
+            data=self.data,
         )
         return GradeItem(problem, self.response)
 
@@ -55,9 +66,24 @@ class Row(Record):
         return wilson(self.errors / n, n)
 
 
-def load_suite(kind: str) -> list[Case]:
+def load_suite(kind: SuiteKind) -> list[Case]:
     """The shipped cases of a kind, in order."""
-    return list(read_records(SUITES / f"{kind}.jsonl", Case))
+    return list(read_records(SUITES / f"{FILES[kind]}.jsonl", Case))
+
+
+def audit(kinds: Sequence[SuiteKind]) -> tuple[list[Row], list[str]]:
+    """Rows of ours and, for maths, of the baselines' totals; and the ids that ours errs on."""
+    rows: list[Row] = []
+    wrong: list[str] = []
+    for kind in kinds:
+        cases = load_suite(kind)
+        outcomes = our_outcomes(cases, processes=2)
+        wrong += [c.id for c, o in zip(cases, outcomes, strict=True) if o != c.expected]
+        rows += tally(f"factory, {kind}", cases, [outcome == "correct" for outcome in outcomes])
+        if kind == "math":
+            for name in BASELINES:
+                rows += tally(name, cases, baseline_accepts(name, cases))[-1:]
+    return rows, wrong
 
 
 def our_outcomes(cases: Sequence[Case], *, processes: int = 1) -> list[Outcome]:

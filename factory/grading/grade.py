@@ -139,6 +139,8 @@ _TAGS = re.compile(r"</?(?:think|answer)>")
 
 def _lenient_answer(item: GradeItem) -> tuple[str, Verdict | None]:
     text = _TAGS.sub("\n", item.text)
+    if item.problem.kind == "code":
+        return text, None  # its last fenced block is run, wherever it stands
     kind, reference = item.problem.kind, item.problem.reference.strip()
     is_numeric = kind in ("math", "procedural", "exact") and plain_number(reference) is not None
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -2,19 +2,24 @@
 
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from factory.errors import RecipeError
+from factory.rewards.function_words import FUNCTION_WORDS, LETTERS
 
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
-CHUNK_WORDS = 40
-"""Fewest words py3langid is asked about; on shorter texts its answer is noise."""
+LONG_CLAUSE = 12
+"""Fewest words py3langid is asked about, where no small word tells; on shorter ones it guesses."""
 
 SURE = 0.9
-"""Probability from which py3langid is believed against the target language."""
+"""Probability from which py3langid is believed."""
+MARGIN = 0.5
+"""Votes by which a language must lead the next one to have a clause."""
 
 _LATIN = ("LATIN",)
 SCRIPTS: dict[str, tuple[str, ...]] = {
@@ -31,10 +36,17 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
 }
 """Scripts a language is written in, as the first word of the Unicode names of its letters."""
 
+_KANA = frozenset({"HIRAGANA", "KATAKANA"})
 _SIGN_SCRIPTS = frozenset({"CJK", "HIRAGANA", "KATAKANA", "THAI"})
 """Written without spaces: every character counts as a word."""
+_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]{0,400}`", re.DOTALL)
+_FORMULA = re.compile(
+    r"\$\$.{0,2000}?\$\$|\$[^$\n]{0,400}\$|\\\(.{0,400}?\\\)|\\\[.{0,2000}?\\\]", re.DOTALL
+)
 _LATEX = re.compile(r"\\[A-Za-z]+|</?[a-z]{1,10}>")
+_CLAUSE = re.compile(r"[.!?;:,\n()。！？；：，、（）]+")
 _LETTERS = re.compile(r"[^\W\d_]+")
+_ENDS_SENTENCE = re.compile(r"[.!?:\n。！？：]")
 
 
 def language_consistency(text: str, language: str) -> float:
@@ -42,10 +54,15 @@ def language_consistency(text: str, language: str) -> float:
 
     R1's language reward (arXiv 2501.12948 v2, section 3): the proportion of target-language words
     in the chain of thought. The paper does not say what a word is; here:
-    - digits, symbols, LaTeX commands, tags and single letters of an alphabet are no words;
+
+    - code, formulas, LaTeX commands, digits, symbols, tags and single letters of an alphabet are no
+      words, nor are capitalised words inside a sentence: names (and German nouns);
     - a word counts if its script is one the language is written in;
-    - where that is Latin, each stretch of 40 words and more is also judged by py3langid, and
-      counts for nothing if that is sure (above 0.9) of another language;
+    - between languages of one script, clauses are told apart by their small words and letters
+      (`function_words.py`); a long clause without any by py3langid where that is sure; any other
+      clause is in the language of the one before it, the first one in that of the first that is
+      known, and all in the target where none is;
+    - Chinese characters are Japanese only in a clause with kana, and Chinese only in one without;
     - a text without words (pure arithmetic) mixes no languages: 1.
 
     RecipeError names the languages known if `language` is none of them.
@@ -54,22 +71,44 @@ def language_consistency(text: str, language: str) -> float:
         raise RecipeError(
             f"language {language!r} is not known; known: {', '.join(sorted(SCRIPTS))}"
         )
-    words = text_words(text)
-    if not words:
+    clauses = [clause for clause in _clauses(text) if clause]
+    if not clauses:
         return 1.0
-    in_script = [word for word, script in words if script in SCRIPTS[language]]
-    foreign = _foreign_words(in_script, language) if SCRIPTS[language] == _LATIN else 0
-    return (len(in_script) - foreign) / len(words)
+    rivals = [name for name in FUNCTION_WORDS if SCRIPTS[name] == SCRIPTS[language]]
+    spoken = _languages(clauses, rivals) if len(rivals) > 1 else [None] * len(clauses)
+    counted = total = 0
+    for clause, found in zip(clauses, spoken, strict=True):
+        total += len(clause)
+        if found in (None, language):
+            counted += _in_script(clause, language)
+    return counted / total
 
 
-def text_words(text: str) -> list[tuple[str, str]]:
-    """(word, script) of every word of a text, in order."""
-    words = []
-    for run in _LETTERS.findall(_LATEX.sub(" ", text)):
+Words = list[tuple[str, str]]
+"""(word, script), in order."""
+
+
+def _clauses(text: str) -> Iterator[Words]:
+    """The words of every clause of a text, without what is no language."""
+    plain = _LATEX.sub(" ", _FORMULA.sub(" ", _CODE.sub(" ", text)))
+    end, starts_sentence = 0, True
+    for mark in [*_CLAUSE.finditer(plain), None]:
+        piece = plain[end : mark.start() if mark else len(plain)]
+        yield _words(piece, starts_sentence=starts_sentence)
+        if mark:
+            end = mark.end()
+            starts_sentence = bool(_ENDS_SENTENCE.search(mark.group())) or (
+                starts_sentence and not piece.strip()
+            )
+
+
+def _words(piece: str, *, starts_sentence: bool) -> Words:
+    words: Words = []
+    for number, run in enumerate(_LETTERS.findall(piece)):
         script = _script(run[0])
         if script in _SIGN_SCRIPTS:
             words.extend((sign, _script(sign)) for sign in run)
-        elif len(run) > 1:
+        elif len(run) > 1 and not (run[0].isupper() and (number or not starts_sentence)):
             words.append((run, script))
     return words
 
@@ -79,22 +118,48 @@ def _script(character: str) -> str:
     return unicodedata.name(character, "UNKNOWN").split(" ")[0].split("-")[0]
 
 
-def _foreign_words(words: list[str], language: str) -> int:
-    """Words of the stretches that py3langid takes for another language of the same script."""
-    foreign = 0
-    for begin in range(0, len(words) - CHUNK_WORDS + 1, CHUNK_WORDS):
-        last = begin + 2 * CHUNK_WORDS > len(words)
-        chunk = words[begin:] if last else words[begin : begin + CHUNK_WORDS]
-        found, probability = _identifier().classify(" ".join(chunk))
-        if found != language and probability > SURE:
-            foreign += len(chunk)
-    return foreign
+def _in_script(clause: Words, language: str) -> int:
+    """Words of a clause whose script the language is written in."""
+    has_kana = any(script in _KANA for _, script in clause)
+    if (language == "ja" and not has_kana) or (language == "zh" and has_kana):
+        return 0
+    return sum(script in SCRIPTS[language] for _, script in clause)
 
 
-@lru_cache(maxsize=1)
-def _identifier() -> "LanguageIdentifier":
+def _languages(clauses: list[Words], rivals: list[str]) -> list[str | None]:
+    """The language of each clause among `rivals`; None where no clause of the text tells."""
+    found = [_language(clause, rivals) for clause in clauses]
+    known = next((language for language in found if language), None)
+    filled = []
+    for language in found:
+        known = language or known
+        filled.append(known)
+    return filled
+
+
+def _language(clause: Words, rivals: list[str]) -> str | None:
+    """The language that leads by its small words and letters; None if none does."""
+    scripts = SCRIPTS[rivals[0]]
+    words = [word.lower() for word, script in clause if script in scripts]
+    votes: Counter[str] = Counter()
+    for word in words:
+        owners = [name for name in rivals if word in FUNCTION_WORDS[name]]
+        owners += [name for name in rivals if set(word) & set(LETTERS.get(name, ""))]
+        for owner in owners:
+            votes[owner] += 1 / len(owners)
+    ranked = votes.most_common(2)
+    if ranked and ranked[0][1] - (ranked[1][1] if len(ranked) > 1 else 0.0) >= MARGIN:
+        return ranked[0][0]
+    if len(words) < LONG_CLAUSE:
+        return None
+    guess, probability = _identifier(tuple(rivals)).classify(" ".join(words))
+    return guess if probability > SURE else None
+
+
+@lru_cache(maxsize=2)
+def _identifier(languages: tuple[str, ...]) -> "LanguageIdentifier":
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    identifier.set_languages([name for name, scripts in SCRIPTS.items() if scripts == _LATIN])
+    identifier.set_languages(list(languages))
     return identifier

@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 from factory.artifacts import Inputs
 from factory.context import Context, Metrics
 from factory.jsonl import write_records
-from factory.problems import bundled, hub, local, reasoning_gym, world
+from factory.problems import bundled, code_templates, hub, local, reasoning_gym, world
 from factory.problems.bundled import BundledSource
+from factory.problems.code_templates import CodeTemplatesSource
 from factory.problems.hub import HubSource
 from factory.problems.local import LocalSource
 from factory.problems.reasoning_gym import ReasoningGymSource
@@ -19,7 +20,12 @@ from factory.seeds import derive
 from factory.stages.stage import Stage, StageConfig
 
 Source = Annotated[
-    ReasoningGymSource | LocalSource | BundledSource | HubSource | WorldSource,
+    ReasoningGymSource
+    | LocalSource
+    | BundledSource
+    | HubSource
+    | WorldSource
+    | CodeTemplatesSource,
     Field(discriminator="type"),
 ]
 
@@ -81,6 +87,8 @@ def _supply(source: Source, seed: int, context: Context) -> Supply:
         return hub.supply(source, seed, processes=context.machine.thread_count())
     if isinstance(source, WorldSource):
         return world.supply(source, seed)
+    if isinstance(source, CodeTemplatesSource):
+        return code_templates.supply(source, seed)
     return bundled.supply(source, seed)
 
 

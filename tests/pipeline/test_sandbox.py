@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from namespaces import needs_namespaces
 
 from factory.errors import EngineError
 from factory.grading import sandbox as sandboxing

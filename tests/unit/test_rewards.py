@@ -3,11 +3,9 @@
 import pytest
 
 from factory.chat import completion_text, parse
-from factory.errors import RecipeError
 from factory.records import Verdict
 from factory.rewards import (
     RewardConfig,
-    language_consistency,
     overlong,
     reflective_words,
     repetition,
@@ -17,17 +15,6 @@ from factory.rewards import (
 
 CORRECT = Verdict(outcome="correct", answer="7", explanation="")
 WRONG = Verdict(outcome="wrong", answer="8", explanation="")
-
-ENGLISH = (
-    "First we add the two numbers that are given in the question, and then we compare the sum "
-    "with the number of apples that were left in the basket at the end of the long day. Since "
-    "both of them are equal, the answer must be right, but let us check it once more."
-)
-GERMAN = (
-    "Zuerst addieren wir die beiden Zahlen, die in der Aufgabe gegeben sind, und dann vergleichen "
-    "wir die Summe mit der Anzahl der Äpfel, die am Ende des langen Tages noch im Korb lagen. Weil "
-    "beide gleich sind, muss die Antwort richtig sein, aber wir prüfen sie lieber noch einmal."
-)
 
 
 def components(verdict: Verdict, text: str, *, tokens: int = 10) -> dict[str, float]:
@@ -103,43 +90,6 @@ def test_the_total_is_the_weighted_sum():
     )
     assert total_reward(found, rewards, step=1) == pytest.approx(2.125, abs=1e-12)
     assert total_reward(found, (), step=1) == 0
-
-
-def test_text_without_words_mixes_no_languages():
-    for text in ("", "3 + 4 = 7", "x = 3y", r"\frac{1}{2} \times 4", "123 !?"):
-        assert language_consistency(text, "en") == 1.0
-        assert language_consistency(text, "zh") == 1.0
-
-
-def test_words_count_by_script():
-    # Two Latin words and two Chinese characters: half of four words either way.
-    text = "so then \u7b54\u6848 7"
-    assert language_consistency(text, "en") == 0.5
-    assert language_consistency(text, "zh") == 0.5
-    assert language_consistency(text, "ru") == 0.0
-
-
-def test_kana_is_japanese_and_not_chinese():
-    # Three Han and two Hiragana characters.
-    text = "\u7b54\u6848\u306f\u4e03\u3067"
-    assert language_consistency(text, "ja") == 1.0
-    assert language_consistency(text, "zh") == pytest.approx(3 / 5)
-
-
-def test_long_text_in_another_language_of_the_same_script_does_not_count():
-    assert language_consistency(ENGLISH, "en") == 1.0
-    assert language_consistency(GERMAN, "de") == 1.0
-    assert language_consistency(GERMAN, "en") == 0.0
-    assert 0.3 < language_consistency(ENGLISH + " " + GERMAN, "en") < 0.7
-
-
-def test_short_text_is_not_judged_by_language_identification():
-    assert language_consistency("Antwort ist sieben", "en") == 1.0
-
-
-def test_an_unknown_language_is_a_recipe_error_naming_those_known():
-    with pytest.raises(RecipeError, match="'xx' is not known; known: ar, bg, de"):
-        language_consistency("text", "xx")
 
 
 def test_reflective_words_are_whole_words_in_any_case():

@@ -1,0 +1,90 @@
+"""Verdicts a second, one worker against two: maths and sandboxed programs.
+
+    python bench/grading.py math|programs [--count 400]
+
+maths: correct answers of many forms (integers, decimals, fractions, LaTeX, units), each another
+one, so that no cache helps; those that our own code decides and those that sympy has to. programs:
+short Python programs with one test on standard output each, every one in a sandbox of its own.
+Workers are started and warm before the clock. p50 and p99 are of single verdicts in one worker.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+from factory.chat import completion_text
+from factory.grading import GradeItem, GradingPool
+from factory.records import Problem
+
+FORMS: tuple[tuple[Callable[[int], str], Callable[[int], str]], ...] = (
+    (lambda n: str(n), lambda n: f"\\boxed{{{n}}}"),
+    (lambda n: f"{n}/8", lambda n: f"{n / 8}"),
+    (lambda n: f"\\frac{{{n}}}{{7}}", lambda n: f"\\dfrac{{{2 * n}}}{{14}}"),
+    (lambda n: f"{n}\\sqrt{{2}}", lambda n: f"{n} \\sqrt{{2}}"),
+    (lambda n: f"x + {n}", lambda n: f"{n} + x"),
+    (lambda n: f"({n}, {n + 1})", lambda n: f"( {n}, {n + 1} )"),
+    (lambda n: str(n), lambda n: f"{n} apples"),
+    (lambda n: f"{n}\\pi", lambda n: f"\\pi \\cdot {n}"),
+)
+
+
+def maths(count: int) -> list[GradeItem]:
+    items = []
+    for number in range(count):
+        reference, answer = FORMS[number % len(FORMS)]
+        problem = Problem(
+            id=str(number), prompt="", reference=reference(number + 2), kind="math", source="bench"
+        )
+        items.append(GradeItem(problem, completion_text("so", answer(number + 2))))
+    return items
+
+
+def programs(count: int) -> list[GradeItem]:
+    items = []
+    for number in range(count):
+        tests = [{"stdin": f"{number} 1\n", "expected_stdout": str(number + 1)}]
+        problem = Problem(
+            id=str(number), prompt="", reference="", kind="code", source="bench",
+            data={"tests": tests},
+        )  # fmt: skip
+        source = f"# {number}\nprint(sum(map(int, input().split())))"
+        items.append(GradeItem(problem, completion_text("so", f"```python\n{source}\n```")))
+    return items
+
+
+KINDS = {"math": maths, "programs": programs}
+
+
+def rate(items: list[GradeItem], workers: int) -> tuple[float, list[float]]:
+    """(verdicts a second, seconds of each) with warm workers."""
+    with GradingPool(workers) as pool:
+        warm = [item for item in items[: 8 * workers]]
+        pool.grade(warm)
+        rest = items[8 * workers :]
+        began = time.perf_counter()
+        verdicts = pool.grade(rest)
+        seconds = time.perf_counter() - began
+    wrong = [v.explanation for v in verdicts if not v.is_correct]
+    if wrong:
+        raise SystemExit(f"{len(wrong)} of {len(verdicts)} are not correct: {wrong[0]}")
+    return len(rest) / seconds, [v.seconds for v in verdicts]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("--count", type=int, default=400)
+    options = parser.parse_args()
+    items = KINDS[options.kind](options.count)
+    one, each = rate(items, 1)
+    two, _ = rate(items, 2)
+    cuts = statistics.quantiles([1000 * s for s in each if s > 0] or [0.0, 0.0], n=100)
+    print("| kind | n | one worker, /s | two workers, /s | ratio | p50, ms | p99, ms |")
+    print("|---|---|---|---|---|---|---|")
+    figures = f"{one:.0f} | {two:.0f} | {two / one:.2f} | {cuts[49]:.1f} | {cuts[98]:.1f}"
+    print(f"| {options.kind} | {options.count} | {figures} |")
+
+
+if __name__ == "__main__":
+    main()

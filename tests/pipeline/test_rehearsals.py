@@ -1,0 +1,31 @@
+"""Every shipped recipe rehearses: its whole graph, on tiny models, as a user starts it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from factory.recipe import load_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+# The smoke recipe is a rehearsal of the quickstart by itself, and is built by other tests.
+RECIPES = sorted(p for p in (ROOT / "recipes").glob("*.yaml") if p.stem != "smoke")
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_rehearses(recipe: Path, tmp_path: Path) -> None:
+    code = "from factory.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "rehearse", str(recipe), "--store", str(tmp_path), "--plain"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "200"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    made = {path.name.rpartition("-")[0] for path in (tmp_path / "rehearsals").glob("*-*[!.]")}
+    assert set(load_recipe(recipe).stages) <= made
+    assert list((tmp_path / "rehearsals" / "reports").glob("*/report.html"))
