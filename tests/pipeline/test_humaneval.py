@@ -32,7 +32,7 @@ def graded(row: dict[str, Any], body: str) -> Verdict:
     data = {"prompt": row["prompt"], "check": row["test"], "entry_point": row["entry_point"]}
     problem = Problem(
         id=row["task_id"], prompt=row["prompt"], reference="", kind="code", source="humaneval",
-        data={**data, "timeout_seconds": 20.0},
+        data={**data, "timeout_seconds": 60.0},
     )  # fmt: skip
     return grade_code(problem, body)
 
@@ -65,9 +65,10 @@ int main() { long a, b; std::cin >> a >> b; std::cout << a + b << "\\n"; return 
     ],
 )
 def test_programs_in_cpp(source: str, outcome: str) -> None:
+    patience = 2.0 if outcome == "timeout" else 30.0
     tests = [{"stdin": "1 2", "expected_stdout": "3"}, {"stdin": "-4 4", "expected_stdout": "0"}]
     problem = Problem(
         id="p", prompt="add", reference="", kind="code", source="s",
-        data={"language": "cpp", "tests": tests, "timeout_seconds": 2.0},
+        data={"language": "cpp", "tests": tests, "timeout_seconds": patience},
     )  # fmt: skip
     assert grade_code(problem, f"```cpp\n{source}\n```").outcome == outcome

@@ -20,7 +20,7 @@ from factory.grading.sandbox import Sandbox, find_bwrap, prove, proven_bwrap
 
 pytestmark = needs_namespaces
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 4.0
+SECONDS = 30.0
 
 ATTACKS = {
     "internet": """
@@ -209,7 +209,7 @@ def test_a_program_that_ignores_signals_ends_at_its_deadline() -> None:
         seconds=1.0,
     )
     assert finished.timed_out
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 20.0
 
 
 def test_a_daemon_does_not_outlive_its_test_nor_hold_it_up() -> None:
@@ -220,12 +220,12 @@ def test_a_daemon_does_not_outlive_its_test_nor_hold_it_up() -> None:
         "    os.setsid()\n"
         "    if os.fork() == 0:\n"
         "        open('/proc/self/comm', 'w').write('left-over')\n"
-        "        time.sleep(60)\n"
+        "        time.sleep(300)\n"
         "    os._exit(0)\n"
         "print('done', flush=True)"
     )
     assert (finished.status, finished.stdout) == (0, b"done\n")
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 20.0
     end = time.monotonic() + 5
     while left := [p for p in Path("/proc").glob("[0-9]*/comm") if _comm(p) == "left-over"]:
         assert time.monotonic() < end, left

@@ -31,6 +31,11 @@ def problem(**data) -> Problem:
     return Problem(id="p", prompt="q", reference="", kind="code", source="s", data=data)
 
 
+def patience(outcome: str) -> float:
+    """Seconds a test may take: a busy machine must not make a crash a timeout."""
+    return 1.5 if outcome == "timeout" else 30.0
+
+
 def verdict(source: str, **data) -> Verdict:
     return grade_code(problem(**data), source)
 
@@ -57,7 +62,7 @@ def verdict(source: str, **data) -> Verdict:
     ],
 )
 def test_programs_that_read_and_write(source: str, outcome: str, says: str) -> None:
-    found = verdict(source, tests=ECHO, timeout_seconds=1.5)
+    found = verdict(source, tests=ECHO, timeout_seconds=patience(outcome))
     assert (found.outcome, says in found.explanation) == (outcome, True), found
 
 
@@ -78,7 +83,7 @@ def test_programs_that_read_and_write(source: str, outcome: str, says: str) -> N
     ],
 )
 def test_functions_that_are_called(source: str, outcome: str, says: str) -> None:
-    found = verdict(source, **CALLS, timeout_seconds=1.5)
+    found = verdict(source, **CALLS, timeout_seconds=patience(outcome))
     assert (found.outcome, says in found.explanation) == (outcome, True), found
 
 
@@ -95,7 +100,7 @@ def test_functions_that_are_called(source: str, outcome: str, says: str) -> None
     ],
 )
 def test_a_benchmarks_own_check_calls_from_another_process(source: str, outcome: str) -> None:
-    found = verdict(source, **CHECK, timeout_seconds=2.0)
+    found = verdict(source, **CHECK, timeout_seconds=patience(outcome))
     assert found.outcome == outcome, found
 
 
@@ -146,7 +151,7 @@ def double(x): raise SystemExit(0)
 )
 @pytest.mark.parametrize("data", [CALLS, CHECK], ids=["calls", "check"])
 def test_no_trick_makes_a_wrong_function_right(source: str, data: dict) -> None:
-    assert verdict(source, **data, timeout_seconds=3.0).outcome in ("wrong", "crashed")
+    assert verdict(source, **data, timeout_seconds=30.0).outcome in ("wrong", "crashed")
 
 
 def test_a_program_that_patches_its_own_answers_is_only_a_program_that_answers_so() -> None:
