@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -141,13 +141,13 @@ def _language(clause: Words, rivals: list[str]) -> str | None:
     """The language that leads by its small words and letters; None if none does."""
     scripts = SCRIPTS[rivals[0]]
     words = [word.lower() for word, script in clause if script in scripts]
-    votes: Counter[str] = Counter()
+    votes: defaultdict[str, float] = defaultdict(float)
     for word in words:
         owners = [name for name in rivals if word in FUNCTION_WORDS[name]]
         owners += [name for name in rivals if set(word) & set(LETTERS.get(name, ""))]
         for owner in owners:
             votes[owner] += 1 / len(owners)
-    ranked = votes.most_common(2)
+    ranked = sorted(votes.items(), key=lambda vote: vote[1], reverse=True)
     if ranked and ranked[0][1] - (ranked[1][1] if len(ranked) > 1 else 0.0) >= MARGIN:
         return ranked[0][0]
     if len(words) < LONG_CLAUSE:
