@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from factory.artifacts import sha256_file
 from factory.errors import ArtifactError, RecipeError
 from factory.recipe import Recipe
-from factory.records import Consumes
+from factory.records import AddedLater, Consumes
 from factory.stages import STAGES, Stage, StageConfig
 
 LARGE_BYTES = 64 * 2**20
@@ -83,7 +83,7 @@ def stage_versions(stage: Stage) -> dict[str, str]:
 
 def _fingerprint(config: StageConfig, stage: Stage, seed: int, inputs: Mapping[str, str]) -> str:
     """sha256 over everything that decides the content; names of stages do not."""
-    fields = config.model_dump(mode="json", exclude={"seed"})
+    fields = config.model_dump(mode="json", exclude={**_at_rest(config), "seed": True})
     for path in inputs:
         _blank(fields, path.split("."))
     parts = {
@@ -95,6 +95,25 @@ def _fingerprint(config: StageConfig, stage: Stage, seed: int, inputs: Mapping[s
         "external": [_external(path) for path in stage.external_files(config)],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _at_rest(config: BaseModel) -> dict[Any, Any]:
+    """Settings that came later and have their default, in the form of pydantic's `exclude`."""
+    found: dict[Any, Any] = {}
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        later = any(isinstance(mark, AddedLater) for mark in field.metadata)
+        if later and value == field.get_default(call_default_factory=True):
+            found[name] = True
+        elif isinstance(value, BaseModel):
+            found[name] = _at_rest(value)
+        elif isinstance(value, tuple):
+            found[name] = {
+                place: _at_rest(item)
+                for place, item in enumerate(value)
+                if isinstance(item, BaseModel)
+            }
+    return {name: inner for name, inner in found.items() if inner}
 
 
 def _external(path: Path) -> list[str | int]:

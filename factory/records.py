@@ -32,6 +32,15 @@ class Consumes:
     kind: ArtifactKind
 
 
+@dataclass(frozen=True)
+class AddedLater:
+    """Marks a setting whose default leaves everything as it was before the setting came.
+
+    A fingerprint leaves it out while it has that default, so that nothing is made anew for a
+    setting that nobody uses. Another default later must raise the stage's version.
+    """
+
+
 ModelRef = Annotated[str, Consumes("model")]
 ProblemsRef = Annotated[str, Consumes("problems")]
 TracesRef = Annotated[str, Consumes("traces")]

@@ -126,9 +126,12 @@ def _grpo(fields: Fields) -> Fields:
         {**reward, "start_step": min(reward["start_step"], 2), "end_step": None, "ramp_steps": 0}
         for reward in fields["rewards"]
     ]
+    # So does the last jump of the length.
+    jumps = [{"from_step": 2, "max_new_tokens": 2 * TOKENS}] if fields["length_jumps"] else []
     return {
         **fields,
         "rewards": rewards,
+        "length_jumps": jumps,
         "sources": [],
         "steps": 2,
         "prompts": 2,

@@ -15,7 +15,7 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -25,7 +25,7 @@ from factory.context import Context, Metrics
 from factory.errors import DataError, RecipeError
 from factory.grading import GRADERS
 from factory.jsonl import read_records, recover_rows
-from factory.records import ModelRef, Problem, ProblemsRef, Record, SamplingConfig
+from factory.records import AddedLater, ModelRef, Problem, ProblemsRef, Record, SamplingConfig
 from factory.rewards import RewardConfig
 from factory.rewards.language import SCRIPTS
 from factory.stages.sft import LoraConfig
@@ -33,6 +33,14 @@ from factory.stages.stage import Stage, StageConfig
 
 SUMMARY = 8
 """Rollouts behind a figure of the summary: one rollout alone is mostly noise."""
+
+
+class LengthJump(Record):
+    """From an update on, a completion may have so many tokens."""
+
+    from_step: int = Field(ge=1)
+    """First update whose rollout it holds for; inside a rollout phase, from the next one on."""
+    max_new_tokens: int = Field(ge=1)
 
 
 class DynamicSampling(Record):
@@ -89,7 +97,11 @@ class GrpoConfig(StageConfig):
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Not stated by the paper; below 1 the samples are not the policy's own."""
     max_new_tokens: int = Field(default=32768, ge=1)
-    """32,768 in R1v2 2.1, 65,536 after step 8,200 of R1-Zero."""
+    """32,768 in R1v2 2.1."""
+    length_jumps: Annotated[tuple[LengthJump, ...], AddedLater()] = ()
+    """Later limits instead of `max_new_tokens`, in order: R1-Zero's became 65,536 at step 8,200
+    (R1v2 2.1). Engine, overlong penalty and the constant of `dr_grpo` reckon with them: the engine
+    and `dr_grpo` with the largest, the penalty with the one that holds."""
     reference_refresh_steps: int = Field(default=400, ge=0)
     """The reference becomes a copy of the policy every so many steps: 400 in R1v2 2.1. 0: never."""
     loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"] = (
@@ -119,19 +131,35 @@ class GrpoConfig(StageConfig):
                 "reference_refresh_steps: adapters keep the starting model as the reference; "
                 "with lora and kl > 0 set it to 0"
             )
+        steps = [jump.from_step for jump in self.length_jumps]
+        if steps != sorted(set(steps)):
+            raise ValueError(f"length_jumps: from_step {steps} must rise")
         return self
+
+    @property
+    def largest_limit(self) -> int:
+        """The most new tokens that any update allows."""
+        return max([self.max_new_tokens, *(jump.max_new_tokens for jump in self.length_jumps)])
+
+    def limit_at(self, step: int) -> int:
+        """New tokens allowed in the rollout that is first used for update `step`, from 1."""
+        limit = self.max_new_tokens
+        for jump in self.length_jumps:
+            if step >= jump.from_step:
+                limit = jump.max_new_tokens
+        return limit
 
     @property
     def rollouts(self) -> int:
         """Rollout phases of the whole run."""
         return math.ceil(self.steps / self.updates_per_rollout)
 
-    @property
-    def sampling(self) -> SamplingConfig:
+    def sampling_at(self, step: int) -> SamplingConfig:
+        """How the rollout that is first used for update `step` is drawn."""
         return SamplingConfig(
             temperature=self.temperature,
             top_p=self.top_p,
-            max_new_tokens=self.max_new_tokens,
+            max_new_tokens=self.limit_at(step),
             stop=stop_texts(self.prompt),
         )
 

@@ -82,7 +82,7 @@ def mathematics(config: "GrpoConfig") -> dict[str, Any]:
         "ref_model_mixup_alpha": 1.0,
         "num_iterations": 1,
         "num_generations": config.group,
-        "max_completion_length": config.max_new_tokens,
+        "max_completion_length": config.largest_limit,
         "temperature": config.temperature,
         "top_p": config.top_p,
         "top_k": 0,

@@ -211,7 +211,7 @@ def _settings(config: "GrpoConfig", model: Artifact, context: Context) -> Rollou
     return RolloutSettings(
         prompt=config.prompt,
         rewards=config.rewards,
-        sampling=config.sampling,
+        sampling_at=config.sampling_at,
         group=config.group,
         language=config.language,
         seed=context.seed,
@@ -241,12 +241,13 @@ def _longest(
 ) -> int:
     """Tokens of the longest prompt with its completion; RecipeError if the model ends before."""
     longest = max(map(len, tokenizer(list(prompts), add_special_tokens=False)["input_ids"]))
-    needed = longest + config.max_new_tokens
+    limit = config.largest_limit
+    needed = longest + limit
     text_config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
-    limit = getattr(text_config, "max_position_embeddings", None) or needed
-    if needed > limit:
+    context = getattr(text_config, "max_position_embeddings", None) or needed
+    if needed > context:
         raise RecipeError(
-            f"max_new_tokens: {config.max_new_tokens} and the longest prompt of {longest} tokens "
-            f"are more than the model's {limit}: at most {limit - longest} are possible"
+            f"max_new_tokens: {limit} and the longest prompt of {longest} tokens are more than "
+            f"the model's {context}: at most {context - longest} are possible"
         )
     return needed

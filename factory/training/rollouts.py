@@ -57,7 +57,8 @@ class RolloutSettings:
 
     prompt: PromptConfig
     rewards: tuple[RewardConfig, ...]
-    sampling: SamplingConfig
+    sampling_at: Callable[[int], SamplingConfig]
+    """How the rollout that is first used for this update is drawn."""
     group: int
     """Completions a question."""
     language: str
@@ -124,6 +125,7 @@ class Rollouts:
         self.drawn = Drawn(0, 0, 0)
         self._count = 0
         self._update = 1
+        self._sampling = settings.sampling_at(1)
         self._loaded_step = 0
         self._graded: list[Graded] = []
         self._graded_early: list[Graded] = []
@@ -144,6 +146,7 @@ class Rollouts:
         self.drawn = Drawn(0, 0, 0)
         step = trainer.state.global_step
         self._update = step + 1
+        self._sampling = self.settings.sampling_at(self._update)
         # TRL multiplies the components by these and adds them up; its own are constant.
         weights = [reward.weight_at(self._update) for reward in self.settings.rewards]
         trainer.reward_weights = torch.tensor(weights, dtype=torch.float32)
@@ -205,7 +208,7 @@ class Rollouts:
             for row, question in enumerate(q for q in questions for _ in range(size))
         ]
         with self.clock.measure("generate"):
-            completions = self.sampler.sample(requests, self.settings.sampling)
+            completions = self.sampler.sample(requests, self._sampling)
         self.drawn = self.drawn.plus(requests, completions)
         return [
             DrawnGroup(
@@ -311,7 +314,7 @@ class Rollouts:
                     response,
                     text=completion,
                     tokens=count,
-                    limit=self.settings.sampling.max_new_tokens,
+                    limit=self._sampling.max_new_tokens,
                     language=self.settings.language,
                 )
                 graded.append(Graded(verdict, response, components))
@@ -346,7 +349,7 @@ class Rollouts:
                 finish_reason=finish_reason[row],
                 completion_tokens=len(rest["completion_ids"][row]),
                 seed=rest["seed"][row],
-                sampling=settings.sampling,
+                sampling=self._sampling,
                 style=settings.prompt.style,
                 model=f"{settings.model}+{step - 1}",
                 verdict=graded.verdict,
@@ -374,7 +377,7 @@ class Rollouts:
         rows = sorted({i * len(requests) // PARITY_ROWS for i in range(PARITY_ROWS)})
         asked = [requests[row] for row in rows]
         with exact_products():
-            completions = self.sampler.sample(asked, self.settings.sampling)
+            completions = self.sampler.sample(asked, self._sampling)
             ids, mask, length = _padded_batch(
                 [(a.prompt_ids, c.token_ids) for a, c in zip(asked, completions, strict=True)],
                 trainer.accelerator.device,

@@ -41,16 +41,16 @@ PROBLEMS = [
 
 
 def config(**settings: Any) -> GrpoConfig:
-    return GrpoConfig(
-        **{
-            "kind": "grpo", "model": "base", "problems": "sums", "steps": 6, "prompts": 3,
-            "group": 4, "updates_per_rollout": 2, "max_new_tokens": 8, "learning_rate": 1e-3,
-            "kl": 0.05, "reference_refresh_steps": 2, "language": "ru",
-            "rewards": ({"name": "language"}, {"name": "format"}),
-            "prompt": {"style": "chat", "prefill": "<think> "},
-            **settings,
-        }
-    )  # fmt: skip
+    fields = {
+        "kind": "grpo", "model": "base", "problems": "sums", "steps": 6, "prompts": 3,
+        "group": 4, "updates_per_rollout": 2, "max_new_tokens": 8, "learning_rate": 1e-3,
+        "kl": 0.05, "reference_refresh_steps": 2, "language": "ru",
+        "rewards": ({"name": "language"}, {"name": "format"}),
+        "prompt": {"style": "chat", "prefill": "<think> "},
+        **settings,
+    }  # fmt: skip
+    # Not strict: a child is given its settings as JSON, which has no tuples.
+    return GrpoConfig.model_validate(fields, strict=False)
 
 
 def artifact(

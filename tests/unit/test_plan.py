@@ -3,14 +3,16 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import BaseModel
 
 from factory.errors import ArtifactError, RecipeError
-from factory.plan import Step, make_plan
+from factory.plan import Step, _fingerprint, make_plan
 from factory.recipe import Recipe, load_recipe
+from factory.records import AddedLater, Record
+from factory.stages import Stage, StageConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
@@ -134,8 +136,6 @@ def another(value: Any) -> Any:
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 def test_every_field_of_every_config_is_noticed() -> None:
-    from factory.plan import _fingerprint
-
     noticed = 0
     for step in make_plan(load_recipe(QUICKSTART)):
         inputs = {path: "0" * 64 for path in step.inputs}
@@ -153,6 +153,39 @@ def test_every_field_of_every_config_is_noticed() -> None:
             other = {**inputs, path: "1" * 64}
             assert _fingerprint(step.config, step.stage, step.seed, other) != before
     assert noticed > 300
+
+
+def test_a_setting_that_came_later_counts_only_where_it_is_used() -> None:
+    class Inner(Record):
+        old: int = 1
+        new: Annotated[int, AddedLater()] = 0
+
+    class Settings(StageConfig):
+        kind: Literal["test"] = "test"
+        new: Annotated[Inner | None, AddedLater()] = None
+        inner: Inner = Inner()
+        many: tuple[Inner, ...] = ()
+
+    stage = Stage(Settings, "model", 1, run=lambda *_: {})
+
+    def print_of(**settings: Any) -> str:
+        return _fingerprint(Settings(**settings), stage, 0, {})
+
+    class Before(StageConfig):
+        class Inner(Record):
+            old: int = 1
+
+        kind: Literal["test"] = "test"
+        inner: Inner = Inner()
+        many: tuple[Inner, ...] = ()
+
+    before = Before(many=(Before.Inner(old=3),))
+    assert print_of(many=(Inner(old=3),)) == _fingerprint(before, stage, 0, {})
+    given = [
+        {}, {"new": Inner()}, {"inner": Inner(new=1)}, {"many": (Inner(),)},
+        {"many": (Inner(), Inner(new=1))}, {"many": (Inner(new=1), Inner())},
+    ]  # fmt: skip
+    assert len({print_of(**settings) for settings in given}) == len(given)
 
 
 def test_a_package_version_and_a_stage_version_are_noticed(monkeypatch) -> None:
