@@ -4,25 +4,29 @@ Well-formed is one thing only, whatever the prompt style:
 
     <think> reasoning </think> <answer> answer </answer>
 
-with nothing but white space outside the two blocks and no further tag inside them. Everything
-else (an answer inside the thoughts, a second answer, a made-up further turn, look-alike tags)
-names its problem and is never graded, so it can never be rewarded.
+or, where the prompt has an output form, R1's cold-start form (R1v1, 2.3.1) with its two marks:
+
+    |special_token| reasoning |special_token| summary
+
+with nothing but white space outside and no further tag or mark inside. Everything else (an answer
+inside the thoughts, a second answer, a made-up further turn, look-alike tags) names its problem
+and is never graded, so it can never be rewarded.
 """
 
 import re
 import unicodedata
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from factory.errors import RecipeError
-from factory.records import Record
+from factory.records import AddedLater, Record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Style = Literal["zero", "chat", "few_shot", "reflect"]
+Style = Literal["zero", "chat", "few_shot", "reflect", "brief"]
 
 ZERO_FRAME = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant "
@@ -33,14 +37,41 @@ ZERO_FRAME = (
 )
 """DeepSeek-R1 (arXiv 2501.12948), Table 1, up to the user's turn."""
 
-REFLECT_REQUEST = (
-    "Give a detailed answer. Reason step by step inside <think> </think>: reflect on each step, "
-    "verify the result, and correct what is wrong. Then write the final answer, and nothing else, "
-    "inside <answer> </answer>."
-)
-"""Ours, for what the paper describes (R1 v1, 2.3.1): detailed answers that reflect and verify."""
+REQUESTS = {
+    "reflect": "Give a detailed answer. Reason step by step {thinking}: reflect on each step, "
+    "verify the result, and correct what is wrong. Then {ending}.",
+    "brief": "Think in one or two short sentences {thinking}, then {ending}.",
+}
+"""Ours, for what the paper describes: detailed answers that reflect and verify (R1v1, 2.3.1), and
+the short chain of thought before answers that need little reasoning (R1v2, B.3.3)."""
 
 GRAMMAR = ("<think>", "</think>", "<answer>", "</answer>")
+
+
+class OutputForm(Record):
+    """R1's cold-start form `|special_token|<reasoning_process>|special_token|<summary>` (R1v1,
+    2.3.1): two marks instead of four tags, and a summary that closes the answer for its reader.
+
+    With the marks `<think>` and `</think>` it is the form of the released R1.
+    """
+
+    opening: str = Field(default="|special_token|", pattern=r"^\S{3,64}$")
+    """Written before the thoughts."""
+    closing: str = Field(default="|special_token|", pattern=r"^\S{3,64}$")
+    """Written between the thoughts and the summary."""
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The marks, each once."""
+        return tuple(dict.fromkeys((self.opening, self.closing)))
+
+    @model_validator(mode="after")
+    def _marks_are_apart(self) -> "OutputForm":
+        if self.opening != self.closing and (
+            self.opening in self.closing or self.closing in self.opening
+        ):
+            raise ValueError(f"one of {self.opening!r} and {self.closing!r} holds the other")
+        return self
 
 
 class Demonstration(Record):
@@ -49,6 +80,8 @@ class Demonstration(Record):
     question: str
     reasoning: str
     answer: str
+    summary: Annotated[str | None, AddedLater()] = None
+    """What closes it in an output form; by default the boxed answer."""
 
 
 class PromptConfig(Record):
@@ -56,22 +89,27 @@ class PromptConfig(Record):
 
     style: Style = "chat"
     """`zero`: the paper's Table 1 as plain text, for base models. `chat`: the model's own chat
-    template. `few_shot`: that, after worked examples. `reflect`: that, asking for verification."""
+    template. `few_shot`: that, after worked examples. `reflect`: that, asking for verification.
+    `brief`: that, asking for a sentence or two of thoughts."""
     demonstrations: tuple[Demonstration, ...] = ()
     """Worked examples for `zero` (ours: the paper shows none) and `few_shot`."""
     system: str | None = None
     """System message of the chat styles; none is sent unless given."""
     prefill: str = ""
     """Text put into the model's mouth, e.g. "<think>\\n" as DeepSeek advises for its distills."""
+    form: Annotated[OutputForm | None, AddedLater()] = None
+    """What a well-formed answer looks like; None: the four tags of R1-Zero's template."""
 
     @model_validator(mode="after")
     def _fits_its_style(self) -> "PromptConfig":
         if self.style == "few_shot" and not self.demonstrations:
             raise ValueError("style few_shot needs at least one demonstration")
-        if self.style in ("chat", "reflect") and self.demonstrations:
+        if self.style not in ("few_shot", "zero") and self.demonstrations:
             raise ValueError(f"style {self.style} takes no demonstrations; few_shot and zero do")
         if self.style == "zero" and self.system is not None:
             raise ValueError("style zero is plain text without a system message")
+        if self.style == "zero" and self.form is not None:
+            raise ValueError("style zero names the tags in its own words; form is for the others")
         return self
 
 
@@ -81,7 +119,9 @@ class Response(Record):
     reasoning: str | None
     """The thoughts; also those of unfinished thinking. None if the text opens none first."""
     answer: str | None
-    """None unless the text is well-formed."""
+    """What is graded; None unless the text is well-formed."""
+    summary: str | None = None
+    """What closes a well-formed text in an output form; None in the form of the tags."""
     is_well_formed: bool
     problem: str
     """Why it is not well-formed; empty if it is."""
@@ -92,14 +132,33 @@ def completion_text(reasoning: str, answer: str) -> str:
     return f"<think> {reasoning.strip()} </think> <answer> {answer.strip()} </answer>"
 
 
+def form_text(reasoning: str, summary: str, form: OutputForm) -> str:
+    """The canonical well-formed completion of these parts in an output form."""
+    return f"{form.opening}\n{reasoning.strip()}\n{form.closing}\n{summary.strip()}"
+
+
+def canonical_text(
+    reasoning: str, answer: str, summary: str | None, form: OutputForm | None
+) -> str:
+    """The canonical completion of a trace's parts in any form.
+
+    A trace that was written in the form of the tags has no summary: its boxed answer is one in
+    every language.
+    """
+    if form is None:
+        return completion_text(reasoning, answer)
+    return form_text(reasoning, summary or f"\\boxed{{{answer}}}", form)
+
+
 def stop_texts(prompt: PromptConfig) -> tuple[str, ...]:
     """Texts that end a completion asked for in this style.
 
     A base model, or a chat model following examples, has not learned to end after its answer and
     would invent the next turn, so `</answer>` ends it. In style `chat` only the model's own
-    end-of-text does: not ending by itself is a fault that training should see.
+    end-of-text does: not ending by itself is a fault that training should see. In an output form
+    nothing else can end a summary.
     """
-    return () if prompt.style == "chat" else ("</answer>",)
+    return () if prompt.style == "chat" or prompt.form is not None else ("</answer>",)
 
 
 def render(question: str, prompt: PromptConfig, tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -117,12 +176,24 @@ def render(question: str, prompt: PromptConfig, tokenizer: "PreTrainedTokenizerB
             f"prompt.style {prompt.style}: the model's tokenizer has no chat template; "
             "use style zero or a model that has one"
         )
+    if prompt.form is not None:
+        _check_marks(prompt.form, tokenizer)
     text = tokenizer.apply_chat_template(
         _messages(question, prompt), tokenize=False, add_generation_prompt=True
     )
     # Templates of R1's distills already open the thoughts; opening them twice is malformed.
     opened = prompt.prefill.strip() and text.rstrip().endswith(prompt.prefill.strip())
     return text if opened else text + prompt.prefill
+
+
+def _check_marks(form: OutputForm, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """RecipeError where an engine would leave a mark out of what the model wrote."""
+    special = [mark for mark in form.marks if mark in tokenizer.all_special_tokens]
+    if special:
+        raise RecipeError(
+            f"prompt.form: {' and '.join(special)} is a special token of this tokenizer, which "
+            "engines leave out of their text; take other marks"
+        )
 
 
 def _zero_text(question: str, demonstrations: tuple[Demonstration, ...]) -> str:
@@ -146,12 +217,21 @@ def _messages(question: str, prompt: PromptConfig) -> list[dict[str, str]]:
     if prompt.system is not None:
         messages.append({"role": "system", "content": prompt.system})
     for shown in prompt.demonstrations:
-        answer = completion_text(shown.reasoning, shown.answer)
+        answer = canonical_text(shown.reasoning, shown.answer, shown.summary, prompt.form)
         messages.append({"role": "user", "content": shown.question})
         messages.append({"role": "assistant", "content": answer})
-    if prompt.style == "reflect":
-        question = f"{question}\n\n{REFLECT_REQUEST}"
+    if prompt.style in REQUESTS:
+        question = f"{question}\n\n{_request(prompt.style, prompt.form)}"
     return [*messages, {"role": "user", "content": question}]
+
+
+def _request(style: Style, form: OutputForm | None) -> str:
+    thinking = "inside <think> </think>"
+    ending = "write the final answer, and nothing else, inside <answer> </answer>"
+    if form is not None:
+        thinking = f"between {form.opening} and {form.closing}"
+        ending = "close with a short summary that states the final answer in \\boxed{}"
+    return REQUESTS[style].format(thinking=thinking, ending=ending)
 
 
 def _leading_token(tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -194,13 +274,19 @@ _CONFUSABLES = {
 _LATIN = {other: letter for letter, others in _CONFUSABLES.items() for other in others}
 
 
-def parse(text: str, *, prefill: str = "") -> Response:
+def parse(
+    text: str, *, prefill: str = "", form: OutputForm | None = None, is_cut: bool = False
+) -> Response:
     """Split a completion into reasoning and answer, strictly; linear in the length of any text.
 
     `prefill` is what the prompt already put into the model's mouth ("<think>\\n"). Empty thoughts
-    are well-formed, an empty answer is not.
+    are well-formed, an empty answer is not. In an output form the answer is what the summary boxes,
+    or the whole summary where it boxes nothing; `is_cut` says that the length limit ended the text:
+    nothing marks the end of a summary, so a cut one is not well-formed.
     """
     whole = prefill + text
+    if form is not None:
+        return _parse_form(whole, form, is_cut=is_cut)
     found = list(_TAG.finditer(whole))
     tags = tuple(match.group() for match in found)
     reasoning = None
@@ -210,6 +296,90 @@ def parse(text: str, *, prefill: str = "") -> Response:
     problem = _tag_problem(tags) or _text_problem(whole, found)
     answer = None if problem else whole[found[2].end() : found[3].start()].strip()
     return Response(reasoning=reasoning, answer=answer, is_well_formed=not problem, problem=problem)
+
+
+def _parse_form(whole: str, form: OutputForm, *, is_cut: bool) -> Response:
+    # Looked for ahead of every place, so that two marks that share a character are two.
+    found = list(re.finditer(f"(?=({'|'.join(map(re.escape, form.marks))}))", whole))
+    marks = tuple(match.group(1) for match in found)
+    reasoning = None
+    if marks[:1] == (form.opening,):
+        end = found[1].start() if len(found) > 1 else len(whole)
+        reasoning = whole[found[0].end(1) : end].strip()
+    problem = _mark_problem(marks, form)
+    if problem:
+        return Response(reasoning=reasoning, answer=None, is_well_formed=False, problem=problem)
+    summary = whole[found[1].end(1) :].strip()
+    boxed = boxes(summary) or []
+    answer = (boxed[0] if boxed else summary).strip()
+    if whole[: found[0].start()].strip():
+        problem = f"text before {form.opening}"
+    elif is_cut:
+        problem = "unfinished summary"
+    elif boxes(summary) is None:
+        problem = "a box that is never closed"
+    elif len({box.strip() for box in boxed}) > 1:
+        problem = "more than one boxed answer"
+    elif not _fold(answer).strip():
+        problem = "the answer is empty"
+    else:
+        problem = disturbance(reasoning or "", form) or disturbance(summary, form)
+    return Response(
+        reasoning=reasoning,
+        answer=None if problem else answer,
+        summary=None if problem else summary,
+        is_well_formed=not problem,
+        problem=problem,
+    )
+
+
+def _mark_problem(marks: tuple[str, ...], form: OutputForm) -> str:
+    if marks == (form.opening, form.closing):
+        return ""
+    if not marks:
+        return "no marks"
+    if marks == (form.opening,):
+        return "unfinished thinking"
+    return "more than two marks" if len(marks) > 2 else "marks out of order"
+
+
+def disturbance(text: str, form: OutputForm | None = None) -> str:
+    """What in a text, meant to stand inside another, would break out of it; empty if nothing.
+
+    Made-up turns, tags and what looks like them, and the marks of the form.
+    """
+    folded = _fold(text)
+    turn = _TURN.search(folded)
+    if turn:
+        return f"a made-up turn: {turn.group().strip()}"
+    if _TAG_LIKE.search(folded):
+        return "a look-alike tag"
+    squeezed = "".join(folded.split())
+    if form is not None and any(_squeezed(mark) in squeezed for mark in form.marks):
+        return "a look-alike mark"
+    return ""
+
+
+def _squeezed(mark: str) -> str:
+    return "".join(_fold(mark).split())
+
+
+def boxes(text: str) -> list[str] | None:
+    """Contents of every \\boxed{...}, nested braces kept; None if one is never closed."""
+    found, depths = [], 0
+    start = text.find("\\boxed{")
+    while start >= 0:
+        begin = start + len("\\boxed{")
+        depths = 1
+        for position in range(begin, len(text)):
+            depths += {"{": 1, "}": -1}.get(text[position], 0)
+            if depths == 0:
+                found.append(text[begin:position])
+                break
+        else:
+            return None
+        start = text.find("\\boxed{", position)
+    return found
 
 
 def _tag_problem(tags: tuple[str, ...]) -> str:

@@ -108,12 +108,16 @@ class Trace(Record):
     """The exact text it returned."""
     reasoning: str | None
     answer: str | None
+    summary: str | None = Field(default=None, exclude_if=lambda summary: summary is None)
+    """What closes the text for its reader in an output form; files of traces in the form of the
+    tags do not have it."""
     finish_reason: FinishReason
     completion_tokens: int
     seed: int
     sampling: SamplingConfig
     style: str
-    """Prompt style that asked for it: zero, chat, few_shot or reflect; written if nobody did."""
+    """Prompt style that asked for it: zero, chat, few_shot, reflect or brief; `rewrite` where
+    another trace was rewritten; `written` if nobody asked."""
     model: str
     """Fingerprint of the model that wrote it; empty for a written one."""
     verdict: Verdict

@@ -24,7 +24,7 @@ LAYERS = (
     ("claim",),
     ("jsonl", "yaml12", "tiny", "world"),
     ("artifacts", "machine", "context"),
-    ("chat", "problems", "grading"),
+    ("chat", "lint", "problems", "grading"),
     ("rewards", "sampling"),
     ("training", "evaluation"),
     ("stages",),

@@ -13,7 +13,7 @@ from factory.records import OUTCOMES, EvalSample, Problem, SamplingConfig, Score
 from factory.sampling.sampler import Completion
 
 
-def grade_draws(sampled: Sampled, *, prefill: str, processes: int) -> Verdicts:
+def grade_draws(sampled: Sampled, *, prompt: PromptConfig, processes: int) -> Verdicts:
     """Strict and lenient verdicts of all completions of our own runs, in one pass over the pool.
 
     EngineError if the grader itself failed on more than 1 % of a benchmark's samples: such an
@@ -30,7 +30,7 @@ def grade_draws(sampled: Sampled, *, prefill: str, processes: int) -> Verdicts:
     items = []
     for draw, completion in ours:
         problem = problems[draw.run.name, draw.document]
-        items += _grade_items(problem, completion, prefill)
+        items += _grade_items(problem, completion, prompt)
     with GradingPool(processes) as pool:
         verdicts = pool.grade(items)
     pairs = list(zip(verdicts[::2], verdicts[1::2], strict=True))
@@ -41,10 +41,10 @@ def grade_draws(sampled: Sampled, *, prefill: str, processes: int) -> Verdicts:
     return graded
 
 
-def _grade_items(problem: Problem, completion: Completion, prefill: str) -> list[GradeItem]:
+def _grade_items(problem: Problem, completion: Completion, prompt: PromptConfig) -> list[GradeItem]:
     text, reason = completion.text, completion.finish_reason
     return [
-        GradeItem(problem, text, prefill=prefill, finish_reason=reason),
+        GradeItem(problem, text, prompt.prefill, reason, form=prompt.form),
         GradeItem(problem, text, finish_reason=reason, lenient=True),
     ]
 
@@ -88,7 +88,9 @@ def graded_sample(
 ) -> EvalSample:
     """One completion with its strict and lenient verdict, as kept in `samples.jsonl`."""
     style = "raw" if draw.run.is_raw else prompt.style
-    response = parse(completion.text, prefill="" if draw.run.is_raw else prompt.prefill)
+    asked = PromptConfig() if draw.run.is_raw else prompt
+    is_cut = completion.finish_reason == "length"
+    response = parse(completion.text, prefill=asked.prefill, form=asked.form, is_cut=is_cut)
     strict, lenient = verdicts
     trace = Trace(
         problem_id=draw.document,
@@ -98,6 +100,7 @@ def graded_sample(
         completion=completion.text,
         reasoning=response.reasoning,
         answer=response.answer,
+        summary=response.summary,
         finish_reason=completion.finish_reason,
         completion_tokens=len(completion.token_ids),
         seed=draw.seed,

@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 
+from factory.chat import OutputForm
 from factory.grading.grade import GradeItem, grade_item
 from factory.records import Problem, Verdict
 
@@ -39,7 +40,9 @@ def main(deadline_seconds: float) -> None:
 
 def _item(line: str) -> GradeItem:
     row = json.loads(line)
-    return GradeItem(Problem.model_validate(row.pop("problem")), **row)
+    form = row.pop("form")
+    problem = Problem.model_validate(row.pop("problem"))
+    return GradeItem(problem, **row, form=form and OutputForm.model_validate(form))
 
 
 def _answer(item: GradeItem) -> Verdict:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from factory.chat import parse
+from factory.chat import OutputForm, parse
 from factory.errors import DataError, EngineError
 from factory.grading.code import MAX_PROGRAM, grade_code, program_seconds
 from factory.grading.exact import MAX_ANSWER, grade_choice, grade_exact
@@ -33,6 +33,8 @@ class GradeItem:
     lenient: bool = False
     is_isolated: bool = True
     """False runs programs without the sandbox; their verdicts say so."""
+    form: OutputForm | None = None
+    """The output form that the text must have; None: the four tags."""
 
     @property
     def seconds(self) -> float:
@@ -126,10 +128,11 @@ def _decide(item: GradeItem, graders: dict[str, Grader]) -> Verdict | None:
 
 
 def _strict_answer(item: GradeItem) -> tuple[str, Verdict | None]:
-    response = parse(item.text, prefill=item.prefill)
+    is_cut = item.finish_reason == "length"
+    response = parse(item.text, prefill=item.prefill, form=item.form, is_cut=is_cut)
     if response.answer is not None:
         return response.answer, None
-    cut_off = item.finish_reason == "length" and "</answer>" not in item.text
+    cut_off = is_cut and (item.form is not None or "</answer>" not in item.text)
     outcome = "truncated" if cut_off else "no_answer"
     return "", Verdict(outcome=outcome, answer=None, explanation=response.problem)
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 
+from factory.chat import boxes
 from factory.errors import DataError
 from factory.grading.exact import fold_text
 from factory.grading.numbers import plain_number
@@ -84,24 +85,6 @@ def _decide(problem: Problem, answer: str, leaf: Leaf) -> Verdict | None:
 def _box(text: str) -> str | None:
     contents = boxes(text)
     return contents[0] if contents else None
-
-
-def boxes(text: str) -> list[str] | None:
-    """Contents of every \\boxed{...}, nested braces kept; None if one is never closed."""
-    found, depths = [], 0
-    start = text.find("\\boxed{")
-    while start >= 0:
-        begin = start + len("\\boxed{")
-        depths = 1
-        for position in range(begin, len(text)):
-            depths += {"{": 1, "}": -1}.get(text[position], 0)
-            if depths == 0:
-                found.append(text[begin:position])
-                break
-        else:
-            return None
-        start = text.find("\\boxed{", position)
-    return found
 
 
 def undress(text: str) -> str:

@@ -131,6 +131,7 @@ def _key(item: GradeItem) -> str:
 
 def _encoded(item: GradeItem) -> bytes:
     row = asdict(item) | {"problem": item.problem.model_dump(mode="json")}
+    row["form"] = item.form and item.form.model_dump()
     return json.dumps(row, sort_keys=True).encode()
 
 

@@ -98,7 +98,13 @@ def _sample_and_grade(
 
         def grade_block(start: int, block: Sequence[Completion]) -> None:
             items = [
-                GradeItem(owner, completion.text, config.prompt.prefill, completion.finish_reason)
+                GradeItem(
+                    owner,
+                    completion.text,
+                    config.prompt.prefill,
+                    completion.finish_reason,
+                    form=config.prompt.form,
+                )
                 for owner, completion in zip(owners[start:], block, strict=False)
             ]
             verdicts.extend(pool.grade(items))
@@ -148,8 +154,13 @@ def _requests(
 
 
 def _parts(completion: Completion, prompt: PromptConfig) -> dict[str, str | None]:
-    response = parse(completion.text, prefill=prompt.prefill)
-    return {"reasoning": response.reasoning, "answer": response.answer}
+    is_cut = completion.finish_reason == "length"
+    response = parse(completion.text, prefill=prompt.prefill, form=prompt.form, is_cut=is_cut)
+    return {
+        "reasoning": response.reasoning,
+        "answer": response.answer,
+        "summary": response.summary,
+    }
 
 
 def _metrics(traces: Sequence[Trace]) -> Metrics:

@@ -7,16 +7,16 @@ one stage with other inputs.
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from factory.artifacts import Inputs
 from factory.chat import PromptConfig
 from factory.context import Context, Metrics
 from factory.errors import DataError, RecipeError
 from factory.jsonl import recover_rows
-from factory.records import ModelRef, Record, TracesRef
+from factory.records import AddedLater, ModelRef, Record, TracesRef
 from factory.stages.stage import Stage, StageConfig
 
 if TYPE_CHECKING:
@@ -76,8 +76,19 @@ class SftConfig(StageConfig):
     completions: Literal["canonical", "verbatim"] = "canonical"
     """`canonical` writes reasoning and answer in the one well-formed way; `verbatim` takes the
     text as it was sampled, well-formed or not."""
+    add_tokens: Annotated[bool, AddedLater()] = False
+    """Gives the marks of `prompt.form` token ids of their own where they have none; each starts as
+    the mean of the pieces that it was. False writes them with the tokens that are there."""
     trl: dict[str, JsonValue] = Field(default_factory=dict)
     """Further arguments of trl.SFTConfig, by its own names."""
+
+    @model_validator(mode="after")
+    def _can_learn_new_tokens(self) -> "SftConfig":
+        if self.add_tokens and self.prompt.form is None:
+            raise ValueError("add_tokens adds the marks of prompt.form, and there is none")
+        if self.add_tokens and self.lora is not None:
+            raise ValueError("add_tokens with lora: adapters do not train embeddings")
+        return self
 
 
 def validate(config: SftConfig) -> list[str]:
@@ -100,6 +111,7 @@ def run(config: SftConfig, inputs: Inputs, out: Path, context: Context) -> Metri
 
     from factory.training import checkpoints, sft
     from factory.training.sft_rows import tokenise
+    from factory.training.tokens import add_tokens
 
     problems = validate(config)
     if problems:
@@ -107,6 +119,8 @@ def run(config: SftConfig, inputs: Inputs, out: Path, context: Context) -> Metri
     folder = inputs["model"].path
     micro_batch = micro_batch_rows(config.batch, context)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    marks = config.prompt.form.marks if config.prompt.form and config.add_tokens else ()
+    pieces = add_tokens(tokenizer, marks)
     verbatim = config.completions == "verbatim"
     traces = inputs["traces"].traces()
     rows = tokenise(traces, config.prompt, tokenizer, verbatim=verbatim)
@@ -114,7 +128,7 @@ def run(config: SftConfig, inputs: Inputs, out: Path, context: Context) -> Metri
     kept, report = _keep_whole_rows(rows, limit, config, out=out, context=context)
     sft.train(
         config, kept, folder=folder, tokenizer=tokenizer, micro_batch=micro_batch,
-        out=out, context=context,
+        out=out, context=context, pieces=pieces,
     )  # fmt: skip
     if checkpoints.is_first_rank():
         shutil.copyfile(sft.telemetry_path(context), out / "telemetry.jsonl")

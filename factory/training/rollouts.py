@@ -297,18 +297,21 @@ class Rollouts:
         finish_reason: list[FinishReason],
         tokens: list[int],
     ) -> list[Graded]:
-        prefill = self.settings.prompt.prefill
+        prefill, form = self.settings.prompt.prefill, self.settings.prompt.form
         with self.clock.measure("grade"):
             verdicts = self.pool.grade(
                 [
-                    GradeItem(self.problems[i], completion, prefill, reason)
+                    GradeItem(self.problems[i], completion, prefill, reason, form=form)
                     for i, completion, reason in zip(problem, text, finish_reason, strict=True)
                 ]
             )
             check_ungradable(verdicts, limit=UNGRADABLE_LIMIT)
             graded = []
-            for verdict, completion, count in zip(verdicts, text, tokens, strict=True):
-                response = parse(completion, prefill=prefill)
+            for verdict, completion, count, reason in zip(
+                verdicts, text, tokens, finish_reason, strict=True
+            ):
+                is_cut = reason == "length"
+                response = parse(completion, prefill=prefill, form=form, is_cut=is_cut)
                 components = reward_components(
                     verdict,
                     response,
@@ -346,6 +349,7 @@ class Rollouts:
                 completion=text[row],
                 reasoning=graded.response.reasoning,
                 answer=graded.response.answer,
+                summary=graded.response.summary,
                 finish_reason=finish_reason[row],
                 completion_tokens=len(rest["completion_ids"][row]),
                 seed=rest["seed"][row],

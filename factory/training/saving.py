@@ -1,10 +1,13 @@
 """A trainer's finished model as a Hugging Face folder: its input with other weights."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, Trainer
+
+from factory.training.tokens import write_tokens
 
 TOKENIZER_FILES = (
     "tokenizer*",
@@ -17,11 +20,14 @@ TOKENIZER_FILES = (
 )
 
 
-def save_model(trainer: Trainer, source: Path, out: Path) -> None:
+def save_model(
+    trainer: Trainer, source: Path, out: Path, *, new_tokens: Sequence[str] = ()
+) -> None:
     """Write the trained model to `out` in the dtype of the model in `source`, adapters merged.
 
     Weights are safetensors. The tokenizer's files are copied, since loading and saving a tokenizer
-    leaves traces of how it was loaded. Of several ranks all must call this; the first one writes.
+    leaves traces of how it was loaded; `new_tokens` are added to them. Of several ranks all must
+    call this; the first one writes.
     """
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not trainer.is_world_process_zero():
@@ -44,3 +50,5 @@ def save_model(trainer: Trainer, source: Path, out: Path) -> None:
     for pattern in TOKENIZER_FILES:
         for path in sorted(source.glob(pattern)):
             shutil.copyfile(path, out / path.name)
+    if new_tokens:
+        write_tokens(out, new_tokens)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,7 @@ from factory.training.completion_loss import completion_loss
 from factory.training.saving import save_model
 from factory.training.sft_rows import IGNORED, Row, plan_order, step_count
 from factory.training.telemetry import Logs, Telemetry
+from factory.training.tokens import Pieces, grow_embeddings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -328,8 +330,11 @@ def train(
     micro_batch: int,
     out: Path,
     context: Context,
+    pieces: Pieces = MappingProxyType({}),
 ) -> None:
     """Fine-tune the model in `folder` on the rows and write it to `out` in its own dtype.
+
+    `pieces` are the tokens that `tokenizer` has beyond the model's own, and what they were before.
 
     The weights are trained in float32 (on GPUs under bfloat16 autocast) whatever they are stored
     in: updates are smaller than bfloat16 can add.
@@ -340,6 +345,8 @@ def train(
         )
     except OSError as error:
         raise ArtifactError(f"{folder}: not a model that can be opened: {error}") from error
+    if pieces:
+        grow_embeddings(model, tokenizer, pieces)
     trainer = make_trainer(
         config, rows, model=model, tokenizer=tokenizer, micro_batch=micro_batch, context=context
     )
@@ -347,4 +354,4 @@ def train(
     resumed = resume_point(checkpoints)
     require_space(context.scratch, trainer.model)
     trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
-    save_model(trainer, folder, out)
+    save_model(trainer, folder, out, new_tokens=tuple(pieces))

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from factory.chat import PromptConfig, completion_text, render
+from factory.chat import OutputForm, PromptConfig, canonical_text, render
 from factory.errors import ArtifactError, DataError
+from factory.lint import lint
 from factory.records import Trace
 from factory.seeds import derive
 
@@ -56,9 +57,11 @@ def tokenise(
     if tokenizer.eos_token_id is None:
         raise ArtifactError("sft: the model's tokenizer has no end-of-text token to learn")
     prompts, completions = [], []
+    opening = prompt.form.opening if prompt.form else "<think>"
     for trace in traces:
         prompts.append(render(trace.question, prompt, tokenizer))
-        completions.append(_continue(prompts[-1], _completion(trace, verbatim=verbatim)))
+        text = _completion(trace, prompt.form, verbatim=verbatim)
+        completions.append(_continue(prompts[-1], text, opening))
     if not prompts:
         raise DataError("sft: the traces artifact is empty; nothing to learn from")
     prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
@@ -70,7 +73,7 @@ def tokenise(
     ]
 
 
-def _completion(trace: Trace, *, verbatim: bool) -> str:
+def _completion(trace: Trace, form: OutputForm | None, *, verbatim: bool) -> str:
     if verbatim:
         return trace.completion.strip()
     if trace.reasoning is None or trace.answer is None:
@@ -78,13 +81,20 @@ def _completion(trace: Trace, *, verbatim: bool) -> str:
             f"sft: trace {trace.problem_id}/{trace.sample} has no reasoning or no answer; "
             "put a select stage that keeps well-formed traces before this one"
         )
-    return completion_text(trace.reasoning, trace.answer)
+    text = canonical_text(trace.reasoning, trace.answer, trace.summary, form)
+    faults = lint(text, form=form) if form is not None else []
+    if faults:
+        raise DataError(
+            f"sft: trace {trace.problem_id}/{trace.sample} cannot be written in the output form: "
+            f"{'; '.join(faults)}"
+        )
+    return text
 
 
-def _continue(prompt: str, completion: str) -> str:
-    """The completion without the opening tag where the prompt already wrote it."""
-    if prompt.rstrip().endswith("<think>"):
-        completion = completion.removeprefix("<think>")
+def _continue(prompt: str, completion: str, opening: str) -> str:
+    """The completion without the opening tag or mark where the prompt already wrote it."""
+    if prompt.rstrip().endswith(opening):
+        completion = completion.removeprefix(opening)
         return completion.lstrip() if prompt[-1].isspace() else completion
     return completion
 

@@ -43,10 +43,11 @@ def chat(
         ids = tokenizer(render(question, prompt, tokenizer), add_special_tokens=False)["input_ids"]
         request = Request(tuple(ids), derive(0, "chat", turn))
         completion = sampler.sample([request], sampling)[0]
-        response = parse(completion.text, prefill=prompt.prefill)
+        is_cut = completion.finish_reason == "length"
+        response = parse(completion.text, prefill=prompt.prefill, form=prompt.form, is_cut=is_cut)
         if response.reasoning is not None:
             console.print(Text(response.reasoning.strip(), "dim italic"))
-            console.print(Text(response.answer or "(no answer)", "bold"))
+            console.print(Text(response.summary or response.answer or "(no answer)", "bold"))
         else:
             console.print(Text(completion.text.strip()))
         if completion.finish_reason == "length":

@@ -5,10 +5,10 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.chat import completion_text
+from factory.chat import boxes, completion_text
 from factory.grading import grade, grade_lenient
 from factory.grading.grade import GradeItem, grade_plainly
-from factory.grading.math import boxes, undress
+from factory.grading.math import undress
 from factory.grading.numbers import last_number, plain_number
 from factory.problems.entries import decode, encode
 from factory.records import Problem
