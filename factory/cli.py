@@ -172,14 +172,13 @@ def chat(
     store: Store = STORE,
 ) -> None:
     """Talk to a checkpoint in the terminal; its thinking is shown dimmed."""
-    from factory.chat import PromptConfig
     from factory.recipe import load_machine
     from factory.records import SamplingConfig
     from factory.ui.chat import chat as run_chat
     from factory.ui.tables import resolve
 
     sampling = SamplingConfig(temperature=temperature, max_new_tokens=max_new_tokens)
-    run_chat(resolve(artifact, store), PromptConfig(), sampling, load_machine(machine), _console())
+    run_chat(resolve(artifact, store), sampling, load_machine(machine), _console())
 
 
 @app.command()

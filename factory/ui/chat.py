@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from factory.artifacts import Artifact
-from factory.chat import PromptConfig, parse, render, stop_texts
+from factory.chat import OutputForm, PromptConfig, parse, render, stop_texts
 from factory.errors import ArtifactError
 from factory.machine import Machine
 from factory.records import SamplingConfig
@@ -15,18 +15,21 @@ from factory.seeds import derive
 
 def chat(
     artifact: Artifact,
-    prompt: PromptConfig,
     sampling: SamplingConfig,
     machine: Machine,
     console: Console,
 ) -> None:
-    """Answer one question a line until end of input; each stands alone, as in training."""
+    """Answer one question a line until end of input; each stands alone, as in training.
+
+    Answers are read in the output form that the model's manifest says it was trained in.
+    """
     if artifact.manifest.kind != "model":
         raise ArtifactError(f"{artifact.path}: holds {artifact.manifest.kind}, a model is needed")
     from transformers import AutoTokenizer
 
     from factory.sampling import Request, open_sampler
 
+    prompt = PromptConfig(form=trained_form(artifact))
     folder: Path = artifact.path
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     sampler = open_sampler(folder, machine, max_length=2048)
@@ -54,3 +57,9 @@ def chat(
             console.print(Text(f"(cut at {sampling.max_new_tokens} tokens)", "yellow"))
         turn += 1
     sampler.close()
+
+
+def trained_form(artifact: Artifact) -> OutputForm | None:
+    """The output form of the stage that made a model; None where it is that of the tags."""
+    form = artifact.manifest.config.get("prompt", {}).get("form")
+    return form and OutputForm.model_validate(form)

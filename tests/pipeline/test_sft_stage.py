@@ -14,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from factory.artifacts import Artifact, Inputs, seal
-from factory.chat import PromptConfig
+from factory.chat import OutputForm, PromptConfig
 from factory.context import Context
 from factory.errors import DataError, RecipeError
 from factory.jsonl import write_records
@@ -283,6 +283,34 @@ def test_a_prompt_that_opens_the_thoughts_leaves_the_rest_to_the_student():
     assert tokenizer.decode(row.prompt_ids).endswith("assistant\n<think>\n")
     written = tokenizer.decode(row.completion_ids)
     assert written == "it is </think> <answer> 4 </answer><|im_end|>"
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_marks_of_an_output_form_become_tokens_that_the_saved_model_has(tmp_path, architecture):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    inputs = make_inputs(tmp_path / "inputs", [trace(n) for n in range(8)])
+    model = save_tiny_model(tmp_path / architecture, architecture, hidden=32, layers=1)
+    inputs["model"] = sealed(model, "model")
+    prompt = PromptConfig(form=OutputForm())
+    stage(tmp_path, config(prompt=prompt, add_tokens=True, epochs=1), inputs)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
+    (mark,) = tokenizer("|special_token|")["input_ids"]
+    weights = AutoModelForCausalLM.from_pretrained(tmp_path / "out", use_safetensors=True)
+    assert (mark, weights.config.vocab_size) == (259, 260)
+    tied = weights.get_input_embeddings().weight is weights.get_output_embeddings().weight
+    assert tied == (architecture == "llama")
+    (row,) = tokenise([trace(1)], prompt, tokenizer)
+    assert row.completion_ids.count(mark) == 2
+    # Engines leave special tokens out of their text; this one must stay in it.
+    assert tokenizer.decode([mark], skip_special_tokens=True) == "|special_token|"
+
+
+def test_tokens_need_a_form_and_embeddings_that_are_trained():
+    with pytest.raises(ValidationError, match=r"adds the marks of prompt.form, and there is none"):
+        config(add_tokens=True)
+    with pytest.raises(ValidationError, match="adapters do not train embeddings"):
+        config(add_tokens=True, lora=LoraConfig(), prompt=PromptConfig(form=OutputForm()))
 
 
 def test_quantiles_and_counts_of_lengths_are_those_worked_out_by_hand():
