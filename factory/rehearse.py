@@ -90,6 +90,16 @@ def _sampling(sampling: Mapping[str, Any]) -> Fields:
     return {**sampling, "max_new_tokens": min(sampling["max_new_tokens"], TOKENS)}
 
 
+def _judge(fields: Fields) -> Fields:
+    # A random model decides nothing.
+    return {
+        **fields,
+        "votes": min(fields["votes"], SAMPLES),
+        "sampling": _sampling(fields["sampling"]),
+        "max_ungradable": 1.0,
+    }
+
+
 def _select(fields: Fields) -> Fields:
     return {
         **fields,
@@ -172,6 +182,7 @@ SMALLER: Mapping[str, Callable[[Fields], Fields]] = {
     "problems": _problems,
     "written": _as_it_is,
     "generate": _generate,
+    "judge": _judge,
     "select": _select,
     "mix": _mix,
     "sft": _sft,

@@ -13,6 +13,7 @@ from factory.chat import OutputForm, parse
 from factory.errors import DataError, EngineError
 from factory.grading.code import MAX_PROGRAM, grade_code, program_seconds
 from factory.grading.exact import MAX_ANSWER, grade_choice, grade_exact
+from factory.grading.judge import UNJUDGED
 from factory.grading.math import grade_math, grade_math_plainly
 from factory.grading.numbers import last_number, plain_number
 from factory.grading.procedural import grade_procedural
@@ -89,8 +90,7 @@ def check_ungradable(verdicts: Sequence[Verdict], *, limit: float = 0.01) -> Non
 
 
 def _no_grader(problem: Problem, answer: str) -> Verdict:
-    explanation = f"no rule can grade problems of kind {problem.kind}"
-    return Verdict(outcome="ungradable", answer=answer, explanation=explanation)
+    return Verdict(outcome="ungradable", answer=answer, explanation=UNJUDGED)
 
 
 GRADERS: dict[str, Grader] = {
