@@ -138,15 +138,21 @@ def _grpo(fields: Fields) -> Fields:
     ]
     # So does the last jump of the length.
     jumps = [{"from_step": 2, "max_new_tokens": 2 * TOKENS}] if fields["length_jumps"] else []
+    watch = fields["watch"]
+    updates = min(fields["updates_per_rollout"], 2)
+    if watch:
+        most = {"samples": min(watch["samples"], SAMPLES), "limit": HELD_OUT}
+        watch = {**watch, **most, "sources": [], "every": updates}
     return {
         **fields,
         "rewards": rewards,
         "length_jumps": jumps,
+        "watch": watch,
         "sources": [],
         "steps": 2,
         "prompts": 2,
         "group": 2,
-        "updates_per_rollout": min(fields["updates_per_rollout"], 2),
+        "updates_per_rollout": updates,
         "warmup_steps": min(fields["warmup_steps"], 1),
         "reference_refresh_steps": min(fields["reference_refresh_steps"], 1),
         "max_new_tokens": TOKENS,

@@ -2,13 +2,21 @@
 
 from factory.rewards.components import RewardConfig, overlong, reward_components, total_reward
 from factory.rewards.language import language_consistency
-from factory.rewards.text import REFLECTIVE_WORDS, reflective_words, repetition
+from factory.rewards.text import (
+    REFLECTIVE_WORDS,
+    holds_code,
+    redone_steps,
+    reflective_words,
+    repetition,
+)
 
 __all__ = [
     "REFLECTIVE_WORDS",
     "RewardConfig",
+    "holds_code",
     "language_consistency",
     "overlong",
+    "redone_steps",
     "reflective_words",
     "repetition",
     "reward_components",

@@ -1,4 +1,4 @@
-"""Measures of a text: the paper's reflective words, and repetition."""
+"""Measures of a text: the paper's reflective words, steps done again, programs, repetition."""
 
 import re
 
@@ -23,6 +23,38 @@ def reflective_words(text: str) -> dict[str, int]:
     """How often each of the paper's ten words occurs, as a whole word in any case."""
     words = _WORD.findall(text.lower())
     return {word: words.count(word) for word in REFLECTIVE_WORDS}
+
+
+_DOUBT = re.compile(
+    r"\b(?:wait|hold on|hmm+|actually|on second thought|try again|start over"
+    r"|let(?: me|'s) (?:re|check|verify|double)\w*|double[- ]check"
+    r"|(?:i made|there is|there's) an? (?:mistake|error)"
+    r"|(?:that|this)(?:'s| is| was|(?: is|'s) not| isn't| can't be| cannot be) "
+    r"(?:wrong|incorrect|right|correct))\b"
+    r"|等等|等一下|不对|重新|再检查",
+    re.IGNORECASE,
+)
+"""A writer who stops: English and Chinese, the paper's two languages, and the world's `wait`."""
+_WORK = re.compile(r"[\d=]|等于")
+_CODE = re.compile(r"```|^(?:def |import |from \w+ import |#include)", re.MULTILINE)
+
+
+def redone_steps(text: str) -> int:
+    """How often a text stops or doubts and then works on: doubts with figures after them.
+
+    A doubt that is followed by another one, or by the end, before any digit or equals sign is
+    not counted: saying "wait" is not yet a step.
+    """
+    doubts = list(_DOUBT.finditer(text))
+    ends = [*(doubt.start() for doubt in doubts[1:]), len(text)]
+    return sum(
+        bool(_WORK.search(text, doubt.end(), end)) for doubt, end in zip(doubts, ends, strict=False)
+    )
+
+
+def holds_code(text: str) -> bool:
+    """Whether a fenced block, a Python definition or import, or a C include stands in it."""
+    return _CODE.search(text) is not None
 
 
 def repetition(text: str, *, words: int = 4) -> float:

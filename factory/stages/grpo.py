@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from factory.artifacts import Inputs
+from factory.artifacts import Artifact, Inputs
 from factory.chat import PromptConfig, stop_texts
 from factory.context import Context, Metrics
 from factory.errors import DataError, RecipeError
@@ -41,6 +41,26 @@ class LengthJump(Record):
     from_step: int = Field(ge=1)
     """First update whose rollout it holds for; inside a rollout phase, from the next one on."""
     max_new_tokens: int = Field(ge=1)
+
+
+class Watch(Record):
+    """A small held-out set, measured during the run with its sampler and never trained on."""
+
+    problems: ProblemsRef
+    """Its held-out split is asked, with the stage's prompt."""
+    sources: tuple[str, ...] = ()
+    """Only problems of these sources; empty takes all."""
+    every: int = Field(ge=1)
+    """Updates between measurements, in whole rollout phases. Also measured: the model before the
+    first update and after the last."""
+    samples: int = Field(default=4, ge=1)
+    """k, completions a problem; 16 in R1v2, Figure 1."""
+    limit: int | None = Field(default=64, ge=1)
+    """So many problems, in turn of every level or source; None takes all."""
+    temperature: float = Field(default=0.6, ge=0, le=4)
+    """R1's evaluation (R1v2 D.1)."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    """R1's evaluation (R1v2 D.1)."""
 
 
 class DynamicSampling(Record):
@@ -116,6 +136,8 @@ class GrpoConfig(StageConfig):
     """Not stated by the paper; TRL's default."""
     dynamic_sampling: DynamicSampling | None = None
     """None takes every group as it comes, as R1 does."""
+    watch: Annotated[Watch | None, AddedLater()] = None
+    """Held-out problems to measure on the way; also logs closer figures and more rollouts."""
     lora: LoraConfig | None = None
     """None trains all weights, as the paper does."""
     trl: dict[str, JsonValue] = Field(default_factory=dict)
@@ -130,6 +152,11 @@ class GrpoConfig(StageConfig):
             raise ValueError(
                 "reference_refresh_steps: adapters keep the starting model as the reference; "
                 "with lora and kl > 0 set it to 0"
+            )
+        if self.watch is not None and self.watch.every % self.updates_per_rollout:
+            raise ValueError(
+                f"watch.every: {self.watch.every} is inside a rollout phase; it must be a multiple "
+                f"of updates_per_rollout {self.updates_per_rollout}"
             )
         steps = [jump.from_step for jump in self.length_jumps]
         if steps != sorted(set(steps)):
@@ -177,7 +204,7 @@ def check(config: GrpoConfig) -> list[str]:
 
 
 def run(config: GrpoConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
-    """Train; fills `out` with the model, telemetry.jsonl and rollouts.jsonl.
+    """Train; fills `out` with the model, telemetry.jsonl, rollouts.jsonl and, watched, watch.jsonl.
 
     Goes on from the last checkpoint in the context's scratch folder; the result is the same to
     the byte as that of an undisturbed run, on CPU. EngineError where engine and trainer disagree
@@ -185,26 +212,37 @@ def run(config: GrpoConfig, inputs: Inputs, out: Path, context: Context) -> Metr
     """
     from factory.training.checkpoints import is_first_rank
     from factory.training.grpo_run import train
+    from factory.training.watch import spread
 
     objections = check(config)
     if objections:
         raise RecipeError("; ".join(objections))
-    artifact = inputs["problems"]
+    problems = _problems(inputs["problems"], "train", config.sources)
+    watched: list[Problem] = []
+    if config.watch is not None:
+        held_out = _problems(inputs["watch.problems"], "held_out", config.watch.sources)
+        watched = spread(held_out, config.watch.limit)
+    train(config, problems, watched, model=inputs["model"], out=out, context=context)
+    if is_first_rank():
+        names = ["telemetry.jsonl", "rollouts.jsonl"]
+        names += ["asked.jsonl"] if config.dynamic_sampling else []
+        names += ["watch.jsonl"] if config.watch else []
+        for name in names:
+            shutil.copyfile(context.scratch / name, out / name)
+    return _summary(config, recover_rows(context.scratch / "telemetry.jsonl"))
+
+
+def _problems(artifact: Artifact, split: str, sources: Sequence[str]) -> list[Problem]:
     problems = [
         problem
-        for problem in read_records(artifact.file("train.jsonl"), Problem)
-        if not config.sources or problem.source in config.sources
+        for problem in read_records(artifact.file(f"{split}.jsonl"), Problem)
+        if not sources or problem.source in sources
     ]
     if not problems:
         raise DataError(
-            f"{artifact.path}: the train split has no problem of sources {list(config.sources)}"
+            f"{artifact.path}: the {split} split has no problem of sources {list(sources)}"
         )
-    train(config, problems, model=inputs["model"], out=out, context=context)
-    if is_first_rank():
-        names = ["telemetry.jsonl", "rollouts.jsonl"]
-        for name in [*names, *(["asked.jsonl"] if config.dynamic_sampling else [])]:
-            shutil.copyfile(context.scratch / name, out / name)
-    return _summary(config, recover_rows(context.scratch / "telemetry.jsonl"))
+    return problems
 
 
 def _summary(config: GrpoConfig, rows: Sequence[Mapping[str, float]]) -> Metrics:

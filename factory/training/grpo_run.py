@@ -31,6 +31,7 @@ from factory.training.roofline import measure_peaks, size_of
 from factory.training.saving import save_model
 from factory.training.sft import peft_config
 from factory.training.telemetry import Logs, Telemetry
+from factory.training.watch import Watcher
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,40 +46,50 @@ RENAMED = {
 
 AS_THEY_ARE = (
     "loss", "grad_norm", "learning_rate", "reward", "reward_std", "kl", "entropy", "ratio_max",
-    "accuracy", "format_share", "truncated_share", "language_mix_share",
+    "accuracy", "format_share", "truncated_share", "language_mix_share", "redone",
+    "runs_on_share", "code_share", "bare_share",
 )  # fmt: skip
 
 
 def train(
     config: "GrpoConfig",
     problems: Sequence[Problem],
+    watched: Sequence[Problem] = (),
     *,
     model: Artifact,
     out: Path,
     context: Context,
 ) -> None:
-    """Train the model of an artifact and write it to `out`.
+    """Train the model of an artifact and write it to `out`; `watched` are measured on the way.
 
-    Leaves telemetry.jsonl and rollouts.jsonl in the context's scratch folder.
+    Leaves telemetry.jsonl, rollouts.jsonl and, with a watch, watch.jsonl in the context's scratch
+    folder.
     """
     tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True)
-    prompts = [render(problem.prompt, config.prompt, tokenizer) for problem in problems]
-    length = _longest(config, prompts, tokenizer, folder=model.path)
+    prompts, asked = (
+        [render(problem.prompt, config.prompt, tokenizer) for problem in some]
+        for some in (problems, watched)
+    )
+    length = _longest(config, [*prompts, *asked], tokenizer, folder=model.path)
     policy = _load_policy(model.path)
     with GradingPool(context.machine.thread_count()) as pool:
         sampler = open_sampler(
             model.path, context.machine, max_length=length, training=True, notify=context.note
         )
+        parts: dict[str, Any] = {
+            "sampler": sampler,
+            "tokenizer": tokenizer,
+            "pool": pool,
+            "folder": context.scratch,
+        }
         try:
             rollouts = Rollouts(
                 _settings(config, model, context),
                 problems,
                 prompts,
-                sampler=sampler,
-                tokenizer=tokenizer,
-                pool=pool,
                 clock=PhaseClock(),
-                folder=context.scratch,
+                watcher=_watcher(config, watched, asked, context=context, parts=parts),
+                **parts,
             )
             trainer = make_trainer(
                 config, prompts, policy=policy, rollouts=rollouts, context=context
@@ -87,9 +98,37 @@ def train(
             require_space(context.scratch, trainer.model)
             rollouts.clock.take()
             trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+            rollouts.watch(trainer)
         finally:
             sampler.close()
     save_model(trainer, model.path, out)
+
+
+def _watcher(
+    config: "GrpoConfig",
+    problems: Sequence[Problem],
+    prompts: Sequence[str],
+    *,
+    context: Context,
+    parts: dict[str, Any],
+) -> Watcher | None:
+    watch = config.watch
+    if watch is None:
+        return None
+    return Watcher(
+        problems,
+        prompts,
+        every=watch.every,
+        samples=watch.samples,
+        sampling=config.sampling_at(1).model_copy(
+            update={"temperature": watch.temperature, "top_p": watch.top_p}
+        ),
+        prompt=config.prompt,
+        language=config.language,
+        seed=context.seed,
+        notify=context.note,
+        **parts,
+    )
 
 
 def make_trainer(
@@ -208,6 +247,8 @@ def _timings(rollouts: Rollouts, efficiency: Efficiency, logs: Logs) -> dict[str
 
 def _settings(config: "GrpoConfig", model: Artifact, context: Context) -> RolloutSettings:
     phases = {0, config.rollouts // 2, config.rollouts - 1}
+    if config.watch is not None:
+        phases |= set(range(0, config.rollouts, config.watch.every // config.updates_per_rollout))
     return RolloutSettings(
         prompt=config.prompt,
         rewards=config.rewards,

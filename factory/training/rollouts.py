@@ -10,23 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 
-from factory.chat import PromptConfig, Response, parse
+from factory.chat import PromptConfig, parse
 from factory.errors import EngineError
 from factory.grading import GradeItem, GradingPool, check_ungradable
-from factory.jsonl import append_rows, read_records
-from factory.records import FinishReason, Problem, SamplingConfig, Trace, Verdict
-from factory.rewards import RewardConfig, reflective_words, reward_components, total_reward
+from factory.jsonl import append_rows, read_records, recover_rows
+from factory.records import FinishReason, Problem, SamplingConfig, Trace
+from factory.rewards import RewardConfig, redone_steps, reward_components, total_reward
 from factory.sampling.sampler import Completion, Request, Sampler
 from factory.seeds import derive
 from factory.training.checkpoints import is_first_rank
 from factory.training.dynamic_sampling import AskedRow, Questions, fill
 from factory.training.efficiency import Drawn
+from factory.training.graded import Graded, close_figures, figures
 from factory.training.grpo import FactoryGrpoTrainer, policy_weights
 from factory.training.phases import PhaseClock
 from factory.training.precision import exact_products
 from factory.training.telemetry import truncate_rows
+from factory.training.watch import Ranks, Watcher
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,15 +76,6 @@ class RolloutSettings:
 
 
 @dataclass(frozen=True)
-class Graded:
-    """One completion with everything that was found out about it."""
-
-    verdict: Verdict
-    response: Response
-    components: dict[str, float]
-
-
-@dataclass(frozen=True)
 class DrawnGroup:
     """One question's samples; graded already where dynamic sampling had to look at them."""
 
@@ -110,8 +104,10 @@ class Rollouts:
         pool: GradingPool,
         clock: PhaseClock,
         folder: Path,
+        watcher: Watcher | None = None,
     ) -> None:
         self.settings = settings
+        self.watcher = watcher
         self.problems = problems
         self.prompts = prompts
         self.sampler = sampler
@@ -130,6 +126,7 @@ class Rollouts:
         self._graded: list[Graded] = []
         self._graded_early: list[Graded] = []
         self._draw_figures: dict[str, float] = {}
+        self._has_redone = False
         dynamic = settings.dynamic_sampling
         self._questions = Questions(
             len(problems), seed=settings.seed, rest_steps=dynamic.rest_steps if dynamic else 0
@@ -151,13 +148,11 @@ class Rollouts:
         weights = [reward.weight_at(self._update) for reward in self.settings.rewards]
         trainer.reward_weights = torch.tensor(weights, dtype=torch.float32)
         if self._count == 0:
-            self._resume(step)
+            self._resume(step, trainer)
         self._count += 1
-        if step != self._loaded_step:
-            with self.clock.measure("sync"):
-                model = trainer.accelerator.unwrap_model(trainer.model)
-                self.sampler.load_weights(policy_weights(model))
-                self._loaded_step = step
+        self._load(trainer)
+        if self.watcher is not None and self.watcher.is_due(step):
+            self.watch(trainer)
         questions = trainer.asked[:: self.settings.group]
         if self.settings.dynamic_sampling is None:
             first_row = trainer.accelerator.process_index * len(prompts)
@@ -184,10 +179,34 @@ class Rollouts:
             "asked_with": [self.prompts[problem] for problem in problems],
         }
 
-    def _resume(self, step: int) -> None:
-        """Drop what a killed run wrote past this step, and know again which questions rest."""
+    def watch(self, trainer: FactoryGrpoTrainer) -> None:
+        """Measure the held-out problems with the trainer's present weights."""
+        if self.watcher is None:
+            return
+        self._load(trainer)
+        with self.clock.measure("watch"):
+            self.watcher.measure(
+                trainer.state.global_step,
+                limit=self._sampling.max_new_tokens,
+                ranks=_ranks(trainer),
+            )
+
+    def _load(self, trainer: FactoryGrpoTrainer) -> None:
+        """Give the engine the trainer's weights unless it holds them."""
+        step = trainer.state.global_step
+        if step != self._loaded_step:
+            with self.clock.measure("sync"):
+                model = trainer.accelerator.unwrap_model(trainer.model)
+                self.sampler.load_weights(policy_weights(model))
+                self._loaded_step = step
+
+    def _resume(self, step: int, trainer: FactoryGrpoTrainer) -> None:
+        """Drop what a killed run wrote past this step, and know again what it had seen."""
         if is_first_rank():
             truncate_rows(self.path, step)
+            self._has_redone = any("redone" in row for row in recover_rows(self.path))
+        if self.watcher is not None:
+            self.watcher.resume(step, ranks=_ranks(trainer))
         if self.settings.dynamic_sampling is not None:
             truncate_rows(self.asked_path, step)
             if self.asked_path.exists():
@@ -282,6 +301,8 @@ class Rollouts:
                     problem, text, finish_reason, tokens
                 )
                 of_rollout = figures(self._graded, text, finish_reason)
+                if self.watcher is not None:
+                    of_rollout |= close_figures(self._graded, text, finish_reason)
                 for metric, value in {**of_rollout, **self._draw_figures}.items():
                     log_metric(metric, value)
                 self._keep(problem, text, finish_reason, rest)
@@ -330,40 +351,79 @@ class Rollouts:
         finish_reason: list[FinishReason],
         rest: dict[str, Any],
     ) -> None:
-        """Append a few completions of the rollout that feeds the next update."""
-        step = rest["trainer_state"].global_step + 1
-        if step not in self.settings.kept_steps or not is_first_rank():
+        """Append a few completions of the rollout that feeds the next update.
+
+        Those of the first questions; with a watch also the one with the most steps done again,
+        and that one from the very first rollout that has any.
+        """
+        if not is_first_rank():
             return
-        settings = self.settings
+        step = rest["trainer_state"].global_step + 1
+        redone = []
+        if self.watcher is not None:
+            redone = [redone_steps(graded.response.reasoning or "") for graded in self._graded]
+        telling = self._most_telling(redone)
+        is_kept = step in self.settings.kept_steps
+        chosen = self._first_rows() if is_kept else []
+        if telling is not None and (is_kept or not self._has_redone):
+            self._has_redone = True
+            chosen = sorted({*chosen, telling})
         lines = []
-        for row, graded in enumerate(self._graded):
-            group, sample = divmod(row, settings.group)
-            if group >= KEPT_GROUPS or sample >= KEPT_SAMPLES:
-                continue
-            source = self.problems[problem[row]]
-            trace = Trace(
-                problem_id=source.id,
-                sample=sample,
-                question=source.prompt,
-                prompt=rest["asked_with"][row],
-                completion=text[row],
-                reasoning=graded.response.reasoning,
-                answer=graded.response.answer,
-                summary=graded.response.summary,
-                finish_reason=finish_reason[row],
-                completion_tokens=len(rest["completion_ids"][row]),
-                seed=rest["seed"][row],
-                sampling=self._sampling,
-                style=settings.prompt.style,
-                model=f"{settings.model}+{step - 1}",
-                verdict=graded.verdict,
+        for row in chosen:
+            trace = self._trace(
+                row, step, problem=problem, text=text, finish_reason=finish_reason, rest=rest
             )
-            rewards = {
-                **graded.components,
-                "total": self._total(graded),
-            }
-            lines.append({"step": step, "trace": trace.model_dump(mode="json"), "rewards": rewards})
-        append_rows(self.path, lines)
+            graded = self._graded[row]
+            rewards = {**graded.components, "total": self._total(graded)}
+            line = {"step": step, "trace": trace.model_dump(mode="json"), "rewards": rewards}
+            lines.append({**line, "redone": redone[row]} if row == telling else line)
+        if lines:
+            append_rows(self.path, lines)
+
+    def _trace(
+        self,
+        row: int,
+        step: int,
+        *,
+        problem: list[int],
+        text: list[str],
+        finish_reason: list[FinishReason],
+        rest: dict[str, Any],
+    ) -> Trace:
+        """One completion of the rollout that feeds update `step`, as it is kept."""
+        source, graded = self.problems[problem[row]], self._graded[row]
+        return Trace(
+            problem_id=source.id,
+            sample=row % self.settings.group,
+            question=source.prompt,
+            prompt=rest["asked_with"][row],
+            completion=text[row],
+            reasoning=graded.response.reasoning,
+            answer=graded.response.answer,
+            summary=graded.response.summary,
+            finish_reason=finish_reason[row],
+            completion_tokens=len(rest["completion_ids"][row]),
+            seed=rest["seed"][row],
+            sampling=self._sampling,
+            style=self.settings.prompt.style,
+            model=f"{self.settings.model}+{step - 1}",
+            verdict=graded.verdict,
+        )
+
+    def _first_rows(self) -> list[int]:
+        size = self.settings.group
+        return [
+            group * size + sample
+            for group in range(min(KEPT_GROUPS, len(self._graded) // size))
+            for sample in range(min(KEPT_SAMPLES, size))
+        ]
+
+    def _most_telling(self, redone: Sequence[int]) -> int | None:
+        """The completion with the most steps done again, right ones first."""
+        if not any(redone):
+            return None
+        rows = range(len(redone))
+        return max(rows, key=lambda row: (redone[row], self._graded[row].verdict.is_correct))
 
     def _check_parity(
         self,
@@ -406,6 +466,13 @@ class Rollouts:
             )
 
 
+def _ranks(trainer: FactoryGrpoTrainer) -> Ranks:
+    process = trainer.accelerator
+    if process.num_processes == 1:
+        return Ranks()
+    return Ranks(process.process_index, process.num_processes, gather_object)
+
+
 def _padded_batch(
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]], device: Any
 ) -> tuple[Tensor, Tensor, int]:
@@ -419,25 +486,3 @@ def _padded_batch(
         ids[row, span] = torch.tensor([*prompt, *completion])
         mask[row, span] = 1
     return ids.to(device), mask.to(device), length
-
-
-def figures(
-    graded: Sequence[Graded], text: Sequence[str], finish_reason: Sequence[FinishReason]
-) -> dict[str, float]:
-    """Means over a rollout's completions.
-
-    `accuracy` and `format_share` are shares whether or not they are rewarded; `truncated_share`
-    counts completions cut at max_new_tokens; `words/<word>` is how often a reflective word occurs
-    in a completion. `language_mix_share` is the mean share of words in another language, over
-    completions that reason at all; missing where none does.
-    """
-    count = len(graded)
-    words = [reflective_words(completion) for completion in text]
-    foreign = [1 - one.components["language"] for one in graded if one.response.reasoning]
-    return {
-        "accuracy": sum(one.verdict.is_correct for one in graded) / count,
-        "format_share": sum(one.response.is_well_formed for one in graded) / count,
-        "truncated_share": sum(reason == "length" for reason in finish_reason) / count,
-        **({"language_mix_share": sum(foreign) / len(foreign)} if foreign else {}),
-        **{f"words/{word}": sum(row[word] for row in words) / count for word in words[0]},
-    }

@@ -19,7 +19,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from factory.artifacts import Artifact, Inputs, seal
+from factory.artifacts import Artifact, Inputs, open_artifact, seal
 from factory.context import Context
 from factory.errors import EngineError, RecipeError
 from factory.jsonl import write_records
@@ -37,6 +37,11 @@ MACHINE = Machine(device="cpu", engine="transformers", threads=1, checkpoint_ste
 PROBLEMS = [
     Problem(id=f"p{i}", prompt=f"{i} + 1 =", reference=str(i + 1), kind="exact", source="sums")
     for i in range(5)
+]
+HELD_OUT = [
+    Problem(id=f"h{i}", prompt=f"{i} + 2 =", reference=str(i + 2), kind="exact", source=source)
+    for source in ("long", "sums")
+    for i in range(3)
 ]
 
 
@@ -69,16 +74,19 @@ def artifact(
 
 
 def make_inputs(folder: Path) -> Inputs:
+    def problems(path: Path) -> None:
+        write_records(path / "train.jsonl", PROBLEMS)
+        write_records(path / "held_out.jsonl", HELD_OUT)
+
+    artifact(folder, "base", "model", lambda path: save_tiny_model(path, "llama", hidden=32))
+    artifact(folder, "sums", "problems", problems)
+    return opened_inputs(folder)
+
+
+def opened_inputs(folder: Path) -> Inputs:
+    sums = open_artifact(folder / "sums")
     return Inputs(
-        model=artifact(
-            folder, "base", "model", lambda path: save_tiny_model(path, "llama", hidden=32)
-        ),
-        problems=artifact(
-            folder,
-            "sums",
-            "problems",
-            lambda path: write_records(path / "train.jsonl", PROBLEMS),
-        ),
+        {"model": open_artifact(folder / "base"), "problems": sums, "watch.problems": sums}
     )
 
 
@@ -393,10 +401,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     root, folder, step = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     settings = config(**json.loads(sys.argv[4]))
-    from factory.artifacts import open_artifact
-
-    opened = Inputs(model=open_artifact(root / "base"), problems=open_artifact(root / "sums"))
-    run_stage(settings, opened, folder, killed_after=step)
+    run_stage(settings, opened_inputs(root), folder, killed_after=step)
 
 
 def test_a_scheduled_reward_counts_at_exactly_its_steps(inputs: Inputs, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ from factory.chat import completion_text, parse
 from factory.records import Verdict
 from factory.rewards import (
     RewardConfig,
+    holds_code,
     overlong,
+    redone_steps,
     reflective_words,
     repetition,
     reward_components,
@@ -107,3 +109,28 @@ def test_repetition_is_the_share_of_repeated_word_groups():
     assert repetition("too short") == 0.0
     # 400 words, 397 groups of four, 1 distinct.
     assert repetition("so " * 400) == pytest.approx(1 - 1 / 397)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("3 + 4 = 8. Wait, let me check: 3 + 4 = 7.", 1),
+        ("So x = 2. Hold on, that's wrong. x = 3. Actually, 3 is too large; x = 1.", 2),
+        ("5 * 5 = 25. There is a mistake. Let me recompute: 5 * 6 = 30.", 1),
+        ("2 + 2 = 5. 等等 2 + 2 = 4。", 1),
+        ("4 + 4 = 9 ; so 9 ; wait check 4 + 4 = 8 ; 等等 检查 四 加 四 等于 八 。", 2),
+        ("First 3 + 4 = 7, then 7 * 2 = 14.", 0),
+        ("3 + 4 = 7. Wait, wait, wait.", 0),
+        ("The waiter checks 3 rights.", 0),
+        ("", 0),
+    ],
+)
+def test_a_step_is_done_again_where_figures_follow_a_doubt(text: str, count: int) -> None:
+    assert redone_steps(text) == count
+
+
+def test_a_program_is_told_from_talk_about_one() -> None:
+    assert holds_code("Thus:\n```python\nprint(3)\n```")
+    assert holds_code("from math import sqrt\nsqrt(2)")
+    assert holds_code("def f(x):\n  return x")
+    assert not holds_code("We define f and import nothing; the import of the result is clear.")

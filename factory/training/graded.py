@@ -1,0 +1,69 @@
+"""Graded completions of a rollout, and what they are on average."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from factory.chat import Response
+from factory.records import FinishReason, Verdict
+from factory.rewards import holds_code, redone_steps, reflective_words
+
+BARE_WORDS = 4
+"""Thoughts of fewer words are none: "5 + 8 = 13" has five."""
+
+
+@dataclass(frozen=True)
+class Graded:
+    """One completion with everything that was found out about it."""
+
+    verdict: Verdict
+    response: Response
+    components: dict[str, float]
+
+
+def figures(
+    graded: Sequence[Graded], text: Sequence[str], finish_reason: Sequence[FinishReason]
+) -> dict[str, float]:
+    """Means over a rollout's completions.
+
+    `accuracy` and `format_share` are shares whether or not they are rewarded; `truncated_share`
+    counts completions cut at max_new_tokens; `words/<word>` is how often a reflective word occurs
+    in a completion. `language_mix_share` is the mean share of words in another language, over
+    completions that reason at all; missing where none does.
+    """
+    count = len(graded)
+    words = [reflective_words(completion) for completion in text]
+    foreign = [1 - one.components["language"] for one in graded if one.response.reasoning]
+    return {
+        "accuracy": sum(one.verdict.is_correct for one in graded) / count,
+        "format_share": sum(one.response.is_well_formed for one in graded) / count,
+        "truncated_share": sum(reason == "length" for reason in finish_reason) / count,
+        **({"language_mix_share": sum(foreign) / len(foreign)} if foreign else {}),
+        **{f"words/{word}": sum(row[word] for row in words) / count for word in words[0]},
+    }
+
+
+def close_figures(
+    graded: Sequence[Graded], text: Sequence[str], finish_reason: Sequence[FinishReason]
+) -> dict[str, float]:
+    """Further means over a rollout's completions, of a run with a watch.
+
+    `redone`: steps that a completion's thoughts do again. Shares of completions: `runs_on_share`
+    answered and went on to the limit; `code_share` hold a program; `bare_share` answer after
+    fewer than four words of thought.
+    """
+    count = len(graded)
+    thoughts = [one.response.reasoning or "" for one in graded]
+    return {
+        "redone": sum(map(redone_steps, thoughts)) / count,
+        "runs_on_share": sum(
+            reason == "length" and "</answer>" in completion
+            for completion, reason in zip(text, finish_reason, strict=True)
+        )
+        / count,
+        "code_share": sum(map(holds_code, text)) / count,
+        "bare_share": sum(
+            one.response.is_well_formed and len(words.split()) < BARE_WORDS
+            for one, words in zip(graded, thoughts, strict=True)
+        )
+        / count,
+    }
