@@ -217,6 +217,35 @@ def grade(
         raise typer.Exit(1)
 
 
+@app.command()
+@_told
+def compare(
+    run: Annotated[str, typer.Argument(help="Scores: a folder, its name's beginning, or a stage.")],
+    baseline: Annotated[str, typer.Argument(help="The scores to compare with, named likewise.")],
+    fail_below: Annotated[
+        float | None,
+        typer.Option("--fail-below", help="Exit 1 if a score fell further than this, in points."),
+    ] = None,
+    store: Store = STORE,
+) -> None:
+    """Compare two evaluations problem by problem; with --fail-below, a gate against regressions."""
+    from factory.evaluation.compare import compare as compare_scores
+    from factory.ui.scores import show_comparisons, show_falls
+    from factory.ui.tables import resolve
+
+    if fail_below is not None and not -100 <= fail_below <= 0:
+        raise RecipeError(f"--fail-below {fail_below:g}: points from -100 to 0, e.g. -1.0")
+    allowed = None if fail_below is None else fail_below / 100
+    names = [resolve(name, store, kind="scores") for name in (run, baseline)]
+    rows = compare_scores(names[0], names[1], allowed_fall=allowed)
+    if not rows:
+        raise RecipeError(f"{run} and {baseline}: no benchmark in common")
+    console = _console()
+    show_comparisons(rows, console)
+    if allowed is not None and show_falls(rows, allowed, console):
+        raise typer.Exit(1)
+
+
 @app.command("audit-graders")
 @_told
 def audit_graders(

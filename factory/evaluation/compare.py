@@ -1,15 +1,20 @@
 """Two evaluations on the same problems: paired differences with their uncertainty."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from factory.artifacts import Artifact
 from factory.errors import DataError
-from factory.evaluation.statistics import Interval, mcnemar, paired_difference
+from factory.evaluation.paired import ALPHA, Power, bootstrap_interval, fall_p, holm, paired, power
+from factory.evaluation.statistics import Interval, clusters
 from factory.jsonl import read_records
 from factory.records import EvalSample, Record, Verdict
 
 Answers = dict[str, list[EvalSample]]
 """Samples by problem id, in the file's order."""
+
+EFFECT = 0.02
+"""The difference that advice on power speaks of: two points."""
 
 
 class Comparison(Record):
@@ -20,20 +25,68 @@ class Comparison(Record):
     """pass@1, greedy, and both with the suffix `_lenient`."""
     a: str
     b: str
+    value_a: float
+    value_b: float
     difference: Interval
     """Mean over problems of a's share of right samples minus b's."""
-    p_value: float | None
-    """Exact McNemar test; None where a problem has several samples."""
+    bootstrap: Interval
+    """The same by drawing problems anew."""
+    test: str
+    """`mcnemar`, exact, where every problem has one sample, else `permutation`."""
+    p_value: float
+    p_corrected: float
+    """Holm's, for the number of strict (or of lenient) comparisons made at once."""
+    fall_p: float | None
+    """Corrected p-value against "a did not fall further than allowed"; None where nobody asked, or
+    of a lenient metric."""
     n: int
+    samples: tuple[int, int]
+    """The smallest number of samples a problem, of a and of b."""
+    power: Power
+
+    @property
+    def is_difference(self) -> bool:
+        """Whether the corrected test and the interval agree that there is one."""
+        return is_apart(self.difference) and self.p_corrected < ALPHA
+
+    @property
+    def has_fallen(self) -> bool:
+        """Whether it is shown that a fell further than allowed."""
+        return self.fall_p is not None and self.fall_p < ALPHA
 
 
-def compare(a: Artifact, b: Artifact) -> list[Comparison]:
+def is_apart(difference: Interval) -> bool:
+    """Whether an interval leaves zero out."""
+    return difference.low > 0 or difference.high < 0
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """One metric of one benchmark, problem by problem: shares of right samples."""
+
+    benchmark: str
+    metric: str
+    a: list[float]
+    b: list[float]
+    samples: tuple[int, int]
+    groups: list[str] | None
+
+
+def compare(a: Artifact, b: Artifact, *, allowed_fall: float | None = None) -> list[Comparison]:
     """The comparisons of all benchmarks and modes that two scores artifacts share.
 
+    With `allowed_fall` (-0.01: one point) the strict ones are also tested against falling further.
     DataError if a benchmark of one name was asked on different problems: such numbers do not pair.
     """
+    strict, lenient = (_pairings(a, b, is_lenient=lenient) for lenient in (False, True))
+    rows = _family(strict, (a.name, b.name), allowed_fall) + _family(lenient, (a.name, b.name))
+    order = {pairing.benchmark: place for place, pairing in enumerate(strict)}
+    return sorted(rows, key=lambda row: order[row.benchmark])
+
+
+def _pairings(a: Artifact, b: Artifact, *, is_lenient: bool) -> list[Pairing]:
     first, second = _read(a), _read(b)
-    comparisons = []
+    found = []
     for benchmark, mode in first:
         if (benchmark, mode) not in second:
             continue
@@ -44,20 +97,20 @@ def compare(a: Artifact, b: Artifact) -> list[Comparison]:
                 f"({len(ours)} and {len(theirs)}, {len(ours.keys() & theirs.keys())} in common)"
             )
         metric = "greedy" if mode == "greedy" else "pass@1"
-        for name, verdict in ((metric, _strict), (f"{metric}_lenient", _lenient)):
-            difference, p_value = _compare(ours, theirs, verdict)
-            comparisons.append(
-                Comparison(
-                    benchmark=benchmark,
-                    metric=name,
-                    a=a.name,
-                    b=b.name,
-                    difference=difference,
-                    p_value=p_value,
-                    n=difference.n,
-                )
+        name, judge = (f"{metric}_lenient", _lenient) if is_lenient else (metric, _strict)
+        # In the order of the first, whatever the order of the other's file.
+        sides = [[answers[problem] for problem in ours] for answers in (ours, theirs)]
+        found.append(
+            Pairing(
+                benchmark=benchmark,
+                metric=name,
+                a=_shares(sides[0], judge),
+                b=_shares(sides[1], judge),
+                samples=(min(map(len, sides[0])), min(map(len, sides[1]))),
+                groups=clusters(list(ours)),
             )
-    return comparisons
+        )
+    return found
 
 
 def _read(artifact: Artifact) -> dict[tuple[str, str], Answers]:
@@ -76,20 +129,42 @@ def _lenient(sample: EvalSample) -> Verdict:
     return sample.lenient
 
 
-def _compare(
-    ours: Answers, theirs: Answers, verdict: Callable[[EvalSample], Verdict]
-) -> tuple[Interval, float | None]:
-    # In the order of the first, whatever the order of the other's file.
-    a, b = (
-        [[verdict(sample).is_correct for sample in answers[key]] for key in ours]
-        for answers in (ours, theirs)
-    )
-    samples = min(map(len, a + b))
-    difference = paired_difference(
-        [sum(marks) / len(marks) for marks in a],
-        [sum(marks) / len(marks) for marks in b],
-        samples=samples,
-    )
-    if max(map(len, a + b)) > 1:
-        return difference, None
-    return difference, mcnemar([marks[0] for marks in a], [marks[0] for marks in b])
+def _shares(
+    problems: Sequence[Sequence[EvalSample]], judge: Callable[[EvalSample], Verdict]
+) -> list[float]:
+    return [sum(judge(sample).is_correct for sample in group) / len(group) for group in problems]
+
+
+def _family(
+    pairings: Sequence[Pairing], names: tuple[str, str], allowed_fall: float | None = None
+) -> list[Comparison]:
+    """Comparisons corrected for each other's number."""
+    results = [paired(o.a, o.b, samples=min(o.samples), groups=o.groups) for o in pairings]
+    corrected = holm([result.p_value for result in results])
+    falls: list[float | None] = [None] * len(pairings)
+    if allowed_fall is not None:
+        tests = [
+            fall_p(one.a, one.b, beyond=allowed_fall, samples=min(one.samples), groups=one.groups)
+            for one in pairings
+        ]
+        falls = list(holm(tests))
+    return [
+        Comparison(
+            benchmark=one.benchmark,
+            metric=one.metric,
+            a=names[0],
+            b=names[1],
+            value_a=sum(one.a) / len(one.a),
+            value_b=sum(one.b) / len(one.b),
+            difference=result.difference,
+            bootstrap=bootstrap_interval(one.a, one.b, groups=one.groups),
+            test=result.test,
+            p_value=result.p_value,
+            p_corrected=p_corrected,
+            fall_p=fall,
+            n=result.difference.n,
+            samples=one.samples,
+            power=power(one.a, one.b, effect=EFFECT, samples=one.samples, groups=one.groups),
+        )
+        for one, result, p_corrected, fall in zip(pairings, results, corrected, falls, strict=True)
+    ]

@@ -6,7 +6,13 @@ from collections.abc import Callable, Sequence
 from factory.chat import PromptConfig, parse
 from factory.errors import EngineError
 from factory.evaluation.harness import Draw, Sampled
-from factory.evaluation.statistics import Interval, consensus, mean_interval, pass_at_k
+from factory.evaluation.statistics import (
+    Interval,
+    clusters,
+    consensus,
+    mean_interval,
+    pass_at_k,
+)
 from factory.evaluation.tasks import Run, Verdicts
 from factory.grading import GradeItem, GradingPool, check_ungradable
 from factory.records import OUTCOMES, EvalSample, Problem, SamplingConfig, Score, Trace, Verdict
@@ -122,7 +128,7 @@ def own_scores(run: Run, samples: Sequence[EvalSample], *, prompt_style: str) ->
     by_problem: dict[str, list[EvalSample]] = {}
     for sample in samples:
         by_problem.setdefault(sample.trace.problem_id, []).append(sample)
-    groups = list(by_problem.values())
+    groups, alike = list(by_problem.values()), clusters(list(by_problem))
     first = "greedy" if run.mode == "greedy" else "pass@1"
     k = run.samples
 
@@ -133,7 +139,7 @@ def own_scores(run: Run, samples: Sequence[EvalSample], *, prompt_style: str) ->
         return score_row(
             run,
             metric,
-            mean_interval([value(group) for group in groups], samples=of),
+            mean_interval([value(group) for group in groups], samples=of, groups=alike),
             outcomes=_outcomes(verdicts),
             sampling=samples[0].trace.sampling,
             prompt_style=prompt_style,

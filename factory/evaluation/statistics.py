@@ -1,12 +1,13 @@
 """Scores of a benchmark with their uncertainty. The unit is the problem, never the sample.
 
 Several samples of one problem share its difficulty, so n problems with k samples each are n
-observations, not n*k (Miller 2024, arXiv 2411.00640). Every function refuses to say anything about
-nothing: ValueError.
+observations, not n*k (Miller 2024, arXiv 2411.00640). Problems that share a passage or a template
+are one cluster, and where there are clusters they are what is drawn anew. Every function refuses to
+say anything about nothing: ValueError. Comparisons of two models stand in `paired.py`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -25,7 +26,71 @@ class Interval(Record):
     n: int
 
 
-def mean_interval(values: Sequence[float], *, samples: int = 1) -> Interval:
+class Errors(Record):
+    """The two standard errors of a mean over problems, each an answer to another question."""
+
+    sampling: float | None
+    """Same problems, new samples: what another seed would change. None with one sample a
+    problem, which cannot tell."""
+    question: float | None
+    """New problems and new samples: it holds the sampling error. None with one cluster."""
+    clusters: int
+    """Groups of problems that were drawn independently; problems where none share a group."""
+
+
+def cluster_of(problem_id: str) -> str:
+    """What a problem shares with others: the part of its id before `#`, else the whole id.
+
+    `passage-7#2` is the second question about passage 7.
+    """
+    return problem_id.partition("#")[0]
+
+
+def clusters(problem_ids: Sequence[str]) -> list[str] | None:
+    """The cluster of each problem; None where no two share one, so that nothing is to be added."""
+    found = [cluster_of(problem) for problem in problem_ids]
+    return found if len(set(found)) < len(found) else None
+
+
+def score_errors(
+    correct: Sequence[int], samples: Sequence[int], *, groups: Sequence[Hashable] | None = None
+) -> Errors:
+    """Both errors of pass@1 from `correct[i]` right of `samples[i]` samples of problem i.
+
+        sampling^2 = sum_i p_i (1 - p_i) / (k_i - 1) / n^2
+        question^2 = G / (G - 1) * sum_g (sum_{i in g} (p_i - p))^2 / n^2
+
+    with p_i = correct / k_i, p their mean, and G clusters (Miller 2024, arXiv 2411.00640, sections
+    2.2 and 3.1; G / (G - 1) is the usual correction for few clusters). With every problem in a
+    cluster of its own the second is s / sqrt(n).
+    """
+    rates = [c / k for c, k in zip(correct, samples, strict=True)]
+    values = _in_unit_interval(rates, "score_errors")
+    sampling = None
+    if min(samples) > 1:
+        noise = sum(p * (1 - p) / (k - 1) for p, k in zip(rates, samples, strict=True))
+        sampling = math.sqrt(noise) / values.size
+    sums = cluster_sums(values - values.mean(), groups)
+    question = None
+    if sums.size > 1:
+        squares = float((sums**2).sum())
+        question = math.sqrt(squares * sums.size / (sums.size - 1)) / values.size
+    return Errors(sampling=sampling, question=question, clusters=sums.size)
+
+
+def cluster_sums(values: np.ndarray, groups: Sequence[Hashable] | None) -> np.ndarray:
+    """Sum of the values of each group, groups in order of appearance; the values without groups."""
+    if groups is None:
+        return values
+    if len(groups) != values.size:
+        raise ValueError(f"{values.size} problems in {len(groups)} groups' rows")
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    return np.bincount([numbers[group] for group in groups], weights=values)
+
+
+def mean_interval(
+    values: Sequence[float], *, samples: int = 1, groups: Sequence[Hashable] | None = None
+) -> Interval:
     """Mean of per-problem values in [0, 1], each a mean over `samples` draws, with its interval.
 
     Wilson's interval at an effective number of problems
@@ -37,19 +102,25 @@ def mean_interval(values: Sequence[float], *, samples: int = 1) -> Interval:
     it is Wilson's own interval; where all values are 0, or all 1, it stays that wide whatever the
     number of samples. In simulation it covers 94 to 98 % from 30 problems on, and 90 % in the worst
     case tried, where a few problems carry nearly every success.
+
+    With `groups` (a problem's passage or template) s^2 / n is the clustered error of `score_errors`
+    instead, t has G - 1 degrees of freedom, and m lies between G and n * samples.
     """
     array = _in_unit_interval(values, "mean_interval")
     if samples < 1:
         raise ValueError(f"mean_interval: samples is {samples}; it must be at least 1")
     n = array.size
     value = float(array.mean())
-    effective = float(n)
-    if 0.0 < value < 1.0 and n > 1:
+    units = cluster_sums(array - value, groups)
+    effective = float(units.size)
+    if 0.0 < value < 1.0 and units.size > 1:
         variance = float(array.var(ddof=1))
-        shrink = (Z / t_quantile(n - 1)) ** 2
+        if groups is not None:
+            variance = float((units**2).sum()) * units.size / (units.size - 1) / n
+        shrink = (Z / t_quantile(units.size - 1)) ** 2
         most = float(n * samples)
         effective = value * (1 - value) * n / variance * shrink if variance > 0 else most
-        effective = min(max(effective, float(n)), most)
+        effective = min(max(effective, float(units.size)), most)
     low, high = wilson(value, effective)
     return Interval(value=value, low=low, high=high, n=n)
 
@@ -105,7 +176,32 @@ def consensus(answers: Sequence[str | None], correct: Sequence[bool]) -> float:
     return sum(sum(marks) / len(marks) for marks in leaders) / len(leaders)
 
 
-def paired_difference(a: Sequence[float], b: Sequence[float], *, samples: int = 1) -> Interval:
+def consensus_at(
+    answers: Sequence[str | None], correct: Sequence[bool], *, k: int, seed: int, draws: int = 1000
+) -> float:
+    """cons@k of one problem from at least k samples: the mean vote over random subsets of k.
+
+    Subsets are drawn without replacement; with k = all samples it is `consensus` itself. The
+    standard error of the drawing is at most 0.5 / sqrt(draws). ValueError with fewer than k.
+    """
+    n = len(answers)
+    if not 1 <= k <= n:
+        raise ValueError(f"consensus_at: k is {k}; with {n} samples it may be 1 to {n}")
+    if k == n:
+        return consensus(answers, correct)
+    random = np.random.default_rng(seed)
+    subsets = (random.choice(n, size=k, replace=False) for _ in range(draws))
+    votes = (consensus([answers[i] for i in s], [correct[i] for i in s]) for s in subsets)
+    return sum(votes) / draws
+
+
+def paired_difference(
+    a: Sequence[float],
+    b: Sequence[float],
+    *,
+    samples: int = 1,
+    groups: Sequence[Hashable] | None = None,
+) -> Interval:
     """Mean of a_i - b_i over problems that both answered, with its interval.
 
     Student's t on the differences, with 1 / samples added to their sum of squares, as if one more
@@ -114,18 +210,34 @@ def paired_difference(a: Sequence[float], b: Sequence[float], *, samples: int = 
         half width = t_{n-1} sqrt((sum (d_i - d)^2 + 1 / samples) / (n (n - 1)))
 
     so that two models which agree on every problem seen are not called equal to within nothing.
-    Covers 93 % or more in simulation from 5 problems on. `samples` is the smaller of both.
+    Covers 93 % or more in simulation from 5 problems on. `samples` is the smaller of both. With
+    `groups` the squares are those of the clusters' sums, n (n - 1) becomes n^2 (G - 1) / G, and t
+    has G - 1 degrees of freedom.
     """
+    differences = paired_values(a, b)
+    n, value = differences.size, float(differences.mean())
+    error, degrees = paired_error(differences, samples=samples, groups=groups)
+    half = t_quantile(degrees) * error if degrees else 2.0
+    return Interval(value=value, low=max(value - half, -1.0), high=min(value + half, 1.0), n=n)
+
+
+def paired_values(a: Sequence[float], b: Sequence[float]) -> np.ndarray:
+    """a_i - b_i of per-problem values in [0, 1]."""
     first, second = (_in_unit_interval(x, "paired_difference") for x in (a, b))
     if first.size != second.size:
         raise ValueError(f"paired_difference: {first.size} values against {second.size}")
-    differences = first - second
-    n, value = differences.size, float(differences.mean())
-    half = 2.0
-    if n > 1:
-        squares = float(((differences - value) ** 2).sum()) + 1 / samples
-        half = t_quantile(n - 1) * math.sqrt(squares / (n * (n - 1)))
-    return Interval(value=value, low=max(value - half, -1.0), high=min(value + half, 1.0), n=n)
+    return first - second
+
+
+def paired_error(
+    differences: np.ndarray, *, samples: int, groups: Sequence[Hashable] | None
+) -> tuple[float, int]:
+    """Standard error of `paired_difference` and its degrees of freedom; 2 and 0 of one cluster."""
+    sums = cluster_sums(differences - differences.mean(), groups)
+    if sums.size < 2:
+        return 2.0, 0
+    squares = (float((sums**2).sum()) + 1 / samples) * sums.size / (sums.size - 1)
+    return math.sqrt(squares) / differences.size, sums.size - 1
 
 
 def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:

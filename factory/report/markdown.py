@@ -150,6 +150,7 @@ def _changes(report: Report) -> str:
             row.mode,
             READINGS[row.direction],
             difference_with_span(row),
+            f"{row.p_corrected:.3g}",
             str(row.n),
             str(row.improved),
             str(row.declined),
@@ -157,12 +158,13 @@ def _changes(report: Report) -> str:
         for row in report.comparisons
     ]
     header = ["checkpoint", "against", "which is", "benchmark", "answers", "reading"]
-    header += ["difference, points", "problems", "rose", "fell"]
+    header += ["difference, points", "p, corrected", "problems", "rose", "fell"]
     intro = (
         "Two checkpoints on the same problems: mean of the per-problem differences, strict "
-        "grading, with its 95 % interval."
+        "grading, with its 95 % interval. A change is called one where the interval leaves out "
+        f"zero and the paired test, corrected for {len(rows)} comparisons (Holm), has p below 0.05."
     )
-    return "\n\n".join(["## What each stage changed", intro, table(header, rows, numbers=4)])
+    return "\n\n".join(["## What each stage changed", intro, table(header, rows, numbers=5)])
 
 
 def _training(runs: Sequence[TrainingRun]) -> str:

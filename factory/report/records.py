@@ -8,6 +8,7 @@ from typing import Any, Literal
 from factory.artifacts import Artifact
 from factory.claim import Measure
 from factory.evaluation.claims import Finding
+from factory.evaluation.paired import ALPHA
 from factory.records import ArtifactKind, Outcome, Record, Score
 
 Mode = Literal["sampled", "greedy"]
@@ -107,10 +108,16 @@ class Comparison(Record):
     improved: int
     """Problems whose share of right answers rose."""
     declined: int
+    p_value: float
+    """`evaluation.paired`: McNemar's exact test or the permutation test."""
+    p_corrected: float
+    """Holm's, for all comparisons of the report: of many, some look like changes by chance."""
 
     @property
     def direction(self) -> Direction:
-        """`unclear` where the 95 % interval holds zero."""
+        """`unclear` where the 95 % interval holds zero, or the corrected p-value is above 5 %."""
+        if self.p_corrected >= ALPHA:
+            return "unclear"
         if self.low > 0:
             return "better"
         return "worse" if self.high < 0 else "unclear"

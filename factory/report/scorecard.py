@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from factory.evaluation.statistics import paired_difference
+from factory.evaluation.paired import holm, paired
+from factory.evaluation.statistics import clusters
 from factory.jsonl import read_records
 from factory.records import EvalSample, Score
 from factory.report.lineage import model_input, teachers, weight_ancestors
@@ -130,8 +131,11 @@ def find_score(row: Evaluation, benchmark: str, metric: str) -> Score | None:
 def compare(
     rows: Sequence[Evaluation], answers: Answers, by_name: Mapping[str, Step]
 ) -> list[Comparison]:
-    """Paired comparisons of each checkpoint with where it started, its forerunner, its teacher."""
-    found = []
+    """Paired comparisons of each checkpoint with where it started, its forerunner, its teacher.
+
+    Their p-values are corrected for their number, together.
+    """
+    found: list[Comparison] = []
     for position, after in enumerate(rows):
         for relation, before in _befores(position, rows, by_name):
             for benchmark in benchmarks(rows):
@@ -141,7 +145,11 @@ def compare(
                     )
                     if comparison is not None:
                         found.append(comparison)
-    return found
+    corrected = holm([row.p_value for row in found])
+    return [
+        row.model_copy(update={"p_corrected": p_value})
+        for row, p_value in zip(found, corrected, strict=True)
+    ]
 
 
 def _befores(
@@ -186,7 +194,8 @@ def _compare_pair(
     old_means = [correct_share(old[problem]) for problem in shared]
     new_means = [correct_share(new[problem]) for problem in shared]
     fewest = min(len(group[problem]) for group in (old, new) for problem in shared)
-    change = paired_difference(new_means, old_means, samples=fewest)
+    result = paired(new_means, old_means, samples=fewest, groups=clusters(shared))
+    change = result.difference
     pairs = list(zip(old_means, new_means, strict=True))
     return Comparison(
         benchmark=benchmark,
@@ -200,6 +209,8 @@ def _compare_pair(
         high=change.high,
         improved=sum(b > a for a, b in pairs),
         declined=sum(b < a for a, b in pairs),
+        p_value=result.p_value,
+        p_corrected=result.p_value,
     )
 
 

@@ -11,7 +11,7 @@ from factory.artifacts import Artifact, find, open_artifact
 from factory.doctor import Finding
 from factory.errors import ArtifactError
 from factory.plan import Step, missing
-from factory.records import Trace
+from factory.records import ArtifactKind, Trace
 
 
 def show_plan(plan: Sequence[Step], store: Path, console: Console) -> None:
@@ -61,18 +61,26 @@ def show_store(artifacts: Sequence[Artifact], console: Console) -> None:
     console.print(table)
 
 
-def resolve(name: str, store: Path) -> Artifact:
-    """The artifact of a path, a folder name, or a stage name (the newest of that name)."""
+def resolve(name: str, store: Path, *, kind: ArtifactKind | None = None) -> Artifact:
+    """The artifact of a path, a folder name, or a stage name (the newest of that name).
+
+    With `kind` only artifacts of it are looked at; ArtifactError if a path holds another.
+    """
     if (Path(name) / "manifest.json").exists():
-        return open_artifact(Path(name))
+        found = open_artifact(Path(name))
+        if kind not in (None, found.manifest.kind):
+            raise ArtifactError(f"{name}: holds {found.manifest.kind}, {kind} is needed")
+        return found
     matches = [a for a in stored(store) if a.path.name.startswith(name) or a.name == name]
+    matches = [a for a in matches if kind in (None, a.manifest.kind)]
     exact = [a for a in matches if a.name == name or a.path.name == name]
     if exact or len(matches) == 1:
         return (exact or matches)[-1]
     if matches:
         names = ", ".join(a.path.name for a in matches)
         raise ArtifactError(f"{name}: several artifacts begin so: {names}")
-    raise ArtifactError(f"{name}: no such artifact under {store}; `factory ls` lists them")
+    wanted = f"{kind} artifact" if kind else "artifact"
+    raise ArtifactError(f"{name}: no such {wanted} under {store}; `factory ls` lists them")
 
 
 def show_artifact(artifact: Artifact, console: Console, *, samples: int) -> None:

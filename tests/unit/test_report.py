@@ -131,6 +131,28 @@ def test_a_stage_that_did_harm_is_called_worse(tmp_path):
     assert any("tuned is worse than where it started" in r for r in report.headline.remarks)
 
 
+def test_one_of_many_comparisons_is_not_marked_for_being_the_luckiest(tmp_path):
+    # Seven of 20 problems rose, none fell: p = 2 / 2**7 = 0.0156, and the interval leaves out zero.
+    before, after = "w" * 20, "c" * 7 + "w" * 13
+    alone = build("r", "", two_checkpoints(tmp_path / "alone", before, after)).comparisons
+    assert [(row.p_value, row.p_corrected, row.direction) for row in alone] == [
+        (2 / 2**7, 2 / 2**7, "better")
+    ]
+    steps = two_checkpoints(tmp_path / "many", before, after)
+    made = Build(tmp_path / "more")
+    for number in range(4):
+        made.step(f"other_{number}", "sft", {"model": "base"})
+        made.step(
+            f"eval_{number}", "evaluate", {"model": f"other_{number}"}, files=tiny_scores(before)
+        )
+    report = build("r", "", [*steps, *made.steps])
+    (row,) = [r for r in report.comparisons if (r.before, r.after) == ("base", "tuned")]
+    assert row.low > 0 and row.p_value == 2 / 2**7
+    assert row.p_corrected == pytest.approx(len(report.comparisons) * 2 / 2**7, abs=1e-12)
+    assert row.direction == "unclear"
+    assert f"corrected for {len(report.comparisons)} comparisons" in render_markdown(report)
+
+
 def test_a_gain_that_is_partly_format_is_called_so(report):
     assert any(r.startswith("Part of any gain over base (chat)") for r in report.headline.remarks)
 

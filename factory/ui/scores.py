@@ -1,0 +1,69 @@
+"""Tables of scores for the terminal: two evaluations against each other."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from factory.evaluation.compare import Comparison, is_apart
+from factory.evaluation.paired import advice
+from factory.evaluation.statistics import Interval
+
+
+def show_comparisons(rows: Sequence[Comparison], console: Console) -> None:
+    """One row a metric, and what each strict comparison is able to see."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("benchmark", "metric", rows[0].a, rows[0].b):
+        table.add_column(Text(column))
+    for column in ("points", "95 % interval", "bootstrap", "p", "p, corrected", "n x k"):
+        table.add_column(column, justify="right")
+    table.add_column("reading")
+    for row in rows:
+        table.add_row(
+            Text(row.benchmark),
+            row.metric,
+            f"{100 * row.value_a:.1f}",
+            f"{100 * row.value_b:.1f}",
+            f"{100 * row.difference.value:+.1f}",
+            _span(row.difference),
+            _span(row.bootstrap),
+            f"{row.p_value:.3g}",
+            f"{row.p_corrected:.3g}",
+            f"{row.n} x {'/'.join(str(k) for k in dict.fromkeys(row.samples))}",
+            reading(row),
+        )
+    console.print(table)
+    for row in rows:
+        if not row.metric.endswith("_lenient"):
+            told = advice(row.power, n=row.n, samples=row.samples)
+            console.print(f"{row.benchmark} {row.metric}: {told}", markup=False, highlight=False)
+
+
+def reading(row: Comparison) -> Text:
+    """`better`, `worse`, or that no difference is shown, and why where the interval says else."""
+    if row.is_difference:
+        return Text("better", "green") if row.difference.value > 0 else Text("worse", "red")
+    if is_apart(row.difference):
+        return Text("no difference shown: one of many tests, or of few problems", "dim")
+    return Text("no difference shown", "dim")
+
+
+def show_falls(rows: Sequence[Comparison], allowed: float, console: Console) -> list[Comparison]:
+    """The strict rows tested against the allowed fall, in words; returns those that fell."""
+    tested = [row for row in rows if row.fall_p is not None]
+    for row in tested:
+        verdict = "FELL" if row.has_fallen else "no evidence of it"
+        console.print(
+            f"{row.benchmark} {row.metric}: a change below {100 * allowed:+g} points? {verdict}: "
+            f"{100 * row.difference.value:+.1f} points {_span(row.difference)}, "
+            f"p = {row.fall_p:.3g} corrected for {len(tested)} tests, n = {row.n}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    return [row for row in tested if row.has_fallen]
+
+
+def _span(interval: Interval) -> str:
+    return f"[{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
