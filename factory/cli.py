@@ -147,6 +147,12 @@ def show(
         verify_artifact(found)
         console.print("every file is as its manifest says")
     show_artifact(found, console, samples=samples)
+    if found.manifest.kind == "scores":
+        from factory.evaluation.summary import summaries
+        from factory.ui.scores import show_summaries
+
+        show_summaries(summaries(found), console)
+        console.print(f"next: factory compare {found.path.name} BASELINE", markup=False)
     if found.manifest.kind == "model":
         console.print(f"next: factory chat {found.path.name}", markup=False)
 

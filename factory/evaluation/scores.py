@@ -13,6 +13,7 @@ from factory.evaluation.statistics import (
     mean_interval,
     pass_at_k,
 )
+from factory.evaluation.summary import votes
 from factory.evaluation.tasks import Run, Verdicts
 from factory.grading import GradeItem, GradingPool, check_ungradable
 from factory.records import OUTCOMES, EvalSample, Problem, SamplingConfig, Score, Trace, Verdict
@@ -172,10 +173,7 @@ def _any_right(group: Sequence[EvalSample]) -> float:
 
 
 def _majority_right(group: Sequence[EvalSample]) -> float:
-    verdicts = [sample.trace.verdict for sample in group]
-    # Only a finished, well-formed answer has a vote.
-    answers = [v.answer if v.outcome in ("correct", "wrong") else None for v in verdicts]
-    return consensus(answers, [verdict.is_correct for verdict in verdicts])
+    return consensus(votes(group), [sample.trace.verdict.is_correct for sample in group])
 
 
 def _outcomes(verdicts: Sequence[Verdict]) -> dict[str, int]:

@@ -11,7 +11,7 @@ from factory.report.curves import training_runs
 from factory.report.headline import headline
 from factory.report.lineage import index
 from factory.report.records import Made, Report, StageRow, Step
-from factory.report.scorecard import compare, evaluations, read_answers
+from factory.report.scorecard import compare, evaluations, read_answers, traps
 from factory.report.stories import selections, stories
 
 
@@ -33,7 +33,7 @@ def build(
     return Report(
         recipe=recipe_name,
         description=description,
-        headline=headline(rows, comparisons, stages),
+        headline=headline(rows, comparisons, stages, traps(rows, answers)),
         claims=tuple(claim_rows(claims, by_name)),
         stages=stages,
         evaluations=tuple(rows),

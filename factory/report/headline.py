@@ -12,9 +12,15 @@ NOTICEABLE = 0.10
 
 
 def headline(
-    rows: Sequence[Evaluation], comparisons: Sequence[Comparison], stages: Sequence[StageRow]
+    rows: Sequence[Evaluation],
+    comparisons: Sequence[Comparison],
+    stages: Sequence[StageRow],
+    traps: Sequence[str] = (),
 ) -> Headline:
-    """One sentence on the main benchmark, and what a fair reader must be told beside it."""
+    """One sentence on the main benchmark, and what a fair reader must be told beside it.
+
+    `traps` say which zero scores measure the protocol and not the model.
+    """
     remarks = _unfinished(stages)
     benchmark = main_benchmark(rows)
     if benchmark is None:
@@ -23,6 +29,7 @@ def headline(
             "its models solve problems."
         )
         return Headline(benchmark=None, sentence=sentence, remarks=tuple(remarks))
+    remarks += traps
     remarks += _changes(comparisons)
     remarks += _extraction(rows, benchmark)
     remarks += _cut_off(rows)

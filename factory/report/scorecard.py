@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from factory.evaluation.paired import holm, paired
 from factory.evaluation.statistics import clusters
+from factory.evaluation.summary import trap
 from factory.jsonl import read_records
 from factory.records import EvalSample, Score
 from factory.report.lineage import model_input, teachers, weight_ancestors
@@ -212,6 +213,17 @@ def _compare_pair(
         p_value=result.p_value,
         p_corrected=result.p_value,
     )
+
+
+def traps(rows: Sequence[Evaluation], answers: Answers) -> list[str]:
+    """Which evaluations are zero by their protocol, each with its explanation."""
+    found = []
+    for row in rows:
+        for (benchmark, mode), problems in answers[row.label].items():
+            told = trap([sample for samples in problems.values() for sample in samples])
+            if told:
+                found.append(f"{row.label} on {benchmark}, {mode}: {told}")
+    return found
 
 
 def correct_share(samples: Sequence[EvalSample]) -> float:

@@ -104,6 +104,7 @@ def run(config: EvaluateConfig, inputs: Inputs, out: Path, context: Context) -> 
     DataError if a task is unknown, has no data, or leaves no problems.
     """
     from factory.evaluation.harness import harness_record
+    from factory.evaluation.summary import trap
 
     asked = _ask_model(config, inputs, context)
     scores: list[Score] = []
@@ -112,6 +113,8 @@ def run(config: EvaluateConfig, inputs: Inputs, out: Path, context: Context) -> 
         rows, kept = _score_run(one, asked, prompt=config.prompt, model=inputs["model"])
         if not rows:
             context.note(f"{one.benchmark}: no metric in [0, 1]; its numbers are in harness.json")
+        if told := trap(kept):
+            context.note(f"{one.name}: {told}")
         scores += rows
         samples += kept
     write_records(out / "scores.jsonl", scores)

@@ -1,4 +1,4 @@
-"""Tables of scores for the terminal: two evaluations against each other."""
+"""Tables of scores for the terminal: one evaluation, and two against each other."""
 
 from collections.abc import Sequence
 
@@ -9,6 +9,38 @@ from rich.text import Text
 from factory.evaluation.compare import Comparison, is_apart
 from factory.evaluation.paired import advice
 from factory.evaluation.statistics import Interval
+from factory.evaluation.summary import Summary
+
+
+def show_summaries(rows: Sequence[Summary], console: Console) -> None:
+    """One row a benchmark and mode: strict and lenient, both error bars, and curves over k."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("benchmark", "answers"):
+        table.add_column(column)
+    for column in ("strict", "95 % interval", "sampling error", "question error", "lenient"):
+        table.add_column(column, justify="right")
+    table.add_column("n x k", justify="right")
+    for row in rows:
+        errors = (row.errors.sampling, row.errors.question)
+        table.add_row(
+            Text(row.benchmark),
+            row.mode,
+            f"{100 * row.strict.value:.1f}",
+            f"[{100 * row.strict.low:.1f}, {100 * row.strict.high:.1f}]",
+            *("not known" if error is None else f"± {100 * error:.1f}" for error in errors),
+            f"{100 * row.lenient.value:.1f}",
+            f"{row.n} x {row.k}",
+        )
+    console.print(table)
+    for row in rows:
+        if row.curve:
+            told = ", ".join(
+                f"k = {p.k}: {100 * p.pass_at:.1f} / {100 * p.cons_at:.1f}" for p in row.curve
+            )
+            console.print(f"{row.benchmark} pass@k / cons@k: {told}", markup=False, highlight=False)
+    for row in rows:
+        if row.trap:
+            console.print(Text(f"{row.benchmark}, {row.mode}: {row.trap}", "red"))
 
 
 def show_comparisons(rows: Sequence[Comparison], console: Console) -> None:

@@ -1,0 +1,151 @@
+"""A scores artifact read again: error bars, curves over k, and traps, from its stored samples."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from factory.artifacts import Artifact
+from factory.chat import GRAMMAR
+from factory.evaluation.statistics import (
+    Errors,
+    Interval,
+    clusters,
+    consensus_at,
+    mean_interval,
+    pass_at_k,
+    score_errors,
+)
+from factory.jsonl import read_records
+from factory.records import EvalSample, Record
+from factory.seeds import derive
+
+TRAP_SHARE = 0.05
+"""Lenient grading must find at least this share right before an all-zero strict score is a trap."""
+CURVE_DRAWS = 200
+"""Subsets of samples a problem behind a point of cons@k."""
+
+
+class Point(Record):
+    """pass@k and cons@k at one k, means over problems."""
+
+    k: int
+    pass_at: float
+    cons_at: float
+
+
+class Summary(Record):
+    """One benchmark in one mode."""
+
+    benchmark: str
+    mode: str
+    n: int
+    k: int
+    """The smallest number of samples a problem."""
+    strict: Interval
+    lenient: Interval
+    errors: Errors
+    curve: tuple[Point, ...]
+    """At k = 1, 2, 4, ... and at k itself; empty with one sample a problem."""
+    trap: str
+    """Why a strict score of zero is no score; empty where it is one."""
+
+
+def summaries(artifact: Artifact) -> list[Summary]:
+    """One for each benchmark and mode, in the file's order."""
+    found: dict[tuple[str, str], dict[str, list[EvalSample]]] = {}
+    for sample in read_records(artifact.file("samples.jsonl"), EvalSample):
+        problems = found.setdefault((sample.benchmark, sample.mode), {})
+        problems.setdefault(sample.trace.problem_id, []).append(sample)
+    return [_summary(key, problems) for key, problems in found.items()]
+
+
+def _summary(key: tuple[str, str], problems: dict[str, list[EvalSample]]) -> Summary:
+    groups = list(problems.values())
+    alike = clusters(list(problems))
+    k = min(map(len, groups))
+    right = [sum(sample.trace.verdict.is_correct for sample in group) for group in groups]
+    lenient = [sum(sample.lenient.is_correct for sample in group) for group in groups]
+    sizes = [len(group) for group in groups]
+    strict, loose = (
+        mean_interval(
+            [c / size for c, size in zip(counts, sizes, strict=True)], samples=k, groups=alike
+        )
+        for counts in (right, lenient)
+    )
+    return Summary(
+        benchmark=key[0],
+        mode=key[1],
+        n=len(groups),
+        k=k,
+        strict=strict,
+        lenient=loose,
+        errors=score_errors(right, sizes, groups=alike),
+        curve=tuple(_point(problems, j) for j in _steps(k)) if k > 1 else (),
+        trap=trap([sample for group in groups for sample in group]),
+    )
+
+
+def _steps(k: int) -> list[int]:
+    doublings = [2**power for power in range(k.bit_length()) if 2**power < k]
+    return [*doublings, k]
+
+
+def _point(problems: dict[str, list[EvalSample]], k: int) -> Point:
+    groups = problems.items()
+    passed = [pass_at_k(len(g), sum(s.trace.verdict.is_correct for s in g), k=k) for _, g in groups]
+    agreed = [
+        consensus_at(
+            votes(g), [s.trace.verdict.is_correct for s in g],
+            k=k, seed=derive(0, "consensus", name, k), draws=CURVE_DRAWS,
+        )
+        for name, g in groups
+    ]  # fmt: skip
+    return Point(k=k, pass_at=sum(passed) / len(passed), cons_at=sum(agreed) / len(agreed))
+
+
+def votes(samples: Sequence[EvalSample]) -> list[str | None]:
+    """What each sample votes for; only a finished, well-formed answer has a vote."""
+    verdicts = [sample.trace.verdict for sample in samples]
+    return [v.answer if v.outcome in ("correct", "wrong") else None for v in verdicts]
+
+
+def trap(samples: Sequence[EvalSample]) -> str:
+    """Why nothing is right strictly while much is right leniently; empty where that is not so.
+
+    Such a zero measures the protocol, not the model: its tags were asked for twice, or never.
+    """
+    if any(sample.trace.verdict.is_correct for sample in samples):
+        return ""
+    lenient = sum(sample.lenient.is_correct for sample in samples)
+    if lenient < max(2, TRAP_SHARE * len(samples)):
+        return ""
+    reasons = Counter(sample.trace.verdict.explanation for sample in samples)
+    reason, count = reasons.most_common(1)[0]
+    text = (
+        f"no answer of {len(samples)} is right by strict grading, {lenient} are by lenient grading "
+        f"of the same texts: this zero measures the protocol, not the model. Most often "
+        f"({count} times) strict grading says: {reason}. {_cause(samples)}"
+    )
+    return text.strip()
+
+
+def _cause(samples: Sequence[EvalSample]) -> str:
+    """What in the prompts and completions explains it, of the causes that are known."""
+    opening, closing = GRAMMAR[:2]
+    prompts = [sample.trace.prompt.rstrip() for sample in samples]
+    texts = [sample.trace.completion for sample in samples]
+    most = len(samples) / 2
+    is_opened = sum(prompt.endswith(opening) for prompt in prompts) > most
+    is_closed = sum(closing in text for text in texts) > most
+    if is_opened and sum(opening in text for text in texts) > most:
+        return f"The prompts open {opening} already and the answers open it again."
+    if is_closed and sum("<answer>" in text for text in texts) <= most:
+        return (
+            "The answers close their thoughts and use no answer tags, as R1's released models do: "
+            f"set prompt.form to the marks {opening} and {closing}"
+            + (f", and prompt.prefill to {opening}." if is_opened else ".")
+        )
+    if is_opened and is_closed:
+        return f"The prompts open {opening} themselves: set prompt.prefill to {opening}."
+    if not any(tag in text for text in texts for tag in GRAMMAR):
+        return "No answer holds any tag: ask for them (style few_shot, reflect or zero)."
+    return ""

@@ -1,0 +1,111 @@
+"""A scores artifact read again: error bars, curves, and zeros that measure the protocol."""
+
+from pathlib import Path
+
+import pytest
+from report_example import Build, jsonl, trace
+from test_report import two_checkpoints
+from typer.testing import CliRunner
+
+from factory.artifacts import Artifact
+from factory.cli import app
+from factory.evaluation.summary import summaries, trap
+from factory.records import EvalSample, Outcome, Verdict
+from factory.report.build import build
+from factory.report.records import Step
+
+
+def sample(
+    problem: int, number: int, outcome: Outcome, *, lenient: bool = False, text: str = "",
+    prompt: str = "", explanation: str = "no tags",
+) -> EvalSample:  # fmt: skip
+    made = trace(problem, number, outcome)
+    verdict = made.verdict
+    if outcome == "no_answer":
+        verdict = Verdict(outcome=outcome, answer=None, explanation=explanation)
+    made = made.model_copy(
+        update={
+            "completion": text or made.completion,
+            "prompt": prompt or made.prompt,
+            "verdict": verdict,
+        }
+    )
+    loose = Verdict(outcome="correct" if lenient else "wrong", answer=None, explanation="")
+    return EvalSample(benchmark="sums", mode="sampled", trace=made, lenient=loose)
+
+
+def scores(root: Path, samples: list[EvalSample]) -> Artifact:
+    artifact = Build(root).step("eval", "evaluate", files={"samples.jsonl": jsonl(samples)})
+    assert artifact is not None
+    return artifact
+
+
+def test_a_summary_by_hand(tmp_path: Path) -> None:
+    # Problem 0 right in 2 of 4, problem 1 in 4 of 4: mean 3/4; sampling^2 = (1/4 / 3) / 4;
+    # question = s / sqrt(2) = sqrt(1/8) / sqrt(2) = 1/4.
+    marks = ["correct", "correct", "wrong", "wrong"], ["correct"] * 4
+    samples = [sample(p, i, m) for p, row in enumerate(marks) for i, m in enumerate(row)]
+    (found,) = summaries(scores(tmp_path, samples))
+    assert (found.n, found.k, found.strict.value, found.lenient.value) == (2, 4, 0.75, 0.0)
+    assert found.errors.sampling == pytest.approx((0.25 / 3 / 4) ** 0.5, abs=1e-12)
+    assert found.errors.question == pytest.approx(0.25, abs=1e-12)
+    # pass@2 = (1 - C(2, 2) / C(4, 2) + 1) / 2 = 11/12; two right of four tie: 1/2 each at k = 4.
+    assert [point.k for point in found.curve] == [1, 2, 4]
+    assert found.curve[1].pass_at == pytest.approx(11 / 12, abs=1e-12)
+    assert found.curve[2].cons_at == 0.75
+    assert found.trap == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "cause"),
+    [
+        ("It is 7", "", "No answer holds any tag"),
+        ("I add. </think> \\boxed{7}", "User <think>\n", "marks <think> and </think>, and prompt."),
+        (
+            "<think> I add. </think> \\boxed{7}",
+            "",
+            "prompt.form to the marks <think> and </think>.",
+        ),
+        ("I add. </think> <answer> 7 </answer>", "User <think>\n", "set prompt.prefill to <think>"),
+        ("<think> a </think> <answer> 7 </answer>", "User <think>\n", "answers open it again"),
+    ],
+)
+def test_a_zero_of_the_protocol_is_explained(text: str, prompt: str, cause: str) -> None:
+    samples = [
+        sample(i, 0, "no_answer", lenient=i % 2 == 0, text=text, prompt=prompt) for i in range(8)
+    ]
+    told = trap(samples)
+    assert "of 8 is right by strict grading, 4 are by lenient" in told
+    assert "(8 times) strict grading says: no tags." in told
+    assert cause in told
+
+
+def test_a_zero_of_the_model_and_any_other_score_are_none() -> None:
+    assert trap([sample(i, 0, "wrong") for i in range(8)]) == ""
+    assert trap([sample(i, 0, "wrong", lenient=i == 0) for i in range(8)]) == ""
+    mixed = [sample(i, 0, "no_answer", lenient=True) for i in range(8)]
+    assert trap(mixed) != "" and trap([*mixed, sample(9, 0, "correct")]) == ""
+    assert trap([]) == ""
+
+
+def with_trap(root: Path) -> list[Step]:
+    steps = two_checkpoints(root, "cw", "cc")
+    path = root / steps[-1].artifact.path.name / "samples.jsonl"  # type: ignore[union-attr]
+    samples = [sample(i, 0, "no_answer", lenient=True) for i in range(2)]
+    path.chmod(0o644)
+    path.write_text(jsonl(samples), encoding="utf-8")
+    return steps
+
+
+def test_the_report_and_the_command_line_say_so(tmp_path: Path) -> None:
+    report = build("r", "", with_trap(tmp_path))
+    (remark,) = [r for r in report.headline.remarks if "measures the protocol" in r]
+    assert remark.startswith("tuned on sums, sampled: no answer of 2 is right by strict grading")
+    runner = CliRunner(env={"COLUMNS": "200"})
+    done = runner.invoke(app, ["show", "eval_tuned", "--store", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert "measures the protocol" in done.output and "not known" in done.output
+    assert (
+        "measures the protocol"
+        not in runner.invoke(app, ["show", "eval_base", "--store", str(tmp_path)]).output
+    )
