@@ -23,6 +23,7 @@ from factory.records import (
     Verdict,
 )
 from factory.report.records import Step
+from factory.training.trends import GroupRow, WatchRow
 
 HOSTILE = (
     "</pre></details><script>alert('model')</script><img src=x onerror=alert(1)>"
@@ -274,6 +275,38 @@ def grpo_rows(steps: int, *, seed: int, start: float, end: float) -> list[dict[s
     return rows
 
 
+def watch_rows(steps: int, *, start: float, end: float, n: int = 40) -> list[WatchRow]:
+    """Measurements of 40 problems x 4, half of them of each level, at the start and four times."""
+    rows = []
+    for step in [0, *(steps * quarter // 4 for quarter in (1, 2, 3, 4))]:
+        accuracy = start + (end - start) * step / steps
+        solved = round(n * accuracy)
+        correct = (4,) * solved + (0,) * (n - solved)
+        interval = mean_interval([c / 4 for c in correct], samples=4)
+        halves = {"level 1": correct[::2], "level 5": correct[1::2]}
+        rows.append(
+            WatchRow(
+                step=step,
+                n=n,
+                samples=4,
+                accuracy=interval.value,
+                low=interval.low,
+                high=interval.high,
+                consensus=interval.value,
+                completion_length=31 - 4 * step / steps,
+                format_share=0.9,
+                truncated_share=0.0,
+                language_share=1.0,
+                groups={
+                    name: GroupRow(n=len(some), accuracy=sum(some) / 4 / len(some))
+                    for name, some in halves.items()
+                },
+                correct=correct,
+            )
+        )
+    return rows
+
+
 def run_events(steps: int, *, seed: int) -> str:
     """metrics.jsonl of a run folder: one step repeated after a resume, the last line torn."""
     generator = random.Random(seed)
@@ -379,10 +412,15 @@ def _rl(build: Build, name: str, model: str, *, start, end, seed, say) -> None:
     ]
     artifact = build.step(
         name, "grpo", {"model": model, "problems": "sums"},
-        config={"steps": 47, "learning_rate": 2e-5, "beta": 0.001, "group_size": 8},
+        config={
+            "steps": 47, "learning_rate": 2e-5, "beta": 0.001, "group_size": 8,
+            "rewards": [{"name": "accuracy"}, {"name": "language", "weight": 0.5}],
+            "length_jumps": [{"from_step": 20, "max_new_tokens": 64}],
+        },
         files={
             "telemetry.jsonl": jsonl(grpo_rows(47, seed=seed, start=start, end=end)),
             "rollouts.jsonl": jsonl([{**row, "rewards": {"accuracy": 1.0}} for row in rollouts]),
+            "watch.jsonl": jsonl(watch_rows(47, start=start, end=end)),
         },
         metrics={"reward": end, "completion_tokens": 132_400},
     )  # fmt: skip

@@ -8,6 +8,7 @@ from factory.artifacts import Manifest
 from factory.claim import Claim
 from factory.report.claims import claim_rows
 from factory.report.curves import training_runs
+from factory.report.evolution import evolutions
 from factory.report.headline import headline
 from factory.report.lineage import index
 from factory.report.records import Made, Report, StageRow, Step
@@ -28,6 +29,7 @@ def build(
     rows = evaluations(by_name)
     answers = read_answers(rows, by_name)
     comparisons = compare(rows, answers, by_name)
+    runs = training_runs(steps)
     manifests = [step.artifact.manifest for step in steps if step.artifact is not None]
     stages = tuple(_stage_row(step) for step in steps)
     return Report(
@@ -38,7 +40,8 @@ def build(
         stages=stages,
         evaluations=tuple(rows),
         comparisons=tuple(comparisons),
-        runs=tuple(training_runs(steps)),
+        runs=tuple(runs),
+        evolutions=tuple(evolutions(steps, runs)),
         selections=tuple(selections(steps)),
         stories=tuple(stories(rows, answers)),
         packages=_variants(manifest.versions for manifest in manifests),

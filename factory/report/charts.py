@@ -115,8 +115,14 @@ def _frame(
     return marks, unit
 
 
-def curves(group: Sequence[Series], title: str) -> Markup:
-    """Raw values as faint points, and their mean over 8 steps as a line."""
+def curves(
+    group: Sequence[Series], title: str, *, is_exact: bool = False, marks_at: Sequence[int] = ()
+) -> Markup:
+    """Raw values as faint points, and their mean over 8 steps as a line.
+
+    `is_exact` draws the line through the values themselves; at the steps of `marks_at` stands a
+    vertical line.
+    """
     finite = [value for series in group for value in series.values if value is not None]
     ticks = nice_ticks(min(finite, default=0.0), max(finite, default=1.0))
     first = min(series.steps[0] for series in group)
@@ -132,14 +138,18 @@ def curves(group: Sequence[Series], title: str) -> Markup:
             for step, value in zip(series.steps, series.values, strict=True)
         ]
 
+    for step in marks_at:
+        if first <= step <= last:
+            x = LEFT + stride * (step - first)
+            marks.append(line(x, TOP, x, BOTTOM, "zero"))
     dots: list[Markup] = []
     lines: list[Markup] = []
     for position, series in enumerate(group):
         colour = f"s{position % COLOURS}"
         raw = [point for point in places(thin(series)) if point is not None]
         dots.extend(tag("circle", cx=x, cy=y, r=1.6, class_=f"dot {colour}") for x, y in raw)
-        is_exact = series.name in EXACT or len(series.steps) <= WINDOW
-        means = series.values if is_exact else moving_mean(series)
+        as_it_is = is_exact or series.name in EXACT or len(series.steps) <= WINDOW
+        means = series.values if as_it_is else moving_mean(series)
         smooth = series.model_copy(update={"values": means})
         lines.append(path(places(thin(smooth)), f"curve {colour}"))
     described = f"{title} over {plural(last - first + 1, 'step')}"

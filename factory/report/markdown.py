@@ -6,7 +6,7 @@ from factory.report.charts import TITLES
 from factory.report.claims import claim_difference, claim_value
 from factory.report.curves import WINDOW, mean
 from factory.report.flow import LANES
-from factory.report.records import Report, Sample, StageRow, TrainingRun
+from factory.report.records import Evolution, Report, Sample, StageRow, TrainingRun
 from factory.report.text import (
     count,
     duration,
@@ -15,6 +15,7 @@ from factory.report.text import (
     percent,
     plural,
     size,
+    span,
 )
 from factory.report.text import markdown_text as plain
 from factory.report.views import (
@@ -41,6 +42,7 @@ def markdown(report: Report) -> str:
         _scorecard(report),
         _changes(report),
         _training(report.runs),
+        _evolution(report.evolutions),
         _selection(report),
         _stories(report),
         _cost(report),
@@ -179,6 +181,38 @@ def _training(runs: Sequence[TrainingRun]) -> str:
         header = ["quantity", "steps", "first 8 steps, mean", "last 8 steps, mean"]
         parts.append(table(header, rows, numbers=3))
     return "\n\n".join(["## Training", *parts]) if parts else ""
+
+
+def _evolution(evolutions: Sequence[Evolution]) -> str:
+    parts = []
+    for one in evolutions:
+        found = []
+        if one.measured:
+            header = ["updates done", "n x k", "pass@1", "95 %", "cons@k", "tokens"]
+            rows = [
+                [
+                    str(row.step),
+                    f"{row.n} x {row.samples}",
+                    percent(row.accuracy),
+                    span(row.low, row.high),
+                    percent(row.consensus),
+                    figure(round(row.completion_length, 1)),
+                ]
+                for row in one.measured
+            ]
+            found.append(table(header, rows, numbers=len(header)))
+            found.append(plain(one.alarm.sentence) if one.alarm else "No alarm.")
+        if one.length_fall:
+            fall = one.length_fall
+            found.append(f"Responses got shorter: {fall.longest:.0f} to {fall.last:.0f} tokens.")
+            found.append("\n".join(f"- {plain(cause)}" for cause in fall.causes))
+        for told in one.telling:
+            again = f"{plural(told.redone, 'step')} done again"
+            found.append(f"Step {told.step}, {plain(told.rule)}; {again}:")
+            found.append(markdown_block(told.passage))
+        if found:
+            parts += [f"### {plain(one.stage)}, from {plain(one.start)}", *found]
+    return "\n\n".join(["## Self-evolution", *parts]) if parts else ""
 
 
 def _selection(report: Report) -> str:

@@ -10,6 +10,7 @@ from factory.claim import Measure
 from factory.evaluation.claims import Finding
 from factory.evaluation.paired import ALPHA
 from factory.records import ArtifactKind, Outcome, Record, Score
+from factory.training.trends import Alarm, LengthFall, WatchRow
 
 Mode = Literal["sampled", "greedy"]
 Direction = Literal["better", "worse", "unclear"]
@@ -158,6 +159,35 @@ class TrainingRun(Record):
     """The first and the last rollout that the stage kept."""
 
 
+class Telling(Record):
+    """A completion in which the model stops, doubts and does a step again."""
+
+    rule: str
+    """How it was picked."""
+    step: int
+    redone: int
+    """Steps done again in it."""
+    passage: str
+    """What stands around the first doubt."""
+    sample: Sample
+
+
+class Evolution(Record):
+    """How an RL run changed by itself: what was measured on the way, and what follows by rule."""
+
+    stage: str
+    start: str
+    """The stage whose weights it started from."""
+    language_weight: float
+    """Of the language reward; 0 where it has none."""
+    jumps: tuple[tuple[int, int], ...]
+    """(first update, new tokens allowed from it on)."""
+    measured: tuple[WatchRow, ...]
+    alarm: Alarm | None
+    length_fall: LengthFall | None
+    telling: tuple[Telling, ...]
+
+
 class Rejection(Record):
     """Why some traces were dropped, how many, and the first of them."""
 
@@ -219,6 +249,7 @@ class Report(Record):
     evaluations: tuple[Evaluation, ...]
     comparisons: tuple[Comparison, ...]
     runs: tuple[TrainingRun, ...]
+    evolutions: tuple[Evolution, ...]
     selections: tuple[Selection, ...]
     stories: tuple[Story, ...]
     packages: dict[str, tuple[str, ...]]

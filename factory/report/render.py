@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from factory.report import charts, claims, figures, flow, text, views
+from factory.report import charts, claims, evolution_charts, figures, flow, text, views
 from factory.report.markdown import markdown
 from factory.report.records import Report
 
@@ -55,6 +55,7 @@ def render_html(report: Report) -> str:
         views=views,
         figures=figures,
         panels=charts.panels,
+        evolution_panels=evolution_charts.evolution_panels,
         flow=flow.flow(report),
         longest=max((row.made.seconds for row in report.stages if row.made), default=0.0),
     )

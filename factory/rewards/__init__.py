@@ -4,6 +4,7 @@ from factory.rewards.components import RewardConfig, overlong, reward_components
 from factory.rewards.language import language_consistency
 from factory.rewards.text import (
     REFLECTIVE_WORDS,
+    doubts,
     holds_code,
     redone_steps,
     reflective_words,
@@ -13,6 +14,7 @@ from factory.rewards.text import (
 __all__ = [
     "REFLECTIVE_WORDS",
     "RewardConfig",
+    "doubts",
     "holds_code",
     "language_consistency",
     "overlong",

@@ -39,17 +39,24 @@ _WORK = re.compile(r"[\d=]|等于")
 _CODE = re.compile(r"```|^(?:def |import |from \w+ import |#include)", re.MULTILINE)
 
 
-def redone_steps(text: str) -> int:
-    """How often a text stops or doubts and then works on: doubts with figures after them.
+def doubts(text: str) -> list[int]:
+    """Where a text stops or doubts and then works on: places of doubts with figures after them.
 
     A doubt that is followed by another one, or by the end, before any digit or equals sign is
-    not counted: saying "wait" is not yet a step.
+    not one: saying "wait" is not yet a step.
     """
-    doubts = list(_DOUBT.finditer(text))
-    ends = [*(doubt.start() for doubt in doubts[1:]), len(text)]
-    return sum(
-        bool(_WORK.search(text, doubt.end(), end)) for doubt, end in zip(doubts, ends, strict=False)
-    )
+    found = list(_DOUBT.finditer(text))
+    ends = [*(doubt.start() for doubt in found[1:]), len(text)]
+    return [
+        doubt.start()
+        for doubt, end in zip(found, ends, strict=False)
+        if _WORK.search(text, doubt.end(), end)
+    ]
+
+
+def redone_steps(text: str) -> int:
+    """How often a text does a step again: its doubts that work follows."""
+    return len(doubts(text))
 
 
 def holds_code(text: str) -> bool:

@@ -13,52 +13,18 @@ from factory.chat import PromptConfig, parse
 from factory.evaluation.statistics import consensus, mean_interval
 from factory.grading import GradeItem, GradingPool, check_ungradable
 from factory.jsonl import append_rows, read_records, recover_rows
-from factory.records import Problem, Record, SamplingConfig, Verdict
+from factory.records import Problem, SamplingConfig, Verdict
 from factory.rewards import language_consistency
 from factory.sampling.sampler import Completion, Request, Sampler
 from factory.seeds import derive
 from factory.training.telemetry import truncate_rows
-from factory.training.trends import Alarm, alarm
+from factory.training.trends import Alarm, GroupRow, WatchRow, alarm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 UNGRADABLE_LIMIT = 0.1
 """Share of a measurement that graders may fail on before the run stops."""
-
-
-class GroupRow(Record):
-    """The problems of one level, or of one source where they state no level."""
-
-    n: int
-    accuracy: float
-
-
-class WatchRow(Record):
-    """One measurement: a line of `watch.jsonl`."""
-
-    step: int
-    """Updates done before it; 0 is the model that training starts from."""
-    n: int
-    """Problems."""
-    samples: int
-    """Completions of each, k."""
-    accuracy: float
-    """pass@1, strict: mean over problems of the share of right answers."""
-    low: float
-    high: float
-    """Its 95 % interval over problems."""
-    consensus: float
-    """cons@k: right by majority vote."""
-    completion_length: float
-    """Mean tokens."""
-    format_share: float
-    truncated_share: float
-    language_share: float | None
-    """Mean share of the thoughts' words in the wanted language; None where nothing reasons."""
-    groups: dict[str, GroupRow]
-    correct: tuple[int, ...]
-    """Right answers of each problem, in order: two measurements can be paired."""
 
 
 @dataclass(frozen=True)
