@@ -227,11 +227,19 @@ def grade(
 @_told
 def compare(
     run: Annotated[str, typer.Argument(help="Scores: a folder, its name's beginning, or a stage.")],
-    baseline: Annotated[str, typer.Argument(help="The scores to compare with, named likewise.")],
+    baseline: Annotated[
+        str | None, typer.Argument(help="The scores to compare with, named likewise.")
+    ] = None,
     fail_below: Annotated[
         float | None,
         typer.Option("--fail-below", help="Exit 1 if a score fell further than this, in points."),
     ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="Judge RUN against the model's published scores.")
+    ] = False,
+    model: Annotated[
+        str, typer.Option("--as", help="The hub id, where the store does not tell it.")
+    ] = "",
     store: Store = STORE,
 ) -> None:
     """Compare two evaluations problem by problem; with --fail-below, a gate against regressions."""
@@ -239,6 +247,11 @@ def compare(
     from factory.ui.scores import show_comparisons, show_falls
     from factory.ui.tables import resolve
 
+    if (baseline is None) != published:
+        raise RecipeError("give either a BASELINE or --published")
+    if baseline is None:
+        _compare_published(resolve(run, store, kind="scores"), model, store)
+        return
     if fail_below is not None and not -100 <= fail_below <= 0:
         raise RecipeError(f"--fail-below {fail_below:g}: points from -100 to 0, e.g. -1.0")
     allowed = None if fail_below is None else fail_below / 100
@@ -250,6 +263,25 @@ def compare(
     show_comparisons(rows, console)
     if allowed is not None and show_falls(rows, allowed, console):
         raise typer.Exit(1)
+
+
+def _compare_published(scores: Any, model: str, store: Path) -> None:
+    from factory.evaluation.published import load_published, reproductions
+    from factory.evaluation.summary import summaries
+    from factory.ui.scores import hub_model, show_reproductions
+
+    published = load_published()
+    name = model or hub_model(scores, store)
+    if name is None:
+        raise RecipeError(f"{scores.name}: its model is no hub model; say which with --as ID")
+    rows = reproductions(summaries(scores), model=name, published=published)
+    if not rows:
+        known = ", ".join(sorted({row.model for row in published.models}))
+        asked = ", ".join(published.benchmarks)
+        raise RecipeError(
+            f"{name}: nothing published to compare with; models: {known}; benchmarks: {asked}"
+        )
+    show_reproductions(rows, _console())
 
 
 @app.command("audit-graders")

@@ -7,11 +7,9 @@ from factory.artifacts import Artifact
 from factory.errors import DataError
 from factory.evaluation.paired import ALPHA, Power, bootstrap_interval, fall_p, holm, paired, power
 from factory.evaluation.statistics import Interval, clusters
+from factory.evaluation.summary import Answers
 from factory.jsonl import read_records
 from factory.records import EvalSample, Record, Verdict
-
-Answers = dict[str, list[EvalSample]]
-"""Samples by problem id, in the file's order."""
 
 EFFECT = 0.02
 """The difference that advice on power speaks of: two points."""

@@ -15,13 +15,17 @@ from factory.evaluation.statistics import (
     score_errors,
 )
 from factory.jsonl import read_records
-from factory.records import EvalSample, Record
+from factory.records import EvalSample, Record, SamplingConfig
 from factory.seeds import derive
 
 TRAP_SHARE = 0.05
 """Lenient grading must find at least this share right before an all-zero strict score is a trap."""
 CURVE_DRAWS = 200
 """Subsets of samples a problem behind a point of cons@k."""
+
+
+Answers = dict[str, list[EvalSample]]
+"""Samples by problem id, in the file's order."""
 
 
 class Point(Record):
@@ -40,6 +44,7 @@ class Summary(Record):
     n: int
     k: int
     """The smallest number of samples a problem."""
+    sampling: SamplingConfig
     strict: Interval
     lenient: Interval
     errors: Errors
@@ -51,14 +56,15 @@ class Summary(Record):
 
 def summaries(artifact: Artifact) -> list[Summary]:
     """One for each benchmark and mode, in the file's order."""
-    found: dict[tuple[str, str], dict[str, list[EvalSample]]] = {}
+    found: dict[tuple[str, str], Answers] = {}
     for sample in read_records(artifact.file("samples.jsonl"), EvalSample):
         problems = found.setdefault((sample.benchmark, sample.mode), {})
         problems.setdefault(sample.trace.problem_id, []).append(sample)
-    return [_summary(key, problems) for key, problems in found.items()]
+    return [summary(*key, problems) for key, problems in found.items()]
 
 
-def _summary(key: tuple[str, str], problems: dict[str, list[EvalSample]]) -> Summary:
+def summary(benchmark: str, mode: str, problems: Answers) -> Summary:
+    """The summary of one benchmark's samples in one mode."""
     groups = list(problems.values())
     alike = clusters(list(problems))
     k = min(map(len, groups))
@@ -72,10 +78,11 @@ def _summary(key: tuple[str, str], problems: dict[str, list[EvalSample]]) -> Sum
         for counts in (right, lenient)
     )
     return Summary(
-        benchmark=key[0],
-        mode=key[1],
+        benchmark=benchmark,
+        mode=mode,
         n=len(groups),
         k=k,
+        sampling=groups[0][0].trace.sampling,
         strict=strict,
         lenient=loose,
         errors=score_errors(right, sizes, groups=alike),
@@ -89,7 +96,7 @@ def _steps(k: int) -> list[int]:
     return [*doublings, k]
 
 
-def _point(problems: dict[str, list[EvalSample]], k: int) -> Point:
+def _point(problems: Answers, k: int) -> Point:
     groups = problems.items()
     passed = [pass_at_k(len(g), sum(s.trace.verdict.is_correct for s in g), k=k) for _, g in groups]
     agreed = [

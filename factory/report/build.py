@@ -12,7 +12,13 @@ from factory.report.evolution import evolutions
 from factory.report.headline import headline
 from factory.report.lineage import index
 from factory.report.records import Made, Report, StageRow, Step
-from factory.report.scorecard import compare, evaluations, read_answers, traps
+from factory.report.scorecard import (
+    compare,
+    evaluations,
+    published_scores,
+    read_answers,
+    traps,
+)
 from factory.report.stories import selections, stories
 
 
@@ -40,6 +46,7 @@ def build(
         stages=stages,
         evaluations=tuple(rows),
         comparisons=tuple(comparisons),
+        reproductions=tuple(published_scores(rows, answers, by_name)),
         runs=tuple(runs),
         evolutions=tuple(evolutions(steps, runs)),
         selections=tuple(selections(steps)),

@@ -20,6 +20,7 @@ from factory.report.text import (
 from factory.report.text import markdown_text as plain
 from factory.report.views import (
     OUTCOME_WORDS,
+    PUBLISHED_INTRO,
     RELATIONS,
     difference_with_span,
     input_text,
@@ -40,6 +41,7 @@ def markdown(report: Report) -> str:
         _claims(report),
         _flow(report),
         _scorecard(report),
+        _published(report),
         _changes(report),
         _training(report.runs),
         _evolution(report.evolutions),
@@ -138,6 +140,17 @@ def _scorecard(report: Report) -> str:
         return ""
     intro = "Every evaluated checkpoint in stage order, with 95 % intervals over problems."
     return "\n\n".join(["## Scorecard", intro, *parts])
+
+
+def _published(report: Report) -> str:
+    if not report.reproductions:
+        return ""
+    rows = []
+    for one in report.reproductions:
+        texts = [one.benchmark, one.model, one.source, one.verdict, one.reason]
+        rows.append([*texts, percent(one.published), percent(one.ours), f"{one.n} x {one.k}"])
+    header = ["benchmark", "model", "source", "verdict", "why", "published", "ours", "n x k"]
+    return f"## Against published scores\n\n{PUBLISHED_INTRO}\n\n" + table(header, rows, numbers=3)
 
 
 def _changes(report: Report) -> str:

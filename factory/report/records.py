@@ -9,6 +9,7 @@ from factory.artifacts import Artifact
 from factory.claim import Measure
 from factory.evaluation.claims import Finding
 from factory.evaluation.paired import ALPHA
+from factory.evaluation.published import Reproduction
 from factory.records import ArtifactKind, Outcome, Record, Score
 from factory.training.trends import Alarm, LengthFall, WatchRow
 
@@ -248,6 +249,8 @@ class Report(Record):
     stages: tuple[StageRow, ...]
     evaluations: tuple[Evaluation, ...]
     comparisons: tuple[Comparison, ...]
+    reproductions: tuple[Reproduction, ...] = ()
+    """Scores of unchanged hub models beside those that others published."""
     runs: tuple[TrainingRun, ...]
     evolutions: tuple[Evolution, ...]
     selections: tuple[Selection, ...]

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from factory.evaluation.paired import holm, paired
+from factory.evaluation.published import Reproduction, hub_id, load_published, reproductions
 from factory.evaluation.statistics import clusters
-from factory.evaluation.summary import trap
+from factory.evaluation.summary import summary, trap
 from factory.jsonl import read_records
 from factory.records import EvalSample, Score
 from factory.report.lineage import model_input, teachers, weight_ancestors
@@ -213,6 +214,25 @@ def _compare_pair(
         p_value=result.p_value,
         p_corrected=result.p_value,
     )
+
+
+def published_scores(
+    rows: Sequence[Evaluation], answers: Answers, by_name: Mapping[str, Step]
+) -> list[Reproduction]:
+    """Every evaluation of an unchanged hub model beside what was published of it."""
+    known = load_published()
+    found: list[Reproduction] = []
+    for row in rows:
+        model = by_name[row.model]
+        name = hub_id(model.config) if model.stage == "model" else None
+        if name is not None:
+            own = [
+                summary(benchmark, mode, problems)
+                for (benchmark, mode), problems in answers[row.label].items()
+                if benchmark in known.benchmarks
+            ]
+            found += reproductions(own, model=name, published=known)
+    return found
 
 
 def traps(rows: Sequence[Evaluation], answers: Answers) -> list[str]:

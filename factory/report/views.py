@@ -23,6 +23,12 @@ OUTCOME_WORDS = {
     "ungradable": "not gradable",
 }
 
+PUBLISHED_INTRO = (
+    "pass@1 of unchanged models on the same problems. The noise band holds 95 % of differences "
+    "between two runs of one model. Reproduced: the difference lies inside a band of at most 3 "
+    "points to either side."
+)
+
 RELATIONS = {
     "start": "where its weights started",
     "teacher": "the model that taught it",

@@ -1,13 +1,16 @@
 """Tables of scores for the terminal: one evaluation, and two against each other."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from factory.artifacts import Artifact, find
 from factory.evaluation.compare import Comparison, is_apart
 from factory.evaluation.paired import advice
+from factory.evaluation.published import Reproduction, hub_id
 from factory.evaluation.statistics import Interval
 from factory.evaluation.summary import Summary
 
@@ -95,6 +98,30 @@ def show_falls(rows: Sequence[Comparison], allowed: float, console: Console) -> 
             soft_wrap=True,
         )
     return [row for row in tested if row.has_fallen]
+
+
+def hub_model(scores: Artifact, store: Path) -> str | None:
+    """The hub id of the model that was scored; None where it is another, or not in the store."""
+    entry = scores.manifest.inputs.get("model")
+    model = find(store, entry.fingerprint) if entry is not None else None
+    return None if model is None else hub_id(model.manifest.config)
+
+
+def show_reproductions(rows: Sequence[Reproduction], console: Console) -> None:
+    """One row a published score: theirs, ours, and the verdict with its noise band."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("benchmark", "model", "source", "published", "ours", "n x k", "verdict"):
+        table.add_column(column)
+    styles = {"reproduced": "green", "not reproduced": "red", "cannot tell": "yellow"}
+    for row in rows:
+        table.add_row(
+            *(Text(part) for part in (row.benchmark, row.model, row.source)),
+            f"{100 * row.published:.1f}",
+            f"{100 * row.ours:.1f}",
+            f"{row.n} x {row.k}",
+            Text(f"{row.verdict}: {row.reason}", styles[row.verdict]),
+        )
+    console.print(table)
 
 
 def _span(interval: Interval) -> str:

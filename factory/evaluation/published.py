@@ -1,0 +1,193 @@
+"""Scores that others published, and whether ours reproduce them.
+
+The numbers stand in `evals/published.yaml` with their sources.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from factory.errors import DataError
+from factory.evaluation.statistics import Z
+from factory.evaluation.summary import Summary
+from factory.records import Record, SamplingConfig
+from factory.yaml12 import load_mapping
+
+PATH = Path(__file__).resolve().parents[2] / "evals" / "published.yaml"
+SHARP = 0.03
+"""A noise band wider than this, to either side, can tell no reproduction: ours."""
+ROUNDING = 0.0005
+"""Published numbers have one decimal of a percent."""
+
+Verdict = Literal["reproduced", "not reproduced", "cannot tell"]
+
+
+class Protocol(Record):
+    """How the published answers were drawn."""
+
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+
+
+class PublishedBenchmark(Record):
+    title: str
+    n: int | None
+    """Problems; None where the source does not say."""
+    k: int
+    """Samples a problem."""
+
+
+class PublishedModel(Record):
+    """One row of a published table: metrics by benchmark, shares in percent."""
+
+    model: str
+    source: str
+    scores: dict[str, dict[str, float]]
+
+
+class Published(Record):
+    """The file's content."""
+
+    protocol: Protocol
+    benchmarks: dict[str, PublishedBenchmark]
+    models: tuple[PublishedModel, ...] = Field(min_length=1)
+
+
+class Reproduction(Record):
+    """Our pass@1 beside a published one."""
+
+    benchmark: str
+    model: str
+    source: str
+    published: float
+    ours: float
+    n: int
+    k: int
+    band: float | None
+    """How far apart two such measurements of one model fall in 95 % of cases; None where our
+    samples cannot tell."""
+    verdict: Verdict
+    reason: str
+
+
+def load_published(path: Path = PATH) -> Published:
+    """The published scores; DataError where the file is malformed."""
+    data = load_mapping(path)
+    benchmarks = data.get("benchmarks") or {}
+    try:
+        models = [_row(row, set(benchmarks)) for row in data.get("models") or []]
+        return Published.model_validate_json(json.dumps({**data, "models": models}))
+    except (ValidationError, AttributeError) as error:
+        raise DataError(f"{path}: not a file of published scores: {error}") from error
+
+
+def _row(row: dict[str, Any], benchmarks: set[str]) -> dict[str, Any]:
+    scores = {name: value for name, value in row.items() if name in benchmarks}
+    return {**{key: row[key] for key in row if key not in scores}, "scores": scores}
+
+
+def hub_id(config: Mapping[str, Any]) -> str | None:
+    """The hub id behind the config of a `model` stage; None of any other, or of a changed one."""
+    source = config.get("source") or {}
+    if source.get("type") != "hub" or config.get("turns") or config.get("context"):
+        return None
+    return source["id"]
+
+
+def reproductions(
+    rows: Sequence[Summary], *, model: str, published: Published
+) -> list[Reproduction]:
+    """Our sampled scores of a model beside every published one of the same benchmark."""
+    found = []
+    for row in rows:
+        known = published.benchmarks.get(row.benchmark)
+        if known is None or row.mode != "sampled":
+            continue
+        for theirs in published.models:
+            value = theirs.scores.get(row.benchmark, {}).get("pass@1")
+            if theirs.model == model and value is not None:
+                differences = _differences(row.sampling, published.protocol)
+                share = round(value / 100, 6)
+                found.append(_judge(row, theirs, share, known, differences=differences))
+    return found
+
+
+def _judge(
+    row: Summary,
+    theirs: PublishedModel,
+    value: float,
+    known: PublishedBenchmark,
+    *,
+    differences: str,
+) -> Reproduction:
+    band = noise_band(row, known.k)
+    gap = row.strict.value - value
+    verdict, reason = _verdict(gap, band, row=row, known=known)
+    return Reproduction(
+        benchmark=row.benchmark,
+        model=theirs.model,
+        source=theirs.source,
+        published=value,
+        ours=row.strict.value,
+        n=row.n,
+        k=row.k,
+        band=band,
+        verdict=verdict,
+        reason="; ".join(part for part in (reason, differences) if part),
+    )
+
+
+def noise_band(row: Summary, published_k: int) -> float | None:
+    """Half width of the band that holds 95 % of differences between two runs of one model.
+
+        1.96 sqrt(s^2 / k + s^2 / k_published) + 0.0005,    s^2 = k sampling^2 + 1 / (4 n^2)
+
+    Both runs ask the same problems, so only the sampling error counts; the published run's is ours
+    at its k. The added square is one undecided problem more, so that a model which always answers
+    alike is not held to be without noise. Ours; published tables give no errors. None with one
+    sample a problem.
+    """
+    if row.errors.sampling is None:
+        return None
+    one = _one_sample(row)
+    return Z * math.sqrt(one / row.k + one / published_k) + ROUNDING
+
+
+def _one_sample(row: Summary) -> float:
+    """Squared sampling error of the score with one sample a problem."""
+    assert row.errors.sampling is not None
+    return row.errors.sampling**2 * row.k + 1 / (4 * row.n**2)
+
+
+def _verdict(
+    gap: float, band: float | None, *, row: Summary, known: PublishedBenchmark
+) -> tuple[Verdict, str]:
+    if known.n is None:
+        return "cannot tell", "the source does not say which problems"
+    if row.n != known.n:
+        return "cannot tell", f"asked {row.n} problems of {known.n}"
+    if band is None:
+        return "cannot tell", "one sample a problem gives no noise band"
+    told = f"{100 * gap:+.1f} points, noise band ± {100 * band:.1f}"
+    if abs(gap) > band:
+        return "not reproduced", told
+    if band > SHARP:
+        left = ((SHARP - ROUNDING) / Z) ** 2 - _one_sample(row) / known.k
+        more = f"k = {math.ceil(_one_sample(row) / left)} would do" if left > 0 else "no k would do"
+        return "cannot tell", f"{told}, which is wider than {100 * SHARP:g}: {more}"
+    return "reproduced", told
+
+
+def _differences(sampling: SamplingConfig, protocol: Protocol) -> str:
+    """What was asked otherwise than published: the first place to look for a gap."""
+    found = [
+        f"{name} {getattr(sampling, name):g} (published {wanted:g})"
+        for name, wanted in protocol.model_dump().items()
+        if getattr(sampling, name) != wanted
+    ]
+    return f"asked with {', '.join(found)}" if found else ""
