@@ -93,10 +93,10 @@ def _row(row: dict[str, Any], benchmarks: set[str]) -> dict[str, Any]:
 
 def hub_id(config: Mapping[str, Any]) -> str | None:
     """The hub id behind the config of a `model` stage; None of any other, or of a changed one."""
-    source = config.get("source") or {}
-    if source.get("type") != "hub" or config.get("turns") or config.get("context"):
+    source = config.get("source")
+    if not isinstance(source, Mapping) or config.get("turns") or config.get("context"):
         return None
-    return source["id"]
+    return source["id"] if source.get("type") == "hub" else None
 
 
 def reproductions(
