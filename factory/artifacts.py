@@ -121,6 +121,14 @@ def find(root: Path, fingerprint: str) -> Artifact | None:
     return None
 
 
+def stored(store: Path) -> list[Artifact]:
+    """All sealed artifacts of a store, oldest first."""
+    # A build killed while it sealed may have left a manifest in a folder that is not sealed.
+    sealed = [path.parent for path in store.glob("*/manifest.json") if not path.parent.suffix]
+    found = [open_artifact(folder) for folder in sealed]
+    return sorted(found, key=lambda artifact: (artifact.manifest.created, artifact.name))
+
+
 def open_artifact(path: Path) -> Artifact:
     """Open a sealed folder; ArtifactError if it has no valid manifest. Hashes: see `verify`."""
     try:
@@ -177,9 +185,7 @@ def seal(partial: Path, final: Path, fields: Mapping[str, Any]) -> Artifact:
         name = path.relative_to(partial).as_posix()
         files[name] = FileEntry(size=path.stat().st_size, sha256=sha256_file(path))
         fsync(path)
-    lines = "".join(f"{name}\0{entry.sha256}\n" for name, entry in files.items())
-    content = hashlib.sha256(lines.encode()).hexdigest()
-    manifest = Manifest(**fields, files=files, content=content)
+    manifest = Manifest(**fields, files=files, content=content_hash(files))
     target = partial / MANIFEST
     target.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     fsync(target)
@@ -187,6 +193,12 @@ def seal(partial: Path, final: Path, fields: Mapping[str, Any]) -> Artifact:
     partial.rename(final)
     fsync(final.parent)
     return Artifact(final, manifest)
+
+
+def content_hash(files: Mapping[str, FileEntry]) -> str:
+    """One sha256 over names and hashes of an artifact's files, in the manifest's order."""
+    lines = "".join(f"{name}\0{entry.sha256}\n" for name, entry in files.items())
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def set_aside(path: Path, reason: str) -> Path:

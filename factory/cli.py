@@ -161,7 +161,8 @@ def show(
 @_told
 def list_artifacts(store: Store = STORE) -> None:
     """List all artifacts, oldest first."""
-    from factory.ui.tables import show_store, stored
+    from factory.artifacts import stored
+    from factory.ui.tables import show_store
 
     console = _console()
     show_store(stored(store), console)
@@ -185,6 +186,102 @@ def chat(
 
     sampling = SamplingConfig(temperature=temperature, max_new_tokens=max_new_tokens)
     run_chat(resolve(artifact, store), sampling, load_machine(machine), _console())
+
+
+@app.command()
+@_told
+def serve(
+    artifact: ArtifactName,
+    port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 8000,
+    max_length: Annotated[int, typer.Option(help="Longest prompt with its answer, tokens.")] = 2048,
+    machine: MachinePath = None,
+    store: Store = STORE,
+) -> None:
+    """Serve a checkpoint with vLLM's OpenAI-compatible interface, on this machine only."""
+    from factory.publish.serve import serve as run_server
+    from factory.recipe import load_machine
+    from factory.ui.tables import resolve
+
+    status = run_server(
+        resolve(artifact, store), load_machine(machine), port=port, max_length=max_length
+    )
+    if status:
+        raise typer.Exit(1)
+
+
+@app.command()
+@_told
+def publish(
+    artifact: ArtifactName,
+    to: Annotated[str, typer.Option("--to", help="A new folder; its name is the published name.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Write it; else only show what would be.")] = (
+        False
+    ),
+    licence: Annotated[
+        list[str] | None,
+        typer.Option("--licence", help="State a source's licence: base=apache-2.0."),
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Longest answer of the gate, tokens.")] = 512,
+    machine: MachinePath = None,
+    store: Store = STORE,
+) -> None:
+    """Export a checkpoint or a trace set with card and lineage, if the gate lets it through."""
+    from factory.publish.folder import publish as publish_artifact
+    from factory.publish.folder import refused
+    from factory.recipe import load_machine
+    from factory.ui.publishing import show_outcome
+    from factory.ui.tables import resolve
+
+    if to.startswith("hub:"):
+        raise RecipeError(
+            f"--to {to}: publishing to a hub is not built; publish to a folder, look at it, and "
+            f"upload that: hf upload {to.removeprefix('hub:')} FOLDER"
+        )
+    outcome = publish_artifact(
+        resolve(artifact, store),
+        Path(to),
+        load_machine(machine),
+        licences=_pairs(licence or []),
+        is_trial=not yes,
+        tokens=tokens,
+    )
+    show_outcome(outcome, _console(), is_trial=not yes)
+    if refused(outcome.checks):
+        _say_error("refused: nothing is published")
+        raise typer.Exit(2)
+    done = f"factory verify {to}" if yes else f"factory {_shown(sys.argv[1:])} --yes"
+    _console().print(f"next: {done}", markup=False, soft_wrap=True)
+
+
+@app.command()
+@_told
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A published folder.")],
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Say where in the lineage this file stands.")
+    ] = None,
+) -> None:
+    """Compare every file of a published folder with the hashes of its lineage."""
+    from factory.artifacts import sha256_file
+    from factory.publish.lineage import LINEAGE, faults, places_of, read_lineage
+
+    console = _console()
+    if file is not None:
+        places = places_of(file, read_lineage(folder))
+        for place in places:
+            console.print(f"{file}: is {place}", markup=False, soft_wrap=True)
+        if not places:
+            _say_error(f"{file}: no file of these bytes is in the lineage of {folder}")
+            raise typer.Exit(2)
+        return
+    found = faults(folder)
+    for fault in found:
+        _say_error(fault)
+    if found:
+        raise typer.Exit(2)
+    digest = sha256_file(folder / LINEAGE)
+    console.print("every file is as the lineage says; what says so is only as good as its source")
+    console.print(f"{LINEAGE} sha256: {digest}", soft_wrap=True)
 
 
 @app.command()
@@ -372,6 +469,14 @@ def _write_report(recipe: Any, store: Path) -> Path:
     (folder / "recipe.json").write_text(text + "\n", encoding="utf-8")
     header = recipe.header
     return write(build_report(header.name, header.description, steps, header.claims), folder)
+
+
+def _pairs(options: list[str]) -> dict[str, str]:
+    """`name=value` options as a mapping; RecipeError for others."""
+    wrong = [option for option in options if "=" not in option]
+    if wrong:
+        raise RecipeError(f"--licence {wrong[0]}: expected STAGE=LICENCE, e.g. base=apache-2.0")
+    return dict(option.split("=", 1) for option in options)
 
 
 def _say_error(text: str) -> None:

@@ -32,7 +32,7 @@ LAYERS = (
     ("plan", "rehearse"),
     ("launch", "worker"),
     ("pipeline",),
-    ("report", "ui", "doctor"),
+    ("report", "publish", "ui", "doctor"),
     ("cli",),
 )
 HEAVY = ("torch", "transformers", "vllm", "trl", "datasets", "lm_eval", "numpy")

@@ -11,7 +11,7 @@ from pydantic import Field
 from factory.artifacts import Inputs, sha256_file
 from factory.context import Context, Metrics
 from factory.errors import ArtifactError, EngineError, RecipeError
-from factory.records import COMMIT, Record
+from factory.records import COMMIT, AddedLater, Record
 from factory.stages.stage import Stage, StageConfig
 from factory.stages.turns import Turns, set_turns
 from factory.tiny import CHAT_TEMPLATE, Architecture, save_tiny_model
@@ -47,6 +47,8 @@ class Local(Record):
 
     type: Literal["local"]
     path: str
+    licence: Annotated[str, AddedLater()] = ""
+    """As the hub writes it, e.g. apache-2.0, llama3.1; `factory publish` refuses without."""
 
 
 class Hub(Record):
@@ -56,6 +58,8 @@ class Hub(Record):
     id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
     revision: str | None = Field(default=None, pattern=COMMIT)
     """The commit's 40 hex digits. A recipe may leave it open; it must be filled in to be built."""
+    licence: Annotated[str, AddedLater()] = ""
+    """As the hub writes it, e.g. apache-2.0, llama3.1; `factory publish` refuses without."""
 
 
 class Tiny(Record):

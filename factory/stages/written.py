@@ -4,7 +4,7 @@ R1's cold start began with traces that people had written (arXiv 2501.12948 v2, 
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from factory.artifacts import Inputs
 from factory.chat import completion_text
@@ -13,7 +13,15 @@ from factory.errors import DataError
 from factory.grading import GRADERS, GradeItem, GradingPool
 from factory.jsonl import read_records, write_records
 from factory.problems.splits import problem_id, question_key
-from factory.records import Problem, ProblemKind, ProblemsRef, Record, SamplingConfig, Trace
+from factory.records import (
+    AddedLater,
+    Problem,
+    ProblemKind,
+    ProblemsRef,
+    Record,
+    SamplingConfig,
+    Trace,
+)
 from factory.stages.stage import Stage, StageConfig
 
 
@@ -34,6 +42,8 @@ class WrittenConfig(StageConfig):
     """JSONL of worked examples, relative to the current directory."""
     unlike: ProblemsRef
     """No question of its held-out split may be learned from: such examples are left out."""
+    licence: Annotated[str, AddedLater()] = ""
+    """Of the file; those in recipes/data/ are under this repository's."""
 
 
 def run(config: WrittenConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:

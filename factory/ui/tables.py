@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from factory.artifacts import Artifact, find, open_artifact
+from factory.artifacts import Artifact, find, open_artifact, stored
 from factory.doctor import Finding
 from factory.errors import ArtifactError
 from factory.plan import Step, missing
@@ -32,14 +32,6 @@ def show_plan(plan: Sequence[Step], store: Path, console: Console) -> None:
     console.print(f"{reused} of {len(plan)} stages are reused, {len(plan) - reused} to make.")
     for gap in missing(plan):
         console.print(f"to be filled in before it can be built: {gap}", markup=False)
-
-
-def stored(store: Path) -> list[Artifact]:
-    """All sealed artifacts of a store, oldest first."""
-    # A build killed while it sealed may have left a manifest in a folder that is not sealed.
-    sealed = [path.parent for path in store.glob("*/manifest.json") if not path.parent.suffix]
-    found = [open_artifact(folder) for folder in sealed]
-    return sorted(found, key=lambda artifact: (artifact.manifest.created, artifact.name))
 
 
 def show_store(artifacts: Sequence[Artifact], console: Console) -> None:

@@ -1,0 +1,288 @@
+"""The card of a published folder and its scores in the hub's formats, made from data only.
+
+Whatever a model, a data set or a recipe wrote is escaped: `report.text` is the one way in.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from factory.artifacts import Artifact
+from factory.chat import PromptConfig
+from factory.jsonl import read_records
+from factory.publish.licences import Source, Terms
+from factory.publish.lineage import LINEAGE, Origin
+from factory.records import EvalSample, Score
+from factory.report.markdown import table
+from factory.report.text import count, figure, markdown_block, percent, plural, span
+from factory.report.text import markdown_text as plain
+
+SHOWN = (
+    "source", "learning_rate", "epochs", "steps", "batch", "context", "prompts", "group", "kl",
+    "temperature", "samples", "limit", "outcomes", "max_per_problem", "lora",
+)  # fmt: skip
+"""Settings worth a reader's first look; all of them stand in recipe.json."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model card says."""
+
+    name: str
+    artifact: Artifact
+    origins: Sequence[Origin]
+    sources: Sequence[Source]
+    terms: Terms
+    prompt: PromptConfig
+    scores: Sequence[Artifact]
+
+
+def write_card(card: Card, folder: Path) -> None:
+    """README.md, and `.eval_results/*.yaml` for benchmarks that are whole hub data sets."""
+    parts = [
+        front_matter(card),
+        f"# {plain(card.name)}",
+        _summary(card),
+        *(f"**{plain(notice)}**" for notice in card.terms.notices),
+        "## Scores\n\n" + scores_text(card.scores),
+        "## How to run it\n\n" + _running(card),
+        "## How it was made\n\n" + origins_table(card.origins),
+        "## Licences\n\n" + licences_text(card.sources, card.terms),
+        "## Limits\n\n" + _limits(card),
+        _example(card.scores),
+        "## How to check it\n\n" + CHECKING,
+    ]
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    _write_eval_results(card, folder)
+
+
+CHECKING = (
+    f"`{LINEAGE}` holds the way from prompts to traces, filters, checkpoint and scores with the "
+    "sha256 of every file, and of every file here. `factory verify FOLDER` compares them; "
+    "`factory verify FOLDER --file X` says where in the lineage a file of yours stands. "
+    "`recipe.json` makes all of it again; `gate.json` says what was tried before this was "
+    "published."
+)
+
+
+def front_matter(card: Card) -> str:
+    """YAML for the hub, written by a dumper, with every score as `model-index`."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=_hub_set(score, made) or score.benchmark,
+            dataset_name=f"{score.benchmark}, version {score.version}, n = {score.n}",
+            metric_type=score.metric,
+            metric_value=round(100 * score.value, 2),
+            metric_name=f"{score.metric}, %, k = {score.k}, 95 % {span(score.low, score.high)}",
+        )
+        for made in card.scores
+        for score in read_records(made.file("scores.jsonl"), Score)
+    ]
+    base = [one.what for one in card.sources if one.role == "base" and "/" in one.what]
+    data = ModelCardData(
+        license=card.terms.licence,
+        base_model=base[0] if base else None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["model-factory", "reasoning"],
+        model_name=card.name,
+        eval_results=results or None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _summary(card: Card) -> str:
+    manifest = card.artifact.manifest
+    base = [one.what for one in card.sources if one.role == "base"]
+    wrote = ", ".join(trace_writers(card.artifact.fingerprint, card.origins))
+    rows = manifest.metrics.get("rows")
+    said = [f"A checkpoint of stage {manifest.stage!r} of a model-factory recipe"]
+    said.append(f"its weights started from {', '.join(base)}" if base else "")
+    said.append(f"it learned from {count(rows)} traces" if rows else "")
+    said.append(f"the traces were written by {wrote}" if wrote else "")
+    return plain("; ".join(part for part in said if part) + ".")
+
+
+def trace_writers(fingerprint: str, origins: Sequence[Origin]) -> list[str]:
+    """Names of the models that wrote the traces which an artifact was trained on."""
+    known = {one.fingerprint: one for one in origins}
+    pending, writers = [known[fingerprint]], []
+    while pending:
+        for entry in pending.pop().inputs.values():
+            source = known[entry]
+            if source.kind == "traces":
+                pending.append(source)
+                writers += [source.config["model"]] if source.stage == "generate" else []
+                writers += ["people or programs"] if source.stage == "written" else []
+    return list(dict.fromkeys(writers))
+
+
+def scores_text(scores: Sequence[Artifact]) -> str:
+    """Every score with n, k, interval and protocol; nothing is left out or rounded away."""
+    rows = []
+    for made in scores:
+        for score in read_records(made.file("scores.jsonl"), Score):
+            sampling = score.sampling
+            how = "greedy" if sampling.temperature == 0 else f"T {sampling.temperature:g}"
+            cut = score.outcomes.get("truncated", 0)
+            rows.append([
+                made.name, score.benchmark, score.metric, percent(score.value),
+                span(score.low, score.high), str(score.n), str(score.k),
+                f"{how}, top-p {sampling.top_p:g}, {sampling.max_new_tokens} tokens, "
+                f"prompt {score.prompt_style}",
+                percent(cut / max(1, sum(score.outcomes.values()))),
+            ])  # fmt: skip
+    header = (
+        "evaluation", "benchmark", "metric", "value", "95 % interval", "n", "k", "protocol", "cut",
+    )  # fmt: skip
+    notes = (
+        "n problems with k samples each; intervals are over problems, of one training run with one "
+        "seed. pass@1 is the mean over samples; lenient metrics take the last number wherever it "
+        "stands. *cut*: answers that ran into the token limit. Questions of the benchmarks that "
+        "come from the same problem sets as the training questions were held out by normalised "
+        "text; paraphrases and what the base saw in its own training are not known."
+    )
+    return table(header, rows) + "\n\n" + notes
+
+
+def _running(card: Card) -> str:
+    said = ["Ask one question a conversation, as training did."]
+    if card.prompt.system is None:
+        said.append("Training showed no system message; send none.")
+    if card.prompt.prefill:
+        said.append(f"The template opens the answer with {plain(card.prompt.prefill)}.")
+    said.append("The sampling of R1's evaluation is in `generation_config.json`.")
+    shown = f"""\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "{card.name}"
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+question = [{{"role": "user", "content": "What is 2 + 3?"}}]
+inputs = tokenizer.apply_chat_template(
+    question, add_generation_prompt=True, return_tensors="pt", return_dict=True
+)
+answer = model.generate(**inputs)
+print(tokenizer.decode(answer[0][inputs["input_ids"].shape[1]:]))"""
+    python = f"```python\n{shown}\n```"
+    return "\n\n".join([" ".join(said), python, f"```sh\nvllm serve {card.name}\n```"])
+
+
+def origins_table(origins: Sequence[Origin]) -> str:
+    """One row an artifact, inputs first."""
+    names = {origin.fingerprint: origin.name for origin in origins}
+    rows = []
+    for one in origins:
+        reads = ", ".join(dict.fromkeys(names[inner] for inner in one.inputs.values()))
+        settings = ", ".join(
+            f"{key} {_setting(one.config[key])}"
+            for key in SHOWN
+            if one.config.get(key) not in (None, (), [], {})
+        )
+        code = one.commit[:12] + (" with local changes" if one.dirty else "")
+        rows.append([one.name, one.stage, reads, settings, one.fingerprint[:12], code])
+    header = ("stage", "kind", "reads", "some settings", "fingerprint", "code")
+    return table(header, rows)
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(str(inner) for inner in value.values() if inner is not None)
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return figure(value) if isinstance(value, float) else str(value)
+
+
+def licences_text(sources: Sequence[Source], terms: Terms) -> str:
+    rows = [[one.role, one.name, one.what, one.licence] for one in sources]
+    said = f"Published under {plain(terms.licence)}. What went in, as its source states it:"
+    return said + "\n\n" + table(("role", "stage", "what", "licence"), rows)
+
+
+def _limits(card: Card) -> str:
+    benchmarks = {
+        score.benchmark
+        for made in card.scores
+        for score in read_records(made.file("scores.jsonl"), Score)
+    }
+    measured = ", ".join(sorted(benchmarks)) or "nothing"
+    lines = [
+        f"Measured on {measured} only: nothing is known of other tasks, languages, or safety.",
+        "Its reasoning may be wrong where its answer is right, and its answer may be wrong.",
+        "One training run with one seed; another run may score differently.",
+    ]
+    return "\n".join(f"- {plain(line)}" for line in lines)
+
+
+def _example(scores: Sequence[Artifact]) -> str:
+    """The first greedy answer of the first evaluation, right or wrong; empty without one."""
+    for made in scores:
+        for sample in read_records(made.file("samples.jsonl"), EvalSample):
+            if sample.mode == "greedy":
+                trace = sample.trace
+                return "\n\n".join([
+                    "## An answer, as it came",
+                    f"The first greedy answer of {plain(made.name)}, whatever it is; graded "
+                    f"{plain(trace.verdict.outcome)}, {plural(trace.completion_tokens, 'token')}.",
+                    markdown_block(trace.question),
+                    markdown_block(trace.completion),
+                ])  # fmt: skip
+    return ""
+
+
+def _hub_set(score: Score, made: Artifact) -> str | None:
+    """The hub data set that is this benchmark as a whole, None where it is not a whole one."""
+    for number, one in enumerate(made.manifest.config["benchmarks"]):
+        if one["name"] != score.benchmark or one.get("limit") or one.get("problems") is None:
+            continue
+        entry = made.manifest.inputs.get(f"benchmarks.{number}.problems")
+        source = None if entry is None else _whole_hub_source(made, entry.fingerprint)
+        if source is not None and one.get("source") is None:
+            return source
+    return None
+
+
+def _whole_hub_source(made: Artifact, fingerprint: str) -> str | None:
+    from factory.artifacts import find
+
+    problems = find(made.path.parent, fingerprint)
+    sources = [] if problems is None else problems.manifest.config.get("sources", [])
+    if len(sources) == 1 and sources[0]["type"] == "hub" and sources[0]["held_out"] is None:
+        return str(sources[0]["id"])
+    return None
+
+
+def _write_eval_results(card: Card, folder: Path) -> None:
+    """The hub's own format, one file a data set; nothing for benchmarks that are no hub data set.
+
+    A score on part of a data set, or on questions of our own, must not stand on its leaderboard.
+    """
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    entries: dict[str, list[EvalResultEntry]] = {}
+    for made in card.scores:
+        for score in read_records(made.file("scores.jsonl"), Score):
+            hub_set = _hub_set(score, made)
+            if hub_set is None or score.metric not in ("pass@1", "greedy"):
+                continue
+            notes = (
+                f"{score.metric}, percent, n = {score.n}, k = {score.k}, 95 % interval "
+                f"{span(score.low, score.high)}, temperature {score.sampling.temperature:g}, "
+                f"top-p {score.sampling.top_p:g}, {score.sampling.max_new_tokens} tokens"
+            )
+            entry = EvalResultEntry(
+                hub_set, score.benchmark, round(100 * score.value, 2), notes=notes
+            )
+            entries.setdefault(hub_set, []).append(entry)
+    for hub_set, found in entries.items():
+        path = folder / ".eval_results" / f"{hub_set.replace('/', '_')}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        text = yaml.safe_dump(eval_result_entries_to_yaml(found), sort_keys=False)
+        path.write_text(text, encoding="utf-8")

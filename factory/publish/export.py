@@ -1,0 +1,115 @@
+"""A checkpoint as a plain Hugging Face folder: weights, configs, tokenizer, serving template."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from factory.artifacts import Artifact
+from factory.chat import PromptConfig
+from factory.publish.template import serving_template
+from factory.records import SamplingConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHARD_BYTES = 5 * 10**9
+"""Largest file of weights; the hub's own default for a shard is 5 GB."""
+MAX_NEW_TOKENS = 32768
+"""R1's limit of an answer (arXiv 2501.12948 v2, D.1); the model's own context counts if less."""
+LOCAL_KEYS = (
+    "_name_or_path",
+    "name_or_path",
+    "_model_name_or_path",
+    "is_local",
+    "local_files_only",
+)
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
+)  # fmt: skip
+
+
+def open_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def write_settings(artifact: Artifact, prompt: PromptConfig, folder: Path) -> None:
+    """Everything that a server needs besides weights.
+
+    `generation_config.json` holds R1's sampling and every token that ends an answer;
+    `chat_template.jinja` the template that asks as training did.
+    """
+    source = artifact.path
+    tokenizer = open_tokenizer(source)
+    for name in TOKENIZER_FILES:
+        if (source / name).exists():
+            shutil.copyfile(source / name, folder / name)
+    _rewrite(folder / "tokenizer_config.json", drop=("chat_template", *LOCAL_KEYS))
+    template = serving_template(tokenizer, prompt)
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    config = _rewrite(folder / "config.json", source / "config.json", drop=LOCAL_KEYS)
+    stored = source / "generation_config.json"
+    earlier = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
+    _write_json(folder / "generation_config.json", generation_config(tokenizer, config, earlier))
+
+
+def generation_config(
+    tokenizer: "PreTrainedTokenizerBase", config: dict[str, Any], earlier: dict[str, Any]
+) -> dict[str, Any]:
+    """R1's sampling (arXiv 2501.12948 v2, D.1), and where an answer ends.
+
+    The tokenizer's end-of-text token, which training taught, comes first; further ones that the
+    base's generation config names stay.
+    """
+    sampling = SamplingConfig()
+    named = earlier.get("eos_token_id")
+    others = named if isinstance(named, list) else [named]
+    ends = list(dict.fromkeys([tokenizer.eos_token_id, *(i for i in others if i is not None)]))
+    context = config.get("max_position_embeddings") or MAX_NEW_TOKENS
+    fields = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": ends[0] if len(ends) == 1 else ends,
+        "pad_token_id": tokenizer.pad_token_id,
+        "do_sample": True,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_new_tokens": min(MAX_NEW_TOKENS, context),
+    }
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def write_weights(artifact: Artifact, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> None:
+    """The safetensors files as they are; one that is larger than a shard is cut into shards."""
+    names = [name for name in artifact.manifest.files if is_weights(name)]
+    if all(artifact.manifest.files[name].size <= shard_bytes for name in names):
+        for name in names:
+            shutil.copyfile(artifact.path / name, folder / name)
+        return
+    from huggingface_hub import save_torch_state_dict
+    from safetensors.torch import load_file
+
+    state = {}
+    for name in names:
+        if name.endswith(".safetensors"):
+            state.update(load_file(artifact.path / name))
+    save_torch_state_dict(state, folder, max_shard_size=shard_bytes, metadata={"format": "pt"})
+
+
+def is_weights(name: str) -> bool:
+    return name.endswith((".safetensors", ".safetensors.index.json"))
+
+
+def _rewrite(target: Path, source: Path | None = None, *, drop: tuple[str, ...]) -> dict[str, Any]:
+    """A JSON file without the keys that say where it was loaded from."""
+    path = source or target
+    fields = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept = {key: value for key, value in fields.items() if key not in drop}
+    _write_json(target, kept)
+    return kept
+
+
+def _write_json(path: Path, fields: dict[str, Any]) -> None:
+    path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

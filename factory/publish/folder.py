@@ -1,0 +1,184 @@
+"""Fill a folder, put it before the gate, and let it have its name only if it passes."""
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from factory.artifacts import Artifact, fsync, verify
+from factory.errors import ArtifactError, RecipeError
+from factory.machine import Machine
+from factory.publish import dataset
+from factory.publish.card import Card, write_card
+from factory.publish.export import is_weights, write_settings, write_weights
+from factory.publish.gate import (
+    Check,
+    Subject,
+    examine_settings,
+    examine_text,
+    examine_weights,
+)
+from factory.publish.licences import Terms, sources, terms
+from factory.publish.lineage import (
+    Origin,
+    ancestry,
+    faults,
+    origins,
+    resolved_recipe,
+    scores_of,
+    write_lineage,
+)
+from factory.publish.template import training_prompt
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+TOKENS = 512
+"""Longest answer of the gate's own questions."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it."""
+
+    files: Mapping[str, int]
+    """Bytes by path, of what is or would be published."""
+    checks: Sequence[Check]
+    terms: Terms
+    lineage: str = ""
+    """sha256 of lineage.json: whoever holds it can check all the rest. Empty for a trial."""
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A filled folder before it is run."""
+
+    subject: Subject
+    origins: tuple[Origin, ...]
+    checks: list[Check]
+
+
+def publish(
+    artifact: Artifact,
+    target: Path,
+    machine: Machine,
+    *,
+    licences: Mapping[str, str],
+    is_trial: bool,
+    tokens: int = TOKENS,
+) -> Outcome:
+    """Write the artifact as `target`, unless a check refuses it; a trial leaves nothing behind.
+
+    A trial makes the checks that need neither weights nor rows. ArtifactError for artifacts that
+    are neither model nor traces, whose ancestry is not whole, or whose folder exists already.
+    """
+    _check_target(target, artifact)
+    if is_trial:
+        with tempfile.TemporaryDirectory(prefix="factory-publish-") as scratch:
+            draft = _write_small(artifact, Path(scratch), target.name, licences)
+            weights = {n: e.size for n, e in artifact.manifest.files.items() if is_weights(n)}
+            return Outcome({**_sizes(Path(scratch)), **weights}, draft.checks, draft.subject.terms)
+    verify(artifact)
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        draft = _write_small(artifact, partial, target.name, licences)
+        draft.checks.extend(_write_large(draft))
+        return _finish(draft, target, machine, tokens=tokens)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_small(
+    artifact: Artifact, folder: Path, name: str, licences: Mapping[str, str]
+) -> _Draft:
+    """All files but weights and rows, and the checks of these files."""
+    store = artifact.path.parent
+    ancestors = ancestry(artifact, store)
+    is_model = artifact.manifest.kind == "model"
+    scores = scores_of(artifact, store) if is_model else []
+    made_from = origins([*ancestors, *(one for s in scores for one in ancestry(s, store))])
+    used = sources(artifact, ancestors, licences)
+    asked = terms(name, used)
+    prompt = training_prompt(artifact, ancestors)
+    subject = Subject(folder, artifact, prompt, scores, asked, (Path.cwd(), store.resolve()))
+    _write_json(folder / "recipe.json", resolved_recipe(name, made_from))
+    if not is_model:
+        dataset.write_card(name, artifact, made_from, used, asked, folder)
+        return _Draft(subject, made_from, examine_text(subject))
+    write_settings(artifact, prompt, folder)
+    write_card(Card(name, artifact, made_from, used, asked, prompt, scores), folder)
+    checks = [*examine_text(subject), *examine_settings(subject)]
+    return _Draft(subject, made_from, checks)
+
+
+def _write_large(draft: _Draft) -> list[Check]:
+    """Weights or rows, and their checks."""
+    subject = draft.subject
+    if subject.artifact.manifest.kind == "model":
+        write_weights(subject.artifact, subject.folder)
+        return [examine_weights(subject)]
+    ancestors = ancestry(subject.artifact, subject.artifact.path.parent)
+    return dataset.write_rows(subject.artifact, ancestors, subject.folder, subject.places)
+
+
+def _finish(draft: _Draft, target: Path, machine: Machine, *, tokens: int) -> Outcome:
+    """Run the model, write gate and lineage, and give the folder its name if nothing refuses."""
+    subject, checks, folder = draft.subject, draft.checks, draft.subject.folder
+    terms_asked = subject.terms
+    if subject.artifact.manifest.kind == "model" and not refused(checks):
+        from factory.publish.running import examine_running
+
+        checks = [*checks, *examine_running(subject, machine, tokens=tokens)]
+    if refused(checks):
+        return Outcome(_sizes(folder), checks, terms_asked)
+    _write_json(folder / "gate.json", [one.model_dump() for one in checks])
+    digest = write_lineage(
+        folder,
+        target.name,
+        subject.artifact,
+        licence=terms_asked.licence,
+        made_from=draft.origins,
+    )
+    if broken := faults(folder):
+        raise AssertionError(f"a folder that was just written is not as its lineage: {broken}")
+    for path in _files(folder):
+        fsync(path)
+    if target.is_dir():
+        target.rmdir()
+    folder.rename(target)
+    fsync(target.parent)
+    return Outcome(_sizes(target), checks, terms_asked, digest)
+
+
+def refused(checks: Sequence[Check]) -> list[Check]:
+    return [one for one in checks if one.status == "refused"]
+
+
+def _check_target(target: Path, artifact: Artifact) -> None:
+    if artifact.manifest.kind not in ("model", "traces"):
+        raise ArtifactError(
+            f"{artifact.path}: holds {artifact.manifest.kind}; models and traces can be published"
+        )
+    if not NAME.fullmatch(target.name):
+        raise RecipeError(
+            f"--to {target}: the folder's name becomes the published name: letters, digits, "
+            "'.', '_' and '-', at most 96"
+        )
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ArtifactError(f"--to {target}: exists already; name a new folder or remove it")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in _files(folder)}

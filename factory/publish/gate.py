@@ -1,0 +1,239 @@
+"""The gate, first half: what can be said about a folder without running the model.
+
+Every check ends as passed, refused with its reason, or not run with why. One refusal is enough.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import yaml
+
+from factory.artifacts import Artifact, sha256_file
+from factory.chat import PromptConfig, render
+from factory.publish.export import is_weights, open_tokenizer
+from factory.publish.licences import Terms
+from factory.publish.scan import executables, machine_paths, secrets
+from factory.publish.template import QUESTION
+from factory.records import Record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Status = Literal["passed", "refused", "not run"]
+TOLD = 3
+"""Faults of one check that its reason names."""
+
+
+class Check(Record):
+    """One thing that was looked at."""
+
+    name: str
+    status: Status
+    reason: str
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A folder that wants to be published, and the checkpoint that it claims to be."""
+
+    folder: Path
+    artifact: Artifact
+    prompt: PromptConfig
+    scores: Sequence[Artifact]
+    terms: Terms
+    places: tuple[Path, ...]
+    """Folders of this machine that nothing published may name."""
+
+
+def check(name: str, faults: Sequence[str], passed: str) -> Check:
+    """Passed with what was seen, or refused with the first faults."""
+    if not faults:
+        return Check(name=name, status="passed", reason=passed)
+    more = f"; and {len(faults) - TOLD} more" if len(faults) > TOLD else ""
+    return Check(name=name, status="refused", reason="; ".join(faults[:TOLD]) + more)
+
+
+def examine_text(subject: Subject) -> list[Check]:
+    """Checks of licences and of every file but the weights; for models and data sets alike."""
+    folder = subject.folder
+    return [
+        check("licences", subject.terms.problems, f"published under {subject.terms.licence}"),
+        check("code", executables(folder), "no pickle, no code, no link"),
+        check("secrets", secrets(folder), "no token-like string in a text file"),
+        check("paths", machine_paths(folder, subject.places), "no folder of this machine named"),
+        check("card", card_faults(folder / "README.md"), "nothing unescaped, nothing hidden"),
+    ]
+
+
+def examine_settings(subject: Subject) -> list[Check]:
+    """Checks of what a server reads: stop token, special tokens, template, scores."""
+    unmeasured = [] if subject.scores else [
+        f"{subject.artifact.name}: no evaluation of it is in the store; evaluate it first"
+    ]  # fmt: skip
+    return [
+        check("scores", unmeasured, f"{len(subject.scores)} evaluation(s) of this checkpoint"),
+        _guarded("stop token", _stop_faults, subject, "generation ends where training ended"),
+        _guarded("template", _template_faults, subject, "a served question is the trained one"),
+    ]
+
+
+def examine_weights(subject: Subject) -> Check:
+    """Whether the folder's tensors are those of the checkpoint, to the bit."""
+    return _guarded("weights", _weight_faults, subject, "every tensor is the checkpoint's")
+
+
+def _guarded(
+    name: str, faults: Callable[[Subject], list[str]], subject: Subject, passed: str
+) -> Check:
+    """A check whose reading may fail: a file that cannot be read is a fault, not a crash."""
+    try:
+        return check(name, faults(subject), passed)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "no message"
+        return check(name, [f"cannot be read: {type(error).__name__}: {reason}"], passed)
+
+
+_FENCE = re.compile(r"^(`{3,})[a-z]*$")
+_UNESCAPED = {
+    "raw HTML": re.compile(r"<[A-Za-z/!?]"),
+    "a link or an image": re.compile(r"(?<!\\)\]\s?[(\[]"),
+}
+
+
+def card_faults(path: Path) -> list[str]:
+    """Text in a card that Markdown or HTML would act on, or that a reader cannot see.
+
+    The card's own text holds no HTML and no link, so any that is found came in from outside.
+    """
+    text = path.read_text(encoding="utf-8")
+    head, body = _split_card(text)
+    found = []
+    if not isinstance(_yaml_or_none(head), dict):
+        found.append("README.md: its front matter is not a YAML mapping")
+    outside = _outside_fences(body)
+    for kind, pattern in _UNESCAPED.items():
+        if match := pattern.search(outside):
+            line = outside[: match.start()].count("\n") + 1
+            found.append(f"README.md: {kind} in the text (line {line} after the front matter)")
+    hidden = {c for c in text if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Co"}} - {"\n", "\t"}
+    found += [f"README.md: the invisible character U+{ord(c):04X}" for c in sorted(hidden)]
+    return found
+
+
+def _split_card(text: str) -> tuple[str, str]:
+    parts = text.split("\n---\n", 1)
+    if text.startswith("---\n") and len(parts) == 2:
+        return parts[0].removeprefix("---\n"), parts[1]
+    return "", text
+
+
+def _yaml_or_none(text: str) -> object:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
+
+
+def _outside_fences(body: str) -> str:
+    """The text with the lines of fenced blocks emptied; an open fence hides all that follows."""
+    kept, fence = [], ""
+    for line in body.splitlines():
+        if fence:
+            fence = "" if line == fence else fence
+            kept.append("")
+            continue
+        match = _FENCE.match(line)
+        fence = match.group(1) if match else ""
+        kept.append("" if match else line)
+    return "\n".join(kept)
+
+
+def _stop_faults(subject: Subject) -> list[str]:
+    """The token that training taught to end with must end generation, and a turn, when served."""
+    own, served = open_tokenizer(subject.artifact.path), open_tokenizer(subject.folder)
+    found = [
+        f"{name}: {getattr(served, name)!r} here, {getattr(own, name)!r} in training"
+        for name in ("eos_token", "bos_token", "pad_token", "eos_token_id", "bos_token_id")
+        if getattr(served, name) != getattr(own, name)
+    ]
+    fields = json.loads((subject.folder / "generation_config.json").read_text(encoding="utf-8"))
+    ends = fields.get("eos_token_id")
+    if own.eos_token_id not in (ends if isinstance(ends, list) else [ends]):
+        found.append(
+            f"generation_config.json: eos_token_id is {ends}, training taught the model to end "
+            f"with {own.eos_token_id} ({own.eos_token}): it would never stop"
+        )
+    turn = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "Five."}]
+    after = str(served.apply_chat_template(turn, tokenize=False)).rpartition("Five.")[2]
+    if own.eos_token not in after:
+        found.append(f"chat_template.jinja: does not end an answer with {own.eos_token}")
+    return found
+
+
+def _template_faults(subject: Subject) -> list[str]:
+    """The tokens of a served question must be those that training showed."""
+    own, served = open_tokenizer(subject.artifact.path), open_tokenizer(subject.folder)
+    found = []
+    for question in (QUESTION, "Zähle: 1, 2, …\n\n  <b>x</b>", " "):
+        trained = own(render(question, subject.prompt, own), add_special_tokens=False)["input_ids"]
+        if served_ids(served, question) != list(trained):
+            found.append(
+                f"chat_template.jinja: {question!r} becomes {served_text(served, question)!r}, "
+                f"training showed {render(question, subject.prompt, own)!r}"
+            )
+    return found[:1]
+
+
+def served_text(tokenizer: "PreTrainedTokenizerBase", question: str) -> str:
+    """What a server makes of a lone question."""
+    asked = [{"role": "user", "content": question}]
+    return str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+
+
+def served_ids(tokenizer: "PreTrainedTokenizerBase", question: str) -> list[int]:
+    return list(tokenizer(served_text(tokenizer, question), add_special_tokens=False)["input_ids"])
+
+
+def _weight_faults(subject: Subject) -> list[str]:
+    entries = subject.artifact.manifest.files
+    same = [
+        is_weights(name)
+        and (subject.folder / name).is_file()
+        and sha256_file(subject.folder / name) == entries[name].sha256
+        for name in entries
+        if name.endswith(".safetensors")
+    ]
+    return [] if same and all(same) else _tensor_faults(subject.artifact.path, subject.folder)
+
+
+def _tensor_faults(own: Path, published: Path) -> list[str]:
+    """Tensors that differ, by name; weights that were cut into shards have other files."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    def places(folder: Path) -> dict[str, Path]:
+        found = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                found.update(dict.fromkeys(file.keys(), path))
+        return found
+
+    def read(path: Path, name: str) -> "torch.Tensor":
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(name)
+
+    try:
+        ours, theirs = places(own), places(published)
+        found = [f"{name}: only on one side" for name in sorted(set(ours) ^ set(theirs))]
+        for name in sorted(set(ours) & set(theirs)):
+            one, other = read(ours[name], name), read(theirs[name], name)
+            if one.dtype != other.dtype or not torch.equal(one, other):
+                found.append(f"{theirs[name].name}: the tensor {name} is not the checkpoint's")
+    except SafetensorError as error:
+        return [f"a weights file cannot be read: {error}"]
+    return found

@@ -1,0 +1,171 @@
+"""Which licences allow a checkpoint or a trace set to be published, and under what conditions.
+
+A table of a few that this program was taught, read by people; whatever is not in it is refused.
+It is no legal advice.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from factory.artifacts import Artifact
+from factory.errors import RecipeError
+from factory.jsonl import read_records
+from factory.records import Problem
+
+OURS = "apache-2.0"
+"""Licence of what this repository makes itself: random models, generated questions."""
+FREE = frozenset(
+    [
+        "apache-2.0",
+        "mit",
+        "isc",
+        "unlicense",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "cc0-1.0",
+        "cc-by-4.0",
+        "odc-by",
+        "cdla-permissive-2.0",
+        "pddl",
+    ]
+)
+"""Use, change and redistribution are allowed, with credit at most."""
+LLAMA = {"llama3.1": "Llama 3.1", "llama3.2": "Llama 3.2", "llama3.3": "Llama 3.3"}
+"""Community licences of Llama 3.1 to 3.3, section 1.b.i: a model made from Llama or from its
+outputs is named with "Llama" first and says "Built with Llama"."""
+
+Role = Literal["base", "teacher", "data"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something that others made and that went in."""
+
+    role: Role
+    name: str
+    """The stage that brought it in."""
+    what: str
+    """A hub id, a file's name, a family of questions."""
+    licence: str
+    """Lower case, as the hub writes it; empty where nobody stated one."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the licences ask for."""
+
+    licence: str
+    """Of the published folder."""
+    notices: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def sources(
+    artifact: Artifact, ancestors: Sequence[Artifact], stated: Mapping[str, str]
+) -> list[Source]:
+    """Base, teachers and data with their licences; `stated` overrules by stage name.
+
+    The base is where the weights started; every other model of the ancestry taught. Held-out
+    problems only measure, so the train split alone counts as data.
+    """
+    unknown = sorted(set(stated) - {one.name for one in ancestors})
+    if unknown:
+        raise RecipeError(
+            f"--licence {unknown[0]}: no such stage; there are "
+            f"{', '.join(one.name for one in ancestors)}"
+        )
+    base = _weights_start(artifact, ancestors)
+    found: list[Source] = []
+    for one in ancestors:
+        config = one.manifest.config
+        if one.manifest.stage in ("model", "pretrain"):
+            role: Role = "base" if one.fingerprint == base else "teacher"
+            what, licence = _model(config)
+            found.append(Source(role, one.name, what, licence))
+        elif one.manifest.stage == "problems":
+            found += [Source("data", one.name, *pair) for pair in _problems(one)]
+        elif one.manifest.stage == "written":
+            path = str(config["path"])
+            found.append(Source("data", one.name, Path(path).name, _written(path, config)))
+    return [
+        Source(one.role, one.name, one.what, _tidy(stated.get(one.name, one.licence)))
+        for one in dict.fromkeys(found)
+    ]
+
+
+def _weights_start(artifact: Artifact, ancestors: Sequence[Artifact]) -> str | None:
+    """Fingerprint of the model whose weights this one started from; None for traces."""
+    by_fingerprint = {one.fingerprint: one for one in ancestors}
+    current = artifact
+    while current.manifest.kind == "model" and "model" in current.manifest.inputs:
+        current = by_fingerprint[current.manifest.inputs["model"].fingerprint]
+    return current.fingerprint if artifact.manifest.kind == "model" else None
+
+
+def _model(config: Mapping[str, Any]) -> tuple[str, str]:
+    source = config.get("source")
+    if source is None or source["type"] == "tiny":
+        return "random weights", OURS
+    if source["type"] == "embedded":
+        return str(source["name"]), "apache-2.0"
+    what = source.get("id") or Path(source["path"]).name
+    return str(what), str(source.get("licence") or "")
+
+
+def _written(path: str, config: Mapping[str, Any]) -> str:
+    shipped = path.startswith("recipes/data/")
+    return str(config.get("licence") or (OURS if shipped else ""))
+
+
+def _problems(artifact: Artifact) -> list[tuple[str, str]]:
+    """(source, licence) of every source that has questions in the train split."""
+    own = {"world", "code_templates"}
+    found = []
+    for problem in read_records(artifact.file("train.jsonl"), Problem):
+        is_own = not problem.licence and problem.source.partition("/")[0] in own
+        found.append((problem.source, OURS if is_own else problem.licence))
+    return list(dict.fromkeys(found))
+
+
+def _tidy(licence: str) -> str:
+    return re.sub(r"\s+", "-", licence.strip().lower())
+
+
+def terms(name: str, used: Sequence[Source]) -> Terms:
+    """What follows from the licences for something published as `name`."""
+    problems = [
+        _refusal(one) for one in used if one.licence not in FREE and one.licence not in LLAMA
+    ]
+    notices = [
+        f"{one.role.capitalize()} {one.what}: {one.licence}"
+        for one in used
+        if one.licence in ("cc-by-4.0", "odc-by")
+    ]
+    llamas = [one for one in used if one.licence in LLAMA]
+    if llamas:
+        notices.append("Built with Llama")
+        if not name.startswith("Llama"):
+            problems.append(
+                f"{llamas[0].name}: its {LLAMA[llamas[0].licence]} licence (1.b.i) asks for a name "
+                f"that begins with 'Llama', found {name!r}: publish to a folder of such a name"
+            )
+    bases = [one.licence for one in used if one.role == "base"]
+    from_llama = [one.licence for one in llamas]
+    licence = (bases or from_llama or [OURS])[0]
+    return Terms(licence or "unknown", tuple(notices), tuple(problems))
+
+
+def _refusal(source: Source) -> str:
+    who = f"{source.name}: the {source.role} {source.what}"
+    if not source.licence:
+        return (
+            f"{who} has no stated licence: state it as `licence` in the recipe, or by "
+            f"--licence {source.name}=..."
+        )
+    allowed = ", ".join(sorted(FREE | set(LLAMA)))
+    return (
+        f"{who} is under {source.licence!r}, which is not among those known to allow it: {allowed}"
+    )

@@ -1,0 +1,74 @@
+"""The chat template that a checkpoint is served with: it asks exactly as training asked."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from factory.artifacts import Artifact
+from factory.chat import PromptConfig, render
+from factory.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FORGET_THOUGHTS = (
+    "{%- set kept = namespace(messages=[]) -%}{%- for message in messages -%}"
+    "{%- if message['role'] == 'assistant' and message['content'] is string"
+    " and MARK in message['content'] -%}"
+    "{%- set kept.messages = kept.messages + [{'role': 'assistant', 'content': "
+    "message['content'].split(MARK)[-1].strip()}] -%}"
+    "{%- else -%}{%- set kept.messages = kept.messages + [message] -%}{%- endif -%}"
+    "{%- endfor -%}{%- set messages = kept.messages %}"
+)
+"""Thoughts of earlier turns, up to the mark that closes them, are dropped, as the released R1
+family's templates do. Training never holds an earlier turn, so this changes nothing it saw."""
+QUESTION = "What is 2 + 3?"
+
+
+def training_prompt(artifact: Artifact, ancestors: Sequence[Artifact]) -> PromptConfig:
+    """How the model was asked when its weights last changed; the bare chat template if never."""
+    by_fingerprint = {one.fingerprint: one for one in ancestors}
+    current: Artifact | None = artifact
+    while current is not None:
+        if "prompt" in current.manifest.config:
+            fields = current.manifest.config["prompt"]
+            return PromptConfig.model_validate(fields, strict=False)
+        entry = current.manifest.inputs.get("model")
+        current = None if entry is None else by_fingerprint.get(entry.fingerprint)
+    return PromptConfig()
+
+
+def serving_template(tokenizer: "PreTrainedTokenizerBase", prompt: PromptConfig) -> str:
+    """A Jinja template that renders a lone question to what training showed, to the character.
+
+    The checkpoint's own template, with the system message and the prefilled beginning of the
+    answer that training had, and without the thoughts of earlier turns. ArtifactError for styles
+    that no chat template can ask in.
+    """
+    template = tokenizer.chat_template
+    if prompt.style != "chat" or not isinstance(template, str):
+        reason = f"trained with prompt style {prompt.style!r}" if template else "no chat template"
+        raise ArtifactError(
+            f"{reason}: a served chat would not ask as training did; publish a checkpoint that was "
+            "trained in style chat"
+        )
+    messages = [{"role": "user", "content": QUESTION}]
+    closing = prompt.form.closing if prompt.form is not None else "</think>"
+    head = FORGET_THOUGHTS.replace("MARK", _literal(closing))
+    if prompt.system is not None:
+        messages = [{"role": "system", "content": prompt.system}, *messages]
+        head += (
+            "{%- if messages[0]['role'] != 'system' -%}{%- set messages = [{'role': 'system', "
+            f"'content': {_literal(prompt.system)}}}] + messages -%}}{{%- endif %}}"
+        )
+    bare = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    # Where the template opens the thoughts by itself, training added nothing to it.
+    prefill = render(QUESTION, prompt, tokenizer).removeprefix(str(bare))
+    tail = f"{{% if add_generation_prompt %}}{{{{ {_literal(prefill)} }}}}{{% endif %}}"
+    # Jinja drops a template's last line break; with a tail behind it, it would count.
+    return head + template.removesuffix("\n") + (tail if prefill else "")
+
+
+def _literal(text: str) -> str:
+    """A Jinja string literal."""
+    return json.dumps(text, ensure_ascii=False)
