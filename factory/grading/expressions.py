@@ -7,11 +7,16 @@ texts here, decimals become fractions first, and the comparison is ours.
 """
 
 import re
+from dataclasses import replace
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
 from factory.errors import DataError
+from factory.grading.numbers import plain_number
 
+NEARLY = r"\approx"
+"""Before a candidate that only has to be a rounding of the reference."""
 MAX_LENGTH = 400
 MAX_DEPTH = 6
 """Brackets within brackets; the parser's time grows steeply with it."""
@@ -21,7 +26,7 @@ _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}")
 _REFUSED = re.compile(
     r"\d{31}|\^\s*\{?\s*-?\d{5,}"  # giant integers and exponents
     r"|\^\s*(?:\{[^{}]*\^|\S\s*\^)|\}\s*\^\s*\{[^{}]*\}\s*\^"  # towers
-    r"|\d{5,}\s*!|[!)}]\s*!"  # giant and nested factorials
+    r"|\d{5,}\s*!|[!)}]\s*!|binom\s*\{\s*\d{5,}"  # giant and nested factorials
     r"|(?<![_^\d.])\b\d+\s+\d"  # "3 4", which the reader would add up
     r"|\\(?:int|iint|sum|prod|lim|limsup|liminf)(?![a-z])|_{2}"
 )
@@ -39,6 +44,7 @@ _LETTERS = {
     "\u2265": r"\ge ",
     "\u221a": r"\sqrt",
 }
+_DECIMAL = re.compile(r"-?\d{1,30}(?:\.\d{1,30})?")
 _BRACED = re.compile(r"(\\sqrt|\^)\s*\(")
 
 
@@ -50,6 +56,13 @@ def same_expression(reference: str, candidate: str, *, where: str) -> bool:
     right = read(to_latex(reference))
     if right is None:
         raise DataError(f"{where}: reference {reference!r} cannot be read as mathematics")
+    if candidate.startswith(NEARLY):
+        return _is_rounding(candidate.removeprefix(NEARLY).strip(), right)
+    number = plain_number(candidate)
+    if number is not None:
+        return _same(right, _rational(number))
+    if "'" in candidate and "'" not in reference:
+        return False
     if len(candidate) > MAX_LENGTH:
         return False
     latex = to_latex(candidate)
@@ -62,10 +75,31 @@ def same_expression(reference: str, candidate: str, *, where: str) -> bool:
     return value is not None and _same(right, value)
 
 
+def _rational(number: Fraction) -> Any:
+    import sympy
+
+    return sympy.Rational(number.numerator, number.denominator)
+
+
+def _is_rounding(decimal: str, value: Any) -> bool:
+    """Whether a plain decimal is a real constant rounded, or cut, at its last digit."""
+    import sympy
+
+    if not _DECIMAL.fullmatch(decimal) or not isinstance(value, sympy.Expr):
+        return False
+    unit = _rational(Fraction(1, 10 ** len(decimal.partition(".")[2])))
+    exact, shown = sympy.N(value.doit(), 60), _rational(Fraction(decimal))
+    if not exact.is_real:
+        return False
+    is_cut = exact * shown >= 0 and abs(shown) <= abs(exact) < abs(shown) + unit
+    return bool(abs(exact - shown) <= unit / 2 or is_cut)
+
+
 def to_latex(text: str) -> str:
     """Plain notation as LaTeX: pi, sqrt(2), √2, 2*x, x**2, ^(1/2); decimals become fractions."""
     for letter, latex in _LETTERS.items():
         text = text.replace(letter, latex)
+    text = re.sub(r"\\log\s?_\s?(?:e|\{e\})(?![A-Za-z])", r"\\ln ", text)
     text = text.replace("**", "^").replace("*", r"\cdot ")
     text = re.sub(r"(?<![\\A-Za-z])sqrt(?=\s*[({\d])", r"\\sqrt", text)
     names = "|".join(_FUNCTIONS.split())
@@ -113,7 +147,9 @@ def read(latex: str) -> Any:
     from math_verify.parser import LatexExtractionConfig
 
     try:
-        normal = normalize_latex(latex, config=LatexExtractionConfig().normalization_config)
+        # Its table of units would cut "7 h 3" and "7 e x" down to 7.
+        settings = replace(LatexExtractionConfig().normalization_config, units=False)
+        normal = normalize_latex(latex, config=settings)
         value = latex2sympy(normal, is_real=True, convert_degrees=False, normalization_config=None)
         return _with_imaginary_unit(value)
     # The grammar's generated parser and sympy's constructors raise many unrelated types on text

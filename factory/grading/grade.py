@@ -76,7 +76,9 @@ def grade_plainly(item: GradeItem) -> Verdict | None:
 
     None where third-party code (sympy, reasoning-gym's scorers) has to look at model text.
     """
-    return _decide(item, PLAIN_GRADERS)
+    began = time.perf_counter()
+    verdict = _decide(item, PLAIN_GRADERS)
+    return verdict and verdict.model_copy(update={"seconds": time.perf_counter() - began})
 
 
 def check_ungradable(verdicts: Sequence[Verdict], *, limit: float = 0.01) -> None:

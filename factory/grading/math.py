@@ -6,12 +6,14 @@ Only what remains, one expression against one, goes to math-verify's LaTeX reade
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 
 from factory.chat import boxes
 from factory.errors import DataError
 from factory.grading.exact import fold_text
+from factory.grading.expressions import NEARLY
 from factory.grading.numbers import plain_number
 from factory.records import Problem, Verdict
 
@@ -25,18 +27,43 @@ _NO_UNITS = frozenset(
     re.split(
         " ",
         "or and to not minus plus times over by divided per hundred thousand million billion "
-        "trillion dozen half halves third thirds quarter quarters squared cubed pi percent is are "
-        "was wrong mod choose either maybe",
+        "trillion dozen half halves third thirds quarter quarters fifth fifths sixth sixths "
+        "seventh sevenths eighth eighths ninth ninths tenth tenths hundredth hundredths "
+        "thousandth thousandths millionth millionths squared cubed pi percent is are was wrong "
+        "mod choose either maybe pair pairs couple score gross factorial negative below zero too "
+        "double triple fold",
     )
 )
-_UNIT = re.compile(r"(.*\d[)}]?)\s+((?:[A-Za-z]{2,}(?:/[A-Za-z]+)?\.?\s*){1,3}|k?m/(?:s|h))")
+"""Words after a number that change its value, so that they are no unit."""
+_UNIT = re.compile(
+    r"(.*\d[)}]?)\s+((?:[A-Za-z]{2,}(?:/[A-Za-z]+)?\.?\s*){1,3}"
+    r"|(?:k?m|cm|mm|ft)\s?(?:/\s?(?:s|h|min)|\^\s?\{?[23]\}?|/\s?s\s?\^\s?\{?2\}?))"
+)
 _WRAPPED = re.compile(r"\\(?:text|mathrm|mbox|textbf|mathbf|operatorname|rm)\s?\{([^{}]*)\}")
-_LEAD = re.compile(r"(?:so )?(?:the )?(?:final )?(?:answer|result)(?: is)?\s*:?\s+", re.IGNORECASE)
+_LETTER_UNIT = re.compile(r"(\d[)}]?)\s*\\(?:text|mathrm)\s?\{\s*[mgslLhJWNVAKCF]\s*\}$")
+"""A unit of one letter, which would be a variable if it were not set upright."""
+_LEAD = re.compile(
+    r"(?:\*\*)?(?:so )?(?:the )?(?:final )?(?:answer|result)(?: is)?\s*:?(?:\*\*)?\s+",
+    re.IGNORECASE,
+)
 _NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([A-Za-z]\))?")
 _WORDS = re.compile(r"[^\W\d_]{3,}|[Nn]o|[^\W\d_]+(?: [^\W\d_]+)+")
 _REPEATING = re.compile(r"(?<![\d.])(\d{0,30})\.(\d{0,30})\\overline\s?\{(\d{1,30})\}")
 _SIGNS = re.compile(r"((?:[A-Za-z]\s?=)?)\s*(?:\\pm(?![a-z])|±)\s*([^-+=,]+)")
 _BASE = re.compile(r"\d\s?_")
+_ARRAY = re.compile(
+    r"[(\[]\s*\\begin\{array\}\s?\{[clr| ]*\}(.*?)\\end\{array\}\s*[)\]]", re.DOTALL
+)
+_VULGAR = {
+    character: f"\\frac{{{top}}}{{{bottom}}}"
+    for character in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
+    for top, _, bottom in [unicodedata.normalize("NFKC", character).partition("\u2044")]
+}
+_LESS = r"\s*(<|\\leq?(?![a-z])|\u2264)\s*"
+_BETWEEN = re.compile(rf"([^<>=]{{1,80}}?){_LESS}([A-Za-z]){_LESS}([^<>=]{{1,80}})")
+_MEMBER = re.compile(r"[A-Za-z]\s?(?:\\in(?![a-z])|\u2208)\s*")
+_TUPLE_NAME = re.compile(r"\(\s?([A-Za-z](?:\s?,\s?[A-Za-z])+)\s?\)\s?=\s*(?=\()")
+_NEARLY = re.compile(r"\\(?:approx|simeq|thickapprox)(?![a-z])|\u2248")
 _OPEN, _CLOSE = "([{", ")]}"
 MAX_PARTS = 32
 
@@ -94,17 +121,22 @@ def undress(text: str) -> str:
     text = re.sub(r"(?<=\d)(?:\\,|\{,\}|\u2009|')(?=\d{3}(?!\d))", ",", text)
     text = re.sub(r"(?<!\\)\\[,;:!> ]|\\(?:quad|qquad)\b|~|\u2009", " ", text)
     text = re.sub(r"\\[dtc]frac", r"\\frac", text).replace("\\%", "%")
+    text = re.sub(r"\\([lr])brace(?![a-z])", lambda m: r"\{" if m.group(1) == "l" else r"\}", text)
     text = re.sub(r"\{[bB]matrix\}", "{pmatrix}", text)
+    text = _ARRAY.sub(r"\\begin{pmatrix}\1\\end{pmatrix}", text)
+    text = "".join(_VULGAR.get(character, character) for character in text)
     text = re.sub(r"_\{(\w)\}", r"_\1", text)
     text = _REPEATING.sub(_fraction_of_repeating, text)
     text = re.sub(r"\\frac\s?(\d)\s?(\d)", r"\\frac{\1}{\2}", text)
     text = re.sub(r"\^\s?\{?\\circ\}?|\\degree|°|[€£¥₹]", " ", text)
+    text = _LETTER_UNIT.sub(r"\1", text)
     text = _WRAPPED.sub(r" \1 ", text)
     text = " ".join(text.split())
     if len(text) > 4 and text.startswith("**") and text.endswith("**"):
         text = text[2:-2]
     text = _LEAD.sub("", text, count=1) if _LEAD.match(text) else text
-    return text.strip().rstrip(".").strip()
+    text = text.strip().rstrip(".").strip()
+    return text.removesuffix("\\\\").strip()
 
 
 def _fraction_of_repeating(match: re.Match[str]) -> str:
@@ -117,7 +149,8 @@ def _fraction_of_repeating(match: re.Match[str]) -> str:
 def same_answer(reference: str, candidate: str, leaf: Leaf) -> bool | None:
     """Whether a whole answer equals the reference, part by part; None if `leaf` cannot tell.
 
-    Every side of "a = b = c" must be right but a leading name. A list answers a list: in order
+    Every side of "a = b = c" must be right but a leading name, and in "a \\approx 1.41" a must be
+    right and 1.41 its rounding. A list answers a list: in order
     inside ( ) or [ ], in any order otherwise. An answer that offers a choice ("41 or 42", "±2")
     is wrong unless the reference is a list.
     """
@@ -131,16 +164,55 @@ def same_answer(reference: str, candidate: str, leaf: Leaf) -> bool | None:
     if _is_words(reference) or ":" in reference or ":" in candidate:
         return fold_text(reference) == fold_text(candidate)
     reference = _SIGNS.sub(r"\1 \2, \1 -\2", reference) if _is_pair(reference) else reference
+    reference, candidate = _as_intervals(reference, candidate)
     expected = _elements(reference)
     if expected is not None:
         if _is_pair(candidate):
             candidate = _SIGNS.sub(r"\1 \2, \1 -\2", candidate)
-        return _same_list(expected, _elements(candidate), leaf)
+        return _same_list(expected, _elements(_without_tuple_name(candidate)), leaf)
     if _SEVERAL.search(candidate) and not _SEVERAL.search(reference):
         return False
-    if _elements(candidate) is not None:
-        return False
+    if plain_number(candidate) is None:  # the commas of 1,234 make no list
+        candidate = _without_group(candidate)
+        if _elements(candidate) is not None:
+            return False
     return _same_chain(reference, candidate, leaf)
+
+
+def _as_intervals(reference: str, candidate: str) -> tuple[str, str]:
+    """Both as intervals where one is written "0 <= x < 1" or "x in [0, 1)" and the other [0, 1)."""
+    given = _MEMBER.sub("", candidate, count=1) if _MEMBER.match(candidate) else candidate
+    if _is_interval(reference):
+        return reference, _interval(given)
+    if _is_interval(given):
+        found = _interval(reference)
+        return (found, given) if found != reference else (reference, candidate)
+    return reference, candidate
+
+
+def _is_interval(text: str) -> bool:
+    return text[:1] in ("(", "[") and text[-1:] in (")", "]") and len(_split(text[1:-1], ",")) == 2
+
+
+def _interval(text: str) -> str:
+    match = _BETWEEN.fullmatch(text)
+    if match is None:
+        return text
+    low, opens, _, closes, high = match.groups()
+    return f"{'(' if opens == '<' else '['}{low},{high}{')' if closes == '<' else ']'}"
+
+
+def _without_tuple_name(text: str) -> str:
+    """(1, 2) of "(x, y) = (1, 2)", its names in the order of the alphabet."""
+    match = _TUPLE_NAME.match(text)
+    names = match.group(1).replace(" ", "").split(",") if match else []
+    return text[match.end() :] if match and names == sorted(set(names)) else text
+
+
+def _without_group(text: str) -> str:
+    """42 of "{42}": braces of LaTeX that only hold together."""
+    is_group = text.startswith("{") and _closes_last(text) and "," not in text
+    return text[1:-1].strip() if is_group and not text.endswith("\\}") else text
 
 
 def _is_pair(text: str) -> bool:
@@ -266,10 +338,15 @@ def _same_chain(reference: str, candidate: str, leaf: Leaf) -> bool | None:
     reference = value
     if "=" in reference:
         return leaf(reference, candidate)
+    rest, *roundings = _NEARLY.split(rest)
     sides = re.split(r"(?<![<>!\\=])=(?!=)", rest)
     if len(sides) > MAX_PARTS or not all(side.strip() for side in sides):
         return False
-    return _all(leaf(reference, without_unit(side.strip())) for side in sides)
+    exact = _all(leaf(reference, without_unit(side.strip())) for side in sides)
+    if not roundings or exact is False:
+        return exact
+    near = (leaf(reference, f"{NEARLY} {without_unit(text.strip())}") for text in roundings)
+    return _all([exact, *near])
 
 
 def _without_name(text: str) -> tuple[str, str]:

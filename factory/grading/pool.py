@@ -140,7 +140,7 @@ class _Worker:
 
     def __init__(self, deadline_seconds: float) -> None:
         self._deadline = deadline_seconds
-        self.expires = 0.0
+        self._sent = self.expires = 0.0
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
             [sys.executable, "-m", "factory.grading.child", str(deadline_seconds)],
@@ -165,7 +165,8 @@ class _Worker:
             )
 
     def send(self, item: GradeItem) -> None:
-        self.expires = time.monotonic() + self._deadline + item.seconds
+        self._sent = time.monotonic()
+        self.expires = self._sent + self._deadline + item.seconds
         try:
             self._stdin.write(_encoded(item) + b"\n")
             self._stdin.flush()
@@ -180,7 +181,7 @@ class _Worker:
             if status is None:
                 return None, f"grading took longer than {self._deadline:g} s"
             return None, f"the grading process died with status {status}"
-        seconds = time.monotonic() - (self.expires - self._deadline)
+        seconds = time.monotonic() - self._sent
         return Verdict.model_validate_json(line).model_copy(update={"seconds": seconds}), ""
 
     def _line(self, expires: float) -> str | None:
