@@ -25,6 +25,7 @@ from factory.context import Context, Metrics
 from factory.errors import DataError, RecipeError
 from factory.grading import GRADERS
 from factory.jsonl import read_records, recover_rows
+from factory.problems.canaries import canaries
 from factory.records import AddedLater, ModelRef, Problem, ProblemsRef, Record, SamplingConfig
 from factory.rewards import RewardConfig
 from factory.rewards.language import SCRIPTS
@@ -84,6 +85,9 @@ class GrpoConfig(StageConfig):
     sources: tuple[str, ...] = ()
     """Only problems of these sources; empty takes all."""
     prompt: PromptConfig = PromptConfig()
+    canaries: Annotated[int, AddedLater()] = Field(default=0, ge=0)
+    """Problems asked a second time with a reference that no honest answer gives: a reward on one
+    raises an alarm. Ours."""
     rewards: tuple[RewardConfig, ...] = Field(
         default=(RewardConfig(name="accuracy"), RewardConfig(name="format")), min_length=1
     )
@@ -218,6 +222,7 @@ def run(config: GrpoConfig, inputs: Inputs, out: Path, context: Context) -> Metr
     if objections:
         raise RecipeError("; ".join(objections))
     problems = _problems(inputs["problems"], "train", config.sources)
+    problems += canaries(problems, config.canaries, context.seed)
     watched: list[Problem] = []
     if config.watch is not None:
         held_out = _problems(inputs["watch.problems"], "held_out", config.watch.sources)
@@ -255,6 +260,8 @@ def _summary(config: GrpoConfig, rows: Sequence[Mapping[str, float]]) -> Metrics
         values = [row[name] for row in rollouts]
         for end, some in (("first", values[:SUMMARY]), ("last", values[-SUMMARY:])):
             metrics[f"{name}_{end}"] = sum(some) / len(some)
+    if config.canaries:
+        metrics["canary_alarms"] = float(sum(row.get("canary_accuracy", 0) > 0 for row in rows))
     return metrics
 
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from factory.chat import Response
-from factory.records import FinishReason, Verdict
+from factory.problems.canaries import is_canary
+from factory.records import FinishReason, Problem, Verdict
 from factory.rewards import holds_code, redone_steps, reflective_words
 
 BARE_WORDS = 4
@@ -21,20 +22,29 @@ class Graded:
 
 
 def figures(
-    graded: Sequence[Graded], text: Sequence[str], finish_reason: Sequence[FinishReason]
+    graded: Sequence[Graded],
+    text: Sequence[str],
+    finish_reason: Sequence[FinishReason],
+    *,
+    problems: Sequence[Problem],
 ) -> dict[str, float]:
-    """Means over a rollout's completions.
+    """Means over a rollout's completions, `problems` being what each answers.
 
-    `accuracy` and `format_share` are shares whether or not they are rewarded; `truncated_share`
-    counts completions cut at max_new_tokens; `words/<word>` is how often a reflective word occurs
-    in a completion. `language_mix_share` is the mean share of words in another language, over
-    completions that reason at all; missing where none does.
+    `accuracy` is over all but canaries (0 where there are only those), `canary_accuracy` over
+    canaries, and missing where none was asked. `accuracy` and `format_share` are shares whether or
+    not they are rewarded; `truncated_share` counts completions cut at max_new_tokens;
+    `words/<word>` is how often a reflective word occurs in a completion. `language_mix_share` is
+    the mean share of words in another language, over completions that reason at all; missing where
+    none does.
     """
     count = len(graded)
     words = [reflective_words(completion) for completion in text]
     foreign = [1 - one.components["language"] for one in graded if one.response.reasoning]
+    caught = [g.verdict.is_correct for g, p in zip(graded, problems, strict=True) if is_canary(p)]
+    right = sum(one.verdict.is_correct for one in graded) - sum(caught)
     return {
-        "accuracy": sum(one.verdict.is_correct for one in graded) / count,
+        "accuracy": right / max(1, count - len(caught)),
+        **({"canary_accuracy": sum(caught) / len(caught)} if caught else {}),
         "format_share": sum(one.response.is_well_formed for one in graded) / count,
         "truncated_share": sum(reason == "length" for reason in finish_reason) / count,
         **({"language_mix_share": sum(foreign) / len(foreign)} if foreign else {}),

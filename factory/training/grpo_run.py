@@ -1,7 +1,7 @@
 """One GRPO run from its parts: model, engine, graders, trainer, checkpoints."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +46,8 @@ RENAMED = {
 
 AS_THEY_ARE = (
     "loss", "grad_norm", "learning_rate", "reward", "reward_std", "kl", "entropy", "ratio_max",
-    "accuracy", "format_share", "truncated_share", "language_mix_share", "redone",
-    "runs_on_share", "code_share", "bare_share",
+    "accuracy", "canary_accuracy", "format_share", "truncated_share", "language_mix_share",
+    "redone", "runs_on_share", "code_share", "bare_share",
 )  # fmt: skip
 
 
@@ -163,6 +163,7 @@ def make_trainer(
         values=telemetry_values,
         timings=lambda logs: _timings(rollouts, figures, logs),
         headline=("reward", "accuracy"),
+        alarms=canary_alarms,
     )
     trainer = FactoryGrpoTrainer(
         model=policy,
@@ -233,6 +234,18 @@ def telemetry_values(logs: Logs) -> dict[str, float]:
         elif name.startswith("rewards/") and name.endswith("/mean"):
             values[name.removesuffix("/mean")] = value
     return values
+
+
+def canary_alarms(row: Mapping[str, float | None]) -> list[str]:
+    """What to say about a row of telemetry in which a canary was graded correct."""
+    share = row.get("canary_accuracy")
+    if not share:
+        return []
+    return [
+        f"ALARM, update {row['step']:g}: {share:.0%} of the answers to canary problems were graded "
+        "correct, whose references no honest answer gives: a grader is fooled or references leak; "
+        "read rollouts.jsonl"
+    ]
 
 
 def _timings(rollouts: Rollouts, efficiency: Efficiency, logs: Logs) -> dict[str, float]:

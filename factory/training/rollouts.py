@@ -300,7 +300,8 @@ class Rollouts:
                 self._graded = self._graded_early or self._grade(
                     problem, text, finish_reason, tokens
                 )
-                of_rollout = figures(self._graded, text, finish_reason)
+                asked = [self.problems[i] for i in problem]
+                of_rollout = figures(self._graded, text, finish_reason, problems=asked)
                 if self.watcher is not None:
                     of_rollout |= close_figures(self._graded, text, finish_reason)
                 for metric, value in {**of_rollout, **self._draw_figures}.items():

@@ -8,7 +8,7 @@ second are sent to `context.metrics`.
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ class Telemetry(TrainerCallback):
 
     `values` picks and names the deterministic figures of a row from the Trainer's logs; `timings`
     picks further figures that change from run to run. `headline` names the figures shown in the
-    live progress. Set `logging_steps=1` and `logging_nan_inf_filter=False` in the training
-    arguments: the filter would replace a loss that is not a number by an older one, silently.
+    live progress; what `alarms` says of a row is told to the user. Set `logging_steps=1` and
+    `logging_nan_inf_filter=False` in the training arguments: the filter would replace a loss that
+    is not a number by an older one, silently.
     A loss or gradient norm that is not finite raises EngineError.
     """
 
@@ -39,12 +40,14 @@ class Telemetry(TrainerCallback):
         values: Callable[[Logs], dict[str, float]],
         timings: Callable[[Logs], dict[str, float]] = lambda logs: {},
         headline: tuple[str, ...] = ("loss",),
+        alarms: Callable[[Mapping[str, float | None]], Sequence[str]] = lambda row: (),
     ) -> None:
         self.path = path
         self.context = context
         self.values = values
         self.timings = timings
         self.headline = headline
+        self.alarms = alarms
         self._last_log = 0.0
         self._tokens = 0.0
 
@@ -72,6 +75,8 @@ class Telemetry(TrainerCallback):
             return
         row = {"step": state.global_step, **_json_numbers(self.values(logs))}
         append_rows(self.path, [row])
+        for text in self.alarms(row):
+            self.context.note(text)
         figures = {name: row[name] for name in self.headline if row.get(name) is not None}
         self.context.progress(state.global_step, state.max_steps, unit="steps", **figures)
         self.context.metrics(state.global_step, **self._timings(logs))

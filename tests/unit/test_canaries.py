@@ -1,0 +1,77 @@
+"""Canary problems: nothing honest is right on them, and what is graded correct raises an alarm."""
+
+import pytest
+from namespaces import needs_namespaces
+
+from factory.chat import completion_text, parse
+from factory.grading import grade
+from factory.problems.canaries import canaries, canary, is_canary
+from factory.records import Problem, ProblemKind, Verdict
+from factory.training.graded import Graded, figures
+from factory.training.grpo_run import canary_alarms
+
+BODY = "```python\ndef add(a, b):\n    return a + b\n```"
+TESTS = {
+    "stdout": {"tests": [{"stdin": "", "expected_stdout": "3"}]},
+    "calls": {"entry_point": "add", "calls": [{"args": [1, 2], "expected": 3}]},
+    "check": {
+        "entry_point": "add",
+        "check": "def check(candidate):\n    assert candidate(1, 2) == 3",
+    },
+}
+
+
+def problem(kind: ProblemKind, name: str = "p", **data: object) -> Problem:
+    return Problem(id=name, prompt="1 + 2 =", reference="3", kind=kind, source="s", data=data)
+
+
+@pytest.mark.parametrize("kind", ["math", "exact", "choice", "procedural", "open"])
+def test_the_right_answer_is_wrong_on_a_canary(kind: ProblemKind) -> None:
+    made = canary(problem(kind), 7)
+    assert is_canary(made)
+    assert (made.prompt, made.source) == ("1 + 2 =", "s")
+    assert grade(made, completion_text("so", "3")).outcome == "wrong"
+    assert grade(made, completion_text("so", made.reference)).is_correct
+
+
+@needs_namespaces
+@pytest.mark.parametrize("form", TESTS)
+def test_a_right_program_is_wrong_on_a_canary(form: str) -> None:
+    answer = "```python\nprint(3)\n```" if form == "stdout" else BODY
+    asked = problem("code", **TESTS[form])
+    assert grade(asked, completion_text("so", answer)).is_correct
+    assert grade(canary(asked, 7), completion_text("so", answer)).outcome == "wrong"
+
+
+def test_canaries_are_drawn_alike_for_a_seed_and_never_more_than_there_are_problems() -> None:
+    problems = [problem("math", str(number)) for number in range(9)]
+    assert canaries(problems, 3, 7) == canaries(problems, 3, 7) != canaries(problems, 3, 8)
+    assert len({made.reference for made in canaries(problems, 20, 7)}) == 9
+    assert canaries(problems, 0, 7) == []
+
+
+def graded(outcome: str) -> Graded:
+    text = completion_text("so", "3")
+    verdict = Verdict.model_validate({"outcome": outcome, "answer": "3", "explanation": ""})
+    return Graded(verdict, parse(text), {"language": 1.0})
+
+
+def shares(outcomes: list[str], asked: list[Problem]) -> dict[str, float]:
+    count = len(asked)
+    rows = [graded(outcome) for outcome in outcomes]
+    return figures(rows, ["so"] * count, ["stop"] * count, problems=asked)
+
+
+def test_accuracy_leaves_canaries_out_and_theirs_is_told_apart() -> None:
+    plain, made = problem("math"), canary(problem("math"), 7)
+    found = shares(["correct", "wrong", "wrong", "correct"], [plain, plain, made, made])
+    assert (found["accuracy"], found["canary_accuracy"]) == (0.5, 0.5)
+    assert "canary_accuracy" not in shares(["correct"], [plain])
+    assert shares(["wrong"], [made])["accuracy"] == 0.0
+
+
+def test_a_rewarded_canary_raises_an_alarm_and_no_other_row_does() -> None:
+    [text] = canary_alarms({"step": 3, "canary_accuracy": 0.25})
+    assert text.startswith("ALARM, update 3: 25% of the answers to canary problems")
+    assert canary_alarms({"step": 3, "canary_accuracy": 0.0}) == []
+    assert canary_alarms({"step": 3}) == []
