@@ -6,7 +6,7 @@ from namespaces import needs_namespaces
 from factory.chat import completion_text, parse
 from factory.grading import grade
 from factory.problems.canaries import canaries, canary, is_canary
-from factory.records import Problem, ProblemKind, Verdict
+from factory.records import FinishReason, Problem, ProblemKind, Verdict
 from factory.training.graded import Graded, figures
 from factory.training.grpo_run import canary_alarms
 
@@ -59,7 +59,8 @@ def graded(outcome: str) -> Graded:
 def shares(outcomes: list[str], asked: list[Problem]) -> dict[str, float]:
     count = len(asked)
     rows = [graded(outcome) for outcome in outcomes]
-    return figures(rows, ["so"] * count, ["stop"] * count, problems=asked)
+    ends: list[FinishReason] = ["stop"] * count
+    return figures(rows, ["so"] * count, ends, problems=asked)
 
 
 def test_accuracy_leaves_canaries_out_and_theirs_is_told_apart() -> None:

@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+from namespaces import needs_namespaces
 
 from factory.chat import completion_text
 from factory.errors import EngineError
@@ -140,7 +141,23 @@ COSTLY = [
     "," * 5000,
     "=" * 5000,
     "1" * 20_000,
+    r"(9999^{9999})^{9999}",
+    r"((2^{999})^{999})^{999}",
+    "2^{9999!}",
+    r"2^{9999 \cdot 9999}",
+    r"\binom{100000}{50000}",
+    r"\sqrt[9999]{9999!}",
 ]
+
+
+@pytest.mark.parametrize(
+    "answer", ["(x+1)^{9999}", r"(x+1)^{999}(x-1)^{999}", r"\frac{(x+1)^{300}-1}{x}"]
+)
+def test_costly_algebra_is_wrong_within_a_second(answer):
+    outcome("x^2+1", "x^2")
+    began = time.perf_counter()
+    assert outcome("x^2+1", answer) == "wrong"
+    assert time.perf_counter() - began < 1.0
 
 
 @pytest.mark.parametrize("answer", COSTLY)
@@ -356,6 +373,18 @@ def test_a_pool_asks_no_worker_twice_about_the_same_item():
         pool.close()
         assert pool.grade([item]) == first
         assert pool._workers == []
+
+
+@needs_namespaces
+def test_the_seconds_of_a_program_are_measured():
+    problem = Problem(
+        id="p", prompt="", reference="", kind="code", source="s",
+        data={"tests": [{"stdin": "", "expected_stdout": "1"}], "timeout_seconds": 60.0},
+    )  # fmt: skip
+    with GradingPool() as pool:
+        [verdict] = pool.grade([GradeItem(problem, completion_text("so", "print(1)"))])
+    assert verdict.is_correct
+    assert 0.0 < verdict.seconds < 60.0
 
 
 def test_the_seconds_of_a_verdict_are_measured_but_neither_written_nor_compared():
