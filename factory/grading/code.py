@@ -161,6 +161,8 @@ def _failure(finished: Finished, expected: str) -> tuple[Outcome, str] | None:
         return "timeout", f"stopped after {finished.seconds:.1f} s"
     if finished.flooded:
         return "crashed", "wrote more output than is read"
+    if finished.overfilled:
+        return "crashed", "took more memory than it may"
     if finished.status != 0:
         return "crashed", f"ended with status {finished.status}: {_said(finished)}"
     found = finished.stdout.decode("utf-8", "replace")

@@ -10,12 +10,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from factory.errors import EngineError
+from factory.grading.landlock import restriction
 from factory.grading.seccomp import filter_program
 from factory.records import Record
 
@@ -32,7 +34,8 @@ class Limits(Record):
     seconds: float = 5.0
     """Wall clock."""
     memory_mib: int = 1024
-    """Address space of each process. Below about 1 GiB programs with threads cannot start."""
+    """Address space of each process, and memory of all of them together. Below about 1 GiB
+    programs with threads cannot start."""
     tmp_mib: int = 64
     processes: int = 64
     open_files: int = 256
@@ -42,6 +45,9 @@ class Limits(Record):
 
 DEFAULT = Limits()
 Process = subprocess.Popen[bytes]
+MEMORY_SECONDS = 0.05
+"""Between two looks at a run's memory."""
+PAGE = resource.getpagesize()
 BWRAP = b"bwrap: "
 """How bubblewrap's own messages begin."""
 
@@ -57,6 +63,8 @@ class Finished:
     seconds: float
     timed_out: bool = False
     flooded: bool = False
+    overfilled: bool = False
+    """Its processes together took more memory than they may."""
 
 
 def python_command(name: str, *arguments: str) -> list[str]:
@@ -179,60 +187,106 @@ def bare(
     return here, f"{root}/work"
 
 
-def watched(process: Process, limits: Limits) -> Finished:
-    """Collect a process's output until it ends, its deadline passes or it says too much."""
+def watched(process: Process, limits: Limits, *, beside: Sequence[int] = ()) -> Finished:
+    """Collect a process's output until it ends, its deadline passes or it takes too much.
+
+    `beside` are further processes whose memory counts.
+    """
     started = time.monotonic()
-    output, timed_out, flooded = _collect(process, started + limits.seconds, limits.output_bytes)
-    stopped = timed_out or flooded
+    output, stop = _collect(process, started + limits.seconds, limits, beside)
     kill_group(process.pid)
     status = process.wait()
     return Finished(
-        status=None if stopped else (status if status >= 0 else 128 - status),
+        status=None if stop else (status if status >= 0 else 128 - status),
         stdout=output[0],
         stderr=output[1],
         seconds=time.monotonic() - started,
-        timed_out=timed_out,
-        flooded=flooded,
+        timed_out=stop == "late",
+        flooded=stop == "flooded",
+        overfilled=stop == "overfilled",
     )
 
 
+Stop = Literal["", "late", "flooded", "overfilled"]
+"""Why a run was ended from here; empty where it ended by itself."""
+
+
 def _collect(
-    process: Process, deadline: float, most: int
-) -> tuple[tuple[bytes, bytes], bool, bool]:
-    """(stdout, stderr), whether the deadline passed, and whether one of them was too long.
+    process: Process, deadline: float, limits: Limits, beside: Sequence[int]
+) -> tuple[tuple[bytes, bytes], Stop]:
+    """(stdout, stderr), and why the run was stopped.
 
     Ends with the process, not with its pipes: an orphan may hold them open for ever.
     """
     streams = [stream for stream in (process.stdout, process.stderr) if stream is not None]
     collected = {stream.fileno(): bytearray() for stream in streams}
-    timed_out = flooded = False
+    most = limits.output_bytes
+    stop: Stop = ""
     watch = os.pidfd_open(process.pid)
     with selectors.DefaultSelector() as selector:
         for descriptor in (*collected, watch):
             os.set_blocking(descriptor, False)
             selector.register(descriptor, selectors.EVENT_READ)
-        while selector.get_map():
+        looked = time.monotonic()
+        while not stop:
             left = deadline - time.monotonic()
-            if left <= 0:
-                timed_out = True
-                break
-            ready = [key.fd for key, _ in selector.select(left)]
+            ready = [key.fd for key, _ in selector.select(max(0.0, min(left, MEMORY_SECONDS)))]
             for descriptor in ready:
                 if descriptor != watch and not _read_into(collected[descriptor], descriptor, most):
                     selector.unregister(descriptor)
-            flooded = any(len(buffer) > most for buffer in collected.values())
-            if flooded or watch in ready:
+            if watch in ready:
+                for descriptor, buffer in collected.items():
+                    while _read_into(buffer, descriptor, most):
+                        pass
+            if any(len(buffer) > most for buffer in collected.values()):
+                stop = "flooded"
+            elif watch in ready:
                 break
-        if not timed_out and not flooded:
-            for descriptor, buffer in collected.items():
-                while _read_into(buffer, descriptor, most):
-                    pass
-            flooded = any(len(buffer) > most for buffer in collected.values())
+            elif left <= 0:
+                stop = "late"
+            elif time.monotonic() - looked >= MEMORY_SECONDS:
+                looked = time.monotonic()
+                if memory_of([process.pid, *beside]) > limits.memory_mib * 2**20:
+                    stop = "overfilled"
     os.close(watch)
     texts = [bytes(buffer[:most]) for buffer in collected.values()]
     for stream in streams:
         stream.close()
-    return (b"" if process.stdout is None else texts[0], texts[-1]), timed_out, flooded
+    return (b"" if process.stdout is None else texts[0], texts[-1]), stop
+
+
+def memory_of(pids: Sequence[int]) -> int:
+    """Bytes that processes and all their descendants hold; pages that they share count once.
+
+    The limit of the address space is for each process alone: sixty-four of them are another matter.
+    """
+    tree = list(pids)
+    for pid in tree:
+        tree += _children(pid)
+    resident = sum(_first_number(f"/proc/{pid}/statm", after=1) for pid in tree) * PAGE
+    if resident < 2**28:
+        return resident
+    shared_out = sum(_first_number(f"/proc/{pid}/smaps_rollup", after="Pss:") for pid in tree)
+    return shared_out * 1024 or resident
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += map(int, path.read_text().split())
+        except OSError:
+            continue
+    return found
+
+
+def _first_number(path: str, *, after: str | int) -> int:
+    """The word that follows a word, or stands at a place, in a file of /proc; 0 if it is gone."""
+    try:
+        words = Path(path).read_text().split()
+        return int(words[words.index(after) + 1 if isinstance(after, str) else after])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _read_into(buffer: bytearray, descriptor: int, most: int) -> bool:
@@ -259,13 +313,21 @@ def limiter(limits: Limits, identity: int | None) -> Callable[[], None]:
         resource.RLIMIT_CORE: 0,
     }
 
+    restrict = restriction()
+
     def apply() -> None:
+        # Where memory runs out after all, the kernel takes these processes first. A process that
+        # has changed its user may not say so, and /proc may be missing: a wish, not a wall.
+        with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("1000")
         if identity is not None:
             os.setgroups([])
             os.setresgid(identity, identity, identity)
             os.setresuid(identity, identity, identity)
         for kind, size in sizes.items():
             resource.setrlimit(kind, (size, size))
+        if restrict is not None:
+            restrict()
 
     return apply
 

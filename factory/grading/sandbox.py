@@ -88,7 +88,7 @@ class Sandbox:
                 told = holding(stack, b"")
                 answerer, asker = start_both(stack, told)
                 try:
-                    finished = watched(asker, limits)
+                    finished = watched(asker, limits, beside=[answerer.pid])
                 finally:
                     kill_group(answerer.pid)
                     answerer.wait()

@@ -43,6 +43,12 @@ DENIED: dict[str, tuple[int, int]] = {
     "reboot": (169, 142),
     "swapon": (167, 224),
     "quotactl": (179, 60),
+    # Memory that no limit of a process counts.
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
+    "shmget": (29, 194),
+    "msgget": (68, 186),
+    "mq_open": (240, 180),
 }
 """System calls that fail with EPERM: numbers on x86_64 and on aarch64 (Linux's own tables)."""
 

@@ -16,6 +16,7 @@ from namespaces import needs_namespaces
 from factory.errors import EngineError
 from factory.grading import sandbox as sandboxing
 from factory.grading.isolation import Limits, python_command
+from factory.grading.landlock import restriction
 from factory.grading.sandbox import Sandbox, find_bwrap, prove, proven_bwrap
 
 pytestmark = needs_namespaces
@@ -104,6 +105,19 @@ print("through" if made > 100 else "held", made)
 try:
     block = bytearray(3 << 30); print("through")
 except MemoryError: print("held")
+""",
+    "memory in files without a name": """
+import os
+written = 0
+try:
+    for n in range(20): written += os.write(os.memfd_create("x"), bytes(60 << 20))
+except OSError: pass
+print("through" if written > 100 << 20 else "held", written)
+""",
+    "memory in shared segments": """
+import ctypes
+libc = ctypes.CDLL(None)
+print("through" if libc.shmget(0, 1 << 26, 0o600) >= 0 else "held")
 """,
     "disk": """
 import os
@@ -237,6 +251,49 @@ def _comm(path: Path) -> str:
         return path.read_text(encoding="utf-8").strip()
     except OSError:
         return ""
+
+
+def test_processes_that_take_too_much_memory_together_are_ended() -> None:
+    finished = run(
+        "import os, time\n"
+        "for _ in range(12):\n"
+        "    if os.fork() == 0:\n"
+        "        block = bytearray(os.urandom(1 << 20)) * 120\n"
+        "        time.sleep(20)\n"
+        "        os._exit(0)\n"
+        "time.sleep(20)\n"
+        "print('through')"
+    )
+    assert (finished.overfilled, finished.stdout) == (True, b"")
+
+
+def test_memory_that_forks_share_counts_once() -> None:
+    finished = run(
+        "import os, time\n"
+        "block = bytearray(os.urandom(1 << 20)) * 200\n"
+        "for _ in range(8):\n"
+        "    if os.fork() == 0:\n"
+        "        time.sleep(0.5)\n"
+        "        os._exit(0)\n"
+        "time.sleep(0.5)\n"
+        "print('fine')"
+    )
+    assert (finished.overfilled, finished.stdout) == (False, b"fine\n")
+
+
+@pytest.mark.skipif(restriction() is None, reason="this kernel has no Landlock rules of ABI 4")
+def test_landlock_holds_where_no_namespace_does(port: int) -> None:
+    source = (
+        "import os, socket\n"
+        "def tried(action):\n"
+        "    try: action(); return 'through'\n"
+        "    except OSError as error: return type(error).__name__\n"
+        f"print(tried(lambda: socket.create_connection(('127.0.0.1', {port}), 1)))\n"
+        f"print(tried(lambda: os.kill({os.getpid()}, 0)))\n"
+    )
+    files = {"main.py": source.encode()}
+    finished = Sandbox(is_isolated=False).run(python_command("main.py"), files=files)
+    assert finished.stdout.split() == [b"PermissionError"] * 2, finished
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
