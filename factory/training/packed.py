@@ -213,14 +213,46 @@ def not_covered(model: torch.nn.Module) -> str | None:
 def hidden_states(model: torch.nn.Module, pack: Pack) -> Tensor:
     """Last hidden states (R, width) at the scored cells."""
     inner = causal_model(model)
+    embedding = inner.get_input_embeddings()
     with _attention_of(inner):
         output = inner.base_model(
-            input_ids=pack.input_ids[None],
+            inputs_embeds=Lookup.apply(pack.input_ids, embedding.weight, embedding.padding_idx)[
+                None
+            ],
             position_ids=pack.position_ids[None],
             use_cache=False,
             pack=pack,
         )
     return output.last_hidden_state[0].index_select(0, pack.scored_cells)
+
+
+class Lookup(torch.autograd.Function):
+    """Rows of an embedding; the gradient is added to `weight.grad` itself.
+
+    torch's own makes a gradient of the whole vocabulary for every pack, most of it zeros. As
+    there, the padding token's row gets none.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, weight: Tensor, padding: int | None) -> Tensor:
+        ctx.save_for_backward(ids, weight)
+        ctx.padding = padding
+        return weight[ids]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
+        ids, weight = ctx.saved_tensors
+        if ctx.padding is not None:
+            gradient = gradient.masked_fill((ids == ctx.padding)[:, None], 0.0)
+        gradient_of(weight).index_add_(0, ids, gradient)
+        return None, None, None
+
+
+def gradient_of(weight: Tensor) -> Tensor:
+    """The weight's `grad`, to be added to in place; zeros where there is none yet."""
+    if weight.grad is None:
+        weight.grad = torch.zeros_like(weight)
+    return weight.grad
 
 
 @contextmanager

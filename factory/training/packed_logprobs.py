@@ -6,7 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from factory.training.packed import Group, Pack, causal_model, hidden_states, pack_groups
+from factory.training.packed import (
+    Group,
+    Pack,
+    causal_model,
+    gradient_of,
+    hidden_states,
+    pack_groups,
+)
+
+KEPT_BYTES = 256 * 2**20
+"""Probabilities of a pack that are kept for its backward pass: a group of 8 samples of 64 tokens
+has 100 MB with 50,000 tokens."""
 
 HEAD_ROWS = 128
 """Positions whose logits exist at one time: 25 MB in float32 with 50,000 tokens, which glibc keeps
@@ -94,10 +105,13 @@ def _score(model: torch.nn.Module, pack: Pack, temperature: float) -> tuple[Tens
 class HeadLogprobs(torch.autograd.Function):
     """log softmax(hidden @ weight.T / temperature) of chosen (row, token) pairs, in chunks.
 
-    No tensor of all positions times the vocabulary ever exists: backward computes a chunk's
-    logits again. With p = softmax(z / T) and w_j the gradient of pair j's log-prob,
+    With p = softmax(z / T) and w_j the gradient of pair j's log-prob,
 
         d/dz_row = (sum_j w_j onehot(token_j) - p sum_j w_j) / T
+
+    Backward needs p again: the first KEPT_BYTES of it are kept, the rest is computed anew, so no
+    tensor of many positions times the vocabulary ever exists. The weight's gradient is added to
+    `weight.grad` itself.
 
     Shapes: hidden (R, width), weight (vocabulary, width), pairs (T,) -> (T,), entropies (R,).
     """
@@ -108,36 +122,50 @@ class HeadLogprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         logprobs = hidden.new_empty(len(row))
         entropy = hidden.new_empty(len(hidden))
-        log_total = hidden.new_empty(len(hidden), 1)
+        room = KEPT_BYTES if any(ctx.needs_input_grad) else 0
+        ctx.kept = []
         for start, stop, pairs in _chunks(row, len(hidden)):
-            logits = (hidden[start:stop] @ weight.T).div_(temperature)
-            norm = logits.logsumexp(dim=-1, keepdim=True)
+            scores, mass, total = _masses(hidden[start:stop], weight, temperature)
             local = row[pairs] - start
-            logprobs[pairs] = logits[local, token[pairs]] - norm[local, 0]
-            log_total[start:stop] = norm
-            shifted = logits.sub_(norm)
-            entropy[start:stop] = -torch.linalg.vecdot(shifted.exp(), shifted)
-        ctx.save_for_backward(hidden, weight, row, token, log_total)
+            logprobs[pairs] = scores[local, token[pairs]] - total[local, 0].log()
+            mean = torch.linalg.vecdot(mass, scores) / total[:, 0]
+            entropy[start:stop] = total[:, 0].log() - mean
+            room -= mass.nbytes
+            if room >= 0:
+                ctx.kept.append((mass, total))
+        ctx.save_for_backward(hidden, weight, row, token)
         ctx.temperature = temperature
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, row, token, log_total = ctx.saved_tensors
-        wants_weight = ctx.needs_input_grad[1]
+        hidden, weight, row, token = ctx.saved_tensors
         hidden_gradient = torch.empty_like(hidden)
-        weight_gradient = torch.zeros_like(weight) if wants_weight else None
-        for start, stop, pairs in _chunks(row, len(hidden)):
-            logits = (hidden[start:stop] @ weight.T).div_(ctx.temperature)
-            local, wanted = row[pairs] - start, gradient[pairs]
-            total = hidden.new_zeros(stop - start, 1).index_add_(0, local, wanted[:, None])
-            slope = logits.sub_(log_total[start:stop]).exp_().mul_(-total)
-            slope.index_put_((local, token[pairs]), wanted, accumulate=True).div_(ctx.temperature)
+        weight_gradient = gradient_of(weight) if ctx.needs_input_grad[1] else None
+        for number, (start, stop, pairs) in enumerate(_chunks(row, len(hidden))):
+            if number < len(ctx.kept):
+                mass, total = ctx.kept[number]
+            else:
+                _, mass, total = _masses(hidden[start:stop], weight, ctx.temperature)
+            local, wanted = row[pairs] - start, gradient[pairs] / ctx.temperature
+            wanted_of_row = torch.zeros_like(total).index_add_(0, local, wanted[:, None])
+            slope = mass * (wanted_of_row / -total)
+            slope.index_put_((local, token[pairs]), wanted, accumulate=True)
             torch.mm(slope, weight, out=hidden_gradient[start:stop])
             if weight_gradient is not None:
                 weight_gradient.addmm_(slope.T, hidden[start:stop])
-        return hidden_gradient, weight_gradient, None, None, None
+        return hidden_gradient, None, None, None, None
+
+
+def _masses(hidden: Tensor, weight: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores less their row's largest, exp of them, and its sum (rows, 1)."""
+    scores = hidden @ weight.T
+    if temperature != 1:
+        scores.div_(temperature)
+    scores.sub_(scores.amax(dim=-1, keepdim=True))
+    mass = scores.exp()
+    return scores, mass, mass.sum(dim=-1, keepdim=True)
 
 
 def _chunks(row: Tensor, rows: int) -> Iterator[tuple[int, int, Tensor]]:

@@ -14,6 +14,7 @@ from factory.machine import Machine
 from factory.stages.grpo import GrpoConfig
 from factory.stages.sft import LoraConfig
 from factory.tiny import byte_tokenizer, save_tiny_model
+from factory.training import packed_logprobs
 from factory.training.grpo import FactoryGrpoTrainer, plain_pass_reason, policy_weights
 from factory.training.grpo_arguments import training_arguments
 from factory.training.packed import Group, not_covered, pack_groups
@@ -240,6 +241,29 @@ def test_metrics_of_micro_batches_are_those_of_the_batch(trainer: FactoryGrpoTra
     packed = {name: values[-1] for name, values in trainer._metrics["train"].items()}
     assert plain["ratio_max"] > 1.1
     assert packed == pytest.approx(plain, rel=RELATIVE, abs=1e-6)
+
+
+@pytest.mark.parametrize("kept", [0, 15_000, 10**6], ids=["none", "two chunks", "all"])
+def test_chunks_of_the_head_that_are_kept_or_computed_anew(
+    trainer: FactoryGrpoTrainer, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven rows of 259 float32 a chunk are 7,252 bytes."""
+    monkeypatch.setattr(packed_logprobs, "HEAD_ROWS", 7)
+    monkeypatch.setattr(packed_logprobs, "KEPT_BYTES", kept)
+    trainer.beta = 0.05
+    inputs = with_old_and_reference(trainer, batch(6), old=True)
+    plain = loss_and_gradients(trainer, inputs, None)
+    assert_same(plain, loss_and_gradients(trainer, inputs, 2 * GROUP))
+
+
+def test_the_padding_tokens_embedding_gets_no_gradient(trainer: FactoryGrpoTrainer) -> None:
+    """As in torch's own lookup; the end of text is often the padding token."""
+    trainer.beta = 0.05
+    inputs = with_old_and_reference(trainer, batch(7), old=True)
+    inputs["prompt_ids"][:, -1] = 2
+    assert trainer.model.get_input_embeddings().padding_idx == 2
+    plain = loss_and_gradients(trainer, inputs, None)
+    assert_same(plain, loss_and_gradients(trainer, inputs, GROUP))
 
 
 def test_logprobs_without_gradient_do_not_depend_on_the_packs(trainer: FactoryGrpoTrainer) -> None:
