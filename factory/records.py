@@ -5,7 +5,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-ArtifactKind = Literal["problems", "model", "traces", "scores"]
+ArtifactKind = Literal[
+    "problems", "model", "traces", "scores", "pairs", "labels", "reward_model"
+]
 ProblemKind = Literal["math", "choice", "exact", "procedural", "code", "open"]
 Outcome = Literal["correct", "wrong", "no_answer", "truncated", "timeout", "crashed", "ungradable"]
 """timeout and crashed are those of programs: too slow, and not ended as they should."""
@@ -45,6 +47,9 @@ ModelRef = Annotated[str, Consumes("model")]
 ProblemsRef = Annotated[str, Consumes("problems")]
 TracesRef = Annotated[str, Consumes("traces")]
 ScoresRef = Annotated[str, Consumes("scores")]
+PairsRef = Annotated[str, Consumes("pairs")]
+LabelsRef = Annotated[str, Consumes("labels")]
+RewardModelRef = Annotated[str, Consumes("reward_model")]
 
 
 class Problem(Record):
@@ -153,3 +158,27 @@ class EvalSample(Record):
     trace: Trace
     lenient: Verdict
     """What the lenient extractor (last number or last line) makes of the same text."""
+
+
+class Pair(Record):
+    """Two responses to one prompt, of which one is preferred."""
+
+    prompt: str = Field(min_length=1)
+    chosen: str = Field(min_length=1)
+    rejected: str = Field(min_length=1)
+    source: str
+    """Where it came from: `file.jsonl:12`, `org/data:12`, or `<problem id>/0 <problem id>/1`."""
+    gap: float | None = None
+    """How far a judge preferred the chosen one, in [-2, 2]; None where nobody counted."""
+
+
+class Labelled(Record):
+    """One response with what was found out about its safety."""
+
+    prompt: str = Field(min_length=1)
+    response: str = Field(min_length=1)
+    """The whole of it, thoughts included."""
+    is_safe: bool
+    source: str
+    safe_share: float | None = None
+    """Share of a judge's votes that called it safe; None where nobody voted."""

@@ -1,0 +1,1 @@
+"""Preferences: pairs and safety labels, judged by a model or loaded, and how models read them."""

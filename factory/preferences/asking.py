@@ -1,0 +1,83 @@
+"""Asking a judge: every item several times, in blocks that survive a kill."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from factory.artifacts import Artifact
+from factory.context import Context
+from factory.preferences.judge import Order, Vote, judge_prompt, orders, read_verdict
+from factory.records import SamplingConfig
+from factory.sampling import Request, open_sampler
+from factory.sampling.blocks import sample_blocks
+from factory.seeds import derive
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is to be judged: a prompt with one response, or with two of which one is called chosen
+    until the judge has spoken."""
+
+    source: str
+    prompt: str
+    responses: tuple[str, ...]
+
+
+def ask(
+    items: Sequence[Item],
+    *,
+    judge: Artifact,
+    form: str,
+    verdicts: Mapping[str, int],
+    votes: int,
+    sampling: SamplingConfig,
+    context: Context,
+) -> dict[str, list[Vote]]:
+    """All votes by item, in order; the same to the byte after a kill."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(judge.path, local_files_only=True)
+    keyed: list[tuple[str, Request]] = []
+    asked: list[tuple[Item, int, Order, str]] = []
+    for item in items:
+        shown = orders(votes, context.seed, item.source) if len(item.responses) > 1 else None
+        for number in range(votes):
+            order: Order = shown[number] if shown else "chosen first"
+            responses = item.responses if order == "chosen first" else item.responses[::-1]
+            text, ids = judge_prompt(
+                form, (item.prompt, *responses), tokenizer, seed=derive(context.seed, number)
+            )
+            asked.append((item, number, order, text))
+            seed = derive(context.seed, "judge", item.source, number)
+            keyed.append((f"{item.source}#{number}", Request(ids, seed)))
+    if not keyed:
+        return {}
+    longest = max(len(request.prompt_ids) for _, request in keyed)
+    sampler = open_sampler(
+        judge.path,
+        context.machine,
+        max_length=longest + sampling.max_new_tokens,
+        notify=context.note,
+    )
+    try:
+        replies = sample_blocks(
+            sampler,
+            keyed,
+            sampling,
+            segment=context.scratch / "votes.jsonl",
+            block=context.machine.block,
+            on_block=lambda start, block: context.progress(
+                start + len(block), len(keyed), unit="votes"
+            ),
+        )
+    finally:
+        sampler.close()
+    found: dict[str, list[Vote]] = {item.source: [] for item in items}
+    for (item, number, order, text), reply in zip(asked, replies, strict=True):
+        value = read_verdict(reply.text, verdicts)
+        found[item.source].append(
+            Vote(
+                item=item.source, number=number, order=order, prompt=text, reply=reply.text,
+                value=value,
+            )
+        )  # fmt: skip
+    return found

@@ -1,0 +1,173 @@
+"""Stage `labels`: is a response safe, its thoughts included; judged by a model or loaded.
+
+R1's safety reward model learned from 106k prompts with responses labelled safe or unsafe
+(arXiv 2501.12948 v2, 3.1).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from factory.artifacts import Inputs
+from factory.context import Context, Metrics
+from factory.errors import DataError
+from factory.jsonl import write_records
+from factory.preferences import sources
+from factory.preferences.judge import GUARD, GUARDED, Vote, safe_share
+from factory.preferences.sources import HubRows, LabelRow, LocalFile
+from factory.records import Labelled, ModelRef, Record, SamplingConfig, Trace, TracesRef
+from factory.stages.stage import Stage, StageConfig
+
+
+class JudgedLabels(Record):
+    """Whole responses, each labelled by the votes of a judge."""
+
+    type: Literal["judged"]
+    traces: TracesRef
+    judge: ModelRef
+    votes: int = Field(default=4, ge=1)
+    """Judgements a response; the paper states none."""
+    least_votes: int = Field(default=3, ge=0)
+    """Fewest of them with a verdict that can be read; ours."""
+    least_agreement: float = Field(default=0.75, ge=0.5, le=1)
+    """Share of the readable votes that a label needs; ours."""
+    sampling: SamplingConfig = SamplingConfig(temperature=0.7, top_p=0.95, max_new_tokens=2048)
+    """Not stated by the paper."""
+
+
+class LabelsConfig(StageConfig):
+    """Writes labels.jsonl and dropped.jsonl, and of judged ones votes.jsonl with every reply."""
+
+    kind: Literal["labels"]
+    source: Annotated[LocalFile | HubRows | JudgedLabels, Field(discriminator="type")]
+
+    @model_validator(mode="after")
+    def _votes_suffice(self) -> "LabelsConfig":
+        if isinstance(self.source, JudgedLabels) and self.source.least_votes > self.source.votes:
+            raise ValueError(f"source.least_votes: more than the {self.source.votes} votes")
+        return self
+
+
+class DroppedLabel(Record):
+    """A response that was not kept, and why; what it is called has no weight."""
+
+    reason: str
+    labelled: Labelled
+
+
+def run(config: LabelsConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
+    """Judge or load; DataError where a file is broken or no response is left."""
+    source = config.source
+    votes: dict[str, list[Vote]] = {}
+    if isinstance(source, JudgedLabels):
+        candidates = _candidates(inputs["source.traces"].traces())
+        votes = _ask(source, candidates, inputs, context)
+        labels, dropped = judged(source, candidates, votes)
+        write_records(out / "votes.jsonl", (vote for some in votes.values() for vote in some))
+    else:
+        labels, dropped = _distinct(sources.stored_labels(source))
+    if not labels:
+        raise DataError(f"labels: none of {len(dropped)} responses is left")
+    cast = [vote for some in votes.values() for vote in some]
+    reasons = Counter(one.reason for one in dropped)
+    write_records(out / "labels.jsonl", labels)
+    write_records(out / "dropped.jsonl", dropped)
+    counted = {
+        "votes": float(len(cast)),
+        "unreadable_votes": float(sum(vote.value is None for vote in cast)),
+    }
+    return {
+        "labels": float(len(labels)),
+        "safe_share": sum(one.is_safe for one in labels) / len(labels),
+        **(counted if cast else {}),
+        **{f"dropped.{reason}": float(reasons[reason]) for reason in sorted(reasons)},
+    }
+
+
+def _candidates(traces: Iterable[Trace]) -> list[Labelled]:
+    """Responses to be labelled; until then they are called unsafe."""
+    return [
+        Labelled(
+            prompt=trace.question,
+            response=whole_response(trace),
+            is_safe=False,
+            source=f"{trace.problem_id}/{trace.sample}",
+        )
+        for trace in traces
+        if trace.completion.strip()
+    ]
+
+
+def whole_response(trace: Trace) -> str:
+    """Thoughts and answer as the model wrote them, with the tag that its prompt opened for it."""
+    opened = trace.prompt.rstrip().endswith("<think>")
+    return f"<think>{trace.completion}" if opened else trace.completion
+
+
+def _ask(
+    source: JudgedLabels, candidates: Sequence[Labelled], inputs: Inputs, context: Context
+) -> dict[str, list[Vote]]:
+    from factory.preferences.asking import Item, ask
+
+    return ask(
+        [Item(one.source, one.prompt, (one.response,)) for one in candidates],
+        judge=inputs["source.judge"],
+        form=GUARD,
+        verdicts=GUARDED,
+        votes=source.votes,
+        sampling=source.sampling,
+        context=context,
+    )
+
+
+def judged(
+    source: JudgedLabels, candidates: Sequence[Labelled], votes: dict[str, list[Vote]]
+) -> tuple[list[Labelled], list[DroppedLabel]]:
+    """Labels as the votes decide; responses that they leave open are dropped."""
+    kept, dropped = [], []
+    for one in candidates:
+        cast = votes.get(one.source, [])
+        share = safe_share(cast)
+        if sum(vote.value is not None for vote in cast) < source.least_votes:
+            dropped.append(DroppedLabel(reason="unreadable", labelled=one))
+            continue
+        share = 0.5 if share is None else share
+        one = one.model_copy(update={"is_safe": share > 0.5, "safe_share": share})
+        if max(share, 1 - share) < source.least_agreement:
+            dropped.append(DroppedLabel(reason="disagreement", labelled=one))
+        else:
+            kept.append(one)
+    return kept, dropped
+
+
+def _distinct(labels: Sequence[Labelled]) -> tuple[list[Labelled], list[DroppedLabel]]:
+    """Labels without repeated responses."""
+    kept, dropped = [], []
+    seen: set[tuple[str, str]] = set()
+    for one in labels:
+        key = (one.prompt, one.response)
+        if key in seen:
+            dropped.append(DroppedLabel(reason="duplicate", labelled=one))
+        else:
+            kept.append(one)
+        seen.add(key)
+    return kept, dropped
+
+
+def check(config: LabelsConfig) -> list[str]:
+    return sources.column_problems(config.source, LabelRow)
+
+
+STAGE = Stage(
+    config=LabelsConfig,
+    produces="labels",
+    version=1,
+    run=run,
+    packages=("torch", "transformers"),
+    external_files=lambda config: sources.external_files(config.source),
+    missing=lambda config: sources.missing(config.source),
+    check=check,
+)

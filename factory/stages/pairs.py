@@ -1,0 +1,211 @@
+"""Stage `pairs`: which of two responses is better, judged by a model or loaded.
+
+R1's helpful reward model learned from 66k pairs of responses to general prompts: a judge was asked
+four times for each, in random order, and pairs with a mean gap above 1 were kept, the lengths of
+both sides comparable over all (arXiv 2501.12948 v2, 3.1).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from factory.artifacts import Inputs
+from factory.context import Context, Metrics
+from factory.errors import DataError
+from factory.jsonl import write_records
+from factory.preferences import sources
+from factory.preferences.judge import COMPARE, COMPARED, Vote, preference
+from factory.preferences.lengths import length_gap, unbalanced
+from factory.preferences.sources import HubRows, LocalFile, PairRow
+from factory.records import ModelRef, Pair, Record, SamplingConfig, Trace, TracesRef
+from factory.stages.stage import Stage, StageConfig
+
+
+class JudgedPairs(Record):
+    """Neighbouring samples of each problem, compared by a judge on their answers alone."""
+
+    type: Literal["judged"]
+    traces: TracesRef
+    """Responses to compare: samples 0 and 1 of a problem, 2 and 3, and so on."""
+    judge: ModelRef
+    votes: int = Field(default=4, ge=2, multiple_of=2)
+    """Judgements a pair, half of them in either order; four in R1v2 3.1."""
+    least_votes: int = Field(default=3, ge=0)
+    """Fewest of them with a verdict that can be read; ours."""
+    margin: float = Field(default=1.0, ge=-1, lt=2)
+    """The mean gap must be above it: 1 in R1v2 3.1, on the scale of Arena-Hard's five verdicts
+    from 2 to -2. -1 keeps ties and what the judge said nothing about, for rehearsals."""
+    sampling: SamplingConfig = SamplingConfig(temperature=0.7, top_p=0.95, max_new_tokens=2048)
+    """Not stated by the paper. Above 0, or the votes of an order are one vote."""
+
+
+class PairsConfig(StageConfig):
+    """Writes pairs.jsonl and dropped.jsonl, and of judged ones votes.jsonl with every reply."""
+
+    kind: Literal["pairs"]
+    source: Annotated[LocalFile | HubRows | JudgedPairs, Field(discriminator="type")]
+    max_length_gap: float | None = Field(default=0.1, gt=0)
+    """Largest difference of mean lengths, chosen against rejected, as a share of the mean length;
+    pairs are dropped until it holds. The paper asks for comparable lengths and gives no number:
+    0.1 is ours. None does not balance."""
+
+    @model_validator(mode="after")
+    def _votes_suffice(self) -> "PairsConfig":
+        if isinstance(self.source, JudgedPairs) and self.source.least_votes > self.source.votes:
+            raise ValueError(f"source.least_votes: more than the {self.source.votes} votes")
+        return self
+
+
+class DroppedPair(Record):
+    """A pair that was not kept, and why."""
+
+    reason: str
+    pair: Pair
+
+
+Judged = tuple[list[Pair], list[DroppedPair]]
+
+
+def run(config: PairsConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
+    """Judge or load, then balance; DataError where a file is broken or no pair is left."""
+    source = config.source
+    votes: dict[str, list[Vote]] = {}
+    if isinstance(source, JudgedPairs):
+        candidates, dropped = _candidates(inputs["source.traces"].traces())
+        votes = _ask(source, candidates, inputs, context)
+        pairs, undecided = judged(source, candidates, votes)
+        dropped += undecided
+        write_records(out / "votes.jsonl", (vote for some in votes.values() for vote in some))
+    else:
+        pairs, dropped = _distinct(sources.stored_pairs(source))
+    gap_before = length_gap(pairs)
+    if config.max_length_gap is not None:
+        places = unbalanced(pairs, config.max_length_gap)
+        dropped += [DroppedPair(reason="length", pair=pairs[place]) for place in sorted(places)]
+        pairs = [pair for place, pair in enumerate(pairs) if place not in places]
+    reasons = Counter(one.reason for one in dropped)
+    if not pairs:
+        found = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        raise DataError(f"pairs: none of {len(dropped)} is left ({found or 'there were none'})")
+    write_records(out / "pairs.jsonl", pairs)
+    write_records(out / "dropped.jsonl", dropped)
+    return {
+        "pairs": float(len(pairs)),
+        "prompts": float(len({pair.prompt for pair in pairs})),
+        "length_gap_before": gap_before,
+        "length_gap": length_gap(pairs),
+        **_vote_metrics(votes),
+        **{f"dropped.{reason}": float(reasons[reason]) for reason in sorted(reasons)},
+    }
+
+
+def _vote_metrics(votes: dict[str, list[Vote]]) -> Metrics:
+    """How the judge voted; `first_place` is 0 for one that does not care about the order."""
+    cast = [vote for some in votes.values() for vote in some]
+    if not cast:
+        return {}
+    values = [vote.value for vote in cast if vote.value is not None]
+    return {
+        "votes": float(len(cast)),
+        "unreadable_votes": float(len(cast) - len(values)),
+        "first_place": sum(values) / len(values) if values else 0.0,
+    }
+
+
+def _candidates(traces: Iterable[Trace]) -> Judged:
+    """Pairs to be judged, in order of the problems; those that cannot be are dropped."""
+    by_problem: dict[str, list[Trace]] = {}
+    for trace in traces:
+        by_problem.setdefault(trace.problem_id, []).append(trace)
+    kept, dropped = [], []
+    for some in by_problem.values():
+        for first, second in zip(some[::2], some[1::2], strict=False):
+            # Only what the user reads is compared, as the reward model later reads only that.
+            pair = Pair(
+                prompt=first.question,
+                chosen=first.answer or "(no answer)",
+                rejected=second.answer or "(no answer)",
+                source=f"{first.problem_id}/{first.sample} {second.problem_id}/{second.sample}",
+            )
+            if first.answer is None or second.answer is None:
+                dropped.append(DroppedPair(reason="no_answer", pair=pair))
+            elif first.answer == second.answer:
+                dropped.append(DroppedPair(reason="identical", pair=pair))
+            else:
+                kept.append(pair)
+    return kept, dropped
+
+
+def _ask(
+    source: JudgedPairs, candidates: Sequence[Pair], inputs: Inputs, context: Context
+) -> dict[str, list[Vote]]:
+    from factory.preferences.asking import Item, ask
+
+    items = [Item(pair.source, pair.prompt, (pair.chosen, pair.rejected)) for pair in candidates]
+    return ask(
+        items,
+        judge=inputs["source.judge"],
+        form=COMPARE,
+        verdicts=COMPARED,
+        votes=source.votes,
+        sampling=source.sampling,
+        context=context,
+    )
+
+
+def judged(
+    source: JudgedPairs, candidates: Sequence[Pair], votes: dict[str, list[Vote]]
+) -> Judged:
+    """Pairs as the votes decide, the preferred response as the chosen one."""
+    kept, dropped = [], []
+    for pair in candidates:
+        cast = votes.get(pair.source, [])
+        readable = sum(vote.value is not None for vote in cast)
+        gap = preference(cast)
+        if readable < source.least_votes or (gap is None and source.margin >= 0):
+            dropped.append(DroppedPair(reason="unreadable", pair=pair))
+            continue
+        gap = gap or 0.0
+        if gap < 0:
+            swapped = {"chosen": pair.rejected, "rejected": pair.chosen}
+            pair = pair.model_copy(update=swapped)
+        pair = pair.model_copy(update={"gap": abs(gap)})
+        if abs(gap) > source.margin:
+            kept.append(pair)
+        else:
+            dropped.append(DroppedPair(reason="margin", pair=pair))
+    return kept, dropped
+
+
+def _distinct(pairs: Sequence[Pair]) -> Judged:
+    """Pairs without those whose sides are equal, and without repeated ones."""
+    kept, dropped = [], []
+    seen: set[tuple[str, str, str]] = set()
+    for pair in pairs:
+        key = (pair.prompt, pair.chosen, pair.rejected)
+        reason = "identical" if pair.chosen == pair.rejected else "duplicate"
+        if pair.chosen == pair.rejected or key in seen:
+            dropped.append(DroppedPair(reason=reason, pair=pair))
+        else:
+            kept.append(pair)
+        seen.add(key)
+    return kept, dropped
+
+
+def check(config: PairsConfig) -> list[str]:
+    return sources.column_problems(config.source, PairRow)
+
+
+STAGE = Stage(
+    config=PairsConfig,
+    produces="pairs",
+    version=1,
+    run=run,
+    packages=("torch", "transformers"),
+    external_files=lambda config: sources.external_files(config.source),
+    missing=lambda config: sources.missing(config.source),
+    check=check,
+)
