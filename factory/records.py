@@ -5,9 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-ArtifactKind = Literal[
-    "problems", "model", "traces", "scores", "pairs", "labels", "reward_model"
-]
+ArtifactKind = Literal["problems", "model", "traces", "scores", "pairs", "labels", "reward_model"]
 ProblemKind = Literal["math", "choice", "exact", "procedural", "code", "open"]
 Outcome = Literal["correct", "wrong", "no_answer", "truncated", "timeout", "crashed", "ungradable"]
 """timeout and crashed are those of programs: too slow, and not ended as they should."""

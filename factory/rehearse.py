@@ -20,6 +20,12 @@ MACHINE = Machine(
 """What every rehearsal runs on, whatever machine the recipe is for."""
 TRAIN, HELD_OUT, SAMPLES, TOKENS, ROWS = 16, 4, 2, 8, 4
 
+DATA = Path(__file__).resolve().parents[1] / "recipes" / "data"
+PAIRS = str(DATA / "general_pairs.jsonl")
+LABELS = str(DATA / "safety_labels.jsonl")
+PROMPTS = str(DATA / "general_prompts.jsonl")
+"""The quickstart's preferences stand in for data sets."""
+
 Fields = dict[str, Any]
 
 
@@ -72,6 +78,8 @@ def _source(source: Mapping[str, Any]) -> Fields:
     absent = source["type"] == "local" and not Path(source["path"]).is_file()
     if source["type"] != "hub" and not absent:
         return {**source, **asked}
+    if source.get("kind") == "open":
+        return {"type": "local", "path": PROMPTS, **asked}
     digits = {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 2}
     return {"type": "reasoning_gym", "family": "chain_sum", "settings": digits, **asked}
 
@@ -130,6 +138,37 @@ def _sft(fields: Fields) -> Fields:
     }
 
 
+def _pairs(fields: Fields) -> Fields:
+    """A data set or a missing file becomes the quickstart's; a random judge decides nothing."""
+    loose = {"margin": -1.0, "compares": "completion"}
+    return {**fields, "source": _preferences(fields["source"], PAIRS, loose)}
+
+
+def _labels(fields: Fields) -> Fields:
+    source = _preferences(fields["source"], LABELS, {"least_agreement": 0.5})
+    return {**fields, "source": source}
+
+
+def _preferences(source: Mapping[str, Any], shipped: str, loose: Fields) -> Fields:
+    if source["type"] == "judged":
+        sampling = _sampling(source["sampling"])
+        return {**source, "votes": SAMPLES, "least_votes": 0, "sampling": sampling, **loose}
+    if source["type"] == "local" and Path(source["path"]).is_file():
+        return dict(source)
+    return {"type": "local", "path": shipped}
+
+
+def _reward_model(fields: Fields) -> Fields:
+    return {
+        **fields,
+        "epochs": 1,
+        "batch": 2 * ROWS,
+        "context": min(fields["context"], 1024),
+        "max_dropped_share": 0.5,
+        "held_out_share": max(fields["held_out_share"], 0.5),
+    }
+
+
 def _grpo(fields: Fields) -> Fields:
     # A reward that starts late starts at the last step, so that its start is rehearsed too.
     rewards = [
@@ -143,8 +182,10 @@ def _grpo(fields: Fields) -> Fields:
     if watch:
         most = {"samples": min(watch["samples"], SAMPLES), "limit": HELD_OUT}
         watch = {**watch, **most, "sources": [], "every": updates}
+    general = fields["general"]
     return {
         **fields,
+        "general": general and {**general, "start_step": min(general["start_step"], 3 - updates)},
         "rewards": rewards,
         "length_jumps": jumps,
         "watch": watch,
@@ -192,6 +233,9 @@ SMALLER: Mapping[str, Callable[[Fields], Fields]] = {
     "select": _select,
     "mix": _mix,
     "sft": _sft,
+    "pairs": _pairs,
+    "labels": _labels,
+    "reward_model": _reward_model,
     "grpo": _grpo,
     "evaluate": _evaluate,
 }

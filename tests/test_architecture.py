@@ -25,7 +25,7 @@ LAYERS = (
     ("jsonl", "yaml12", "tiny", "world"),
     ("artifacts", "machine", "context"),
     ("chat", "lint", "problems", "grading"),
-    ("rewards", "sampling"),
+    ("rewards", "sampling", "preferences"),
     ("training", "evaluation"),
     ("stages",),
     ("recipe",),

@@ -1,6 +1,12 @@
 """Verdict and response to named reward components, their schedule, and their weighted sum."""
 
-from factory.rewards.components import RewardConfig, overlong, reward_components, total_reward
+from factory.rewards.components import (
+    LEARNED,
+    RewardConfig,
+    overlong,
+    reward_components,
+    total_reward,
+)
 from factory.rewards.language import language_consistency
 from factory.rewards.text import (
     REFLECTIVE_WORDS,
@@ -12,6 +18,7 @@ from factory.rewards.text import (
 )
 
 __all__ = [
+    "LEARNED",
     "REFLECTIVE_WORDS",
     "RewardConfig",
     "doubts",

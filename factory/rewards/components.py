@@ -1,16 +1,20 @@
 """Named reward components, their weights at a step, and their weighted sum."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from factory.chat import Response
-from factory.records import Record, Verdict
+from factory.records import AddedLater, Record, RewardModelRef, Verdict
 from factory.rewards.language import language_consistency
 from factory.rewards.text import repetition
 
-RewardName = Literal["accuracy", "format", "language", "overlong", "repetition"]
+RewardName = Literal[
+    "accuracy", "format", "language", "overlong", "repetition", "helpful", "safety"
+]
+LEARNED = ("helpful", "safety")
+"""Components that a reward model gives; all others are rules."""
 OVERLONG_SHARE = 0.2
 """Part of the length limit over which the overlong penalty rises: DAPO's 4,096 of 20,480 tokens."""
 
@@ -28,6 +32,15 @@ class RewardConfig(Record):
     """Last update that it counts for; None: to the end."""
     ramp_steps: int = Field(default=0, ge=0)
     """Updates over which the weight rises evenly from nothing, from `start_step` on."""
+    model: Annotated[RewardModelRef | None, AddedLater()] = None
+    """The reward model, of `helpful` one that learned from pairs, of `safety` from labels."""
+
+    @model_validator(mode="after")
+    def _has_its_model(self) -> "RewardConfig":
+        if (self.name in LEARNED) != (self.model is not None):
+            needed = "needs" if self.name in LEARNED else "takes no"
+            raise ValueError(f"{self.name} {needed} model: the reward model that gives it")
+        return self
 
     @model_validator(mode="after")
     def _ends_after_it_starts(self) -> "RewardConfig":
@@ -55,11 +68,13 @@ def reward_components(
     tokens: int,
     limit: int,
     language: str = "en",
+    is_open: bool = False,
 ) -> dict[str, float]:
-    """Every component of one completion of `tokens` tokens, where `limit` are allowed.
+    """Every rule's component of one completion of `tokens` tokens, where `limit` are allowed.
 
     accuracy: 1 if the verdict is correct and the response well-formed, else 0. The second
-        condition matters where the verdict was lenient.
+        condition matters where the verdict was lenient. Missing for an open problem (`is_open`),
+        which no rule decides.
     format: 1 if the response is well-formed, else 0: all tags or nothing, so that no single tag
         is worth writing.
     language: share of target-language words in the reasoning (`language_consistency`); 0 if the
@@ -68,8 +83,9 @@ def reward_components(
     repetition: a penalty in (-1, 0], minus the share of repeated word 4-grams of the completion.
     """
     spoken = response.reasoning
+    accuracy = {"accuracy": float(verdict.is_correct and response.is_well_formed)}
     return {
-        "accuracy": float(verdict.is_correct and response.is_well_formed),
+        **({} if is_open else accuracy),
         "format": float(response.is_well_formed),
         "language": 0.0 if spoken is None else language_consistency(spoken, language),
         "overlong": overlong(tokens, limit),
@@ -89,5 +105,12 @@ def overlong(tokens: int, limit: int) -> float:
 def total_reward(
     components: Mapping[str, float], rewards: tuple[RewardConfig, ...], *, step: int
 ) -> float:
-    """The weighted sum for update `step`: sum of weight times component over `rewards`."""
-    return sum(reward.weight_at(step) * components[reward.name] for reward in rewards)
+    """The weighted sum for update `step`: sum of weight times component over `rewards`.
+
+    A component that does not apply to the completion is missing and adds nothing.
+    """
+    return sum(
+        reward.weight_at(step) * components[reward.name]
+        for reward in rewards
+        if reward.name in components
+    )

@@ -27,7 +27,7 @@ from factory.grading import GRADERS
 from factory.jsonl import read_records, recover_rows
 from factory.problems.canaries import canaries
 from factory.records import AddedLater, ModelRef, Problem, ProblemsRef, Record, SamplingConfig
-from factory.rewards import RewardConfig
+from factory.rewards import LEARNED, RewardConfig
 from factory.rewards.language import SCRIPTS
 from factory.stages.sft import LoraConfig
 from factory.stages.stage import Stage, StageConfig
@@ -62,6 +62,23 @@ class Watch(Record):
     """R1's evaluation (R1v2 D.1)."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     """R1's evaluation (R1v2 D.1)."""
+    stops: Annotated[bool, AddedLater()] = False
+    """Whether an alarm (the reward rises while the held-out score falls) ends the run; the stage
+    then gives back the weights of the best measurement and says so in stopped.json. Of R1, whose
+    reward rose under the helpful model while its score on Codeforces fell (R1v2 B.5), the paper
+    reports no rule: it kept that phase short."""
+
+
+class GeneralPrompts(Record):
+    """Prompts without a right answer, asked beside the problems (R1v2 3.2.2)."""
+
+    problems: ProblemsRef
+    """Of kind open; its train split is asked."""
+    share: float = Field(default=0.5, gt=0, le=1)
+    """Of the questions of every update, rounded; not stated by the paper."""
+    start_step: int = Field(default=1, ge=1)
+    """First update that asks them, inside a rollout phase from the next one on. R1 did so in the
+    last 400 of 1,700 steps (R1v2 3.2.2): 1301, with the same start of its preference rewards."""
 
 
 class DynamicSampling(Record):
@@ -84,6 +101,9 @@ class GrpoConfig(StageConfig):
     """Its train split is asked; the held-out one is never read."""
     sources: tuple[str, ...] = ()
     """Only problems of these sources; empty takes all."""
+    general: Annotated[GeneralPrompts | None, AddedLater()] = None
+    """Where reward models decide: `accuracy` is for the problems, `helpful` and `safety` are for
+    these prompts, all other components for both."""
     prompt: PromptConfig = PromptConfig()
     canaries: Annotated[int, AddedLater()] = Field(default=0, ge=0)
     """Problems asked a second time with a reference that no honest answer gives: a reward on one
@@ -152,6 +172,11 @@ class GrpoConfig(StageConfig):
         names = [reward.name for reward in self.rewards]
         if len(set(names)) < len(names):
             raise ValueError(f"rewards: {names} names a component twice; give it one weight")
+        learned = [name for name in names if name in LEARNED]
+        if learned and self.general is None:
+            raise ValueError(f"general: {learned} reward answers to general prompts; give some")
+        if self.general is not None and self.dynamic_sampling is not None:
+            raise ValueError("dynamic_sampling: replaces problems only; not with general prompts")
         if self.lora and self.kl > 0 and self.reference_refresh_steps:
             raise ValueError(
                 "reference_refresh_steps: adapters keep the starting model as the reference; "
@@ -184,6 +209,12 @@ class GrpoConfig(StageConfig):
     def rollouts(self) -> int:
         """Rollout phases of the whole run."""
         return math.ceil(self.steps / self.updates_per_rollout)
+
+    def general_at(self, step: int) -> int:
+        """General prompts among the questions of an update whose rollout begins with `step`."""
+        if self.general is None or step < self.general.start_step:
+            return 0
+        return round(self.general.share * self.prompts)
 
     def sampling_at(self, step: int) -> SamplingConfig:
         """How the rollout that is first used for update `step` is drawn."""
@@ -221,20 +252,44 @@ def run(config: GrpoConfig, inputs: Inputs, out: Path, context: Context) -> Metr
     objections = check(config)
     if objections:
         raise RecipeError("; ".join(objections))
-    problems = _problems(inputs["problems"], "train", config.sources)
+    problems, general = _asked(config, inputs)
     problems += canaries(problems, config.canaries, context.seed)
     watched: list[Problem] = []
     if config.watch is not None:
         held_out = _problems(inputs["watch.problems"], "held_out", config.watch.sources)
         watched = spread(held_out, config.watch.limit)
-    train(config, problems, watched, model=inputs["model"], out=out, context=context)
+    stopped = train(
+        config, problems, general=general, watched=watched, model=inputs["model"], out=out,
+        context=context,
+        reward_models={
+            reward.name: inputs[f"rewards.{place}.model"].path
+            for place, reward in enumerate(config.rewards) if reward.name in LEARNED
+        },
+    )  # fmt: skip
     if is_first_rank():
         names = ["telemetry.jsonl", "rollouts.jsonl"]
         names += ["asked.jsonl"] if config.dynamic_sampling else []
         names += ["watch.jsonl"] if config.watch else []
+        names += ["stopped.json"] if (context.scratch / "stopped.json").exists() else []
         for name in names:
             shutil.copyfile(context.scratch / name, out / name)
-    return _summary(config, recover_rows(context.scratch / "telemetry.jsonl"))
+    return _summary(config, recover_rows(context.scratch / "telemetry.jsonl")) | stopped
+
+
+def _asked(config: GrpoConfig, inputs: Inputs) -> tuple[list[Problem], list[Problem]]:
+    """The problems that rules reward, and the general prompts; DataError where one is the other."""
+    problems = _problems(inputs["problems"], "train", config.sources)
+    if any(problem.kind == "open" for problem in problems):
+        raise DataError(
+            f"{inputs['problems'].path}: has problems of kind open, which no rule rewards; name "
+            "them under general"
+        )
+    if config.general is None:
+        return problems, []
+    general = _problems(inputs["general.problems"], "train", ())
+    if any(problem.kind != "open" for problem in general):
+        raise DataError(f"{inputs['general.problems'].path}: not all problems are of kind open")
+    return problems, general
 
 
 def _problems(artifact: Artifact, split: str, sources: Sequence[str]) -> list[Problem]:
@@ -257,7 +312,8 @@ def _summary(config: GrpoConfig, rows: Sequence[Mapping[str, float]]) -> Metrics
     completions = config.prompts * config.group * config.updates_per_rollout
     metrics = {"steps": float(len(rows)), "completion_tokens": float(round(lengths * completions))}
     for name in ("reward", "accuracy", "completion_length", "signal_share"):
-        values = [row[name] for row in rollouts]
+        # A rollout of general prompts alone has no accuracy.
+        values = [row[name] for row in rollouts if name in row] or [0.0]
         for end, some in (("first", values[:SUMMARY]), ("last", values[-SUMMARY:])):
             metrics[f"{name}_{end}"] = sum(some) / len(some)
     if config.canaries:

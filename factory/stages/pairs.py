@@ -25,11 +25,14 @@ from factory.stages.stage import Stage, StageConfig
 
 
 class JudgedPairs(Record):
-    """Neighbouring samples of each problem, compared by a judge on their answers alone."""
+    """Neighbouring samples of each problem, compared by a judge."""
 
     type: Literal["judged"]
     traces: TracesRef
     """Responses to compare: samples 0 and 1 of a problem, 2 and 3, and so on."""
+    compares: Literal["answer", "completion"] = "answer"
+    """The answer or summary alone, as the reward model reads it; or, of models that write without
+    tags, the whole text."""
     judge: ModelRef
     votes: int = Field(default=4, ge=2, multiple_of=2)
     """Judgements a pair, half of them in either order; four in R1v2 3.1."""
@@ -74,7 +77,7 @@ def run(config: PairsConfig, inputs: Inputs, out: Path, context: Context) -> Met
     source = config.source
     votes: dict[str, list[Vote]] = {}
     if isinstance(source, JudgedPairs):
-        candidates, dropped = _candidates(inputs["source.traces"].traces())
+        candidates, dropped = _candidates(inputs["source.traces"].traces(), source)
         votes = _ask(source, candidates, inputs, context)
         pairs, undecided = judged(source, candidates, votes)
         dropped += undecided
@@ -115,7 +118,7 @@ def _vote_metrics(votes: dict[str, list[Vote]]) -> Metrics:
     }
 
 
-def _candidates(traces: Iterable[Trace]) -> Judged:
+def _candidates(traces: Iterable[Trace], source: JudgedPairs) -> Judged:
     """Pairs to be judged, in order of the problems; those that cannot be are dropped."""
     by_problem: dict[str, list[Trace]] = {}
     for trace in traces:
@@ -123,20 +126,27 @@ def _candidates(traces: Iterable[Trace]) -> Judged:
     kept, dropped = [], []
     for some in by_problem.values():
         for first, second in zip(some[::2], some[1::2], strict=False):
-            # Only what the user reads is compared, as the reward model later reads only that.
+            sides = [_compared(trace, source) for trace in (first, second)]
             pair = Pair(
                 prompt=first.question,
-                chosen=first.answer or "(no answer)",
-                rejected=second.answer or "(no answer)",
+                chosen=sides[0] or "(no answer)",
+                rejected=sides[1] or "(no answer)",
                 source=f"{first.problem_id}/{first.sample} {second.problem_id}/{second.sample}",
             )
-            if first.answer is None or second.answer is None:
+            if not all(sides):
                 dropped.append(DroppedPair(reason="no_answer", pair=pair))
-            elif first.answer == second.answer:
+            elif sides[0] == sides[1]:
                 dropped.append(DroppedPair(reason="identical", pair=pair))
             else:
                 kept.append(pair)
     return kept, dropped
+
+
+def _compared(trace: Trace, source: JudgedPairs) -> str:
+    """What of a response is compared; empty where there is nothing."""
+    if source.compares == "completion":
+        return trace.completion.strip()
+    return trace.summary or trace.answer or ""
 
 
 def _ask(
@@ -156,9 +166,7 @@ def _ask(
     )
 
 
-def judged(
-    source: JudgedPairs, candidates: Sequence[Pair], votes: dict[str, list[Vote]]
-) -> Judged:
+def judged(source: JudgedPairs, candidates: Sequence[Pair], votes: dict[str, list[Vote]]) -> Judged:
     """Pairs as the votes decide, the preferred response as the chosen one."""
     kept, dropped = [], []
     for pair in candidates:

@@ -25,7 +25,7 @@ from factory.stages.sft import micro_batch_rows
 from factory.stages.stage import Stage, StageConfig
 
 if TYPE_CHECKING:
-    from factory.training.reward_rows import LabelRow, PairRow
+    from factory.training.reward_rows import Row
     from factory.training.scoring import Scorer
 
 CALIBRATION_ROWS = 512
@@ -114,7 +114,7 @@ def run(config: RewardModelConfig, inputs: Inputs, out: Path, context: Context) 
     }
 
 
-def _rows(config: RewardModelConfig, inputs: Inputs) -> "list[PairRow] | list[LabelRow]":
+def _rows(config: RewardModelConfig, inputs: Inputs) -> "Sequence[Row]":
     from transformers import AutoTokenizer
 
     from factory.training.reward_rows import label_rows, pair_rows
@@ -128,8 +128,8 @@ def _rows(config: RewardModelConfig, inputs: Inputs) -> "list[PairRow] | list[La
 
 
 def _measure(
-    train: "Sequence[PairRow | LabelRow]",
-    held_out: "Sequence[PairRow | LabelRow]",
+    train: "Sequence[Row]",
+    held_out: "Sequence[Row]",
     *,
     out: Path,
     context: Context,
@@ -164,7 +164,7 @@ def _measure(
     return {**_figures(found), "train_accuracy": _share_right(seen)}
 
 
-def _scored(rows: "Sequence[PairRow | LabelRow]", scorer: "Scorer") -> list[dict]:
+def _scored(rows: "Sequence[Row]", scorer: "Scorer") -> list[dict]:
     """Prompt, scores, lengths in tokens and what was wanted, of each row."""
     from factory.training.reward_rows import PairRow
 

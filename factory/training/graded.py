@@ -30,20 +30,21 @@ def figures(
 ) -> dict[str, float]:
     """Means over a rollout's completions, `problems` being what each answers.
 
-    `accuracy` is over all but canaries (0 where there are only those), `canary_accuracy` over
-    canaries, and missing where none was asked. `accuracy` and `format_share` are shares whether or
-    not they are rewarded; `truncated_share` counts completions cut at max_new_tokens;
-    `words/<word>` is how often a reflective word occurs in a completion. `language_mix_share` is
-    the mean share of words in another language, over completions that reason at all; missing where
-    none does.
+    `accuracy` is over the answers that rules decide, canaries left out (0 where there are only
+    those), and missing where no rule decides any; `canary_accuracy` is over canaries, and missing
+    where none was asked. `accuracy` and `format_share` are shares whether or not they are rewarded;
+    `truncated_share` counts completions cut at max_new_tokens; `words/<word>` is how often a
+    reflective word occurs in a completion. `language_mix_share` is the mean share of words in
+    another language, over completions that reason at all; missing where none does.
     """
     count = len(graded)
     words = [reflective_words(completion) for completion in text]
     foreign = [1 - one.components["language"] for one in graded if one.response.reasoning]
     caught = [g.verdict.is_correct for g, p in zip(graded, problems, strict=True) if is_canary(p)]
-    right = sum(one.verdict.is_correct for one in graded) - sum(caught)
+    ruled = [one.verdict.is_correct for one in graded if "accuracy" in one.components]
+    right = (sum(ruled) - sum(caught)) / max(1, len(ruled) - len(caught))
     return {
-        "accuracy": right / max(1, count - len(caught)),
+        **({"accuracy": right} if ruled else {}),
         **({"canary_accuracy": sum(caught) / len(caught)} if caught else {}),
         "format_share": sum(one.response.is_well_formed for one in graded) / count,
         "truncated_share": sum(reason == "length" for reason in finish_reason) / count,

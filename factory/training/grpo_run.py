@@ -1,8 +1,10 @@
 """One GRPO run from its parts: model, engine, graders, trainer, checkpoints."""
 
+import os
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,10 +24,12 @@ from factory.training.checkpoints import (
     require_space,
     resume_point,
 )
+from factory.training.early_stop import EarlyStop
 from factory.training.efficiency import Efficiency
 from factory.training.grpo import FactoryGrpoTrainer, plain_pass_reason
 from factory.training.grpo_arguments import plain_micro_prompts, training_arguments
 from factory.training.phases import PhaseClock
+from factory.training.preference_rewards import PreferenceRewards
 from factory.training.rollouts import Rollouts, RolloutSettings
 from factory.training.roofline import measure_peaks, size_of
 from factory.training.saving import save_model
@@ -54,41 +58,44 @@ AS_THEY_ARE = (
 def train(
     config: "GrpoConfig",
     problems: Sequence[Problem],
-    watched: Sequence[Problem] = (),
     *,
+    general: Sequence[Problem] = (),
+    watched: Sequence[Problem] = (),
     model: Artifact,
+    reward_models: Mapping[str, Path] = MappingProxyType({}),
     out: Path,
     context: Context,
-) -> None:
+) -> dict[str, float]:
     """Train the model of an artifact and write it to `out`; `watched` are measured on the way.
 
-    Leaves telemetry.jsonl, rollouts.jsonl and, with a watch, watch.jsonl in the context's scratch
-    folder.
+    Returns what there is to say of a run that an alarm ended, else nothing.
+
+    `general` are prompts that only reward models judge, `reward_models` the folders of those by
+    component. Leaves telemetry.jsonl, rollouts.jsonl and, with a watch, watch.jsonl in the
+    context's scratch folder.
     """
     tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True)
-    prompts, asked = (
+    asked = [*problems, *general]
+    prompts, watch_prompts = (
         [render(problem.prompt, config.prompt, tokenizer) for problem in some]
-        for some in (problems, watched)
+        for some in (asked, watched)
     )
-    length = _longest(config, [*prompts, *asked], tokenizer, folder=model.path)
+    length = _longest(config, [*prompts, *watch_prompts], tokenizer, folder=model.path)
     policy = _load_policy(model.path)
     with GradingPool(context.machine.thread_count()) as pool:
         sampler = open_sampler(
             model.path, context.machine, max_length=length, training=True, notify=context.note
         )
-        parts: dict[str, Any] = {
-            "sampler": sampler,
-            "tokenizer": tokenizer,
-            "pool": pool,
-            "folder": context.scratch,
-        }
+        parts: dict[str, Any] = {"sampler": sampler, "tokenizer": tokenizer, "pool": pool}
+        parts["folder"] = context.scratch
         try:
             rollouts = Rollouts(
                 _settings(config, model, context),
-                problems,
+                asked,
                 prompts,
                 clock=PhaseClock(),
-                watcher=_watcher(config, watched, asked, context=context, parts=parts),
+                watcher=_watcher(config, watched, watch_prompts, context=context, parts=parts),
+                preferences=_preferences(config, reward_models, context),
                 **parts,
             )
             trainer = make_trainer(
@@ -98,10 +105,30 @@ def train(
             require_space(context.scratch, trainer.model)
             rollouts.clock.take()
             trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
-            rollouts.watch(trainer)
+            early = _early_stop(trainer)
+            if early is None or not early.has_stopped:
+                rollouts.watch(trainer)
         finally:
             sampler.close()
+    stopped = {} if early is None else _go_back(early, trainer, context)
     save_model(trainer, model.path, out)
+    return stopped
+
+
+def _go_back(early: EarlyStop, trainer: FactoryGrpoTrainer, context: Context) -> dict[str, float]:
+    """Take the best weights if there was an alarm, and say so."""
+    stopped = early.go_back(trainer.model, trainer.state.global_step)
+    if stopped is None:
+        return {}
+    context.note(f"grpo: ended after step {stopped.step}, weights of step {stopped.weights_step}")
+    text = stopped.model_dump_json() + "\n"
+    (context.scratch / "stopped.json").write_text(text, encoding="utf-8")
+    return {"stopped_step": float(stopped.step), "weights_step": float(stopped.weights_step)}
+
+
+def _early_stop(trainer: FactoryGrpoTrainer) -> EarlyStop | None:
+    callbacks = trainer.callback_handler.callbacks
+    return next((one for one in callbacks if isinstance(one, EarlyStop)), None)
 
 
 def _watcher(
@@ -144,6 +171,7 @@ def make_trainer(
     `prompts[i]` is what `rollouts.problems[i]` is asked with.
     """
     arguments, packed_rows = _placement(config, policy, context)
+    general = sum(problem.kind == "open" for problem in rollouts.problems)
     peaks = measure_peaks(arguments.device, torch.float32)
     context.note(
         f"grpo: this process multiplies at {peaks.flops_per_second / 1e9:.0f} GFLOP/s and reads "
@@ -168,17 +196,28 @@ def make_trainer(
     trainer = FactoryGrpoTrainer(
         model=policy,
         args=arguments,
-        train_dataset=question_rows(config, prompts, context.seed),
+        train_dataset=question_rows(config, prompts, context.seed, general=general),
         processing_class=rollouts.tokenizer,
         peft_config=peft_config(config.lora),
         reward_funcs=rollouts.reward_functions(),
         rollout_func=rollouts.sample,
-        callbacks=[CompleteCheckpoints(), telemetry],
+        callbacks=[CompleteCheckpoints(), telemetry, *_stopping(config, rollouts, context)],
         packed_rows=packed_rows,
         clock=rollouts.clock,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _stopping(config: "GrpoConfig", rollouts: Rollouts, context: Context) -> list[EarlyStop]:
+    if config.watch is None or not config.watch.stops or rollouts.watcher is None:
+        return []
+    if context.machine.processes > 1:
+        raise RecipeError(
+            "watch.stops: keeps the weights of one process; set processes: 1 in the machine file, "
+            "or leave it out"
+        )
+    return [EarlyStop(rollouts.watcher, context.scratch)]
 
 
 def _placement(
@@ -201,11 +240,34 @@ def _placement(
     return packed, machine.micro_groups * config.group
 
 
-def question_rows(config: "GrpoConfig", prompts: Sequence[str], seed: int) -> Dataset:
-    """Every question of the run in the order in which it is asked: resuming only skips rows."""
-    phase = config.prompts * config.updates_per_rollout
-    order = question_order(len(prompts), config.rollouts * phase, seed)
+def question_rows(
+    config: "GrpoConfig", prompts: Sequence[str], seed: int, *, general: int = 0
+) -> Dataset:
+    """Every question of the run in the order in which it is asked: resuming only skips rows.
+
+    The last `general` of the prompts are general ones.
+    """
+    order = planned_questions(config, len(prompts) - general, general, seed)
     return Dataset.from_dict({"prompt": [prompts[i] for i in order], "problem": order})
+
+
+def planned_questions(config: "GrpoConfig", problems: int, general: int, seed: int) -> list[int]:
+    """Indices of the questions of all rollouts; general prompts come after the problems.
+
+    Problems and general prompts are each drawn in whole passes of their own, so that adding the
+    ones changes no order of the others.
+    """
+    updates = config.updates_per_rollout
+    counts = [config.general_at(phase * updates + 1) for phase in range(config.rollouts)]
+    most = config.rollouts * updates * config.prompts
+    ruled = iter(question_order(problems, most, seed))
+    free = iter(question_order(general, most, derive(seed, "general")) if general else ())
+    order: list[int] = []
+    for count in counts:
+        for _ in range(updates):
+            order += [next(ruled) for _ in range(config.prompts - count)]
+            order += [problems + next(free) for _ in range(count)]
+    return order
 
 
 def question_order(count: int, draws: int, seed: int) -> list[int]:
@@ -231,7 +293,8 @@ def telemetry_values(logs: Logs) -> dict[str, float]:
     for name, value in logs.items():
         if name.startswith(("words/", "drawn_")):
             values[name] = value
-        elif name.startswith("rewards/") and name.endswith("/mean"):
+        # A component that applies to none of a rollout's completions has no mean.
+        elif name.startswith("rewards/") and name.endswith("/mean") and value is not None:
             values[name.removesuffix("/mean")] = value
     return values
 
@@ -273,6 +336,21 @@ def _settings(config: "GrpoConfig", model: Artifact, context: Context) -> Rollou
         model=model.fingerprint,
         dynamic_sampling=config.dynamic_sampling,
         kept_steps=frozenset(phase * config.updates_per_rollout + 1 for phase in phases),
+    )
+
+
+def _preferences(
+    config: "GrpoConfig", models: Mapping[str, Path], context: Context
+) -> PreferenceRewards | None:
+    if not models:
+        return None
+    on_gpu = context.machine.takes_gpu()
+    return PreferenceRewards(
+        config.rewards,
+        models,
+        prefill=config.prompt.prefill,
+        machine=context.machine,
+        device=f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if on_gpu else "cpu",
     )
 
 

@@ -19,7 +19,7 @@ from factory.training.checkpoints import (
     resume_point,
     saving_fields,
 )
-from factory.training.reward_rows import LabelRow, PairRow
+from factory.training.reward_rows import LabelRow, PairRow, Row
 from factory.training.saving import save_model
 from factory.training.scoring import open_classifier, padded
 from factory.training.sft_rows import plan_order, step_count
@@ -59,7 +59,7 @@ class LabelTrainer(PairTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """-(y log p + (1 - y) log(1 - p)), p = sigmoid(score), y = 1 for safe; mean of the batch."""
+        """-(y log p + (1 - y) log(1 - p)), p = sigmoid(score), y = 1 for safe; mean of a batch."""
         wanted = inputs["is_safe"]
         outputs = model(
             input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
@@ -122,7 +122,7 @@ def training_arguments(
 
 def make_trainer(
     config: "RewardModelConfig",
-    rows: Sequence[PairRow] | Sequence[LabelRow],
+    rows: Sequence[Row],
     *,
     folder: Path,
     model: "PreTrainedModel",
@@ -154,11 +154,13 @@ def make_trainer(
         ],
     }
     trainer: PairTrainer
-    if isinstance(rows[0], PairRow):
-        data = [{"chosen_ids": r.chosen_ids, "rejected_ids": r.rejected_ids} for r in rows]
+    pairs = [row for row in rows if isinstance(row, PairRow)]
+    labels = [row for row in rows if isinstance(row, LabelRow)]
+    if pairs:
+        data = [{"chosen_ids": r.chosen_ids, "rejected_ids": r.rejected_ids} for r in pairs]
         trainer = PairTrainer(train_dataset=Dataset.from_list(data).select(order), **shared)
     else:
-        data = [{"ids": r.ids, "is_safe": r.is_safe} for r in rows]
+        data = [{"ids": r.ids, "is_safe": r.is_safe} for r in labels]
         padding = model.config.get_text_config().pad_token_id
         trainer = LabelTrainer(
             train_dataset=Dataset.from_list(data).select(order),
@@ -177,7 +179,7 @@ def telemetry_values(logs: Logs) -> dict[str, float]:
 
 def train(
     config: "RewardModelConfig",
-    rows: Sequence[PairRow] | Sequence[LabelRow],
+    rows: Sequence[Row],
     *,
     folder: Path,
     micro_batch: int,

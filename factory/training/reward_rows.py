@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from factory.preferences.reading import response_ids
 from factory.problems.splits import question_key
@@ -40,7 +40,7 @@ class LabelRow:
         return len(self.ids)
 
 
-R = TypeVar("R", PairRow, LabelRow)
+Row = PairRow | LabelRow
 
 
 def pair_rows(pairs: Sequence[Pair], tokenizer: "PreTrainedTokenizerBase") -> list[PairRow]:
@@ -61,7 +61,7 @@ def label_rows(labels: Sequence[Labelled], tokenizer: "PreTrainedTokenizerBase")
     ]
 
 
-def hold_out(rows: Sequence[R], share: float, seed: int) -> tuple[list[R], list[R]]:
+def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
     """(rows to train on, rows held out): a share of the prompts, at least one, at most all but one.
 
     By prompt, so that no prompt is on both sides; which ones depends on seed and text alone.

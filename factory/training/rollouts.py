@@ -28,6 +28,7 @@ from factory.training.graded import Graded, close_figures, figures
 from factory.training.grpo import FactoryGrpoTrainer, policy_weights
 from factory.training.phases import PhaseClock
 from factory.training.precision import exact_products
+from factory.training.preference_rewards import PreferenceRewards
 from factory.training.telemetry import truncate_rows
 from factory.training.watch import Ranks, Watcher
 
@@ -105,9 +106,11 @@ class Rollouts:
         clock: PhaseClock,
         folder: Path,
         watcher: Watcher | None = None,
+        preferences: PreferenceRewards | None = None,
     ) -> None:
         self.settings = settings
         self.watcher = watcher
+        self.preferences = preferences
         self.problems = problems
         self.prompts = prompts
         self.sampler = sampler
@@ -282,11 +285,11 @@ class Rollouts:
     def _total(self, graded: Graded) -> float:
         return total_reward(graded.components, self.settings.rewards, step=self._update)
 
-    def reward_functions(self) -> list[Callable[..., list[float]]]:
+    def reward_functions(self) -> list[Callable[..., list[float | None]]]:
         """One function a configured component; the first one called grades the rollout."""
         return [self._reward_function(reward.name) for reward in self.settings.rewards]
 
-    def _reward_function(self, name: str) -> Callable[..., list[float]]:
+    def _reward_function(self, name: str) -> Callable[..., list[float | None]]:
         def reward(
             *,
             problem: list[int],
@@ -294,7 +297,7 @@ class Rollouts:
             finish_reason: list[FinishReason],
             log_metric: Callable[[str, float], None],
             **rest: Any,
-        ) -> list[float]:
+        ) -> list[float | None]:
             if not self._graded:
                 tokens = [len(ids) for ids in rest["completion_ids"]]
                 self._graded = self._graded_early or self._grade(
@@ -307,7 +310,8 @@ class Rollouts:
                 for metric, value in {**of_rollout, **self._draw_figures}.items():
                     log_metric(metric, value)
                 self._keep(problem, text, finish_reason, rest)
-            return [graded.components[name] for graded in self._graded]
+            # None where a component does not apply: TRL leaves it out of sum and mean.
+            return [graded.components.get(name) for graded in self._graded]
 
         reward.__name__ = name
         return reward
@@ -327,10 +331,12 @@ class Rollouts:
                     for i, completion, reason in zip(problem, text, finish_reason, strict=True)
                 ]
             )
-            check_ungradable(verdicts, limit=UNGRADABLE_LIMIT)
+            asked = [self.problems[i] for i in problem]
+            ruled = [v for v, p in zip(verdicts, asked, strict=True) if p.kind != "open"]
+            check_ungradable(ruled, limit=UNGRADABLE_LIMIT)
             graded = []
-            for verdict, completion, count, reason in zip(
-                verdicts, text, tokens, finish_reason, strict=True
+            for source, verdict, completion, count, reason in zip(
+                asked, verdicts, text, tokens, finish_reason, strict=True
             ):
                 is_cut = reason == "length"
                 response = parse(completion, prefill=prefill, form=form, is_cut=is_cut)
@@ -341,9 +347,13 @@ class Rollouts:
                     tokens=count,
                     limit=self._sampling.max_new_tokens,
                     language=self.settings.language,
+                    is_open=source.kind == "open",
                 )
                 graded.append(Graded(verdict, response, components))
-        return graded
+        if self.preferences is None:
+            return graded
+        with self.clock.measure("score"):
+            return self.preferences.added(graded, asked, text, step=self._update)
 
     def _keep(
         self,

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def run_stage(
 
 
 def step(
-    rows: list[Any], tmp_path: Path, *, micro_batch: int, scores: list[float]
+    rows: Sequence[Any], tmp_path: Path, *, micro_batch: int, scores: list[float]
 ) -> tuple[float, float]:
     """Loss of one step whose texts get these scores (of pairs chosen first), and its gradient.
 
@@ -244,4 +245,6 @@ def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
     assert same == metrics
     names = sorted(path.name for path in whole.iterdir())
     assert names == sorted(path.name for path in again.iterdir())
-    assert [name for name in names if (whole / name).read_bytes() != (again / name).read_bytes()] == []
+    assert [
+        name for name in names if (whole / name).read_bytes() != (again / name).read_bytes()
+    ] == []

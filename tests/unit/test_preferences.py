@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from test_mix import artifact
 
 from factory.artifacts import Artifact, Inputs
 from factory.chat import PromptConfig, render
@@ -34,7 +35,6 @@ from factory.stages import STAGES
 from factory.stages.labels import LabelsConfig
 from factory.stages.pairs import PairsConfig
 from factory.tiny import byte_tokenizer, save_tiny_model
-from test_mix import artifact
 
 TOKENIZER = byte_tokenizer()
 
@@ -219,7 +219,7 @@ def test_the_margin_is_strict_and_votes_go_on_where_a_kill_cut_them(
     assert len(resumed.calls) == 2
     for name in ("pairs.jsonl", "dropped.jsonl", "votes.jsonl"):
         assert (out / name).read_bytes() == (again / name).read_bytes()
-    with pytest.raises(DataError, match="none of 6 is left .*3 margin"):
+    with pytest.raises(DataError, match=r"none of 6 is left .*3 margin"):
         run(judged(margin=1.5))
 
 
@@ -246,7 +246,11 @@ def test_loaded_pairs_are_strict_and_lose_what_says_nothing(
     )
     settings = PairsConfig(kind="pairs", source={"type": "local", "path": str(path)})  # type: ignore[arg-type]
     out, metrics, _ = run(settings)
-    assert (metrics["pairs"], metrics["dropped.duplicate"], metrics["dropped.identical"]) == (2, 1, 1)
+    assert (metrics["pairs"], metrics["dropped.duplicate"], metrics["dropped.identical"]) == (
+        2,
+        1,
+        1,
+    )
     assert next(read_records(out / "pairs.jsonl", Pair)).source == "given.jsonl 1"
     with path.open("a") as file:
         file.write('{"prompt": "d", "chosen": "x"}\n')
