@@ -31,6 +31,10 @@ Overrides = Annotated[
 MachinePath = Annotated[
     Path | None, typer.Option("--machine", help="Machine settings, e.g. recipes/machines/cpu.yaml.")
 ]
+Unsandboxed = Annotated[
+    bool,
+    typer.Option("--unsandboxed", help="Run programs WITHOUT isolation. Everything made says so."),
+]
 Store = Annotated[Path, typer.Option("--store", help="Where artifacts are kept.")]
 ArtifactName = Annotated[
     str, typer.Argument(help="A folder, a folder name's beginning, or a stage's name.")
@@ -70,13 +74,13 @@ def build(
     machine: MachinePath = None,
     store: Store = STORE,
     plain: Annotated[bool, typer.Option("--plain", help="Plain lines for logs and CI.")] = False,
+    unsandboxed: Unsandboxed = False,
 ) -> None:
     """Make every stage of a recipe that is not made yet, then write the report."""
     from factory.recipe import load_machine, load_recipe
 
-    _build(
-        load_recipe(recipe, overrides or []), load_machine(machine), store, until=until, plain=plain
-    )
+    settings = load_machine(machine).model_copy(update={"unsandboxed": unsandboxed})
+    _build(load_recipe(recipe, overrides or []), settings, store, until=until, plain=plain)
 
 
 @app.command()
@@ -292,27 +296,17 @@ def grade(
         Path | None, typer.Option("--out", help="Where to write; else standard output.")
     ] = None,
     processes: Annotated[int, typer.Option(help="Worker processes.")] = 2,
-    unsandboxed: Annotated[
-        bool,
-        typer.Option(
-            "--unsandboxed", help="Run programs WITHOUT isolation. Every verdict says so."
-        ),
-    ] = False,
+    unsandboxed: Unsandboxed = False,
 ) -> None:
     """Grade stored responses again, without generating; exit 1 if some rows are broken."""
-    from contextlib import ExitStack
-
-    from factory.grading import GradingPool
-    from factory.grading.rows import grade_rows, open_rows, write_graded
+    from factory.grading.rows import grade_file
 
     if out is not None and out.resolve() == file.resolve():
         _say_error(f"--out {out}: is the input file; name another")
         raise typer.Exit(2)
-    with ExitStack() as stack:
-        lines = stack.enter_context(open_rows(file))
-        target = stack.enter_context(out.open("w", encoding="utf-8")) if out else sys.stdout
-        pool = stack.enter_context(GradingPool(processes, is_isolated=not unsandboxed))
-        counts = write_graded(grade_rows(lines, str(file), pool), target, on_broken=_say_error)
+    counts = grade_file(
+        file, out, on_broken=_say_error, processes=processes, is_isolated=not unsandboxed
+    )
     console = _console(stderr=True)
     told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     console.print(f"{sum(counts.values())} rows: {told or 'none'}", markup=False)

@@ -49,6 +49,9 @@ class Machine(Record):
     """`accelerate` starts training stages with `accelerate launch`."""
     processes: int = Field(default=1, ge=1)
     """Ranks of a training stage under the accelerate launcher."""
+    unsandboxed: bool = False
+    """Runs programs that models wrote without the sandbox: from `--unsandboxed` alone, which has to
+    be typed, never from a machine file. Manifests, verdicts and reports say so."""
     accelerate_config: str | None = None
     """An accelerate config file (FSDP2, DeepSpeed, several nodes)."""
 

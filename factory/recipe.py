@@ -71,6 +71,8 @@ def load_machine(path: Path | None) -> Machine:
     machine = _validate(Machine, load_mapping(path), "", problems)
     if machine is None:
         raise RecipeError("\n".join(f"{path}: {problem}" for problem in problems))
+    if machine.unsandboxed:
+        raise RecipeError(f"{path}: unsandboxed: is no setting of a file; type --unsandboxed")
     return machine
 
 

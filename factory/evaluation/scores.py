@@ -20,7 +20,9 @@ from factory.records import OUTCOMES, EvalSample, Problem, SamplingConfig, Score
 from factory.sampling.sampler import Completion
 
 
-def grade_draws(sampled: Sampled, *, prompt: PromptConfig, processes: int) -> Verdicts:
+def grade_draws(
+    sampled: Sampled, *, prompt: PromptConfig, processes: int, is_isolated: bool = True
+) -> Verdicts:
     """Strict and lenient verdicts of all completions of our own runs, in one pass over the pool.
 
     EngineError if the grader itself failed on more than 1 % of a benchmark's samples: such an
@@ -38,7 +40,7 @@ def grade_draws(sampled: Sampled, *, prompt: PromptConfig, processes: int) -> Ve
     for draw, completion in ours:
         problem = problems[draw.run.name, draw.document]
         items += _grade_items(problem, completion, prompt)
-    with GradingPool(processes) as pool:
+    with GradingPool(processes, is_isolated=is_isolated) as pool:
         verdicts = pool.grade(items)
     pairs = list(zip(verdicts[::2], verdicts[1::2], strict=True))
     graded: Verdicts = {}

@@ -1,8 +1,10 @@
 """Stored responses graded again, row by row: what `factory grade` does."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -154,6 +156,20 @@ def write_graded(
     return counts
 
 
-def open_rows(path: Path) -> TextIO:
-    """The input file; bytes that are no UTF-8 are replaced, since their row alone is at fault."""
-    return path.open(encoding="utf-8", errors="replace")
+def grade_file(
+    source: Path,
+    out: Path | None,
+    *,
+    on_broken: Callable[[str], None],
+    processes: int = 1,
+    is_isolated: bool = True,
+) -> Counter[str]:
+    """Grade the rows of a file into another one, or to standard output; counts as `write_graded`.
+
+    Bytes that are no UTF-8 are replaced, since their row alone is at fault.
+    """
+    with ExitStack() as stack:
+        lines = stack.enter_context(source.open(encoding="utf-8", errors="replace"))
+        target = stack.enter_context(out.open("w", encoding="utf-8")) if out else sys.stdout
+        pool = stack.enter_context(GradingPool(processes, is_isolated=is_isolated))
+        return write_graded(grade_rows(lines, str(source), pool), target, on_broken=on_broken)

@@ -41,7 +41,9 @@ def build(
     return Report(
         recipe=recipe_name,
         description=description,
-        headline=headline(rows, comparisons, stages, traps(rows, answers)),
+        headline=headline(
+            rows, comparisons, stages, [*traps(rows, answers), *_unsandboxed(manifests)]
+        ),
         claims=tuple(claim_rows(claims, by_name)),
         stages=stages,
         evaluations=tuple(rows),
@@ -55,6 +57,14 @@ def build(
         machine=_variants(manifest.machine for manifest in manifests),
         commits=tuple(sorted({_commit(manifest) for manifest in manifests})),
     )
+
+
+def _unsandboxed(manifests: Sequence[Manifest]) -> list[str]:
+    """A warning about artifacts that were made with the sandbox switched off."""
+    names = [manifest.name for manifest in manifests if manifest.machine.get("unsandboxed")]
+    if not names:
+        return []
+    return [f"unsandboxed: made while models' programs ran without isolation: {', '.join(names)}"]
 
 
 def _stage_row(step: Step) -> StageRow:

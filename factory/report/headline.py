@@ -19,9 +19,10 @@ def headline(
 ) -> Headline:
     """One sentence on the main benchmark, and what a fair reader must be told beside it.
 
-    `traps` say which zero scores measure the protocol and not the model.
+    `traps` say which zero scores measure the protocol and not the model, and what else would
+    mislead.
     """
-    remarks = _unfinished(stages)
+    remarks = [*_unfinished(stages), *traps]
     benchmark = main_benchmark(rows)
     if benchmark is None:
         sentence = (
@@ -29,7 +30,6 @@ def headline(
             "its models solve problems."
         )
         return Headline(benchmark=None, sentence=sentence, remarks=tuple(remarks))
-    remarks += traps
     remarks += _changes(comparisons)
     remarks += _extraction(rows, benchmark)
     remarks += _cut_off(rows)

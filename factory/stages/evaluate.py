@@ -151,8 +151,12 @@ def _ask_model(config: EvaluateConfig, inputs: Inputs, context: Context) -> _Ask
 
     def grade(sampled: "Sampled") -> None:
         asked.sampled += sampled
-        processes = context.machine.thread_count()
-        verdicts = grade_draws(sampled, prompt=config.prompt, processes=processes)
+        verdicts = grade_draws(
+            sampled,
+            prompt=config.prompt,
+            processes=context.machine.thread_count(),
+            is_isolated=not context.machine.unsandboxed,
+        )
         asked.verdicts.update(verdicts)
 
     with datasets_cache(context.scratch / "datasets"):

@@ -95,7 +95,7 @@ def _sample_and_grade(
 ) -> tuple[list[Completion], list[Verdict]]:
     """A completion and its verdict for every request; each block is graded when it is there."""
     verdicts: list[Verdict] = []
-    with GradingPool() as pool:
+    with GradingPool(is_isolated=not context.machine.unsandboxed) as pool:
 
         def grade_block(start: int, block: Sequence[Completion]) -> None:
             items = [

@@ -82,7 +82,8 @@ def train(
     )
     length = _longest(config, [*prompts, *watch_prompts], tokenizer, folder=model.path)
     policy = _load_policy(model.path)
-    with GradingPool(context.machine.thread_count()) as pool:
+    isolated = not context.machine.unsandboxed
+    with GradingPool(context.machine.thread_count(), is_isolated=isolated) as pool:
         sampler = open_sampler(
             model.path, context.machine, max_length=length, training=True, notify=context.note
         )

@@ -210,6 +210,7 @@ def test_a_bad_set_is_named(tmp_path: Path, override: str, expected: str) -> Non
         ("block: many\n", 'found "many"'),
         ("engine: tensorflow\n", "engine: "),
         ("- 1\n", "must be a mapping"),
+        ("unsandboxed: true\n", "is no setting of a file; type --unsandboxed"),
     ],
 )
 def test_a_bad_machine_file_is_named(tmp_path: Path, text: str, expected: str) -> None:

@@ -209,6 +209,20 @@ def test_an_unfinished_build_lists_what_is_not_made_and_shows_the_rest(steps):
     assert "not made" in markdown
 
 
+def test_artifacts_made_without_the_sandbox_are_named_in_the_headline(steps):
+    made = [step for step in steps if step.artifact is not None]
+    assert not any("unsandboxed" in text for text in build("r", "d", made).headline.remarks)
+    chosen = made[0]
+    manifest = chosen.artifact.manifest
+    stamped = manifest.model_copy(update={"machine": {**manifest.machine, "unsandboxed": True}})
+    artifact = replace(chosen.artifact, manifest=stamped)
+    report = build("r", "d", [replace(chosen, artifact=artifact), *made[1:]])
+    told = [text for text in report.headline.remarks if "unsandboxed" in text]
+    assert told == [
+        f"unsandboxed: made while models' programs ran without isolation: {chosen.name}"
+    ]
+
+
 def test_a_build_of_which_nothing_is_made_still_has_a_report(steps):
     report = build("quickstart", "", without(steps, *(step.name for step in steps)))
     assert len(report.missing) == len(steps)
