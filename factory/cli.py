@@ -231,19 +231,14 @@ def publish(
 ) -> None:
     """Export a checkpoint or a trace set with card and lineage, if the gate lets it through."""
     from factory.publish.folder import publish as publish_artifact
-    from factory.publish.folder import refused
+    from factory.publish.folder import refused, target_folder
     from factory.recipe import load_machine
     from factory.ui.publishing import show_outcome
     from factory.ui.tables import resolve
 
-    if to.startswith("hub:"):
-        raise RecipeError(
-            f"--to {to}: publishing to a hub is not built; publish to a folder, look at it, and "
-            f"upload that: hf upload {to.removeprefix('hub:')} FOLDER"
-        )
     outcome = publish_artifact(
         resolve(artifact, store),
-        Path(to),
+        target_folder(to),
         load_machine(machine),
         licences=_pairs(licence or []),
         is_trial=not yes,
@@ -266,26 +261,14 @@ def verify(
     ] = None,
 ) -> None:
     """Compare every file of a published folder with the hashes of its lineage."""
-    from factory.artifacts import sha256_file
-    from factory.publish.lineage import LINEAGE, faults, places_of, read_lineage
+    from factory.ui.publishing import show_place, show_verified
 
     console = _console()
-    if file is not None:
-        places = places_of(file, read_lineage(folder))
-        for place in places:
-            console.print(f"{file}: is {place}", markup=False, soft_wrap=True)
-        if not places:
-            _say_error(f"{file}: no file of these bytes is in the lineage of {folder}")
-            raise typer.Exit(2)
-        return
-    found = faults(folder)
+    found = show_verified(folder, console) if file is None else show_place(file, folder, console)
     for fault in found:
         _say_error(fault)
     if found:
         raise typer.Exit(2)
-    digest = sha256_file(folder / LINEAGE)
-    console.print("every file is as the lineage says; what says so is only as good as its source")
-    console.print(f"{LINEAGE} sha256: {digest}", soft_wrap=True)
 
 
 @app.command()

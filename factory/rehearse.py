@@ -58,7 +58,9 @@ def _model(fields: Fields) -> Fields:
         return fields
     named = str(source.get("id") or source.get("path") or source["type"]).lower()
     architecture = "qwen2" if "qwen" in named else "llama"
-    return {**fields, "source": {"type": "tiny", "architecture": architecture}}
+    # The tiny tokenizer knows ChatML's tokens only.
+    turns = fields["turns"] and "chatml"
+    return {**fields, "source": {"type": "tiny", "architecture": architecture}, "turns": turns}
 
 
 def _pretrain(fields: Fields) -> Fields:

@@ -14,7 +14,9 @@ from factory.plan import make_plan
 from factory.recipe import load_machine, load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+RECIPES = sorted(
+    path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "machines"
+)
 MACHINES = sorted((ROOT / "recipes" / "machines").glob("*.yaml"))
 
 # From the bottom up. A module may import modules of its own layer and of those below. A package

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from factory.artifacts import Artifact
+from factory.artifacts import Artifact, find
 from factory.chat import PromptConfig
 from factory.jsonl import read_records
 from factory.publish.licences import Source, Terms
@@ -240,23 +240,20 @@ def _example(scores: Sequence[Artifact]) -> str:
 def _hub_set(score: Score, made: Artifact) -> str | None:
     """The hub data set that is this benchmark as a whole, None where it is not a whole one."""
     for number, one in enumerate(made.manifest.config["benchmarks"]):
-        if one["name"] != score.benchmark or one.get("limit") or one.get("problems") is None:
-            continue
         entry = made.manifest.inputs.get(f"benchmarks.{number}.problems")
-        source = None if entry is None else _whole_hub_source(made, entry.fingerprint)
-        if source is not None and one.get("source") is None:
-            return source
+        if one["name"] == score.benchmark and entry is not None and not one.get("limit"):
+            problems = find(made.path.parent, entry.fingerprint)
+            sources = [] if problems is None else problems.manifest.config.get("sources", [])
+            label = one.get("source")
+            asked = [s for s in sources if label is None or _label(s) == label]
+            if len(asked) == 1 and asked[0]["type"] == "hub" and asked[0]["held_out"] is None:
+                return str(asked[0]["id"])
     return None
 
 
-def _whole_hub_source(made: Artifact, fingerprint: str) -> str | None:
-    from factory.artifacts import find
-
-    problems = find(made.path.parent, fingerprint)
-    sources = [] if problems is None else problems.manifest.config.get("sources", [])
-    if len(sources) == 1 and sources[0]["type"] == "hub" and sources[0]["held_out"] is None:
-        return str(sources[0]["id"])
-    return None
+def _label(source: Mapping[str, Any]) -> str:
+    """What problems of a hub data set name as their source."""
+    return str(source.get("id", "")).rpartition("/")[2]
 
 
 def _write_eval_results(card: Card, folder: Path) -> None:

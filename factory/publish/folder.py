@@ -158,6 +158,16 @@ def refused(checks: Sequence[Check]) -> list[Check]:
     return [one for one in checks if one.status == "refused"]
 
 
+def target_folder(to: str) -> Path:
+    """The folder that `--to` names; RecipeError for a hub."""
+    if to.startswith("hub:"):
+        raise RecipeError(
+            f"--to {to}: publishing to a hub is not built; publish to a folder, look at it, and "
+            f"upload that: hf upload {to.removeprefix('hub:')} FOLDER"
+        )
+    return Path(to)
+
+
 def _check_target(target: Path, artifact: Artifact) -> None:
     if artifact.manifest.kind not in ("model", "traces"):
         raise ArtifactError(

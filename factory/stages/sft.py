@@ -172,7 +172,12 @@ def _keep_whole_rows(
         f"longer than {limit} tokens; the longest has {report['quantiles']['1.0']}"
     )
     if report["dropped_share"] > config.max_dropped_share or not report["rows"]:
-        remedy = "raise context" if limit == config.context else "the model reads no more than that"
+        remedy = "raise context"
+        if limit < config.context:
+            remedy = (
+                "the model reads no more than that: give its model stage a longer context, e.g. "
+                f"context: {{tokens: {config.context}, rope_theta: 300000}} for Qwen2.5-Math"
+            )
         raise DataError(
             f"sft: {told}: a share of {report['dropped_share']:.3f}, above max_dropped_share "
             f"{config.max_dropped_share}; {remedy}, select shorter traces, or allow a higher share"

@@ -211,7 +211,10 @@ def test_too_many_long_rows_are_refused_with_the_setting_to_raise(tmp_path: Path
 def test_the_limit_of_the_model_counts_where_the_context_is_longer(tmp_path: Path):
     long = [trace(number, reasoning="x" * 1100) for number in range(3)]
     inputs = make_inputs(tmp_path / "inputs", long)
-    with pytest.raises(DataError, match=r"longer than 1024 tokens.*the model reads no more"):
+    with pytest.raises(
+        DataError,
+        match=r"longer than 1024 tokens.*reads no more.*a longer context, e\.g\. context:",
+    ):
         stage(tmp_path, config(), inputs)
 
 

@@ -111,3 +111,38 @@ def test_stages_that_do_not_need_each_other_are_at_work_side_by_side(tmp_path: P
     machine = Machine(device="cpu", matmul="float32", threads=1, parallel=2)
     made = build(make_plan(load_recipe(path)), tmp_path / "store", machine, watcher)  # type: ignore[arg-type]
     assert (watcher.most, watcher.at_work, set(made)) == (2, set(), {"m0", "m1", "m2"})
+
+
+# R1-Distill-Qwen-1.5B, 7B, 14B, 32B, R1-Distill-Llama-8B, 70B (arXiv 2501.12948 v2, distillation).
+LEARNING_RATES = {
+    "qwen2.5-math-1.5b": 1e-4,
+    "qwen2.5-math-7b": 8e-5,
+    "qwen2.5-14b": 7e-5,
+    "qwen2.5-32b": 6e-5,
+    "llama-3.1-8b": 5e-5,
+    "llama-3.3-70b-instruct": 2e-5,
+}
+
+
+@pytest.mark.parametrize(("name", "rate"), LEARNING_RATES.items())
+def test_a_distill_recipe_has_the_papers_numbers_and_rehearses_as_its_parent(
+    name: str, rate: float
+) -> None:
+    recipe = load_recipe(ROOT / "recipes" / "distill" / f"{name}.yaml")
+    student = recipe.stages["student"].model_dump()
+    assert (student["learning_rate"], student["batch"], student["context"]) == (rate, 64, 32768)
+    assert (student["epochs"], student["final_learning_rate_share"]) == (2, 0.1)
+    # The ladder, which test_rehearsals.py builds, holds the parent: what differs from it is data.
+    parent = rehearsal(load_recipe(ROOT / "recipes" / "distill" / "qwen2.5-math-1.5b.yaml"))
+    small = rehearsal(recipe)
+    differing = {key for key in parent.stages if parent.stages[key] != small.stages[key]}
+    assert differing <= {"student", "student_base"}
+    unlike = small.stages["student"].model_dump() | {"learning_rate": 1e-4}
+    assert unlike == parent.stages["student"].model_dump()
+
+
+def test_a_short_native_context_is_extended_where_the_student_has_one() -> None:
+    for name, is_short in (("qwen2.5-math-7b", True), ("qwen2.5-14b", False)):
+        recipe = load_recipe(ROOT / "recipes" / "distill" / f"{name}.yaml")
+        context = recipe.stages["student_base"].model_dump()["context"]
+        assert context == ({"tokens": 32768, "rope_theta": 3e5} if is_short else None)
