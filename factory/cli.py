@@ -236,9 +236,10 @@ def publish(
     from factory.ui.publishing import show_outcome
     from factory.ui.tables import resolve
 
+    target = target_folder(to)
     outcome = publish_artifact(
         resolve(artifact, store),
-        target_folder(to),
+        target,
         load_machine(machine),
         licences=_pairs(licence or []),
         is_trial=not yes,
