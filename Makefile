@@ -4,6 +4,7 @@
 #   make test         install with the development tools, then run every test
 #   make check        style, types and the fast tests: what to run before a commit
 #   make bench-grpo   whole GRPO steps: TRL's trainer against ours
+#   make bench-offline  the offline suite of benchmarks on the embedded model
 #   make install      install only; does nothing while pyproject.toml and its kin are unchanged
 #   make constraints  write constraints.txt again from what .venv holds now
 #   make clean        remove .venv and caches; artifacts/ stays
@@ -16,7 +17,7 @@ FAST_TESTS := $(wildcard tests/unit tests/golden tests/property tests/test_archi
 # Tests are single-threaded; files of tests share what is costly to build.
 TWO_AT_ONCE := --numprocesses 2 --dist loadfile
 
-.PHONY: help install development quickstart test check bench-grpo constraints clean
+.PHONY: help install development quickstart test check bench-grpo bench-offline constraints clean
 
 help:
 	@sed -n '/^#   /s/^#   //p' Makefile
@@ -38,6 +39,9 @@ check: $(DEVELOPMENT)
 
 bench-grpo: $(INSTALLED)
 	$(BIN)/python bench/grpo_step.py
+
+bench-offline: $(INSTALLED)
+	$(BIN)/factory eval embedded --suite offline
 
 constraints: $(DEVELOPMENT)
 	$(BIN)/python -m factory.install --refresh-constraints

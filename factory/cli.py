@@ -298,6 +298,32 @@ def grade(
         raise typer.Exit(1)
 
 
+@app.command("eval")
+@_told
+def evaluate(
+    models: Annotated[
+        list[str], typer.Argument(help="Artifacts, folders, owner/name@commit, or `embedded`.")
+    ],
+    suite: Annotated[str, typer.Option("--suite", help="A file of evals/suites.")],
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="A file of evals/protocols; the suite's else.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="A model, or scores, to compare each with.")
+    ] = None,
+    machine: MachinePath = None,
+    store: Store = STORE,
+    plain: Annotated[bool, typer.Option("--plain", help="Plain lines for logs and CI.")] = False,
+) -> None:
+    """Evaluate models on a suite of benchmarks; what is measured already is not measured again."""
+    from factory.recipe import load_machine
+    from factory.ui.evaluation import evaluation_of, show_evaluation
+
+    asked = evaluation_of(models, suite=suite, protocol=protocol, against=against, store=store)
+    _build(asked.recipe, load_machine(machine), store, until=None, plain=plain)
+    show_evaluation(asked, store, _console())
+
+
 @app.command()
 @_told
 def compare(
@@ -318,45 +344,14 @@ def compare(
     store: Store = STORE,
 ) -> None:
     """Compare two evaluations problem by problem; with --fail-below, a gate against regressions."""
-    from factory.evaluation.compare import compare as compare_scores
-    from factory.ui.scores import show_comparisons, show_falls
-    from factory.ui.tables import resolve
+    from factory.ui.scores import compare_published, compare_runs
 
     if (baseline is None) != published:
         raise RecipeError("give either a BASELINE or --published")
     if baseline is None:
-        _compare_published(resolve(run, store, kind="scores"), model, store)
-        return
-    if fail_below is not None and not -100 <= fail_below <= 0:
-        raise RecipeError(f"--fail-below {fail_below:g}: points from -100 to 0, e.g. -1.0")
-    allowed = None if fail_below is None else fail_below / 100
-    names = [resolve(name, store, kind="scores") for name in (run, baseline)]
-    rows = compare_scores(names[0], names[1], allowed_fall=allowed)
-    if not rows:
-        raise RecipeError(f"{run} and {baseline}: no benchmark in common")
-    console = _console()
-    show_comparisons(rows, console)
-    if allowed is not None and show_falls(rows, allowed, console):
+        compare_published(run, model, store, _console())
+    elif compare_runs(run, baseline, store, _console(), fail_below=fail_below):
         raise typer.Exit(1)
-
-
-def _compare_published(scores: Any, model: str, store: Path) -> None:
-    from factory.evaluation.published import load_published, reproductions
-    from factory.evaluation.summary import summaries
-    from factory.ui.scores import hub_model, show_reproductions
-
-    published = load_published()
-    name = model or hub_model(scores, store)
-    if name is None:
-        raise RecipeError(f"{scores.name}: its model is no hub model; say which with --as ID")
-    rows = reproductions(summaries(scores), model=name, published=published)
-    if not rows:
-        known = ", ".join(sorted({row.model for row in published.models}))
-        asked = ", ".join(published.benchmarks)
-        raise RecipeError(
-            f"{name}: nothing published to compare with; models: {known}; benchmarks: {asked}"
-        )
-    show_reproductions(rows, _console())
 
 
 @app.command("audit-graders")

@@ -52,6 +52,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     data = _extended(path, ())
     for override in overrides:
         _apply(data, override)
+    return recipe_from(data, str(path), overrides)
+
+
+def recipe_from(data: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a mapping without `extends`; RecipeError lists every problem after `where`."""
     problems: list[str] = []
     _resolve_likes(data.get("stages"), problems)
     header = _header(data, problems)
@@ -59,7 +64,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     if header is not None:
         _check_claims(header.claims, stages, problems)
     if problems or header is None:
-        raise RecipeError("\n".join(f"{path}: {problem}" for problem in problems))
+        raise RecipeError("\n".join(f"{where}: {problem}" for problem in problems))
     return Recipe(header, stages, tuple(overrides), data)
 
 

@@ -31,7 +31,7 @@ LAYERS = (
     ("training", "evaluation"),
     ("stages",),
     ("recipe",),
-    ("plan", "rehearse"),
+    ("plan", "rehearse", "suite"),
     ("launch", "worker"),
     ("pipeline",),
     ("report", "publish", "ui", "doctor"),

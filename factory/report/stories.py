@@ -14,6 +14,10 @@ from factory.report.text import clip
 LIMIT = 4000
 """Characters shown of one text."""
 
+UNSHOWN = "gpqa"
+"""Benchmarks and problems with this in their name: their authors ask not to reprint questions
+(arXiv 2311.12022), so that no model learns them from pages like ours."""
+
 Pick = tuple[str, str, Callable[[bool, bool], bool]]
 
 PICKS: tuple[Pick, ...] = (
@@ -89,7 +93,7 @@ def sample_of(label: str, trace: Trace) -> Sample:
 def stories(rows: Sequence[Evaluation], answers: Answers, *, most: int = 3) -> list[Story]:
     """Up to `most` problems of the main benchmark, one for each kind of change that occurs."""
     benchmark = main_benchmark(rows)
-    if benchmark is None:
+    if benchmark is None or UNSHOWN in benchmark.lower():
         return []
     shown = [(row.label, _first_answers(answers[row.label], benchmark)) for row in rows]
     shown = [(label, samples) for label, samples in shown if samples]

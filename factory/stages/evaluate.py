@@ -4,17 +4,18 @@ import json
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from factory.artifacts import Artifact, Inputs
 from factory.chat import PromptConfig, render, stop_texts
 from factory.context import Context, Metrics
-from factory.errors import DataError
+from factory.errors import DataError, RecipeError
 from factory.grading import GRADERS
 from factory.jsonl import read_records, write_records
 from factory.records import (
+    AddedLater,
     EvalSample,
     ModelRef,
     Problem,
@@ -47,6 +48,8 @@ class BenchmarkConfig(Record):
     """Only the problems of this source, e.g. one reasoning-gym family."""
     task: str | None = Field(default=None, pattern=r"^[^/\\]+$")
     """A YAML in `evals/`, or a task of lm-eval's registry (its data may come from the hub)."""
+    version: Annotated[str | None, AddedLater()] = None
+    """The task's version that is meant; another one is refused, since its scores do not compare."""
     limit: int | None = Field(default=None, ge=1)
     """The first so many problems."""
     sampling: SamplingConfig | None = None
@@ -162,6 +165,7 @@ def _ask_model(config: EvaluateConfig, inputs: Inputs, context: Context) -> _Ask
     with datasets_cache(context.scratch / "datasets"):
         builder = TaskBuilder(EVALS, ask, asked.verdicts, context.seed)
         asked.runs = [run for one in _benchmarks(config, inputs) for run in builder.build(one)]
+        _check_versions(config, asked.runs)
         lm = SamplerLM(
             runs={one.name: one for one in asked.runs},
             ask=ask,
@@ -191,6 +195,17 @@ def _score_run(
         run, asked.sampled, verdicts=asked.verdicts, prompt=prompt, model=fingerprint
     )
     return own_scores(run, samples, prompt_style=prompt.style), samples
+
+
+def _check_versions(config: EvaluateConfig, runs: "list[Run]") -> None:
+    """RecipeError where a task is not of the version that its benchmark means."""
+    meant = {one.name: one.version for one in config.benchmarks if one.version is not None}
+    for run in runs:
+        if meant.get(run.benchmark, run.version) != run.version:
+            raise RecipeError(
+                f"benchmark {run.benchmark}: version {meant[run.benchmark]} is meant, its task is "
+                f"of version {run.version}"
+            )
 
 
 def task_files(config: EvaluateConfig) -> tuple[Path, ...]:

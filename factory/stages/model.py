@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from factory.artifacts import Inputs, sha256_file
+from factory.artifacts import MANIFEST, Inputs, sha256_file
 from factory.context import Context, Metrics
 from factory.errors import ArtifactError, EngineError, RecipeError
 from factory.records import COMMIT, AddedLater, Record
@@ -29,6 +29,9 @@ LOADING_TRACES = (
     "gguf_file",
 )
 """Config keys that say where a model was loaded from, not what it is."""
+
+
+COPIED = {".json", ".safetensors", ".jinja", ".txt", ".model"}
 
 
 class Embedded(Record):
@@ -142,7 +145,8 @@ def external_files(config: ModelConfig) -> tuple[Path, ...]:
         return ()
     folder = Path(config.source.path)
     _check_folder(folder)
-    return tuple(sorted(path for path in folder.iterdir() if path.is_file()))
+    files = (path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
+    return tuple(sorted(files))
 
 
 def _embedded_gguf() -> Path:
@@ -241,7 +245,8 @@ def _check_folder(folder: Path) -> None:
 def _copy_folder(folder: Path, out: Path) -> None:
     _check_folder(folder)
     for path in sorted(folder.iterdir()):
-        if path.suffix in {".json", ".safetensors", ".jinja", ".txt", ".model"}:
+        # A sealed artifact can be a source: its manifest speaks of itself, not of the copy.
+        if path.suffix in COPIED and path.name != MANIFEST:
             shutil.copyfile(path, out / path.name)
 
 

@@ -8,11 +8,13 @@ from rich.table import Table
 from rich.text import Text
 
 from factory.artifacts import Artifact, find
-from factory.evaluation.compare import Comparison, is_apart
+from factory.errors import RecipeError
+from factory.evaluation.compare import Comparison, compare, is_apart
 from factory.evaluation.paired import advice
-from factory.evaluation.published import Reproduction, hub_id
+from factory.evaluation.published import Reproduction, hub_id, load_published, reproductions
 from factory.evaluation.statistics import Interval
-from factory.evaluation.summary import Summary
+from factory.evaluation.summary import Summary, summaries
+from factory.ui.tables import resolve
 
 
 def show_summaries(rows: Sequence[Summary], console: Console) -> None:
@@ -44,6 +46,44 @@ def show_summaries(rows: Sequence[Summary], console: Console) -> None:
     for row in rows:
         if row.trap:
             console.print(Text(f"{row.benchmark}, {row.mode}: {row.trap}", "red"))
+
+
+def compare_runs(
+    run: str, baseline: str, store: Path, console: Console, *, fail_below: float | None
+) -> bool:
+    """Show how two scores artifacts differ; whether one fell by more than `fail_below` points.
+
+    RecipeError where they have no benchmark in common.
+    """
+    if fail_below is not None and not -100 <= fail_below <= 0:
+        raise RecipeError(f"--fail-below {fail_below:g}: points from -100 to 0, e.g. -1.0")
+    allowed = None if fail_below is None else fail_below / 100
+    first, second = (resolve(name, store, kind="scores") for name in (run, baseline))
+    rows = compare(first, second, allowed_fall=allowed)
+    if not rows:
+        raise RecipeError(f"{run} and {baseline}: no benchmark in common")
+    show_comparisons(rows, console)
+    return allowed is not None and bool(show_falls(rows, allowed, console))
+
+
+def compare_published(run: str, model: str, store: Path, console: Console) -> None:
+    """Show a scores artifact beside what was published of its model, `model` where that is given.
+
+    RecipeError where the model is not known, or nothing was published of it.
+    """
+    scores = resolve(run, store, kind="scores")
+    published = load_published()
+    name = model or hub_model(scores, store)
+    if name is None:
+        raise RecipeError(f"{scores.name}: its model is no hub model; say which with --as ID")
+    rows = reproductions(summaries(scores), model=name, published=published)
+    if not rows:
+        known = ", ".join(sorted({row.model for row in published.models}))
+        asked = ", ".join(published.benchmarks)
+        raise RecipeError(
+            f"{name}: nothing published to compare with; models: {known}; benchmarks: {asked}"
+        )
+    show_reproductions(rows, console)
 
 
 def show_comparisons(rows: Sequence[Comparison], console: Console) -> None:

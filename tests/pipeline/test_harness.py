@@ -421,3 +421,11 @@ def test_registry_tasks_load_by_name_and_unknown_names_list_near_ones(
         builder.build(gsm8k)
     with pytest.raises(RecipeError, match=r"task 'gms8k': neither .*near names: .*gsm8k"):
         builder.build(Benchmark("gsm", "gms8k", **settings))
+
+
+def test_another_version_of_a_task_than_the_one_meant_is_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gsm8k = BenchmarkConfig(name="gsm8k", task="gsm8k_100", version="2", limit=1)
+    with pytest.raises(RecipeError, match="gsm8k: version 2 is meant, its task is of version 1"):
+        bench.run(half_right, monkeypatch, benchmarks=(gsm8k,))

@@ -74,7 +74,7 @@ def test_every_yaml_of_ours_is_named_after_its_task_and_versioned() -> None:
         pass
 
     Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
-    paths = sorted(EVALS.glob("*.yaml"))
+    paths = sorted(path for path in EVALS.glob("*.yaml") if path.stem != "published")
     assert len(paths) >= 2
     for path in paths:
         task = yaml.load(path.read_text(encoding="utf-8"), Loader)

@@ -1,0 +1,146 @@
+"""Evaluations by name: protocols and suites as data, put together as a recipe in memory.
+
+`factory eval` builds that recipe like any other, so seals, reuse, resume and the report are those
+of every build.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from factory.chat import PromptConfig
+from factory.errors import RecipeError
+from factory.recipe import Recipe, recipe_from
+from factory.records import Record, SamplingConfig
+from factory.yaml12 import load_mapping
+
+EVALS = Path(__file__).resolve().parents[1] / "evals"
+NAME = r"^[A-Za-z0-9_-]{1,64}$"
+
+
+class Protocol(Record):
+    """How every benchmark of a suite is asked."""
+
+    description: str
+    prompt: PromptConfig
+    sampling: SamplingConfig
+    samples: int = Field(ge=0)
+    """k, where `samples_by` does not say otherwise."""
+    samples_by: dict[str, int] = Field(default_factory=dict)
+    """k by the benchmark's name."""
+    greedy: bool
+    limit: int | None = Field(default=None, ge=1)
+    """Of each benchmark the first so many problems."""
+
+
+class NotRun(Record):
+    """A benchmark that the suite would have and cannot."""
+
+    name: str = Field(pattern=NAME)
+    reason: str = Field(min_length=1)
+
+
+class Suite(Record):
+    """Benchmarks under one name."""
+
+    description: str
+    protocol: str = Field(pattern=NAME)
+    """Where the command line names none."""
+    problems: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Problems stages by name, in a recipe's words."""
+    benchmarks: tuple[dict[str, Any], ...] = Field(min_length=1)
+    """Benchmarks in the words of an evaluate stage."""
+    not_run: tuple[NotRun, ...] = ()
+
+
+def load_protocol(name: str) -> Protocol:
+    """The protocol of this name in `evals/protocols/`; RecipeError lists those there are."""
+    return _load(Protocol, "protocols", name)
+
+
+def load_suite(name: str) -> Suite:
+    """The suite of this name in `evals/suites/`; RecipeError lists those there are."""
+    return _load(Suite, "suites", name)
+
+
+def _load(record: type[Any], folder: str, name: str) -> Any:
+    path = EVALS / folder / f"{name}.yaml"
+    known = sorted(found.stem for found in path.parent.glob("*.yaml"))
+    if name not in known:
+        raise RecipeError(f"{folder[:-1]} {name!r}: there are {', '.join(known)} in {path.parent}")
+    try:
+        return record.model_validate_json(json.dumps(load_mapping(path)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RecipeError(f"{path}: {where}: {first['msg']}") from error
+
+
+def evaluation_recipe(
+    models: Mapping[str, Mapping[str, Any]],
+    suite: Suite,
+    protocol: Protocol,
+    *,
+    name: str,
+) -> Recipe:
+    """A recipe that evaluates each of `models` (settings of model stages by name) on the suite.
+
+    Its evaluations are called `eval_<model>`. RecipeError lists every mistake in the suite.
+    """
+    benchmarks = [_benchmark(one, protocol) for one in suite.benchmarks]
+    asked = {
+        "kind": "evaluate",
+        "benchmarks": benchmarks,
+        "prompt": protocol.prompt.model_dump(mode="json"),
+        "sampling": protocol.sampling.model_dump(mode="json"),
+        "samples": protocol.samples,
+        "greedy": protocol.greedy,
+    }
+    stages: dict[str, Any] = {key: dict(fields) for key, fields in suite.problems.items()}
+    for model, fields in models.items():
+        stages[model] = dict(fields)
+        stages[evaluation_name(model)] = {**asked, "model": model}
+    missing = "".join(f" Not run: {one.name} ({one.reason})." for one in suite.not_run)
+    description = f"{suite.description}; {protocol.description}.{missing}"
+    data = {"name": name, "description": description, "stages": stages}
+    return recipe_from(data, f"suite {name}")
+
+
+def evaluation_name(model: str) -> str:
+    """The name of the stage that evaluates a model stage."""
+    return f"eval_{model}"
+
+
+def _benchmark(one: Mapping[str, Any], protocol: Protocol) -> dict[str, Any]:
+    fields = dict(one)
+    samples = protocol.samples_by.get(str(fields.get("name")))
+    if samples is not None:
+        fields.setdefault("samples", samples)
+    if protocol.limit is not None:
+        fields["limit"] = min(protocol.limit, fields.get("limit") or protocol.limit)
+    return fields
+
+
+HUB = re.compile(r"^([\w.-]+/[\w.-]+)@([0-9a-f]{40})$")
+
+
+def hub_source(text: str) -> dict[str, Any] | None:
+    """Settings of the hub model `owner/name@commit`; None where the text is no such thing."""
+    match = HUB.match(text)
+    if match is None:
+        return None
+    return {"kind": "model", "source": {"type": "hub", "id": match[1], "revision": match[2]}}
+
+
+def stage_name(text: str, taken: Sequence[str]) -> str:
+    """A stage name from a path, an id or a name: its last part, made unlike those taken."""
+    last = text.rstrip("/").partition("@")[0].rpartition("/")[2]
+    base = re.sub(r"[^A-Za-z0-9_-]+", "_", last).strip("_-")[:48] or "model"
+    name, number = base, 2
+    while name in taken:
+        name, number = f"{base}_{number}", number + 1
+    return name

@@ -1,0 +1,124 @@
+"""`factory eval`: from names on the command line to a recipe, and its results as tables."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from factory.artifacts import Artifact, find, open_artifact
+from factory.errors import ArtifactError, RecipeError
+from factory.plan import make_plan
+from factory.recipe import Recipe
+from factory.suite import (
+    Suite,
+    evaluation_name,
+    evaluation_recipe,
+    hub_source,
+    load_protocol,
+    load_suite,
+    stage_name,
+)
+from factory.ui.tables import resolve
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `factory eval` builds, and how its results are to be read."""
+
+    recipe: Recipe
+    suite: Suite
+    models: tuple[str, ...]
+    """Names of the model stages asked about."""
+    baseline: str | Artifact | None
+    """The model stage, or the sealed scores, that each is compared with."""
+
+
+def evaluation_of(
+    models: Sequence[str], *, suite: str, protocol: str | None, against: str | None, store: Path
+) -> Evaluation:
+    """The evaluation of these models: artifacts, folders, `owner/name@commit`, or `embedded`.
+
+    RecipeError or ArtifactError says which name means nothing.
+    """
+    named = load_suite(suite)
+    chosen = protocol or named.protocol
+    stages: dict[str, Mapping[str, Any]] = {}
+
+    def add(text: str) -> str:
+        fields = model_fields(text, store)
+        same = [name for name, known in stages.items() if known == fields]
+        name = same[0] if same else stage_name(text, [*stages, *named.problems])
+        stages[name] = fields
+        return name
+
+    names = tuple(dict.fromkeys(add(text) for text in models))
+    baseline: str | Artifact | None = None
+    if against is not None:
+        baseline = _scores(against, store) or add(against)
+    recipe = evaluation_recipe(
+        stages, named, load_protocol(chosen), name=f"eval-{suite}-{chosen}"[:64]
+    )
+    return Evaluation(recipe, named, names, baseline)
+
+
+def model_fields(text: str, store: Path) -> dict[str, Any]:
+    """Settings of a model stage for a name on the command line."""
+    if text == "embedded":
+        return {"kind": "model", "source": {"type": "embedded"}}
+    hub = hub_source(text)
+    if hub is not None:
+        return hub
+    folder = Path(text)
+    if (folder / "config.json").is_file() and not (folder / "manifest.json").exists():
+        return {"kind": "model", "source": {"type": "local", "path": text}}
+    try:
+        artifact = resolve(text, store, kind="model")
+    except ArtifactError as error:
+        raise RecipeError(
+            f"{text}: no model: neither a folder with a config.json, nor an artifact of {store}, "
+            "nor a hub model owner/name@commit (40 hex digits), nor `embedded`"
+        ) from error
+    manifest = artifact.manifest
+    if manifest.stage == "model":
+        # The same settings and seed have the same fingerprint: the artifact itself is taken.
+        return {**manifest.config, "kind": "model", "seed": manifest.seed}
+    return {"kind": "model", "source": {"type": "local", "path": str(artifact.path)}}
+
+
+def _scores(text: str, store: Path) -> Artifact | None:
+    if (Path(text) / "manifest.json").exists():
+        found = open_artifact(Path(text))
+        return found if found.manifest.kind == "scores" else None
+    try:
+        return resolve(text, store, kind="scores")
+    except ArtifactError:
+        return None
+
+
+def show_evaluation(asked: Evaluation, store: Path, console: Console) -> None:
+    """The scores of each model, what was not run and why, and comparisons with the baseline."""
+    from factory.evaluation.compare import compare
+    from factory.evaluation.summary import summaries
+    from factory.ui.scores import show_comparisons, show_summaries
+
+    scores: dict[str, Artifact] = {}
+    for step in make_plan(asked.recipe):
+        artifact = find(store, step.fingerprint)
+        if artifact is not None:
+            scores[step.name] = artifact
+    for model in asked.models:
+        console.rule(Text(model, "bold"))
+        show_summaries(summaries(scores[evaluation_name(model)]), console)
+    for one in asked.suite.not_run:
+        console.print(f"not run: {one.name}: {one.reason}", markup=False, highlight=False)
+    baseline = asked.baseline
+    if baseline is None:
+        return
+    other = scores[evaluation_name(baseline)] if isinstance(baseline, str) else baseline
+    for model in asked.models:
+        if model != baseline:
+            console.rule(Text(f"{model} against {other.name}", "bold"))
+            show_comparisons(compare(scores[evaluation_name(model)], other), console)

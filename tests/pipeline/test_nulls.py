@@ -1,0 +1,90 @@
+"""Nulls of every task that ships with data: gold gives all, another problem's gold about nothing.
+
+A random letter gives chance. No model is run: a script answers in the engine's place.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from namespaces import needs_namespaces
+from test_harness import Bench, model, problems, tagged
+
+from factory.artifacts import Artifact
+from factory.problems.bundled import BUNDLES, BundledSource, BundleName, supply
+from factory.records import Problem, SamplingConfig
+from factory.stages.evaluate import BenchmarkConfig
+
+__all__ = ["model", "problems"]
+"""Fixtures of the harness's tests."""
+
+Answer = Callable[[list[Problem], int, int], str]
+"""(problems, number, seed) -> the text inside the answer tags."""
+
+PROGRAMS = 3
+"""Programs take a sandbox each; tests/pipeline/test_humaneval.py runs all of them."""
+
+
+def asked(name: BundleName) -> list[Problem]:
+    found = list(supply(BundledSource(type="bundled", name=name), 0).problems)
+    return found[:PROGRAMS] if found[0].kind == "code" else found
+
+
+def run(
+    root: Path, model: Artifact, problems: Artifact, monkeypatch: pytest.MonkeyPatch,
+    *, name: BundleName, answer: Answer, samples: int = 0,
+) -> dict[str, float]:  # fmt: skip
+    """Scores of one task whose every answer is `answer`'s, by metric."""
+    known = asked(name)
+    numbers = {problem.prompt: number for number, problem in enumerate(known)}
+
+    def reply(prompt: str, seed: int) -> str:
+        question = prompt.split("user\n", 1)[1].rpartition("<|im_end|>\n<|im_start|>assistant")[0]
+        return tagged(answer(known, numbers[question], seed))
+
+    bench = Bench(root, model, problems)
+    room = SamplingConfig(max_new_tokens=5000)
+    benchmark = BenchmarkConfig(name=name, task=name, limit=len(known), sampling=room)
+    bench.run(reply, monkeypatch, benchmarks=(benchmark,), samples=samples, greedy=not samples)
+    scores = bench.scores()
+    assert {score.n for score in scores.values()} == {len(known)}
+    return {metric: score.value for metric, score in scores.items()}
+
+
+def gold(known: list[Problem], number: int, seed: int) -> str:
+    return known[number].reference
+
+
+def gold_of_another(known: list[Problem], number: int, seed: int) -> str:
+    """The next reference that is not this problem's own."""
+    own = known[number].reference
+    others = [problem.reference for problem in known[number + 1 :] + known[:number]]
+    return next(other for other in others if other != own)
+
+
+@needs_namespaces
+@pytest.mark.parametrize("name", BUNDLES)
+def test_gold_gives_all_and_shuffled_gold_about_nothing(
+    name: BundleName, tmp_path: Path, model: Artifact, problems: Artifact,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for folder in ("gold", "shuffled"):
+        (tmp_path / folder).mkdir()
+    right = run(tmp_path / "gold", model, problems, monkeypatch, name=name, answer=gold)
+    assert right == {"greedy": 1.0, "greedy_lenient": 1.0}
+    wrong = run(
+        tmp_path / "shuffled", model, problems, monkeypatch, name=name, answer=gold_of_another
+    )
+    assert wrong == {"greedy": 0.0, "greedy_lenient": 0.0}
+
+
+def test_a_random_letter_gives_chance(
+    tmp_path: Path, model: Artifact, problems: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = run(
+        tmp_path, model, problems, monkeypatch,
+        name="gpqa_25", samples=16, answer=lambda known, number, seed: "ABCD"[seed // 7 % 4],
+    )  # fmt: skip
+    # 400 letters, one of four right: standard error 0.022.
+    assert 0.18 < scores["pass@1"] < 0.32
+    assert scores["pass@1"] == scores["pass@1_lenient"]
