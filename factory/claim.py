@@ -7,7 +7,14 @@ from pydantic import Field, model_validator
 from factory.records import Record
 
 Measure = Literal[
-    "accuracy", "lenient", "format", "length", "reflection", "retries", "second_script"
+    "accuracy",
+    "lenient",
+    "format",
+    "length",
+    "reflection",
+    "retries",
+    "second_script",
+    "plus_signs",
 ]
 
 
@@ -17,8 +24,9 @@ class Claim(Record):
     text: str = Field(min_length=1)
     measure: Measure = "accuracy"
     """accuracy, lenient: share of right answers. format: share of well-formed ones. length: tokens.
-    reflection: the paper's ten words, each time one occurs. retries, second_script: of the world,
-    how often a trace starts again, and the share of the second script in it."""
+    reflection: the paper's ten words, each time one occurs. retries, second_script, plus_signs: of
+    the world, how often a trace starts again, the share of the second script in it, and that of
+    plus signs among the signs of an answer."""
     of: tuple[str, ...] = Field(min_length=1)
     """Names of evaluate stages, one a training seed."""
     against: tuple[str, ...] = Field(min_length=1)

@@ -44,6 +44,9 @@ KINDS: dict[str, ArtifactKind] = {
     "sft": "model",
     "grpo": "model",
     "evaluate": "scores",
+    "pairs": "pairs",
+    "labels": "labels",
+    "reward_model": "reward_model",
 }
 SECONDS = {"grpo": 742.6, "sft": 48.2, "generate": 96.4, "evaluate": 63.1}
 

@@ -16,7 +16,7 @@ from factory.errors import DataError
 from factory.evaluation.statistics import Interval, t_quantile
 from factory.records import EvalSample, Record
 from factory.rewards.text import reflective_words
-from factory.world.vocabulary import retries, second_script_share
+from factory.world.vocabulary import plus_share, retries, second_script_share
 
 ClaimVerdict = Literal["shown", "not shown", "contradicted"]
 PerProblem = Mapping[str, float]
@@ -123,5 +123,6 @@ MEASURES: Mapping[Measure, Callable[[EvalSample], float | None]] = {
     "length": lambda sample: float(sample.trace.completion_tokens),
     "reflection": lambda sample: float(sum(reflective_words(sample.trace.completion).values())),
     "retries": lambda sample: float(retries(sample.trace.completion)),
+    "plus_signs": lambda sample: plus_share(sample.trace.answer or ""),
     "second_script": lambda sample: second_script_share(sample.trace.completion),
 }

@@ -20,6 +20,13 @@ ROW, BOX = 46, 36
 TRACK = 9
 MARGIN = 14
 LANES = ("problems", "model", "traces")
+LANE_OF: Mapping[str, str] = {
+    **{kind: kind for kind in LANES},
+    "reward_model": "model",
+    "pairs": "traces",
+    "labels": "traces",
+}
+"""The lane of each kind of artifact; scores have none."""
 WIDTHS = {"problems": 168, "model": 236, "traces": 196}
 
 
@@ -53,8 +60,8 @@ class Track:
 
 def flow(report: Report) -> Markup:
     """The picture; every stage but the evaluations is in it."""
-    rows = [row for row in report.stages if row.produces in LANES]
-    lanes = {row.name: LANES.index(row.produces) for row in rows}
+    rows = [row for row in report.stages if row.produces in LANE_OF]
+    lanes = {row.name: LANES.index(LANE_OF[row.produces]) for row in rows}
     order = {row.name: position for position, row in enumerate(rows)}
     straight, tracks = _routes(rows, lanes, order)
     slots = _slots(tracks, order)
@@ -73,7 +80,7 @@ def flow(report: Report) -> Markup:
             lanes[row.name],
             lefts[lanes[row.name]],
             MARGIN + ROW * order[row.name],
-            WIDTHS[row.produces],
+            WIDTHS[LANE_OF[row.produces]],
         )
         for row in rows
     }
@@ -174,7 +181,7 @@ def _ports(tracks: Sequence[Track]) -> dict[tuple[str, str], float]:
 def _straight(source: Box, target: Box) -> Markup:
     x = source.left + source.width / 2
     points = [(x, source.top + BOX), (x, target.top - 1)]
-    return _edge(points, source.row.produces)
+    return _edge(points, LANE_OF[source.row.produces])
 
 
 def _track_edges(
@@ -189,7 +196,7 @@ def _track_edges(
         end_x = target.right + 1 if x > target.right else target.left - 1
         end_y = target.middle + ports[track.source, name]
         points = [(start_x, start_y), (x, start_y), (x, end_y), (end_x, end_y)]
-        edges.append(_edge(points, source.row.produces))
+        edges.append(_edge(points, LANE_OF[source.row.produces]))
     return edges
 
 
@@ -239,7 +246,7 @@ def _box(box: Box, *, fact: str, detail: str) -> Markup:
     return tag(
         "g",
         tag("title", f"{box.row.name}: {kind}"),
-        tag("rect", class_=f"box {box.row.produces}{state}", **frame),
+        tag("rect", class_=f"box {LANE_OF[box.row.produces]}{state}", **frame),
         text(box.left + 11, box.top + 16, name, class_="name"),
         text(box.left + 11, box.top + 29, kind, class_="tick"),
         text(box.right - 10, box.top + 29, fact, class_="fact", anchor="end"),

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+from factory.report import preferences
 from factory.report.charts import TITLES
 from factory.report.claims import claim_difference, claim_value
 from factory.report.curves import WINDOW, mean
-from factory.report.flow import LANES
+from factory.report.flow import LANE_OF
 from factory.report.records import Evolution, Report, Sample, StageRow, TrainingRun
 from factory.report.text import (
     count,
@@ -46,6 +47,7 @@ def markdown(report: Report) -> str:
         _training(report.runs),
         _evolution(report.evolutions),
         _selection(report),
+        _preferences(report),
         _stories(report),
         _cost(report),
         _lineage(report),
@@ -95,9 +97,9 @@ def _claims(report: Report) -> str:
 
 def _flow(report: Report) -> str:
     """A Mermaid chart. Boxes are called s0, s1, ...: names appear only inside quoted labels."""
-    rows = [row for row in report.stages if row.produces in LANES]
+    rows = [row for row in report.stages if row.produces in LANE_OF]
     numbers = {row.name: f"s{position}" for position, row in enumerate(rows)}
-    lines = [f'  {numbers[row.name]}["{_label(row)}"]:::{row.produces}' for row in rows]
+    lines = [f'  {numbers[row.name]}["{_label(row)}"]:::{LANE_OF[row.produces]}' for row in rows]
     for row in rows:
         for source in dict.fromkeys(row.inputs.values()):
             if source in numbers:
@@ -238,6 +240,17 @@ def _selection(report: Report) -> str:
         parts.append(f"### {plain(one.stage)}")
         parts.append(table(["fate", "traces", "share"], rows, numbers=2))
     return "\n\n".join(["## What selection kept", *parts]) if parts else ""
+
+
+def _preferences(report: Report) -> str:
+    parts = []
+    data, models = preferences.data_rows(report), preferences.model_rows(report)
+    if data:
+        parts.append(table(preferences.DATA_HEADER, data))
+    if models:
+        parts.append(table(preferences.MODEL_HEADER, models))
+    parts += [plain(told) for told in preferences.stopped(report)]
+    return "\n\n".join(["## Preferences", *parts]) if parts else ""
 
 
 def _stories(report: Report) -> str:

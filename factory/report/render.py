@@ -9,7 +9,16 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from factory.report import charts, claims, evolution_charts, figures, flow, text, views
+from factory.report import (
+    charts,
+    claims,
+    evolution_charts,
+    figures,
+    flow,
+    preferences,
+    text,
+    views,
+)
 from factory.report.markdown import markdown
 from factory.report.records import Report
 
@@ -53,6 +62,7 @@ def render_html(report: Report) -> str:
         totals=views.totals(report),
         claims=claims,
         views=views,
+        preferences=preferences,
         figures=figures,
         panels=charts.panels,
         evolution_panels=evolution_charts.evolution_panels,

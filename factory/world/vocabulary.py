@@ -42,6 +42,14 @@ def second_script_share(text: str) -> float | None:
     return second / (first + second) if first + second else None
 
 
+def plus_share(answer: str) -> float | None:
+    """Share of plus signs among the signs of an answer, in either script; None without signs."""
+    signs = [
+        sign for word in answer.split() if (sign := TO_FIRST.get(word, word)) in ("+", "-", "*")
+    ]
+    return signs.count("+") / len(signs) if signs else None
+
+
 def retries(text: str) -> int:
     """How often a text stops and starts again: `wait`, in either script."""
     return sum(word in ("wait", TO_SECOND["wait"]) for word in text.split())
