@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 from test_grpo_stage import config, digests, killed_child, make_inputs, run_stage
 
 from factory.artifacts import Inputs
 from factory.rewards import overlong
+from factory.training.grpo import FactoryGrpoTrainer
 
 JUMPING: dict[str, Any] = {
     "max_new_tokens": 4,
@@ -65,3 +67,22 @@ def test_a_jump_inside_a_phase_waits_for_the_next_rollout(inputs: Inputs, tmp_pa
     lines = [json.loads(line) for line in (out / "rollouts.jsonl").read_text().splitlines()]
     limits = {line["step"]: line["trace"]["sampling"]["max_new_tokens"] for line in lines}
     assert limits == {1: 4, 3: 4, 5: 8}
+
+
+def test_the_reference_is_the_policy_after_every_refresh_and_never_else(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hard copy, bit by bit, every second update; R1 takes every 400th."""
+    are_equal: dict[int, bool] = {}
+    training_step = FactoryGrpoTrainer.training_step
+
+    def watch(self: FactoryGrpoTrainer, *args: Any, **options: Any) -> torch.Tensor:
+        own, reference = (dict(model.named_parameters()) for model in (self.model, self.ref_model))
+        same = [torch.equal(own[name], reference[name]) for name in own]
+        are_equal[self.state.global_step] = all(same)
+        return training_step(self, *args, **options)
+
+    monkeypatch.setattr(FactoryGrpoTrainer, "training_step", watch)
+    settings = config(updates_per_rollout=1, steps=5, reference_refresh_steps=2)
+    run_stage(settings, inputs, tmp_path)
+    assert are_equal == {0: True, 1: False, 2: True, 3: False, 4: True}
