@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,7 +10,7 @@ from factory.chat import completion_text
 from factory.errors import DataError, RecipeError
 from factory.grading import GradeItem, GradingPool
 from factory.problems.splits import Supply, problem_id
-from factory.records import COMMIT, Problem, ProblemKind, Record
+from factory.records import COMMIT, AddedLater, Problem, ProblemKind, Record
 from factory.seeds import derive
 
 CHECKED_AT_ONCE = 256
@@ -31,6 +31,8 @@ class HubSource(Record):
     """Column that holds the question."""
     reference: str
     """Column that holds the right answer."""
+    level: Annotated[str | None, AddedLater()] = None
+    """Column that holds the difficulty; `grpo` with a watch tells accuracy by it."""
     kind: ProblemKind = "math"
     licence: str = ""
     train: int | None = Field(default=None, ge=0)
@@ -76,7 +78,8 @@ def _rows(source: HubSource) -> Any:
         raise DataError(
             f"data set {source.id} at {source.revision}: cannot be read: {error}"
         ) from error
-    missing = [name for name in (source.question, source.reference) if name not in rows.features]
+    named = [source.question, source.reference, *([source.level] if source.level else [])]
+    missing = [name for name in named if name not in rows.features]
     if missing:
         raise DataError(
             f"data set {source.id}: no column {' and no column '.join(missing)}; "
@@ -94,6 +97,7 @@ def _problem(row: dict[str, Any], source: HubSource, label: str) -> Problem:
         kind=source.kind,
         source=label,
         licence=source.licence,
+        data={} if source.level is None else {"level": row[source.level]},
     )
 
 

@@ -14,6 +14,7 @@ from factory.machine import Machine
 from factory.problems.hub import HubSource, supply
 from factory.records import Problem
 from factory.stages.problems import STAGE, ProblemsConfig
+from factory.training.watch import group_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -44,6 +45,7 @@ def sums(count: int) -> list[dict[str, str]]:
 
 def make(folder: Path, **changes: Any) -> tuple[dict[str, float], list[Problem], list[Problem]]:
     data = {"kind": "problems", "sources": [source(**changes)]}
+    folder.mkdir(exist_ok=True)
     config = ProblemsConfig.model_validate_json(json.dumps(data))
     metrics = STAGE.run(config, Inputs(), folder, Context(7, Machine(), folder))
     splits = [list(read_records(folder / f"{s}.jsonl", Problem)) for s in ("train", "held_out")]
@@ -57,6 +59,15 @@ def test_columns_become_problems_of_both_splits(rows: list, tmp_path: Path) -> N
     assert {p.prompt for p in train + held_out} == {row["problem"] for row in rows}
     assert {(p.kind, p.source, p.licence) for p in train} == {("math", "sums", "MIT")}
     assert [p.prompt for p in held_out] != [row["problem"] for row in rows[:10]], "not shuffled"
+
+
+def test_a_column_of_difficulty_is_kept_as_the_level(rows: list, tmp_path: Path) -> None:
+    rows += [{**row, "difficulty": 5.5} for row in sums(3)]
+    _, train, _ = make(tmp_path / "with", level="difficulty")
+    assert {problem.data["level"] for problem in train} == {5.5}
+    assert {group_of(problem) for problem in train} == {"level 5.5"}
+    _, train, _ = make(tmp_path / "without")
+    assert [problem.data for problem in train] == [{}] * 3
 
 
 def test_a_row_whose_reference_does_not_grade_is_left_out(rows: list, tmp_path: Path) -> None:
