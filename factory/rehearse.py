@@ -58,9 +58,13 @@ def _model(fields: Fields) -> Fields:
         return fields
     named = str(source.get("id") or source.get("path") or source["type"]).lower()
     architecture = "qwen2" if "qwen" in named else "llama"
-    # The tiny tokenizer knows ChatML's tokens only.
-    turns = fields["turns"] and "chatml"
-    return {**fields, "source": {"type": "tiny", "architecture": architecture}, "turns": turns}
+    return {
+        **fields,
+        "source": {"type": "tiny", "architecture": architecture},
+        # The tiny tokenizer knows ChatML's tokens only, and reads bytes: prompts are longer.
+        "turns": fields["turns"] and "chatml",
+        "context": {"tokens": 8192, "rope_theta": 1e6},
+    }
 
 
 def _pretrain(fields: Fields) -> Fields:
