@@ -332,15 +332,12 @@ def compare(
         str | None, typer.Argument(help="The scores to compare with, named likewise.")
     ] = None,
     fail_below: Annotated[
-        float | None,
-        typer.Option("--fail-below", help="Exit 1 if a score fell further than this, in points."),
+        float | None, typer.Option(help="Exit 1 if a score fell further than this, in points.")
     ] = None,
     published: Annotated[
-        bool, typer.Option("--published", help="Judge RUN against the model's published scores.")
+        bool, typer.Option("--published", help="Against published scores.")
     ] = False,
-    model: Annotated[
-        str, typer.Option("--as", help="The hub id, where the store does not tell it.")
-    ] = "",
+    model: Annotated[str, typer.Option("--as", help="The hub id, if the store has none.")] = "",
     store: Store = STORE,
 ) -> None:
     """Compare two evaluations problem by problem; with --fail-below, a gate against regressions."""
@@ -352,6 +349,15 @@ def compare(
         compare_published(run, model, store, _console())
     elif compare_runs(run, baseline, store, _console(), fail_below=fail_below):
         raise typer.Exit(1)
+
+
+@app.command()
+@_told
+def rescore(run: ArtifactName, store: Store = STORE) -> None:
+    """Grade an evaluation's stored answers with the present graders and show what changed."""
+    from factory.ui.rescoring import show_rescored
+
+    show_rescored(run, store, _console())
 
 
 @app.command("audit-graders")

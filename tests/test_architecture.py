@@ -31,7 +31,7 @@ LAYERS = (
     ("training", "evaluation"),
     ("stages",),
     ("recipe",),
-    ("plan", "rehearse", "suite"),
+    ("plan", "rehearse", "rescore", "suite"),
     ("launch", "worker"),
     ("pipeline",),
     ("report", "publish", "ui", "doctor"),

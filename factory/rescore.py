@@ -1,0 +1,138 @@
+"""Stored answers of an evaluation graded again with the present graders, without a model."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from factory.artifacts import Artifact, find
+from factory.errors import ArtifactError
+from factory.grading import GradeItem, GradingPool
+from factory.jsonl import read_records
+from factory.problems.bundled import BundledSource, BundleName, supply
+from factory.records import EvalSample, Problem, Record, Verdict
+from factory.stages.evaluate import EvaluateConfig
+
+Reading = Literal["strict", "lenient"]
+
+
+class Change(Record):
+    """One verdict that is another now."""
+
+    benchmark: str
+    mode: str
+    problem_id: str
+    sample: int
+    reading: Reading
+    before: Verdict
+    after: Verdict
+
+
+class Rescored(Record):
+    """One benchmark in one mode and reading: how many answers are right, then and now."""
+
+    benchmark: str
+    mode: str
+    reading: Reading
+    answers: int
+    right_before: int
+    right_after: int
+    changed: int
+    """Answers with another outcome, which may cancel in the sum."""
+
+
+def rescore(
+    artifact: Artifact, store: Path, *, processes: int
+) -> tuple[list[Rescored], list[Change], list[str]]:
+    """Totals, the changed verdicts in the file's order, and benchmarks that others grade.
+
+    ArtifactError where the problems are not in the store. Explanations and times are not compared.
+    """
+    config = EvaluateConfig.model_validate_json(json.dumps(artifact.manifest.config))
+    problems = {
+        one.name: _problems(artifact, store, config, number)
+        for number, one in enumerate(config.benchmarks)
+    }
+    samples = [
+        sample
+        for sample in read_records(artifact.file("samples.jsonl"), EvalSample)
+        if problems[sample.benchmark]
+    ]
+    items = [
+        item
+        for sample in samples
+        for item in _items(sample, problems[sample.benchmark], config, artifact)
+    ]
+    with GradingPool(processes) as pool:
+        verdicts = pool.grade(items)
+    changes: list[Change] = []
+    totals: dict[tuple[str, str, Reading], list[int]] = {}
+    for sample, *now in zip(samples, verdicts[::2], verdicts[1::2], strict=True):
+        before = (sample.trace.verdict, sample.lenient)
+        for reading, old, new in zip(get_args(Reading), before, now, strict=True):
+            is_changed = old.outcome != new.outcome
+            counts = totals.setdefault((sample.benchmark, sample.mode, reading), [0, 0, 0, 0])
+            marks = (1, old.is_correct, new.is_correct, is_changed)
+            totals[sample.benchmark, sample.mode, reading] = [
+                count + mark for count, mark in zip(counts, marks, strict=True)
+            ]
+            if is_changed:
+                changes.append(_change(sample, reading, old, new))
+    rows = [
+        Rescored(
+            benchmark=benchmark, mode=mode, reading=reading,
+            answers=n, right_before=before, right_after=after, changed=changed,
+        )
+        for (benchmark, mode, reading), (n, before, after, changed) in totals.items()
+    ]  # fmt: skip
+    return rows, changes, [name for name, known in problems.items() if not known]
+
+
+def _problems(
+    artifact: Artifact, store: Path, config: EvaluateConfig, number: int
+) -> dict[str, Problem]:
+    """A benchmark's problems by id; none where lm-eval brings and grades its own."""
+    benchmark = config.benchmarks[number]
+    found: Sequence[Problem] = ()
+    if benchmark.task in get_args(BundleName):
+        source = BundledSource.model_validate({"type": "bundled", "name": benchmark.task})
+        found = list(supply(source, seed=0).problems)
+    elif benchmark.problems is not None:
+        entry = artifact.manifest.inputs[f"benchmarks.{number}.problems"]
+        asked = find(store, entry.fingerprint)
+        if asked is None:
+            raise ArtifactError(
+                f"benchmark {benchmark.name}: its problems ({entry.name}, fingerprint "
+                f"{entry.fingerprint[:12]}) are not under {store}"
+            )
+        found = list(read_records(asked.file("held_out.jsonl"), Problem))
+    return {problem.id: problem for problem in found}
+
+
+def _items(
+    sample: EvalSample, problems: dict[str, Problem], config: EvaluateConfig, artifact: Artifact
+) -> list[GradeItem]:
+    trace, prompt = sample.trace, config.prompt
+    problem = problems.get(trace.problem_id)
+    if problem is None:
+        raise ArtifactError(
+            f"{artifact.name}: benchmark {sample.benchmark}: problem {trace.problem_id} is not "
+            "among its problems any more"
+        )
+    text, reason = trace.completion, trace.finish_reason
+    return [
+        GradeItem(problem, text, prompt.prefill, reason, form=prompt.form),
+        GradeItem(problem, text, finish_reason=reason, lenient=True),
+    ]
+
+
+def _change(sample: EvalSample, reading: Reading, before: Verdict, after: Verdict) -> Change:
+    return Change(
+        benchmark=sample.benchmark,
+        mode=sample.mode,
+        problem_id=sample.trace.problem_id,
+        sample=sample.trace.sample,
+        reading=reading,
+        before=before,
+        after=after,
+    )

@@ -1,0 +1,41 @@
+"""`factory rescore`: what present graders make of stored answers, as tables."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from factory.records import Verdict
+from factory.rescore import rescore
+from factory.ui.tables import resolve
+
+SHOWN = 60
+"""Characters of an answer."""
+
+
+def show_rescored(run: str, store: Path, console: Console, *, processes: int = 2) -> None:
+    """Right answers then and now by benchmark, then every verdict that changed."""
+    rows, changes, others = rescore(resolve(run, store, kind="scores"), store, processes=processes)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("benchmark", "answers", "reading"):
+        table.add_column(column)
+    for column in ("graded", "right then", "right now", "changed"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        counts = (row.answers, row.right_before, row.right_after, row.changed)
+        table.add_row(Text(row.benchmark), row.mode, row.reading, *map(str, counts))
+    console.print(table)
+    for change in changes:
+        where = f"{change.benchmark}, {change.problem_id}/{change.sample}, {change.reading}"
+        then, now = _told(change.before), _told(change.after)
+        console.print(Text(f"{where}: {then} -> {now}: {change.after.explanation}"))
+    for name in others:
+        console.print(f"{name}: graded by lm-eval, not again here", markup=False, highlight=False)
+    console.print(f"{len(changes)} verdicts changed")
+
+
+def _told(verdict: Verdict) -> str:
+    answer = verdict.answer or ""
+    shown = answer if len(answer) <= SHOWN else answer[:SHOWN] + "…"
+    return f"{verdict.outcome} {shown!r}" if verdict.answer is not None else verdict.outcome
