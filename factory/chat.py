@@ -221,17 +221,18 @@ def _messages(question: str, prompt: PromptConfig) -> list[dict[str, str]]:
         messages.append({"role": "user", "content": shown.question})
         messages.append({"role": "assistant", "content": answer})
     if prompt.style in REQUESTS:
-        question = f"{question}\n\n{_request(prompt.style, prompt.form)}"
+        question = f"{question}\n\n{request_text(REQUESTS[prompt.style], prompt.form)}"
     return [*messages, {"role": "user", "content": question}]
 
 
-def _request(style: Style, form: OutputForm | None) -> str:
+def request_text(request: str, form: OutputForm | None) -> str:
+    """A request with {thinking} and {ending} filled in: where the parts of an answer go."""
     thinking = "inside <think> </think>"
     ending = "write the final answer, and nothing else, inside <answer> </answer>"
     if form is not None:
         thinking = f"between {form.opening} and {form.closing}"
         ending = "close with a short summary that states the final answer in \\boxed{}"
-    return REQUESTS[style].format(thinking=thinking, ending=ending)
+    return request.format(thinking=thinking, ending=ending)
 
 
 def _leading_token(tokenizer: "PreTrainedTokenizerBase") -> str:

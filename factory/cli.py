@@ -10,6 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 
 from factory.errors import FactoryError, RecipeError
+from factory.ui.options import (
+    STORE,
+    ArtifactName,
+    MachinePath,
+    Overrides,
+    RecipePath,
+    Store,
+    Unsandboxed,
+)
+from factory.ui.reviewing import review
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,23 +33,6 @@ app = typer.Typer(
 )
 
 P = ParamSpec("P")
-RecipePath = Annotated[Path, typer.Argument(help="A recipe (YAML), e.g. recipes/quickstart.yaml.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Change one setting: stages.student.learning_rate=1e-4."),
-]
-MachinePath = Annotated[
-    Path | None, typer.Option("--machine", help="Machine settings, e.g. recipes/machines/cpu.yaml.")
-]
-Unsandboxed = Annotated[
-    bool,
-    typer.Option("--unsandboxed", help="Run programs WITHOUT isolation. Everything made says so."),
-]
-Store = Annotated[Path, typer.Option("--store", help="Where artifacts are kept.")]
-ArtifactName = Annotated[
-    str, typer.Argument(help="A folder, a folder name's beginning, or a stage's name.")
-]
-STORE = Path("artifacts")
 REPAIRABLE = (
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EIO,
 )  # fmt: skip
@@ -270,6 +263,9 @@ def verify(
         _say_error(fault)
     if found:
         raise typer.Exit(2)
+
+
+app.command()(_told(review))
 
 
 @app.command()

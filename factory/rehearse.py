@@ -125,7 +125,24 @@ def _select(fields: Fields) -> Fields:
         "require_sound_steps": False,
         "max_repetition": 1.0,
         "min_language_consistency": 0.0,
+        "readable": None,
     }
+
+
+def _rewrite(fields: Fields) -> Fields:
+    return {
+        **_select(fields),
+        "limit": min(fields["limit"] or TRAIN, TRAIN // 2),
+        "samples": min(fields["samples"], SAMPLES),
+        "keep_steps": False,
+        # In bytes, which is what tiny models read, examples leave no room.
+        "examples": [],
+        "sampling": _sampling(fields["sampling"]),
+    }
+
+
+def _review(fields: Fields) -> Fields:
+    return {**_select(fields), "decisions": None, "policy": "accept"}
 
 
 def _mix(fields: Fields) -> Fields:
@@ -237,6 +254,8 @@ SMALLER: Mapping[str, Callable[[Fields], Fields]] = {
     "generate": _generate,
     "judge": _judge,
     "select": _select,
+    "rewrite": _rewrite,
+    "review": _review,
     "mix": _mix,
     "sft": _sft,
     "pairs": _pairs,

@@ -27,7 +27,7 @@ LAYERS = (
     ("jsonl", "yaml12", "tiny", "world"),
     ("artifacts", "machine", "context"),
     ("chat", "lint", "problems", "grading"),
-    ("rewards", "sampling", "preferences"),
+    ("rewards", "sampling", "preferences", "review"),
     ("training", "evaluation"),
     ("stages",),
     ("recipe",),

@@ -19,7 +19,8 @@ from factory.report.scorecard import (
     read_answers,
     traps,
 )
-from factory.report.stories import selections, stories
+from factory.report.selection import mixtures, selections
+from factory.report.stories import stories
 
 
 def build(
@@ -52,6 +53,7 @@ def build(
         runs=tuple(runs),
         evolutions=tuple(evolutions(steps, runs)),
         selections=tuple(selections(steps)),
+        mixtures=tuple(mixtures(steps)),
         stories=tuple(stories(rows, answers)),
         packages=_variants(manifest.versions for manifest in manifests),
         machine=_variants(manifest.machine for manifest in manifests),

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from factory.report.records import Report, StageRow
 from factory.report.scorecard import main_score
+from factory.report.selection import SELECTING
 from factory.report.svg import drawing, number, tag, text
 from factory.report.text import count, percent, plural
 
@@ -277,7 +278,7 @@ def _figures(report: Report) -> dict[str, str]:
         metrics = row.made.metrics
         dropped = sum(v or 0 for k, v in metrics.items() if k.startswith("rejected."))
         kept = metrics.get("kept")
-        if kept is not None and row.kind == "select":
+        if kept is not None and row.kind in SELECTING:
             found[row.name] = f"{count(kept)} of {count(kept + dropped)} kept"
         elif kept is not None or metrics.get("traces") is not None:
             found[row.name] = plural(round(kept or metrics["traces"] or 0), "trace")

@@ -6,6 +6,7 @@ from factory.records import Score
 from factory.report.records import Comparison, Evaluation, Headline, Role, StageRow
 from factory.report.scorecard import find_score, main_benchmark, main_score
 from factory.report.text import listing, percent, plural, point_span, points, span
+from factory.stages.review import NOT_REVIEWED
 
 NOTICEABLE = 0.10
 """Shares above this (answers cut off, strict against lenient grading) are said in a sentence."""
@@ -22,7 +23,7 @@ def headline(
     `traps` say which zero scores measure the protocol and not the model, and what else would
     mislead.
     """
-    remarks = [*_unfinished(stages), *traps]
+    remarks = [*_unfinished(stages), *_unreviewed(stages), *traps]
     benchmark = main_benchmark(rows)
     if benchmark is None:
         sentence = (
@@ -105,6 +106,15 @@ def _unfinished(stages: Sequence[StageRow]) -> list[str]:
     return [
         f"This build is unfinished: {len(missing)} of {plural(len(stages), 'stage')} "
         f"{verb} not made yet{names}."
+    ]
+
+
+def _unreviewed(stages: Sequence[StageRow]) -> list[str]:
+    """Says of every review that no person took part in it."""
+    return [
+        f"The traces of {row.name} were {NOT_REVIEWED}: a policy passed them."
+        for row in stages
+        if row.kind == "review" and row.made is not None and not row.made.metrics.get("by_person")
     ]
 
 

@@ -237,8 +237,21 @@ def _selection(report: Report) -> str:
         fates = [("kept", one.kept)]
         fates += [(f"dropped: {why.reason}", why.count) for why in one.rejections]
         rows = [[fate, count(n), percent(n / total if total else 0.0)] for fate, n in fates]
-        parts.append(f"### {plain(one.stage)}")
+        parts.append(f"### {plain(one.stage)} ({plain(one.kind)})")
+        if one.remark:
+            parts.append(f"{plain(one.remark)}.")
         parts.append(table(["fate", "traces", "share"], rows, numbers=2))
+        if one.rewriting is not None:
+            parts.append("The first draft that was rewritten and kept, then its rewriting:")
+            parts.append(markdown_block(one.rewriting.draft))
+            parts.append(markdown_block(one.rewriting.reply))
+    for mixture in report.mixtures:
+        rows = [
+            [row.domain, count(row.kept), percent(row.share), percent(row.r1_share)]
+            for row in mixture.rows
+        ]
+        parts.append(f"### {plain(mixture.stage)} by domain")
+        parts.append(table(["domain", "traces", "share", "R1's SFT set"], rows, numbers=3))
     return "\n\n".join(["## What selection kept", *parts]) if parts else ""
 
 

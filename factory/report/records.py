@@ -197,13 +197,42 @@ class Rejection(Record):
     example: Sample | None
 
 
+class Rewriting(Record):
+    """A completion and what a model made of it."""
+
+    draft: str
+    reply: str
+
+
 class Selection(Record):
-    """What a select stage kept and dropped."""
+    """What a select, rewrite or review stage kept and dropped."""
 
     stage: str
+    kind: str = "select"
     kept: int
+    remark: str = ""
+    """Of a review: who decided."""
     rejections: tuple[Rejection, ...]
     """Most frequent first."""
+    rewriting: Rewriting | None = None
+    """Of a rewrite: the first one kept."""
+
+
+class DomainRow(Record):
+    """One domain of a mixture."""
+
+    domain: str
+    kept: int
+    share: float
+    r1_share: float
+    """In R1's SFT set (arXiv 2501.12948 v2, Table 5)."""
+
+
+class Mixture(Record):
+    """A mix stage's traces by domain."""
+
+    stage: str
+    rows: tuple[DomainRow, ...]
 
 
 class Story(Record):
@@ -254,6 +283,7 @@ class Report(Record):
     runs: tuple[TrainingRun, ...]
     evolutions: tuple[Evolution, ...]
     selections: tuple[Selection, ...]
+    mixtures: tuple[Mixture, ...] = ()
     stories: tuple[Story, ...]
     packages: dict[str, tuple[str, ...]]
     """Versions of each package over all stages; more than one where the stages differ."""

@@ -7,7 +7,7 @@ from pydantic import ConfigDict
 from factory.artifacts import Artifact
 from factory.jsonl import read_records
 from factory.records import EvalSample, Record, Trace
-from factory.report.records import Evaluation, Mode, Rejection, Sample, Selection, Step, Story
+from factory.report.records import Evaluation, Mode, Sample, Story
 from factory.report.scorecard import Answers, main_benchmark
 from factory.report.text import clip
 
@@ -42,15 +42,6 @@ PICKS: tuple[Pick, ...] = (
         lambda first, last: first and last,
     ),
 )
-
-
-class _Rejected(Record):
-    """A line of rejected.jsonl, as far as it is shown."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    reason: str
-    trace: Trace
 
 
 class _Rollout(Record):
@@ -139,41 +130,3 @@ def _story(
         question=question,
         samples=tuple(sample_of(label, sample.trace) for label, sample in samples),
     )
-
-
-def selections(steps: Sequence[Step]) -> list[Selection]:
-    """What each sealed select stage kept, and why it dropped the others."""
-    return [
-        _selection(step.name, step.artifact)
-        for step in steps
-        if step.artifact is not None and step.stage == "select"
-    ]
-
-
-def _selection(name: str, artifact: Artifact) -> Selection:
-    metrics = artifact.manifest.metrics
-    counts = {
-        key.removeprefix("rejected."): round(value)
-        for key, value in metrics.items()
-        if key.startswith("rejected.") and value > 0
-    }
-    examples = _first_rejected(artifact)
-    return Selection(
-        stage=name,
-        kept=round(metrics.get("kept", 0)),
-        rejections=tuple(
-            Rejection(reason=reason, count=counts[reason], example=examples.get(reason))
-            for reason in sorted(counts, key=lambda reason: (-counts[reason], reason))
-        ),
-    )
-
-
-def _first_rejected(artifact: Artifact) -> dict[str, Sample]:
-    """The first rejected trace of each reason."""
-    if "rejected.jsonl" not in artifact.manifest.files:
-        return {}
-    found: dict[str, Sample] = {}
-    for row in read_records(artifact.file("rejected.jsonl"), _Rejected):
-        if row.reason not in found:
-            found[row.reason] = sample_of(row.reason, row.trace)
-    return found

@@ -84,6 +84,14 @@ def language_consistency(text: str, language: str) -> float:
     return counted / total
 
 
+def language_of(text: str) -> str | None:
+    """The language (ISO 639-1) that most words of a text are in; None where none leads alone."""
+    (first, language), (second, _) = sorted(
+        ((language_consistency(text, name), name) for name in SCRIPTS), reverse=True
+    )[:2]
+    return language if first > second else None
+
+
 Words = list[tuple[str, str]]
 """(word, script), in order."""
 

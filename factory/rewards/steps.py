@@ -19,6 +19,11 @@ def has_false_step(reasoning: str) -> bool:
     return False
 
 
+def equations(reasoning: str) -> set[str]:
+    """The equations of plain integers in a text, without blanks: `3+9=12`."""
+    return {"".join(f"{left}={right}".split()) for left, right in STEP.findall(reasoning)}
+
+
 def leads_to(reasoning: str, answer: str) -> bool:
     """Whether the last number of the reasoning is the answer; true where either has no number."""
     stated, last = plain_number(answer), last_number(reasoning)

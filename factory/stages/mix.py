@@ -1,9 +1,15 @@
-"""Stage `mix`: several trace sets as one, by quota, shuffled."""
+"""Stage `mix`: several trace sets as one, by quota, shuffled.
+
+R1's SFT set by domain (arXiv 2501.12948 v2, Table 5; samples):
+
+    math 395,285   code 211,129   STEM 10,124   logic 10,395   general 177,812   all 804,745
+"""
 
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -11,9 +17,16 @@ from factory.artifacts import Inputs
 from factory.context import Context, Metrics
 from factory.errors import DataError
 from factory.jsonl import write_records
-from factory.records import Record, Trace, TracesRef
+from factory.records import AddedLater, Record, Trace, TracesRef
 from factory.seeds import derive
 from factory.stages.stage import Stage, StageConfig
+
+Domain = Literal["math", "code", "stem", "logic", "general"]
+DOMAINS: tuple[Domain, ...] = get_args(Domain)
+TABLE_5: dict[Domain, int] = {
+    "math": 395_285, "code": 211_129, "stem": 10_124, "logic": 10_395, "general": 177_812,
+}  # fmt: skip
+"""R1's SFT samples by domain (v2, T.5)."""
 
 
 class Part(Record):
@@ -23,6 +36,8 @@ class Part(Record):
     count: int | None = Field(default=None, ge=1)
     share: float | None = Field(default=None, gt=0.0, le=1.0)
     """Share of the mixture; then every part states one, and they sum to 1."""
+    domain: Annotated[Domain | None, AddedLater()] = None
+    """What its traces are about; all parts state it or none does."""
 
 
 class MixConfig(StageConfig):
@@ -32,9 +47,20 @@ class MixConfig(StageConfig):
     parts: tuple[Part, ...] = Field(min_length=1)
     limit: int | None = Field(default=None, ge=1)
     """Largest number of traces in all; without it shares give the largest mixture they can."""
+    quotas: Annotated[Literal["r1"] | None, AddedLater()] = None
+    """`r1`: the domains' shares are those of R1's SFT set (v2, Table 5), among the domains that the
+    parts name. None: whatever the parts give."""
 
     @model_validator(mode="after")
     def _quotas_agree(self) -> "MixConfig":
+        named = [part.domain for part in self.parts if part.domain is not None]
+        if named and len(named) < len(self.parts):
+            raise ValueError("where one part has a domain, every part has one")
+        if self.quotas is not None:
+            if not named:
+                raise ValueError(f"quotas {self.quotas} need the domain of every part")
+            if any(part.share or part.count for part in self.parts):
+                raise ValueError(f"quotas {self.quotas} leave no room for shares and counts")
         shares = [part.share for part in self.parts if part.share is not None]
         if not shares:
             return self
@@ -46,7 +72,10 @@ class MixConfig(StageConfig):
 
 
 def run(config: MixConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
-    """Draw each part's quota; metrics `kept`, `duplicates`, `parts.<i>.kept` and `.available`."""
+    """Draw each part's quota; metrics `kept`, `duplicates`, `parts.<i>.kept` and `.available`.
+
+    Where parts have domains also `domains.<domain>.kept`, `.share` and `.r1_share`.
+    """
     names = [part.traces for part in config.parts]
     pools, duplicates = _distinct([list(artifact.traces()) for artifact in inputs.many("parts")])
     quotas = _quotas(config, [len(pool) for pool in pools])
@@ -67,6 +96,22 @@ def run(config: MixConfig, inputs: Inputs, out: Path, context: Context) -> Metri
     for index, pool in enumerate(pools):
         metrics[f"parts.{index}.available"] = float(len(pool))
         metrics[f"parts.{index}.kept"] = float(sum(part == index for part, _ in chosen))
+    return metrics | domain_shares([config.parts[part].domain for part, _ in chosen])
+
+
+def domain_shares(domains: Sequence[Domain | None]) -> Metrics:
+    """How many of the traces are of each domain, their share, and the share in R1's SFT set.
+
+    Nothing where the traces have no domains.
+    """
+    if None in domains:
+        return {}
+    metrics: Metrics = {}
+    for domain in DOMAINS:
+        kept = sum(one == domain for one in domains)
+        metrics[f"domains.{domain}.kept"] = float(kept)
+        metrics[f"domains.{domain}.share"] = kept / len(domains)
+        metrics[f"domains.{domain}.r1_share"] = TABLE_5[domain] / sum(TABLE_5.values())
     return metrics
 
 
@@ -87,6 +132,8 @@ def _distinct(pools: list[list[Trace]]) -> tuple[list[list[Trace]], int]:
 
 def _quotas(config: MixConfig, available: list[int]) -> list[int]:
     """Traces to draw from each part."""
+    if config.quotas is not None:
+        return _domain_quotas([part.domain for part in config.parts], available, config.limit)
     shares = [part.share for part in config.parts if part.share is not None]
     if not shares:
         return [
@@ -98,6 +145,36 @@ def _quotas(config: MixConfig, available: list[int]) -> list[int]:
         total = min(total, config.limit)
     # 1e-9: shares such as 0.1 times 30 must not fall to 2 by rounding.
     return [math.floor(share * total + 1e-9) for share in shares]
+
+
+def _domain_quotas(
+    domains: Sequence[Domain | None], available: Sequence[int], limit: int | None
+) -> list[int]:
+    """Traces to draw from each part, so that the domains have their shares of Table 5.
+
+    With t_d = Table 5's samples among the domains there are, and a_d traces available, the mixture
+    has min over d of a_d * sum(t) / t_d traces, or `limit`; the parts of a domain give in turn, as
+    much as their share of what it has, the largest remainders first.
+    """
+    supply: dict[Domain, int] = {domain: 0 for domain in DOMAINS if domain in domains}
+    for domain, size in zip(domains, available, strict=True):
+        if domain is not None:
+            supply[domain] += size
+    whole = sum(TABLE_5[domain] for domain in supply)
+    total = min(supply[domain] * whole / TABLE_5[domain] for domain in supply)
+    total = total if limit is None else min(total, limit)
+    quotas = [0] * len(domains)
+    for domain in supply:
+        wanted = math.floor(total * TABLE_5[domain] / whole + 1e-9)
+        places = [place for place, one in enumerate(domains) if one == domain]
+        exact = [wanted * available[place] / max(1, supply[domain]) for place in places]
+        for place, quota in zip(places, exact, strict=True):
+            quotas[place] = math.floor(quota)
+        left = wanted - sum(quotas[place] for place in places)
+        by_rest = sorted(range(len(places)), key=lambda i: (math.floor(exact[i]) - exact[i], i))
+        for i in by_rest[:left]:
+            quotas[places[i]] += 1
+    return quotas
 
 
 STAGE = Stage(config=MixConfig, produces="traces", version=1, run=run)

@@ -1,61 +1,32 @@
 """Stage `select`: rejection sampling. Keeps the traces worth learning from, and says why not."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from factory.artifacts import Inputs
 from factory.context import Context, Metrics
 from factory.errors import DataError
 from factory.jsonl import write_records
-from factory.records import OUTCOMES, Outcome, Record, Trace, TracesRef
-from factory.rewards import language_consistency, repetition
-from factory.rewards.language import SCRIPTS
-from factory.rewards.steps import has_false_step, leads_to
-from factory.stages.stage import Stage, StageConfig
+from factory.records import Trace, TracesRef
+from factory.stages.fitness import Fitness, Rejected, fault
+from factory.stages.stage import Stage
 
 Preference = Literal["first", "shortest", "diverse"]
 
 
-class SelectConfig(StageConfig):
+class SelectConfig(Fitness):
     """Writes traces.jsonl (kept) and rejected.jsonl (each with its first failing reason)."""
 
     kind: Literal["select"]
     traces: TracesRef
-    outcomes: tuple[Outcome, ...] = Field(default=("correct",), min_length=1)
-    """Verdicts to keep; the paper keeps correct ones only (arXiv 2501.12948 v2, B.3.3)."""
     max_per_problem: int = Field(default=4, ge=1)
     prefer: Preference = "first"
     """Which of a problem's good traces are kept: the first sampled, the shortest, or those whose
     words overlap least with the ones already kept."""
-    require_well_formed: bool = True
-    min_reasoning_characters: int = Field(default=0, ge=0)
-    max_reasoning_characters: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    language: str | None = None
-    """ISO 639-1 code the reasoning must be in; None does not look."""
-    min_language_consistency: float = Field(default=0.9, ge=0.0, le=1.0)
-    require_sound_steps: bool = False
-    """Refuse reasoning with a false equation of plain integers, or whose last number is not the
-    answer: right by luck teaches wrong steps."""
-    max_repetition: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Largest share of repeated word 4-grams in the completion; loops are near 1."""
-
-    @model_validator(mode="after")
-    def _language_is_known(self) -> "SelectConfig":
-        if self.language is not None and self.language not in SCRIPTS:
-            raise ValueError(f"language {self.language!r}: known are {', '.join(sorted(SCRIPTS))}")
-        return self
-
-
-class Rejected(Record):
-    """A trace that was not kept and the first test that it failed."""
-
-    reason: str
-    trace: Trace
 
 
 def run(config: SelectConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
@@ -108,43 +79,6 @@ def select(traces: list[Trace], config: SelectConfig) -> list[str | None]:
             if position not in chosen:
                 reasons[index] = "over_quota"
     return reasons
-
-
-def fault(trace: Trace, config: SelectConfig) -> str | None:
-    """The first test that a trace fails by itself, or None."""
-    return next((name for name, fails in FAULTS if fails(trace, config)), None)
-
-
-def _is_foreign(trace: Trace, config: SelectConfig) -> bool:
-    if config.language is None:
-        return False
-    spoken = language_consistency(trace.reasoning or "", config.language)
-    return spoken < config.min_language_consistency
-
-
-def _over(value: int, limit: int | None) -> bool:
-    return limit is not None and value > limit
-
-
-def _outcome(outcome: Outcome) -> Callable[[Trace, SelectConfig], bool]:
-    return lambda t, c: t.verdict.outcome == outcome and outcome not in c.outcomes
-
-
-FAULTS: tuple[tuple[str, Callable[[Trace, SelectConfig], bool]], ...] = (
-    *((outcome, _outcome(outcome)) for outcome in OUTCOMES),
-    ("not_well_formed", lambda t, c: c.require_well_formed and t.answer is None),
-    ("short_reasoning", lambda t, c: len(t.reasoning or "") < c.min_reasoning_characters),
-    ("long_reasoning", lambda t, c: _over(len(t.reasoning or ""), c.max_reasoning_characters)),
-    ("long_completion", lambda t, c: _over(t.completion_tokens, c.max_completion_tokens)),
-    ("language", _is_foreign),
-    ("false_step", lambda t, c: c.require_sound_steps and has_false_step(t.reasoning or "")),
-    (
-        "answer_elsewhere",
-        lambda t, c: c.require_sound_steps and not leads_to(t.reasoning or "", t.answer or ""),
-    ),
-    ("repetition", lambda t, c: repetition(t.completion) > c.max_repetition),
-)
-"""Tests in the order they are made; the first one failed is the reason."""
 
 
 def _preferred(traces: list[Trace], prefer: Preference, count: int) -> set[int]:

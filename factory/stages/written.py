@@ -1,10 +1,15 @@
 """Stage `written`: worked examples from a file, written by people or programs, graded like any.
 
-R1's cold start began with traces that people had written (arXiv 2501.12948 v2, B.3.2).
+R1's cold start began with traces that people had written (arXiv 2501.12948 v2, B.3.2), and a
+quarter of its SFT set needs no reasoning: writing, factual questions, self-cognition, translation
+(B.3.3). Answers of kind `open` have no rule that could grade them: they are taken as written.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
+
+from pydantic import Field
 
 from factory.artifacts import Inputs
 from factory.chat import completion_text
@@ -12,6 +17,7 @@ from factory.context import Context, Metrics
 from factory.errors import DataError
 from factory.grading import GRADERS, GradeItem, GradingPool
 from factory.jsonl import read_records, write_records
+from factory.lint import lint
 from factory.problems.splits import problem_id, question_key
 from factory.records import (
     AddedLater,
@@ -21,6 +27,7 @@ from factory.records import (
     Record,
     SamplingConfig,
     Trace,
+    Verdict,
 )
 from factory.stages.stage import Stage, StageConfig
 
@@ -34,6 +41,10 @@ class WorkedExample(Record):
     reference: str | None = None
     """The right answer, where it is not the answer's own text."""
     kind: ProblemKind = "math"
+    topic: str = Field(default="written", pattern=r"^[a-z0-9_]{1,40}$")
+    """What it is about, e.g. translation: the beginning of its problem's id."""
+    origin: str = ""
+    """Where it comes from and under which licence; not read."""
 
 
 class WrittenConfig(StageConfig):
@@ -56,10 +67,9 @@ def run(config: WrittenConfig, inputs: Inputs, out: Path, context: Context) -> M
     kept = [e for e in examples if question_key(e.question) not in held_out]
     if not kept:
         raise DataError(f"{config.path}: none of {len(examples)} examples is left to learn from")
-    with GradingPool() as pool:
-        verdicts = pool.grade([_item(example) for example in kept])
+    verdicts = _verdicts(kept)
     for example, verdict in zip(kept, verdicts, strict=True):
-        if not verdict.is_correct:
+        if not verdict.is_correct and example.kind != "open":
             raise DataError(
                 f"{config.path}: {example.question!r} is worked to {example.answer!r}: "
                 f"{verdict.outcome}: {verdict.explanation}"
@@ -68,7 +78,7 @@ def run(config: WrittenConfig, inputs: Inputs, out: Path, context: Context) -> M
         out / "traces.jsonl",
         (
             Trace(
-                problem_id=problem_id("written", example.question),
+                problem_id=problem_id(example.topic, example.question),
                 sample=0,
                 question=example.question,
                 prompt=example.question,
@@ -87,6 +97,23 @@ def run(config: WrittenConfig, inputs: Inputs, out: Path, context: Context) -> M
         ),
     )
     return {"traces": float(len(kept)), "held_out": float(len(examples) - len(kept))}
+
+
+def _verdicts(examples: Sequence[WorkedExample]) -> list[Verdict]:
+    """By the graders; one of kind `open` only has to be well-formed, and its verdict says so."""
+    with GradingPool() as pool:
+        graded = iter(pool.grade([_item(e) for e in examples if e.kind != "open"]))
+    verdicts = []
+    for example in examples:
+        if example.kind != "open":
+            verdicts.append(next(graded))
+            continue
+        faults = lint(completion_text(example.reasoning, example.answer))
+        if faults:
+            raise DataError(f"worked example {example.question!r}: {'; '.join(faults)}")
+        taken = "taken as written: no rule grades open answers"
+        verdicts.append(Verdict(outcome="ungradable", answer=example.answer, explanation=taken))
+    return verdicts
 
 
 def _item(example: WorkedExample) -> GradeItem:

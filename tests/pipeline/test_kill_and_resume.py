@@ -26,8 +26,8 @@ LAST = "eval_cold"
 LANES = (
     ("base", "sums", "zero", "zero", "few_shot_traces", "few_shot_kept", "cold_traces", "cold",
      "cold", "eval_cold", "eval_cold"),
-    ("long_sums", "zero", "zero", "few_shot_traces", "zero_traces", "zero_kept", "cold_traces",
-     "cold", "cold", "eval_cold", "eval_cold"),
+    ("long_sums", "zero", "zero", "few_shot_traces", "zero_traces", "zero_kept", "zero_rewritten",
+     "zero_reviewed", "cold", "cold", "eval_cold", "eval_cold"),
 )  # fmt: skip
 """In which stage each kill of a lane strikes, at a random moment of it."""
 LEAST_KILLS = 20

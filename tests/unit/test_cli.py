@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from factory.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = ("build", "plan", "report", "show", "ls", "chat", "compare", "doctor")
+VERBS = ("build", "plan", "report", "show", "ls", "chat", "compare", "review", "doctor")
 RECIPE = """
 name: small
 stages:

@@ -12,7 +12,7 @@ from factory.errors import DataError
 from factory.jsonl import read_records, write_records
 from factory.machine import Machine
 from factory.records import SamplingConfig, Trace, Verdict
-from factory.stages.mix import STAGE, MixConfig
+from factory.stages.mix import DOMAINS, STAGE, MixConfig
 
 
 def trace(source: str, number: int) -> Trace:
@@ -118,3 +118,48 @@ def test_quotas_that_do_not_agree_are_refused(parts):
     named = [{"traces": "t", **part} for part in parts]
     with pytest.raises(ValidationError):
         MixConfig.model_validate_json(json.dumps({"kind": "mix", "parts": named}))
+
+
+def test_domains_get_their_shares_of_the_papers_table_5(tmp_path):
+    # Table 5: math 395,285 and general 177,812, so 0.68973 and 0.31027 of the two.
+    # 30 of math allow 30 / 0.68973 = 43.5 in all, 10 of general 10 / 0.31027 = 32.2: the lesser.
+    parts = [{"domain": "general"}, {"domain": "math"}]
+    metrics, texts = mix(tmp_path, [A, B], parts, quotas="r1")
+    assert (metrics["domains.general.kept"], metrics["domains.math.kept"]) == (10, 22)
+    assert len(texts) == 32
+    assert metrics["domains.math.share"] == 22 / 32
+    # Of all 804,745, not of the two.
+    assert metrics["domains.math.r1_share"] == pytest.approx(0.49119, abs=1e-5)
+    assert sum(metrics[f"domains.{d}.r1_share"] for d in DOMAINS) == pytest.approx(1.0)
+    assert metrics["domains.code.kept"] == 0
+
+
+def test_parts_of_one_domain_share_its_quota_by_what_they_have(tmp_path):
+    # logic 10,395 and math 395,285: 40 math traces allow 41.05, so 40 of math and 1 of logic.
+    more = [trace("c", n) for n in range(10)]
+    parts = [{"domain": "math"}, {"domain": "logic"}, {"domain": "math"}]
+    metrics, _ = mix(tmp_path / "x", [B, A, more], parts, quotas="r1")
+    assert [metrics[f"parts.{i}.kept"] for i in range(3)] == [30, 1, 10]
+    # 20 in all: floor(20 * 0.97438) = 19 of math, 14.25 and 4.75 by what is there: 14 and 5.
+    metrics, _ = mix(tmp_path / "y", [B, A, more], parts, quotas="r1", limit=20)
+    assert [metrics[f"parts.{i}.kept"] for i in range(3)] == [14, 0, 5]
+
+
+def test_domains_without_quotas_are_only_told(tmp_path):
+    metrics, texts = mix(tmp_path, [A, B], [{"domain": "math"}, {"domain": "stem"}])
+    assert len(texts) == 40 and metrics["domains.stem.share"] == 0.75
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"parts": [{"domain": "math"}, {}]},
+        {"parts": [{}, {}], "quotas": "r1"},
+        {"parts": [{"domain": "math", "count": 3}], "quotas": "r1"},
+        {"parts": [{"domain": "music"}]},
+    ],
+)
+def test_domains_that_do_not_agree_are_refused(settings):
+    parts = [{"traces": "t", **part} for part in settings["parts"]]
+    with pytest.raises(ValidationError):
+        MixConfig.model_validate_json(json.dumps({"kind": "mix", **settings, "parts": parts}))

@@ -13,7 +13,8 @@ from factory.errors import DataError
 from factory.jsonl import read_records, write_records
 from factory.machine import Machine
 from factory.records import SamplingConfig, Trace, Verdict
-from factory.stages.select import STAGE, Rejected, SelectConfig, select
+from factory.stages.fitness import Readable, Rejected
+from factory.stages.select import STAGE, SelectConfig, select
 
 
 def trace(problem: str, sample: int, completion: str, outcome: str = "correct", tokens: int = 5):
@@ -122,3 +123,30 @@ def test_an_unknown_language_is_refused_with_the_recipe():
         SelectConfig.model_validate_json(
             json.dumps({"kind": "select", "traces": "t", "language": "xx"})
         )
+
+
+def test_the_papers_readability_filters_are_one_preset():
+    texts = {
+        "mixed_languages": "First I add them \u7136\u540e\u6211\u4eec\u5f97\u5230\u4e03.",
+        "long_paragraph": "I add it up and go on. " * 100,
+        "code_block": "I try it.\n```python\nprint(3 + 4)\n```\nIt is 7.",
+        None: "I add the two numbers.\n\nIt is 7.",
+    }
+    question = {"question": "What is the sum of the two?"}
+    traces = [
+        good(str(n), 0, text).model_copy(update=question) for n, text in enumerate(texts.values())
+    ]
+    assert reasons(traces, max_repetition=1.0) == [None] * 4
+    assert reasons(traces, max_repetition=1.0, readable=Readable()) == list(texts)
+    loose = Readable(
+        min_language_consistency=0, max_paragraph_characters=9999, allow_code_blocks=True
+    )
+    assert reasons(traces, max_repetition=1.0, readable=loose) == [None] * 4
+    # A question whose words tell no language asks for none.
+    plain = [trace.model_copy(update={"question": "3 + 4"}) for trace in traces]
+    assert reasons(plain, max_repetition=1.0, readable=Readable())[0] is None
+
+
+def test_a_long_trace_of_short_paragraphs_is_readable():
+    text = "\n\n".join(f"Step {n}: I add {n} and go on." for n in range(300))
+    assert reasons([good("a", 0, text)], max_repetition=1.0, readable=Readable()) == [None]

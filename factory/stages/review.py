@@ -1,0 +1,195 @@
+"""Stage `review`: traces that people accept, edit or reject; what they left, by a stated policy.
+
+In R1's cold start people verified a second time what a model had rewritten (arXiv 2501.12948 v2,
+B.3.2). `factory review` appends their decisions to a file that this stage reads. An artifact never
+looks more human than it is: it says how many traces a person decided and which policy let the
+others pass.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from factory.artifacts import Inputs
+from factory.chat import OutputForm, canonical_text, form_text, parse
+from factory.context import Context, Metrics
+from factory.errors import DataError
+from factory.grading import GRADERS, GradeItem, GradingPool
+from factory.jsonl import read_records, write_records
+from factory.records import Problem, ProblemsRef, Trace, TracesRef
+from factory.review import Decision, Decisions, final, key, passes_agree, pending, standing
+from factory.stages.fitness import Fitness, Rejected, fault
+from factory.stages.stage import Stage
+
+NOT_REVIEWED = "not reviewed by a person"
+
+
+class ReviewConfig(Fitness):
+    """Writes traces.jsonl, rejected.jsonl (each with its reason) and review.json."""
+
+    kind: Literal["review"]
+    traces: TracesRef
+    problems: ProblemsRef
+    """Where the questions come from: an edited answer is graded again."""
+    decisions: str | None = None
+    """JSONL that `factory review` appends to, relative to the current directory; it need not be
+    there yet."""
+    policy: Literal["wait", "accept", "filters"] = "wait"
+    """What becomes of traces that nobody decided. `wait`: the stage refuses to go on, also where a
+    second pass is missing. `accept`: they pass. `filters`: those pass that pass the tests."""
+    second_pass: float = Field(default=1.0, ge=0.0, le=1.0)
+    """Share of the traces that a second reviewer looks at, without seeing the first decision; the
+    second decision counts. The paper had all of them verified a second time."""
+    form: OutputForm | None = None
+    """The output form of the traces; None: the four tags."""
+
+
+def run(config: ReviewConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
+    """Apply decisions and policy; metrics `kept`, `by_person`, `by_policy`, `edited`,
+    `rejected.<reason>`, and `agreement.n`, `.share`, `.kappa` where traces were looked at twice.
+    """
+    traces = list(inputs["traces"].traces())
+    decisions = read_decisions(config)
+    if config.policy == "wait":
+        _refuse_to_wait(config, traces, decisions)
+    fates = _fates(config, traces, decisions, inputs)
+    kept = [trace for trace, reason in fates if reason is None]
+    counts = Counter(reason for _, reason in fates if reason is not None)
+    if not kept:
+        told = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+        raise DataError(f"review: none of the {len(traces)} traces is left ({told or 'none came'})")
+    write_records(out / "traces.jsonl", kept)
+    write_records(
+        out / "rejected.jsonl",
+        (Rejected(reason=reason, trace=trace) for trace, reason in fates if reason is not None),
+    )
+    chosen = [final(trace, decisions) for trace in traces]
+    people = [one for one in chosen if one is not None]
+    agreed = passes_agree(traces, decisions)
+    metrics = {
+        "kept": float(len(kept)),
+        "by_person": float(len(people)),
+        "by_policy": float(len(traces) - len(people)),
+        "edited": float(sum(one.choice == "edit" for one in people)),
+        **{f"rejected.{reason}": float(counts[reason]) for reason in sorted(counts)},
+    }
+    if agreed is not None:
+        metrics |= {"agreement.n": float(agreed.n), "agreement.share": agreed.share}
+        metrics |= {} if agreed.kappa is None else {"agreement.kappa": agreed.kappa}
+    told = statement(len(people), len(traces), config.policy)
+    row = {"statement": told, "policy": config.policy, **metrics}
+    (out / "review.json").write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
+    context.note(f"review: {told}")
+    return metrics
+
+
+def statement(people: int, traces: int, policy: str) -> str:
+    """Who decided, in words: what artifact and report say."""
+    if people == 0:
+        return f"{NOT_REVIEWED}: all {traces} traces passed by the policy `{policy}`"
+    rest = traces - people
+    told = f"{people} of {traces} traces were decided by a person"
+    return told + (f"; {rest} {NOT_REVIEWED}, by the policy `{policy}`" if rest else "")
+
+
+def decision_files(config: ReviewConfig) -> tuple[Path, ...]:
+    """The file of decisions, where there is one yet."""
+    path = Path(config.decisions) if config.decisions is not None else None
+    return (path,) if path is not None and path.is_file() else ()
+
+
+def read_decisions(config: ReviewConfig) -> Decisions:
+    """What counts of the file of decisions; DataError names a broken line."""
+    return standing(one for path in decision_files(config) for one in read_records(path, Decision))
+
+
+def _refuse_to_wait(config: ReviewConfig, traces: Sequence[Trace], decisions: Decisions) -> None:
+    first = pending(traces, decisions, 1, second_pass=config.second_pass)
+    second = pending(traces, decisions, 2, second_pass=config.second_pass)
+    if first or second:
+        raise DataError(
+            f"review: {len(first)} of {len(traces)} traces wait for a person and {len(second)} for "
+            "a second one: run `factory review` on the recipe, or state a policy"
+        )
+
+
+def _fates(
+    config: ReviewConfig, traces: Sequence[Trace], decisions: Decisions, inputs: Inputs
+) -> list[tuple[Trace, str | None]]:
+    """Each trace as it is kept, or with the reason why it is not."""
+    edits: dict[int, Trace] = {}
+    fates: list[tuple[Trace, str | None]] = []
+    for place, trace in enumerate(traces):
+        decision = final(trace, decisions)
+        if decision is None:
+            found = fault(trace, config) if config.policy == "filters" else None
+            fates.append((trace, found))
+        elif decision.choice == "edit":
+            edits[place] = edited(trace, decision, config.form)
+            fates.append((edits[place], None))
+        else:
+            fates.append((trace, decision.reason and f"reviewer: {decision.reason}"))
+    for place, graded in _graded(config, edits, inputs).items():
+        found = fault(graded, config)
+        fates[place] = (graded, found and f"edit: {found}")
+    return fates
+
+
+def edited(trace: Trace, decision: Decision, form: OutputForm | None) -> Trace:
+    """The trace with a reviewer's text in it, as if it had been written so; not graded yet."""
+    reasoning, ending = decision.reasoning or "", decision.ending or ""
+    if form is None:
+        text = canonical_text(reasoning, ending, None, None)
+    else:
+        text = form_text(reasoning, ending, form)
+    response = parse(text, form=form)
+    return trace.model_copy(
+        update={
+            "completion": text,
+            "reasoning": response.reasoning,
+            "answer": response.answer,
+            "summary": response.summary,
+            "finish_reason": "stop",
+            "completion_tokens": 0,
+            "style": "written",
+        }
+    )
+
+
+def _graded(config: ReviewConfig, edits: dict[int, Trace], inputs: Inputs) -> dict[int, Trace]:
+    """Edited traces with their new verdicts; DataError where a problem is missing."""
+    if not edits:
+        return {}
+    problems = {p.id: p for p in read_records(inputs["problems"].file("train.jsonl"), Problem)}
+    strange = sorted({t.problem_id for t in edits.values()} - set(problems))
+    if strange:
+        raise DataError(
+            f"review: an edited trace is about {strange[0]}, none of the training problems of "
+            f"{inputs['problems'].name}, so it could not be graded again"
+        )
+    items = [
+        GradeItem(problems[trace.problem_id], trace.completion, form=config.form)
+        for trace in edits.values()
+    ]
+    with GradingPool() as pool:
+        verdicts = pool.grade(items)
+    return {
+        place: trace.model_copy(update={"verdict": verdict})
+        for (place, trace), verdict in zip(edits.items(), verdicts, strict=True)
+    }
+
+
+STAGE = Stage(
+    config=ReviewConfig,
+    produces="traces",
+    version=1,
+    run=run,
+    packages=("py3langid", *GRADERS),
+    external_files=decision_files,
+)
+
+__all__ = ["NOT_REVIEWED", "STAGE", "ReviewConfig", "key", "read_decisions", "statement"]

@@ -1,0 +1,24 @@
+"""Arguments and options that several verbs take."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RecipePath = Annotated[Path, typer.Argument(help="A recipe (YAML), e.g. recipes/quickstart.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change one setting: stages.student.learning_rate=1e-4."),
+]
+MachinePath = Annotated[
+    Path | None, typer.Option("--machine", help="Machine settings, e.g. recipes/machines/cpu.yaml.")
+]
+Unsandboxed = Annotated[
+    bool,
+    typer.Option("--unsandboxed", help="Run programs WITHOUT isolation. Everything made says so."),
+]
+Store = Annotated[Path, typer.Option("--store", help="Where artifacts are kept.")]
+ArtifactName = Annotated[
+    str, typer.Argument(help="A folder, a folder name's beginning, or a stage's name.")
+]
+STORE = Path("artifacts")

@@ -1,0 +1,203 @@
+"""The terminal queue of a review: one trace after the other, accepted, edited or rejected."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from factory.artifacts import find
+from factory.chat import OutputForm, canonical_text, form_text
+from factory.errors import ArtifactError, RecipeError
+from factory.jsonl import recover_rows
+from factory.lint import lint
+from factory.plan import make_plan
+from factory.recipe import load_recipe
+from factory.records import Trace
+from factory.report.text import visible
+from factory.review import (
+    Decision,
+    Decisions,
+    Pass,
+    Reason,
+    key,
+    passes_agree,
+    pending,
+    record,
+    standing,
+)
+from factory.stages.review import ReviewConfig
+from factory.ui.tables import resolve
+
+REASONS: tuple[Reason, ...] = get_args(Reason)
+THOUGHTS, ENDING = "=== thoughts ===", "=== answer ==="
+RECIPES = (".yaml", ".yml", ".json")
+
+
+@dataclass(frozen=True)
+class Queue:
+    """The traces to review and the file that takes the decisions."""
+
+    traces: Sequence[Trace]
+    path: Path
+    second_pass: float
+    form: OutputForm | None
+
+    def decisions(self) -> Decisions:
+        rows = recover_rows(self.path)
+        return standing(Decision.model_validate(row) for row in rows)
+
+    def pending(self, review_pass: Pass, reviewer: str) -> list[Trace]:
+        return pending(
+            self.traces, self.decisions(), review_pass,
+            second_pass=self.second_pass, reviewer=reviewer,
+        )  # fmt: skip
+
+
+def open_queue(
+    target: str, overrides: Sequence[str], *, stage: str | None, decisions: Path | None, store: Path
+) -> Queue:
+    """The queue of a recipe's review stage, or of any artifact with traces.
+
+    RecipeError where the recipe has no such stage or it names no file; ArtifactError where the
+    traces are not made yet.
+    """
+    path = Path(target)
+    if path.suffix not in RECIPES or not path.is_file():
+        artifact = resolve(target, store)
+        if artifact.manifest.kind != "traces":
+            raise ArtifactError(f"{target}: holds {artifact.manifest.kind}, traces are needed")
+        if decisions is None:
+            raise RecipeError(f"{target}: say with --decisions which file takes the decisions")
+        return Queue(list(artifact.traces()), decisions, 1.0, None)
+    plan = {step.name: step for step in make_plan(load_recipe(path, overrides))}
+    found = [step for step in plan.values() if step.kind == "review" and stage in (None, step.name)]
+    if len(found) != 1:
+        names = ", ".join(step.name for step in plan.values() if step.kind == "review") or "none"
+        raise RecipeError(f"{target}: name one review stage with --stage; there are: {names}")
+    step = found[0]
+    config = step.config
+    if not isinstance(config, ReviewConfig) or config.decisions is None:
+        raise RecipeError(
+            f"stages.{step.name}.decisions: names no file; set it in the recipe, or no build would "
+            "read what is decided here"
+        )
+    source = plan[step.inputs["traces"]]
+    artifact = find(store, source.fingerprint)
+    if artifact is None:
+        raise ArtifactError(
+            f"{source.name}: not made yet; run factory build {target} --until {source.name}"
+        )
+    return Queue(list(artifact.traces()), Path(config.decisions), config.second_pass, config.form)
+
+
+def review_queue(queue: Queue, *, reviewer: str, review_pass: Pass, console: Console) -> None:
+    """Ask about every pending trace until none is left, `q`, or the input ends."""
+    waiting = queue.pending(review_pass, reviewer)
+    queue.path.parent.mkdir(parents=True, exist_ok=True)
+    for number, trace in enumerate(waiting, start=1):
+        _show(trace, queue.form, place=f"{number} of {len(waiting)}", console=console)
+        try:
+            decision = _ask(trace, queue.form, reviewer, review_pass=review_pass, console=console)
+        except _Skipped:
+            continue
+        except (EOFError, _Stopped):
+            break
+        record(queue.path, decision)
+    status(queue, console)
+
+
+def status(queue: Queue, console: Console) -> None:
+    """What is decided, what waits, and how far the two passes agree."""
+    decisions = queue.decisions()
+    first = pending(queue.traces, decisions, 1, second_pass=queue.second_pass)
+    second = pending(queue.traces, decisions, 2, second_pass=queue.second_pass)
+    console.print(
+        f"{len(queue.traces) - len(first)} of {len(queue.traces)} traces decided; "
+        f"{len(second)} wait for a second pass. Decisions: {queue.path}",
+        markup=False,
+        soft_wrap=True,
+    )
+    agreed = passes_agree(queue.traces, decisions)
+    if agreed is not None:
+        kappa = "not defined" if agreed.kappa is None else f"{agreed.kappa:.2f}"
+        console.print(
+            f"The two passes agree on {agreed.share:.0%} of {agreed.n} traces; "
+            f"Cohen's kappa {kappa}."
+        )
+
+
+class _Skipped(Exception):
+    """The reviewer leaves this trace for later."""
+
+
+class _Stopped(Exception):
+    """The reviewer stops here."""
+
+
+def _show(trace: Trace, form: OutputForm | None, *, place: str, console: Console) -> None:
+    """The trace, with everything in it that a terminal would obey written out."""
+    console.rule(Text(f"{place}: {visible(trace.problem_id)}, {trace.verdict.outcome}"))
+    parts = (("question", trace.question), ("thoughts", trace.reasoning or trace.completion))
+    for name, text in (*parts, ("answer", trace.summary or trace.answer or "(none)")):
+        console.print(Text(name, "bold"))
+        console.print(Text(visible(text)))
+    for found in lint(trace.completion, form=form):
+        console.print(Text(f"linter: {visible(found)}", "yellow"))
+
+
+def _ask(
+    trace: Trace, form: OutputForm | None, reviewer: str, *, review_pass: Pass, console: Console
+) -> Decision:
+    """One decision; _Skipped, _Stopped or EOFError where there is none."""
+    made = {"trace": key(trace), "reviewer": reviewer, "review_pass": review_pass}
+    while True:
+        choice = console.input("[bold]a[/]ccept, [bold]e[/]dit, [bold]r[/]eject, "
+                               "[bold]s[/]kip, [bold]q[/]uit: ").strip().lower()  # fmt: skip
+        if choice in ("a", "accept"):
+            return Decision(**made, choice="accept")
+        if choice in ("s", "skip"):
+            raise _Skipped
+        if choice in ("q", "quit"):
+            raise _Stopped
+        if choice in ("r", "reject"):
+            reason = _reason(console)
+            note = console.input("note (may be empty): ").strip()
+            return Decision(**made, choice="reject", reason=reason, note=note)
+        if choice in ("e", "edit"):
+            parts = _edit(trace, form, console)
+            if parts is not None:
+                return Decision(**made, choice="edit", reasoning=parts[0], ending=parts[1])
+
+
+def _reason(console: Console) -> Reason:
+    told = ", ".join(f"{number} {name}" for number, name in enumerate(REASONS, start=1))
+    while True:
+        given = console.input(f"reason ({told}): ").strip().lower()
+        for number, name in enumerate(REASONS, start=1):
+            if given in (name, str(number)):
+                return name
+
+
+def _edit(trace: Trace, form: OutputForm | None, console: Console) -> tuple[str, str] | None:
+    """Thoughts and answer (or summary) from the reviewer's editor; None where they are no good."""
+    ending = trace.answer if form is None else trace.summary
+    before = f"{THOUGHTS}\n{visible(trace.reasoning or '')}\n{ENDING}\n{visible(ending or '')}\n"
+    text = click.edit(before, extension=".txt")
+    if text is None or text == before:
+        console.print("not changed", style="yellow")
+        return None
+    head, _, ending = text.partition(f"\n{ENDING}\n")
+    reasoning = head.removeprefix(THOUGHTS).strip()
+    ending = ending.strip()
+    whole = form_text(reasoning, ending, form) if form else canonical_text(
+        reasoning, ending, None, None
+    )  # fmt: skip
+    faults = lint(whole, form=form)
+    if faults:
+        console.print(Text(f"not taken: {visible('; '.join(faults))}", "yellow"))
+        return None
+    return reasoning, ending
