@@ -232,7 +232,7 @@ def test_examples_become_turns_in_the_words_of_the_request() -> None:
     settings = config(examples=[shown.model_dump()])
     prompt = asked_with(settings)
     assert prompt.style == "few_shot"
-    assert prompt.demonstrations[0].question.startswith("Question: 1 + 1\nDraft: two\nAnswer: 2\n")
+    assert prompt.demonstrations[0].question.endswith("Question: 1 + 1\nAnswer: 2\nDraft: two")
     assert "do not change the answer" in prompt.demonstrations[0].question
     zero = config(examples=[shown.model_dump()], prompt={"style": "zero"})
     assert asked_with(zero).style == "zero" and len(asked_with(zero).demonstrations) == 1
@@ -251,3 +251,15 @@ def test_the_scripted_replies_are_what_the_cases_say() -> None:
     prompt = PromptConfig()
     assert parse(completion_text(*DRAFTS["loop"]), form=prompt.form).is_well_formed
     assert not parse(RAW["turn"]).is_well_formed
+
+
+def test_a_lost_step_can_be_a_reason(tmp_path, model, engine) -> None:
+    texts = {"kept": "First, 4 + 5 = 9. So I say 9.", "lost": "I say 9 at once."}
+    engine(lambda request: next(
+        completion_text(text, "9") for name, text in texts.items()
+        if f"({name})" in TOKENIZER.decode(request.prompt_ids)
+    ))  # fmt: skip
+    inputs = inputs_of(tmp_path, [draft(name) for name in texts], model)
+    metrics, out = run(tmp_path, inputs, config(keep_steps=True))
+    assert [t.problem_id for t in read_records(out / "traces.jsonl", Trace)] == ["kept"]
+    assert metrics["rejected.lost_step"] == 1
