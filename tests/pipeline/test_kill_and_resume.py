@@ -1,6 +1,6 @@
 """SIGKILL at random moments, the same command again: the same bytes as an undisturbed build.
 
-The recipe is the smoke recipe up to the first evaluation of a trained model: eleven stages, every
+The recipe is the smoke recipe up to the first evaluation of a trained model: fourteen stages, every
 kind of stage among them. Two builds are killed again and again side by side, one thread each, and
 both are held to one undisturbed build.
 """
