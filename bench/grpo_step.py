@@ -20,6 +20,9 @@ then its tokens are replaced by a script: random tokens, all rows `tokens` long 
 Every fourth question gives all its samples the same reward. Each side takes one step of even rows
 and then one of uneven rows; --warm-up adds steps before that are not counted. Without --model the
 embedded SmolLM2-135M is converted into a temporary folder.
+
+On a machine that others use too, take `--threads 1 --cpu-seconds`: the seconds that a side's
+process computed, whoever else did meanwhile. Of two threads the one that waits computes as well.
 """
 
 import argparse
@@ -30,6 +33,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -57,6 +61,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--micro-groups", type=int, default=1)
     parser.add_argument("--kl", type=float, default=0.0, help="0 is TRL's default")
     parser.add_argument("--engine", choices=["auto", "vllm", "transformers"], default="auto")
+    parser.add_argument("--sides", choices=SIDES, nargs="+", default=list(SIDES))
+    parser.add_argument("--cpu-seconds", action="store_true", help="of the process, not the clock")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -224,7 +230,7 @@ def instrument(trainer: Any, steps: list[dict[str, float]], options: argparse.Na
 
     from factory.training.phases import PhaseClock
 
-    clock = PhaseClock()
+    clock = PhaseClock(time.process_time if options.cpu_seconds else time.monotonic)
     sample, logprobs = trainer._generate, trainer._get_per_token_logps_and_entropies
     vocabulary = trainer.model.config.vocab_size
 
@@ -295,6 +301,7 @@ def run_side(options: argparse.Namespace, side: str, folder: Path) -> dict[str, 
     for name in ("prompts", "group", "tokens", "threads", "warm_up", "micro_groups", "kl"):
         command += ["--" + name.replace("_", "-"), str(getattr(options, name))]
     command += ["--engine", options.engine]
+    command += ["--cpu-seconds"] if options.cpu_seconds else []
     child = subprocess.run(
         command, capture_output=True, text=True, check=False, env=side_environment(side, options)
     )
@@ -314,14 +321,15 @@ def side_environment(side: str, options: argparse.Namespace) -> dict[str, str]:
 
 def table(results: dict[str, dict[str, dict[str, float]]]) -> Iterator[str]:
     """Lines of a Markdown table: a row a figure, a column a side, and how often ours fits in."""
-    ratios = [f"{SIDES[plain]} / {SIDES[ours]}" for plain, ours in PAIRS]
-    yield "| rows | figure | " + " | ".join([*SIDES.values(), *ratios]) + " |"
-    yield "|---|---|" + "---|" * (len(SIDES) + len(PAIRS))
+    pairs = [pair for pair in PAIRS if set(pair) <= set(results)]
+    ratios = [f"{SIDES[plain]} / {SIDES[ours]}" for plain, ours in pairs]
+    yield "| rows | figure | " + " | ".join([*(SIDES[side] for side in results), *ratios]) + " |"
+    yield "|---|---|" + "---|" * (len(results) + len(pairs))
     for rows in (*LENGTHS, "memory"):
         for figure in PHASES if rows in LENGTHS else ("peak GiB",):
-            values = {side: results[side][rows].get(figure, 0.0) for side in SIDES}
+            values = {side: results[side][rows].get(figure, 0.0) for side in results}
             cells = [f"{value:.2f}" for value in values.values()]
-            for plain, ours in PAIRS:
+            for plain, ours in pairs:
                 cells.append(f"{values[plain] / values[ours]:.2f}" if values[ours] else "-")
             unit = "" if rows == "memory" else ", s"
             yield f"| {rows} | {figure}{unit} | " + " | ".join(cells) + " |"
@@ -334,11 +342,11 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         model = save_model(options.model, Path(folder) / "model")
-        results = {side: run_side(options, side, model) for side in SIDES}
+        results = {side: run_side(options, side, model) for side in options.sides}
     print(
         f"{options.prompts} questions x {options.group} samples x {options.tokens} new tokens, "
-        f"{options.threads} threads, float32, KL weight {options.kl:g}, {platform.machine()}, "
-        "one run each"
+        f"threads {options.threads}, float32, KL weight {options.kl:g}, {platform.machine()}, "
+        f"{'CPU seconds' if options.cpu_seconds else 'seconds'}, one run each"
     )
     print("\n".join(table(results)))
 

@@ -1,6 +1,6 @@
 """The packed pass against TRL's own: same losses, same gradients, for every used objective."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from factory.machine import Machine
 from factory.stages.grpo import GrpoConfig
@@ -17,7 +25,7 @@ from factory.tiny import byte_tokenizer, save_tiny_model
 from factory.training import packed_logprobs
 from factory.training.grpo import FactoryGrpoTrainer, plain_pass_reason, policy_weights
 from factory.training.grpo_arguments import training_arguments
-from factory.training.packed import Group, not_covered, pack_groups
+from factory.training.packed import Group, pack_groups
 from factory.training.sft import peft_config
 
 RELATIVE = 1e-4
@@ -25,29 +33,38 @@ PROMPTS, GROUP, LENGTH = 4, 4, 7
 ROWS = PROMPTS * GROUP
 
 
-def make_trainer(folder: Path, output: Path, **settings: Any) -> FactoryGrpoTrainer:
+def make_trainer(
+    folder: Path,
+    output: Path,
+    *,
+    questions: Sequence[str] = ("q",),
+    draw: Any = lambda prompts, trainer: {},
+    reward: Any = lambda **_: [],
+    passes: int = 1,
+    **settings: Any,
+) -> FactoryGrpoTrainer:
     config = GrpoConfig(
         **{
             "kind": "grpo", "model": "-", "problems": "-", "steps": 1, "prompts": PROMPTS,
             "group": GROUP, "updates_per_rollout": 1, "max_new_tokens": LENGTH,
             "temperature": 1.3, "epsilon": 0.2, "kl": 0.05, "reference_refresh_steps": 0,
-            **settings,
+            "rewards": ({"name": "accuracy"},), **settings,
         }
     )  # fmt: skip
-
-    def accuracy(**_: Any) -> list[float]:
-        return []
-
+    arguments = training_arguments(
+        config, Machine(device="cpu"), output=str(output), seed=0, micro_prompts=PROMPTS
+    )
+    arguments.num_iterations = passes
+    reward.__name__ = "accuracy"
+    rows = {"prompt": list(questions), "problem": list(range(len(questions)))}
     trainer = FactoryGrpoTrainer(
         model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
-        args=training_arguments(
-            config, Machine(device="cpu"), output=str(output), seed=0, micro_prompts=PROMPTS
-        ),
-        train_dataset=Dataset.from_dict({"prompt": ["q"]}),
+        args=arguments,
+        train_dataset=Dataset.from_dict(rows),
         processing_class=AutoTokenizer.from_pretrained(folder),
         peft_config=peft_config(config.lora),
-        reward_funcs=[accuracy, accuracy],
-        rollout_func=lambda prompts, trainer: {},
+        reward_funcs=[reward],
+        rollout_func=draw,
     )
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
@@ -308,20 +325,106 @@ def test_a_pack_runs_each_prompt_once_and_no_last_token() -> None:
     assert pack.pair_token.tolist() == [3, 4, 5, 7, 8, 9]
 
 
-def test_models_and_settings_that_are_not_covered_say_why(
-    trainer: FactoryGrpoTrainer, tmp_path: Path
+SMALL: dict[str, Any] = {
+    "vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "num_key_value_heads": 1,
+}  # fmt: skip
+
+
+def with_head_bias() -> Any:
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SMALL))
+    model.lm_head.bias = torch.nn.Parameter(torch.zeros(32))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (MistralConfig(**SMALL), "model type mistral is not one of llama, qwen2, qwen3"),
+        (MixtralConfig(**SMALL, num_local_experts=2), "a mixture of experts has an auxiliary loss"),
+        (
+            Qwen2Config(**SMALL, use_sliding_window=True, max_window_layers=0),
+            "some layers attend through a sliding window",
+        ),
+        (LlamaConfig(**SMALL, attention_dropout=0.1), "attention dropout is on"),
+        (with_head_bias, "the LM head has a bias"),
+        (LlamaConfig(**SMALL, dtype="bfloat16"), "weights are torch.bfloat16, not float32"),
+        (LlamaConfig(**SMALL), None),
+    ],
+)
+def test_models_that_are_not_covered_say_why(model: Any, reason: str | None) -> None:
+    built = model() if callable(model) else AutoModelForCausalLM.from_config(model)
+    assert plain_pass_reason(built, arguments()) == reason
+
+
+def arguments(**changed: Any) -> Any:
+    plain = {
+        "use_cpu": True, "world_size": 1, "bf16": False, "fp16": False, "entropy_coef": 0.0,
+        "use_adaptive_entropy": False, "top_entropy_quantile": 1.0,
+    }  # fmt: skip
+    return SimpleNamespace(**{**plain, **changed})
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"use_cpu": False}, "the device is not a CPU"),
+        ({"world_size": 2}, "there are 2 ranks"),
+        ({"bf16": True}, "the pass runs in mixed precision"),
+        ({"fp16": True}, "the pass runs in mixed precision"),
+        ({"entropy_coef": 0.1}, "an entropy bonus needs gradients of the entropy"),
+        ({"use_adaptive_entropy": True}, "an entropy bonus needs gradients of the entropy"),
+        ({"top_entropy_quantile": 0.8}, "top_entropy_quantile looks at the whole batch"),
+    ],
+)
+def test_settings_that_are_not_covered_say_why(
+    trainer: FactoryGrpoTrainer, changed: dict[str, Any], reason: str
 ) -> None:
     assert plain_pass_reason(trainer.model, trainer.args) is None
-    assert "bfloat16" in not_covered(
-        AutoModelForCausalLM.from_pretrained(
-            save_tiny_model(tmp_path, "llama", hidden=32), dtype=torch.bfloat16
-        )
-    )
-    several = SimpleNamespace(use_cpu=True, world_size=2)
-    assert plain_pass_reason(trainer.model, several) == "there are 2 ranks"
-    assert "not a CPU" in plain_pass_reason(trainer.model, SimpleNamespace(use_cpu=False))
-    trainer.args.entropy_coef = 0.1
-    try:
-        assert "entropy" in plain_pass_reason(trainer.model, trainer.args)
-    finally:
-        trainer.args.entropy_coef = 0.0
+    assert plain_pass_reason(trainer.model, arguments(**changed)) == reason
+
+
+def trained(folder: Path, output: Path, packed_rows: int | None) -> tuple[Any, list[float]]:
+    """Weights after two rollouts with two passes over each, and the largest ratio of each step."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def draw(prompts: list[str], trainer: FactoryGrpoTrainer) -> dict[str, list[Any]]:
+        stream = torch.Generator().manual_seed(trainer.state.global_step)
+        lengths = [1 + row % LENGTH for row in range(len(prompts))]
+        return {
+            "prompt_ids": [tokenizer(prompt)["input_ids"] for prompt in prompts],
+            "completion_ids": [
+                torch.randint(3, 259, (length,), generator=stream).tolist() for length in lengths
+            ],
+            "logprobs": [[0.0] * length for length in lengths],
+        }
+
+    def reward(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
+        """The second question's samples are all worth the same."""
+        return [
+            float(sum(ids) % 5) if prompt != "b?" else 1.0
+            for prompt, ids in zip(prompts, completion_ids, strict=True)
+        ]
+
+    trainer = make_trainer(
+        folder, output, questions=["a", "b?", "c!?", "some more"], draw=draw, reward=reward,
+        passes=2, steps=4, learning_rate=0.3, trl={"optim": "sgd"},
+    )  # fmt: skip
+    trainer.packed_rows = packed_rows
+    trainer.train()
+    ratios = [row["ratio_max"] for row in trainer.state.log_history if "ratio_max" in row]
+    return {n: p.detach().clone() for n, p in trainer.model.named_parameters()}, ratios
+
+
+def test_two_passes_over_each_of_two_rollouts_end_at_the_same_weights(tmp_path: Path) -> None:
+    """TRL's whole loop: old and reference log-probs, shuffled rows, clipping, optimizer."""
+    folder = save_model(tmp_path / "model", "llama")
+    before = dict(AutoModelForCausalLM.from_pretrained(folder).named_parameters())
+    plain, ratios = trained(folder, tmp_path / "plain", None)
+    packed, packed_ratios = trained(folder, tmp_path / "packed", GROUP)
+    assert packed_ratios == pytest.approx(ratios, rel=RELATIVE)
+    assert ratios[0] == pytest.approx(1.0) and ratios[1] > 1.01 and ratios[3] > 1.01
+    for name, weight in plain.items():
+        moved = (weight - before[name]).norm()
+        assert moved > 0, name
+        assert (packed[name] - weight).norm() <= RELATIVE * moved, name
