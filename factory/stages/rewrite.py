@@ -379,7 +379,8 @@ def _fault(draft: Draft, trace: Trace, config: RewriteConfig, *, is_same: bool) 
     steps = equations(draft.trace.reasoning or "") if config.keep_steps else set()
     if found is None and not steps <= equations(trace.reasoning or ""):
         return "lost_step"
-    if found is None and (trace.reasoning or "").split() == (draft.trace.reasoning or "").split():
+    before, after = (one.reasoning or one.completion for one in (draft.trace, trace))
+    if found is None and after.split() == before.split():
         return "unchanged"
     return found
 

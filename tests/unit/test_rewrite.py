@@ -263,3 +263,12 @@ def test_a_lost_step_can_be_a_reason(tmp_path, model, engine) -> None:
     metrics, out = run(tmp_path, inputs, config(keep_steps=True))
     assert [t.problem_id for t in read_records(out / "traces.jsonl", Trace)] == ["kept"]
     assert metrics["rejected.lost_step"] == 1
+
+
+def test_two_texts_without_thoughts_are_not_taken_for_the_same(tmp_path, model, engine) -> None:
+    engine(lambda request: "gibberish")
+    bare = draft("good").model_copy(update={"completion": "noise", "reasoning": None})
+    inputs = inputs_of(tmp_path, [bare.model_copy(update={"answer": None})], model)
+    loose = config(outcomes=["no_answer"], require_well_formed=False)
+    metrics, _ = run(tmp_path, inputs, loose)
+    assert metrics["kept"] == 1
