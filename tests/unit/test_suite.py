@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from factory.errors import RecipeError
-from factory.plan import make_plan
+from factory.evaluation.published import load_published
+from factory.plan import make_plan, missing
 from factory.problems.bundled import BUNDLES, BundledSource, supply
 from factory.stages.evaluate import EvaluateConfig
 from factory.suite import (
@@ -141,3 +142,16 @@ def test_every_bundle_is_a_task_of_the_offline_suite() -> None:
     tasks = {one.get("task") for one in load_suite("offline").benchmarks}
     assert set(BUNDLES) <= tasks
     assert all((EVALS / f"{name}.yaml").is_file() for name in BUNDLES)
+
+
+def test_the_suite_r1_leaves_only_commits_open_and_names_published_benchmarks(
+    tmp_path: Path,
+) -> None:
+    found = evaluation_of([HUB], suite="r1", protocol=None, against=None, store=tmp_path)
+    gaps = missing(make_plan(found.recipe))
+    assert len(gaps) == 3 and all(".revision: the commit of huggingface.co/" in g for g in gaps)
+    known = load_published().benchmarks
+    asked = {str(one["name"]) for one in found.suite.benchmarks}
+    assert asked - {"aime25"} == {"aime24", "math_500"}
+    # Every published benchmark is asked or has a reason.
+    assert set(known) <= asked | {one.name for one in found.suite.not_run}
