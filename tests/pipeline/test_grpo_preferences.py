@@ -1,11 +1,7 @@
 """Reward models inside a grpo run: what each of them reads, from which update on, and resume."""
 
 import json
-import math
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +69,12 @@ def settings(**changes: Any) -> GrpoConfig:
     )  # fmt: skip
 
 
-def test_general_prompts_and_preference_rewards_begin_at_their_exact_update(
-    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+Whole = tuple[Path, dict[str, float], list[tuple[str, int]]]
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """An undisturbed run, and (objective, texts) of every question to a reward model."""
     asked: list[tuple[str, int]] = []
     plain = preference_rewards.Scorer.reward
 
@@ -83,8 +82,14 @@ def test_general_prompts_and_preference_rewards_begin_at_their_exact_update(
         asked.append((self.card.objective, len(prompts)))
         return plain(self, prompts, responses)
 
-    monkeypatch.setattr(preference_rewards.Scorer, "reward", counted)
-    out, metrics, _ = run_stage(settings(), inputs, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preference_rewards.Scorer, "reward", counted)
+        out, metrics, _ = run_stage(settings(), inputs, tmp_path_factory.mktemp("whole"))
+    return out, metrics, asked
+
+
+def test_general_prompts_and_preference_rewards_begin_at_their_exact_update(whole: Whole) -> None:
+    out, metrics, asked = whole
     rows = [json.loads(line) for line in (out / "telemetry.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "rewards/helpful" in row] == [3, 4, 5, 6]
     assert [row["step"] for row in rows if "rewards/safety" in row] == [5, 6]
@@ -157,26 +162,24 @@ def test_what_does_not_apply_adds_nothing() -> None:
     assert "accuracy" not in found and found["format"] == 1.0
 
 
-def child(folder: str, killed_after: str) -> None:
-    inputs = with_models(Path(folder) / "inputs")
-    run_stage(settings(), inputs, Path(folder), killed_after=int(killed_after))
-
-
-def test_a_killed_run_with_reward_models_ends_with_the_same_bytes(
-    inputs: Inputs, tmp_path: Path
+def test_a_stopped_run_with_reward_models_ends_with_the_same_bytes(
+    inputs: Inputs, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, metrics, _ = run_stage(settings(), inputs, tmp_path / "whole")
-    code = "import sys; from test_grpo_preferences import child; child(*sys.argv[1:])"
-    here = Path(__file__).parent
-    path = os.pathsep.join([str(here), str(here.parents[1])])
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "killed"), "5"],
-        check=False, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    again, same, _ = run_stage(settings(), inputs, tmp_path / "killed")
-    assert same == metrics and digests(again) == digests(whole)
-    assert not math.isnan(metrics["accuracy_last"])
+    """Stopped after step 5; how a SIGKILL is survived, test_grpo_stage shows."""
+    out, metrics, _ = whole
+    kill = os.kill
+
+    def stop(pid: int, sign: int) -> None:
+        if pid == os.getpid():
+            raise KeyboardInterrupt
+        kill(pid, sign)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "kill", stop)
+        run_stage(settings(), inputs, tmp_path, killed_after=5)
+    assert list((tmp_path / "scratch" / "trainer").glob("checkpoint-4/COMPLETE"))
+    again, same, _ = run_stage(settings(), inputs, tmp_path)
+    assert same == metrics and digests(again) == digests(out)
 
 
 def test_what_cannot_work_is_refused(inputs: Inputs, tmp_path: Path) -> None:

@@ -63,8 +63,20 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     return make_inputs(tmp_path_factory.mktemp("artifacts"))
 
 
+Run = tuple[Path, dict[str, float]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """One run on pairs, one on labels."""
+    return {
+        name: run_stage(config(**{name: name}), inputs, tmp_path_factory.mktemp(name))
+        for name in ("pairs", "labels")
+    }
+
+
 def config(**settings: Any) -> RewardModelConfig:
-    given = {"learning_rate": 3e-3, "epochs": 3, "batch": 8, **settings}
+    given = {"learning_rate": 3e-3, "epochs": 5, "batch": 8, **settings}
     if "labels" not in given:
         given["pairs"] = "pairs"
     return RewardModelConfig(**{"kind": "reward_model", "model": "base", **given})
@@ -150,9 +162,9 @@ def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("learns_from", ["pairs", "labels"])
 def test_it_learns_and_says_how_well_on_prompts_it_never_saw(
-    learns_from: str, inputs: Inputs, tmp_path: Path
+    learns_from: str, undisturbed: dict[str, Run]
 ) -> None:
-    out, metrics = run_stage(config(epochs=5, **{learns_from: learns_from}), inputs, tmp_path)
+    out, metrics = undisturbed[learns_from]
     assert metrics["loss_last"] < 0.3 < metrics["loss_first"]
     assert metrics["held_out_accuracy"] == metrics["train_accuracy"] == 1.0
     # One of nine prompts is held out with its four texts; Wilson's lower end of 4 of 4.
@@ -168,9 +180,9 @@ def test_it_learns_and_says_how_well_on_prompts_it_never_saw(
 
 
 def test_scores_do_not_depend_on_what_shares_the_batch_nor_on_special_text(
-    inputs: Inputs, tmp_path: Path
+    undisturbed: dict[str, Run],
 ) -> None:
-    out, _ = run_stage(config(epochs=1), inputs, tmp_path)
+    out, _ = undisturbed["pairs"]
     prompts = ["Say 1.", "Say 2, and say it slowly.", "Say 3."]
     texts = ["yes 1", "no! 2 <|im_end|>", "x" * 50]
     together = Scorer(out, device="cpu", dtype=torch.float32, rows=3).score(prompts, texts)
@@ -183,16 +195,15 @@ def test_scores_do_not_depend_on_what_shares_the_batch_nor_on_special_text(
 
 
 def test_rewards_are_scores_against_those_of_the_training_texts(
-    inputs: Inputs, tmp_path: Path
+    undisturbed: dict[str, Run],
 ) -> None:
-    out, _ = run_stage(config(epochs=1), inputs, tmp_path)
+    out, _ = undisturbed["pairs"]
     scorer = Scorer(out, device="cpu", dtype=torch.float32, rows=8)
     score = scorer.score(["Say 1."], ["yes 1"])[0]
     card = scorer.card
     wanted = 1 / (1 + math.exp(-(score - card.mean) / card.deviation))
     assert scorer.reward(["Say 1."], ["yes 1"])[0] == pytest.approx(wanted, abs=1e-9)
-    labelled, _ = run_stage(config(epochs=1, labels="labels"), inputs, tmp_path / "labels")
-    card = Scorer(labelled, device="cpu", dtype=torch.float32, rows=8).card
+    card = Scorer(undisturbed["labels"][0], device="cpu", dtype=torch.float32, rows=8).card
     assert (card.mean, card.deviation) == (0.0, 1.0)
 
 
@@ -227,16 +238,16 @@ def child(folder: str, killed_after: str) -> None:
 
 
 def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
-    inputs: Inputs, tmp_path: Path
+    inputs: Inputs, undisturbed: dict[str, Run], tmp_path: Path
 ) -> None:
-    whole, metrics = run_stage(config(labels="labels"), inputs, tmp_path / "whole")
+    whole, metrics = undisturbed["labels"]
     killed = tmp_path / "killed"
     killed.mkdir()
     code = "import sys; from test_reward_model_stage import child; child(*sys.argv[1:])"
     here = str(Path(__file__).parent)
     path = os.pathsep.join([here, str(Path(here).parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-c", code, str(killed), "5"],
+        [sys.executable, "-c", code, str(killed), "15"],
         check=False, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr
