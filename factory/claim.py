@@ -12,6 +12,7 @@ Measure = Literal[
     "format",
     "length",
     "reflection",
+    "mixing",
     "retries",
     "second_script",
     "plus_signs",
@@ -24,8 +25,9 @@ class Claim(Record):
     text: str = Field(min_length=1)
     measure: Measure = "accuracy"
     """accuracy, lenient: share of right answers. format: share of well-formed ones. length: tokens.
-    reflection: the paper's ten words, each time one occurs. retries, second_script, plus_signs: of
-    the world, how often a trace starts again, the share of the second script in it, and that of
+    reflection: the paper's ten words, each time one occurs. mixing: share of the thoughts' words
+    that are not in the language of the question. retries, second_script, plus_signs: of the world,
+    how often a trace starts again, the share of the second script in it, and that of
     plus signs among the signs of an answer."""
     of: tuple[str, ...] = Field(min_length=1)
     """Names of evaluate stages, one a training seed."""

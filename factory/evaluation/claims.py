@@ -15,6 +15,7 @@ from factory.claim import Claim, Measure
 from factory.errors import DataError
 from factory.evaluation.statistics import Interval, t_quantile
 from factory.records import EvalSample, Record
+from factory.rewards.language import language_consistency, language_of
 from factory.rewards.text import reflective_words
 from factory.world.vocabulary import plus_share, retries, second_script_share
 
@@ -116,12 +117,21 @@ def _is_well_formed(sample: EvalSample) -> bool:
     return sample.trace.answer is not None or parse(sample.trace.completion).is_well_formed
 
 
+def _mixing(sample: EvalSample) -> float | None:
+    """0 where nothing is thought; None where the question's words do not tell its language."""
+    language = language_of(sample.trace.question)
+    if language is None:
+        return None
+    return 1.0 - language_consistency(sample.trace.reasoning or "", language)
+
+
 MEASURES: Mapping[Measure, Callable[[EvalSample], float | None]] = {
     "accuracy": lambda sample: float(sample.trace.verdict.is_correct),
     "lenient": lambda sample: float(sample.lenient.is_correct),
     "format": lambda sample: float(_is_well_formed(sample)),
     "length": lambda sample: float(sample.trace.completion_tokens),
     "reflection": lambda sample: float(sum(reflective_words(sample.trace.completion).values())),
+    "mixing": _mixing,
     "retries": lambda sample: float(retries(sample.trace.completion)),
     "plus_signs": lambda sample: plus_share(sample.trace.answer or ""),
     "second_script": lambda sample: second_script_share(sample.trace.completion),

@@ -8,7 +8,7 @@ from factory.jsonl import read_records
 from factory.records import EvalSample
 from factory.report.records import ClaimRow, Step
 
-SHARES = ("accuracy", "lenient", "format", "second_script", "plus_signs")
+SHARES = ("accuracy", "lenient", "format", "mixing", "second_script", "plus_signs")
 """Measures in [0, 1]; they are shown in per cent, the others as they are."""
 
 

@@ -48,6 +48,27 @@ def test_a_measure_is_a_mean_over_the_samples_of_a_problem(measure, expected) ->
     assert measured(samples, measure) == {"p": pytest.approx(expected)}
 
 
+def test_mixing_is_the_share_of_thoughts_in_another_language_than_the_questions() -> None:
+    def thought(problem: str, question: str, reasoning: str | None) -> EvalSample:
+        one = sample(problem, "")
+        told = one.trace.model_copy(update={"question": question, "reasoning": reasoning})
+        return one.model_copy(update={"trace": told})
+
+    english, german = "What is the sum of two and three?", "Was ist die Summe von zwei und drei?"
+    found = measured(
+        [
+            thought("pure", english, "the sum of two and three is five"),
+            # Four English words, and four Chinese signs, each a word.
+            thought("mixed", english, "the sum is five \u4e94\u662f\u7b54\u6848"),
+            thought("german", german, "die Summe von zwei und drei ist die Zahl"),
+            thought("none", english, None),
+            thought("untold", "2 + 3 = ?", "the sum is five"),
+        ],
+        "mixing",
+    )
+    assert found == {"pure": 0.0, "mixed": pytest.approx(0.5), "german": 0.0, "none": 0.0}
+
+
 def test_a_completion_without_marked_words_has_no_share_of_a_script() -> None:
     assert measured([sample("p", "idk")], "second_script") == {}
 
