@@ -112,7 +112,7 @@ def _unfinished(stages: Sequence[StageRow]) -> list[str]:
 def _unreviewed(stages: Sequence[StageRow]) -> list[str]:
     """Says of every review that no person took part in it."""
     return [
-        f"The traces of {row.name} were {NOT_REVIEWED}: a policy passed them."
+        f"The traces of {row.name} were {NOT_REVIEWED}: a policy decided."
         for row in stages
         if row.kind == "review" and row.made is not None and not row.made.metrics.get("by_person")
     ]

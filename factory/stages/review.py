@@ -90,7 +90,7 @@ def run(config: ReviewConfig, inputs: Inputs, out: Path, context: Context) -> Me
 def statement(people: int, traces: int, policy: str) -> str:
     """Who decided, in words: what artifact and report say."""
     if people == 0:
-        return f"{NOT_REVIEWED}: all {traces} traces passed by the policy `{policy}`"
+        return f"{NOT_REVIEWED}: all {traces} traces were left to the policy `{policy}`"
     rest = traces - people
     told = f"{people} of {traces} traces were decided by a person"
     return told + (f"; {rest} {NOT_REVIEWED}, by the policy `{policy}`" if rest else "")

@@ -12,7 +12,7 @@ from rich.text import Text
 from factory.artifacts import find
 from factory.chat import OutputForm, canonical_text, form_text
 from factory.errors import ArtifactError, RecipeError
-from factory.jsonl import recover_rows
+from factory.jsonl import read_records, recover_rows
 from factory.lint import lint
 from factory.plan import make_plan
 from factory.recipe import load_recipe
@@ -47,8 +47,10 @@ class Queue:
     form: OutputForm | None
 
     def decisions(self) -> Decisions:
-        rows = recover_rows(self.path)
-        return standing(Decision.model_validate(row) for row in rows)
+        if not self.path.exists():
+            return {}
+        recover_rows(self.path)  # cuts off what a kill tore
+        return standing(read_records(self.path, Decision))
 
     def pending(self, review_pass: Pass, reviewer: str) -> list[Trace]:
         return pending(

@@ -76,12 +76,12 @@ def test_the_report_shows_what_became_of_traces_and_who_decided(tmp_path: Path) 
     assert rewritten.rewriting is not None and rewritten.rewriting.draft == "the draft"
     assert "not reviewed by a person" in reviewed.remark
     assert report.mixtures[0].rows[0].r1_share == 0.3
-    said = "The traces of reviewed were not reviewed by a person: a policy passed them."
+    said = "The traces of reviewed were not reviewed by a person: a policy decided."
     assert said in report.headline.remarks
     for page in (render_markdown(report), render_html(report)):
         page = page.replace("\\", "").replace("\u00a0", " ")  # escapes of Markdown, tied signs
         assert "answer_changed" in page and "30.0 %" in page
-        assert "all 3 traces passed by the policy" in page and "the draft" in page
+        assert "all 3 traces were left to the policy" in page and "the draft" in page
         assert "\x1b" not in page
     assert "<script>" not in render_html(report)
 

@@ -111,7 +111,7 @@ def test_unattended_the_policy_decides_and_the_artifact_says_so(tmp_path: Path) 
     metrics, kept, rejected, told = run(tmp_path / "all", [], traces, policy="accept")
     assert [t.problem_id for t in kept] == ["a", "b", "c"] and rejected == {}
     assert (metrics["by_person"], metrics["by_policy"]) == (0, 3)
-    assert told == "not reviewed by a person: all 3 traces passed by the policy `accept`"
+    assert told == "not reviewed by a person: all 3 traces were left to the policy `accept`"
     _, kept, rejected, told = run(tmp_path / "some", [], traces, policy="filters")
     assert [t.problem_id for t in kept] == ["a"]
     assert rejected == {"b": "wrong", "c": "repetition"}
@@ -323,6 +323,18 @@ def test_what_cannot_be_reviewed_is_said_in_a_line(desk, tmp_path) -> None:
         app, ["review", "traces", "--store", str(store), "--reviewer", "ada"]
     )
     assert nowhere.exit_code == 2 and "--decisions" in nowhere.stderr
+
+
+def test_a_torn_line_is_cut_off_and_a_broken_one_is_named(desk) -> None:
+    _, _, decisions = desk
+    factory_review(desk, keys="a\nq\n")
+    whole = decisions.read_bytes()
+    decisions.write_bytes(whole + b'{"trace": "half')
+    assert "1 of 4 traces decided" in factory_review(desk, "--status").output
+    assert decisions.read_bytes() == whole
+    decisions.write_bytes(b'{"trace": "x"}\n' + whole)
+    broken = factory_review(desk, "--status")
+    assert broken.exit_code == 2 and "cold.jsonl:1: reviewer" in broken.stderr
 
 
 def test_an_artifacts_traces_can_be_reviewed_without_a_recipe(desk, tmp_path) -> None:
