@@ -136,7 +136,13 @@ def trap(samples: Sequence[EvalSample]) -> str:
 
 
 def _cause(samples: Sequence[EvalSample]) -> str:
-    """What in the prompts and completions explains it, of the causes that are known."""
+    """What in the prompts and completions explains it, of the causes that are known.
+
+    Nothing where most answers were well-formed, so that their form is not what fails.
+    """
+    outcomes = [sample.trace.verdict.outcome for sample in samples]
+    if 2 * outcomes.count("no_answer") <= len(samples):
+        return ""
     opening, closing = GRAMMAR[:2]
     prompts = [sample.trace.prompt.rstrip() for sample in samples]
     texts = [sample.trace.completion for sample in samples]

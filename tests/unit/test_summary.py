@@ -88,6 +88,11 @@ def test_a_zero_of_the_model_and_any_other_score_are_none() -> None:
     assert trap([]) == ""
 
 
+def test_no_cause_is_named_where_the_form_was_right() -> None:
+    told = trap([sample(i, 0, "wrong", lenient=True, text="</think> 7") for i in range(8)])
+    assert "8 are by lenient grading" in told and "set prompt" not in told
+
+
 def with_trap(root: Path) -> list[Step]:
     steps = two_checkpoints(root, "cw", "cc")
     path = root / steps[-1].artifact.path.name / "samples.jsonl"  # type: ignore[union-attr]
