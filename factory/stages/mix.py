@@ -1,4 +1,4 @@
-"""Stage `mix`: several trace sets as one, by quota, shuffled.
+"""Stage `mix`: several trace sets as one, by quota, shuffled; duplicates and leaks left out.
 
 R1's SFT set by domain (arXiv 2501.12948 v2, Table 5; samples):
 
@@ -13,11 +13,13 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from factory.artifacts import Inputs
+from factory.artifacts import Artifact, Inputs
 from factory.context import Context, Metrics
 from factory.errors import DataError
-from factory.jsonl import write_records
-from factory.records import AddedLater, Record, Trace, TracesRef
+from factory.jsonl import read_records, write_records
+from factory.problems.overlap import HeldOut
+from factory.problems.similar import near_duplicates
+from factory.records import AddedLater, Problem, ProblemsRef, Record, Trace, TracesRef
 from factory.seeds import derive
 from factory.stages.stage import Stage, StageConfig
 
@@ -40,8 +42,22 @@ class Part(Record):
     """What its traces are about; all parts state it or none does."""
 
 
+class Dropped(Record):
+    """A trace that was left out: a line of dropped.jsonl."""
+
+    problem_id: str
+    sample: int
+    reason: str
+    """`held out` or `near duplicate`."""
+    like: str
+    """The held-out problem, or the trace that was kept, as problem/sample."""
+    shared: str
+    """The rule and the words that both have; empty for near duplicates."""
+
+
 class MixConfig(StageConfig):
-    """Writes traces.jsonl: all parts together, in random order, none twice."""
+    """Writes traces.jsonl: all parts together, in random order, none twice; and dropped.jsonl
+    where it looks for leaks or near duplicates."""
 
     kind: Literal["mix"]
     parts: tuple[Part, ...] = Field(min_length=1)
@@ -50,6 +66,13 @@ class MixConfig(StageConfig):
     quotas: Annotated[Literal["r1"] | None, AddedLater()] = None
     """`r1`: the domains' shares are those of R1's SFT set (v2, Table 5), among the domains that the
     parts name. None: whatever the parts give."""
+    unlike: Annotated[tuple[ProblemsRef, ...], AddedLater()] = ()
+    """Traces whose question or text is like a held-out question of these are left out: 8 words of
+    questions in a row, 13 of long texts, short questions whole, numbers masked too. Paraphrases
+    are missed."""
+    near_duplicates: Annotated[float | None, AddedLater()] = Field(default=None, gt=0, le=1)
+    """Leaves out a trace whose question and text together are that like an earlier one: Jaccard
+    similarity of their 5-word runs. None looks for equal texts only."""
 
     @model_validator(mode="after")
     def _quotas_agree(self) -> "MixConfig":
@@ -78,6 +101,7 @@ def run(config: MixConfig, inputs: Inputs, out: Path, context: Context) -> Metri
     """
     names = [part.traces for part in config.parts]
     pools, duplicates = _distinct([list(artifact.traces()) for artifact in inputs.many("parts")])
+    pools, dropped = _cleaned(pools, config, inputs.many("unlike"))
     quotas = _quotas(config, [len(pool) for pool in pools])
     chosen: list[tuple[int, Trace]] = []
     for index, (pool, quota, name) in enumerate(zip(pools, quotas, names, strict=True)):
@@ -93,6 +117,11 @@ def run(config: MixConfig, inputs: Inputs, out: Path, context: Context) -> Metri
         raise DataError(f"mix: no traces in any of {', '.join(names)}")
     write_records(out / "traces.jsonl", (trace for _, trace in chosen))
     metrics = {"kept": float(len(chosen)), "duplicates": float(duplicates)}
+    if config.unlike or config.near_duplicates is not None:
+        write_records(out / "dropped.jsonl", dropped)
+        for reason in ("held out", "near duplicate"):
+            count = sum(one.reason == reason for one in dropped)
+            metrics[f"dropped.{reason.replace(' ', '_')}"] = float(count)
     for index, pool in enumerate(pools):
         metrics[f"parts.{index}.available"] = float(len(pool))
         metrics[f"parts.{index}.kept"] = float(sum(part == index for part, _ in chosen))
@@ -128,6 +157,49 @@ def _distinct(pools: list[list[Trace]]) -> tuple[list[list[Trace]], int]:
             seen.add(key)
         kept.append(fresh)
     return kept, sum(map(len, pools)) - sum(map(len, kept))
+
+
+def _cleaned(
+    pools: list[list[Trace]], config: MixConfig, held_out: list[Artifact]
+) -> tuple[list[list[Trace]], list[Dropped]]:
+    """The pools without what is like a held-out question or an earlier trace, and why."""
+    dropped: list[Dropped] = []
+    if held_out:
+        index = HeldOut(
+            problem
+            for artifact in held_out
+            for problem in read_records(artifact.file("held_out.jsonl"), Problem)
+        )
+        hits = {
+            id(trace): hit
+            for pool in pools
+            for trace in pool
+            if (hit := index.question_hit(trace.question) or index.text_hit(trace.completion))
+        }
+        dropped += [
+            _dropped(trace, "held out", hit.problem, f"{hit.rule}: {hit.shared}")
+            for pool in pools
+            for trace in pool
+            if (hit := hits.get(id(trace)))
+        ]
+        pools = [[trace for trace in pool if id(trace) not in hits] for pool in pools]
+    if config.near_duplicates is not None:
+        traces = [trace for pool in pools for trace in pool]
+        texts = [f"{trace.question}\n{trace.completion}" for trace in traces]
+        like = near_duplicates(texts, config.near_duplicates)
+        for place, other in like.items():
+            kept = traces[other]
+            told = f"{kept.problem_id}/{kept.sample}"
+            dropped.append(_dropped(traces[place], "near duplicate", told, ""))
+        gone = {id(traces[place]) for place in like}
+        pools = [[trace for trace in pool if id(trace) not in gone] for pool in pools]
+    return pools, dropped
+
+
+def _dropped(trace: Trace, reason: str, like: str, shared: str) -> Dropped:
+    return Dropped(
+        problem_id=trace.problem_id, sample=trace.sample, reason=reason, like=like, shared=shared
+    )
 
 
 def _quotas(config: MixConfig, available: list[int]) -> list[int]:

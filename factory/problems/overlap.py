@@ -1,0 +1,95 @@
+"""Whether a text holds questions that are held out: by shared runs of words, and whole.
+
+After GPT-3 (arXiv 2005.14165, appendix C: 13-grams) and R1 (arXiv 2501.12948 v2, D.1: 10-grams of
+questions); 8 words for questions, as later decontaminations of mathematics take. A paraphrase
+shares no run of words and is missed, as the paper's authors say of theirs.
+"""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from factory.problems.splits import question_key
+from factory.records import Problem
+
+QUESTION_WORDS = 8
+"""Words that two questions must share in a row."""
+TEXT_WORDS = 13
+"""Words of a held-out question that a long text must hold in a row."""
+COMMON = 2
+"""A run of words in more held-out questions than this is a phrase of the benchmark ("put the final
+answer"), not one question's content; ours."""
+NUMBER = "0"
+
+_WORD = re.compile(r"[^\W_]+")
+
+
+@dataclass(frozen=True)
+class Hit:
+    """Why a text counts as contaminated."""
+
+    problem: str
+    """Id of the held-out problem."""
+    rule: str
+    shared: str
+    """The words that both have."""
+
+
+def words(text: str, *, masked: bool = False) -> tuple[str, ...]:
+    """Words and numbers in lower case, signs left out; `masked` writes every number as 0."""
+    found = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    return tuple(NUMBER if masked and word.isdigit() else word for word in found)
+
+
+class HeldOut:
+    """An index of held-out questions."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self._whole: dict[str, str] = {}
+        self._runs: dict[tuple[bool, int], dict[tuple[str, ...], list[str]]] = {
+            (masked, size): defaultdict(list)
+            for masked in (False, True)
+            for size in (QUESTION_WORDS, TEXT_WORDS)
+        }
+        for problem in problems:
+            self._whole.setdefault(question_key(problem.prompt), problem.id)
+            for (masked, size), index in self._runs.items():
+                for run in set(runs(words(problem.prompt, masked=masked), size)):
+                    index[run].append(problem.id)
+
+    def question_hit(self, question: str) -> Hit | None:
+        """The first reason why a question is, or is made from, a held-out one.
+
+        Questions with fewer than 8 words have no run to share: they are compared whole, signs
+        included and numbers as they are, since "3 + 4", "3 - 4" and "5 + 6" are three.
+        """
+        key = question_key(question)
+        if key in self._whole:
+            return Hit(self._whole[key], "same question", key)
+        return self._run_hit(question, QUESTION_WORDS)
+
+    def text_hit(self, text: str) -> Hit | None:
+        """The first reason why a long text holds a held-out question."""
+        return self._run_hit(text, TEXT_WORDS)
+
+    def _run_hit(self, text: str, size: int) -> Hit | None:
+        for masked in (False, True):
+            index = self._runs[masked, size]
+            for run in runs(words(text, masked=masked), size):
+                owners = index.get(run, [])
+                if 0 < len(owners) <= COMMON and not (masked and _is_mostly_numbers(run)):
+                    rule = f"{size} words{', numbers masked' if masked else ''}"
+                    return Hit(owners[0], rule, " ".join(run))
+        return None
+
+
+def runs(found: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
+    """Every `size` words in a row; none of a shorter text."""
+    return (tuple(found[at : at + size]) for at in range(len(found) - size + 1))
+
+
+def _is_mostly_numbers(run: tuple[str, ...]) -> bool:
+    """Whether masking left too little to tell texts apart: "0 0 0 is 0 0 0 0"."""
+    return 2 * run.count(NUMBER) > len(run)
