@@ -47,7 +47,7 @@ class Case(Record):
 
 
 class Row(Record):
-    """Errors of one grader in one category; `interval` is Wilson's for the error rate."""
+    """Errors of one grader in one category, with Wilson's intervals for both rates."""
 
     grader: str
     category: str
@@ -57,13 +57,17 @@ class Row(Record):
     should_accept: int
 
     @property
-    def errors(self) -> int:
-        return self.false_accepts + self.false_rejects
+    def accept_interval(self) -> tuple[float, float] | None:
+        """Of the rate of false accepts; None where nothing is to be rejected."""
+        return _interval(self.false_accepts, self.should_reject)
 
     @property
-    def interval(self) -> tuple[float, float]:
-        n = self.should_reject + self.should_accept
-        return wilson(self.errors / n, n)
+    def reject_interval(self) -> tuple[float, float] | None:
+        return _interval(self.false_rejects, self.should_accept)
+
+
+def _interval(errors: int, n: int) -> tuple[float, float] | None:
+    return wilson(errors / n, n) if n else None
 
 
 def load_suite(kind: SuiteKind) -> list[Case]:
@@ -72,7 +76,7 @@ def load_suite(kind: SuiteKind) -> list[Case]:
 
 
 def audit(kinds: Sequence[SuiteKind]) -> tuple[list[Row], list[str]]:
-    """Rows of ours and, for maths, of the baselines' totals; and the ids that ours errs on."""
+    """Rows of ours and, for maths, of the baselines; and the ids that ours errs on."""
     rows: list[Row] = []
     wrong: list[str] = []
     for kind in kinds:
@@ -82,7 +86,7 @@ def audit(kinds: Sequence[SuiteKind]) -> tuple[list[Row], list[str]]:
         rows += tally(f"factory, {kind}", cases, [outcome == "correct" for outcome in outcomes])
         if kind == "math":
             for name in BASELINES:
-                rows += tally(name, cases, baseline_accepts(name, cases))[-1:]
+                rows += tally(name, cases, baseline_accepts(name, cases))
     return rows, wrong
 
 

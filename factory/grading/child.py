@@ -14,18 +14,19 @@ MEMORY_BYTES = 4 * 2**30
 """Address space; a giant integer then raises MemoryError here instead of taking the machine."""
 
 
-def main(deadline_seconds: float) -> None:
-    """Answer until standard input closes."""
+def main(deadline_seconds: float, *, is_lean: bool = False) -> None:
+    """Answer until standard input closes; a lean one imports what mathematics needs when asked."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Only verdicts may reach the parent: whatever a library prints goes nowhere.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    import math_verify
-    import reasoning_gym
-    import sympy
+    if not is_lean:
+        import math_verify
+        import reasoning_gym
+        import sympy
 
-    del math_verify, reasoning_gym, sympy
+        del math_verify, reasoning_gym, sympy
     out.write("ready\n")
     out.flush()
     for line in sys.stdin:
@@ -54,4 +55,4 @@ def _answer(item: GradeItem) -> Verdict:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]))
+    main(float(sys.argv[1]), is_lean="lean" in sys.argv[2:])

@@ -9,17 +9,23 @@ from factory.evaluation.audit import Row
 
 
 def show_audit(rows: Sequence[Row], console: Console) -> None:
-    """Errors by grader and category; the last row of a grader is its whole suite."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("grader", "category", "false accepts", "false rejects", "wrong, 95 % interval"):
-        table.add_column(column)
-    for row in rows:
-        low, high = row.interval
-        table.add_row(
-            row.grader,
-            row.category,
-            f"{row.false_accepts}/{row.should_reject}",
-            f"{row.false_rejects}/{row.should_accept}",
-            f"{low:.1%} to {high:.1%}",
-        )
-    console.print(table)
+    """A table for each grader: false accepts and false rejects by category, then over all."""
+    for grader in dict.fromkeys(row.grader for row in rows):
+        table = Table(box=None, header_style="bold", pad_edge=False, title=grader)
+        for column in ("category", "false accepts", "95 %", "false rejects", "95 %"):
+            table.add_column(column, no_wrap=True)
+        for row in rows:
+            if row.grader == grader:
+                table.add_row(
+                    row.category,
+                    *_rate(row.false_accepts, row.should_reject, row.accept_interval),
+                    *_rate(row.false_rejects, row.should_accept, row.reject_interval),
+                )
+        console.print(table)
+
+
+def _rate(errors: int, n: int, interval: tuple[float, float] | None) -> tuple[str, str]:
+    if interval is None:
+        return "", ""
+    low, high = interval
+    return f"{errors}/{n}", f"{low:.1%} to {high:.1%}"

@@ -376,15 +376,18 @@ def test_a_pool_asks_no_worker_twice_about_the_same_item():
 
 
 @needs_namespaces
-def test_the_seconds_of_a_program_are_measured():
+def test_a_pool_of_programs_takes_mathematics_afterwards():
     problem = Problem(
         id="p", prompt="", reference="", kind="code", source="s",
         data={"tests": [{"stdin": "", "expected_stdout": "1"}], "timeout_seconds": 60.0},
     )  # fmt: skip
+    root = Problem(id="m", prompt="", reference=r"\sqrt{2}", kind="math", source="s")
     with GradingPool() as pool:
-        [verdict] = pool.grade([GradeItem(problem, completion_text("so", "print(1)"))])
-    assert verdict.is_correct
-    assert 0.0 < verdict.seconds < 60.0
+        [program] = pool.grade([GradeItem(problem, completion_text("so", "print(1)"))])
+        [answer] = pool.grade([GradeItem(root, completion_text("so", "2^{1/2}"))])
+    assert program.is_correct
+    assert answer.is_correct
+    assert 0.0 < program.seconds < 60.0, "measured from the moment it was sent"
 
 
 def test_the_seconds_of_a_verdict_are_measured_but_neither_written_nor_compared():

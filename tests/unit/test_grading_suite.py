@@ -1,6 +1,12 @@
 """The shipped suite of maths answers."""
 
+import io
+
+import pytest
+from rich.console import Console
+
 from factory.evaluation.audit import Case, load_suite, our_outcomes, tally
+from factory.ui.audits import show_audit
 
 
 def test_no_maths_case_of_the_suite_is_graded_wrong():
@@ -26,3 +32,22 @@ def test_a_tally_counts_false_accepts_and_false_rejects_apart():
     row = tally("g", cases, [True, False, True])[-1]
     assert (row.false_accepts, row.should_reject) == (1, 1)
     assert (row.false_rejects, row.should_accept) == (1, 2)
+    # Wilson for 1 of 2 with z = 1.96: (1 + 1.9208) / 5.8416 = 0.5, half width 0.4055.
+    assert row.reject_interval == pytest.approx((0.0945, 0.9055), abs=1e-3)
+    assert tally("g", cases[:2], [True, True])[-1].accept_interval is None
+
+
+def test_the_table_shows_both_rates_of_every_category_of_every_grader():
+    cases = [
+        Case(id=n, category=c, kind="math", reference="1", response="", expected=e)
+        for n, c, e in (("a", "roots", "correct"), ("b", "roots", "wrong"), ("c", "sets", "wrong"))
+    ]
+    console = Console(width=120, record=True, file=io.StringIO())
+    rows = [*tally("ours", cases, [True] * 3), *tally("theirs", cases, [False] * 3)]
+    show_audit(rows, console)
+    text = console.export_text()
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert [line for line in lines if line in ("ours", "theirs")] == ["ours", "theirs"]
+    assert "roots 1/1 20.7% to 100.0% 0/1 0.0% to 79.3%" in lines
+    assert "sets 1/1 20.7% to 100.0%" in lines
+    assert "all 0/2 0.0% to 65.8% 1/1 20.7% to 100.0%" in lines
