@@ -1,9 +1,11 @@
 """Graded completions of a rollout, and what they are on average."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from factory.chat import Response
+from factory.grading import check_ungradable
 from factory.problems.canaries import is_canary
 from factory.records import FinishReason, Problem, Verdict
 from factory.rewards import holds_code, redone_steps, reflective_words
@@ -19,6 +21,25 @@ class Graded:
     verdict: Verdict
     response: Response
     components: dict[str, float]
+
+
+class GraderFailures:
+    """Stops a run whose graders fail: more than a tenth of one rollout, or 1 % of the latest 2,000.
+
+    A rollout may be small, so that a single failure is more than 1 % of it.
+    """
+
+    ROLLOUT_LIMIT, LATEST = 0.1, 2000
+
+    def __init__(self) -> None:
+        self._latest: deque[Verdict] = deque(maxlen=self.LATEST)
+
+    def check(self, verdicts: Sequence[Verdict]) -> None:
+        """Take a rollout's verdicts; EngineError if too many are ungradable."""
+        check_ungradable(verdicts, limit=self.ROLLOUT_LIMIT)
+        self._latest.extend(verdicts)
+        if len(self._latest) == self.LATEST:
+            check_ungradable(self._latest)
 
 
 def figures(

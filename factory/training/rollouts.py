@@ -15,7 +15,7 @@ from torch import Tensor
 
 from factory.chat import PromptConfig, parse
 from factory.errors import EngineError
-from factory.grading import GradeItem, GradingPool, check_ungradable
+from factory.grading import GradeItem, GradingPool
 from factory.jsonl import append_rows, read_records, recover_rows
 from factory.records import FinishReason, Problem, SamplingConfig, Trace
 from factory.rewards import RewardConfig, redone_steps, reward_components, total_reward
@@ -24,7 +24,7 @@ from factory.seeds import derive
 from factory.training.checkpoints import is_first_rank
 from factory.training.dynamic_sampling import AskedRow, Questions, fill
 from factory.training.efficiency import Drawn
-from factory.training.graded import Graded, close_figures, figures
+from factory.training.graded import Graded, GraderFailures, close_figures, figures
 from factory.training.grpo import FactoryGrpoTrainer, policy_weights
 from factory.training.phases import PhaseClock
 from factory.training.precision import exact_products
@@ -50,9 +50,6 @@ float32: both compute the same sums in another order; measured 1e-6 on tiny mode
 wrongly loaded weight shows as 1e-2 and more. bfloat16: rounding alone gives 0.04 mean and 1.05 at
 most on a 135M model with an engine in bfloat16 beside a float32 trainer.
 """
-
-UNGRADABLE_LIMIT = 0.1
-"""Share of a rollout that graders may fail on before the run stops."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +126,7 @@ class Rollouts:
         self._graded: list[Graded] = []
         self._graded_early: list[Graded] = []
         self._draw_figures: dict[str, float] = {}
+        self._failures = GraderFailures()
         self._has_redone = False
         dynamic = settings.dynamic_sampling
         self._questions = Questions(
@@ -333,7 +331,7 @@ class Rollouts:
             )
             asked = [self.problems[i] for i in problem]
             ruled = [v for v, p in zip(verdicts, asked, strict=True) if p.kind != "open"]
-            check_ungradable(ruled, limit=UNGRADABLE_LIMIT)
+            self._failures.check(ruled)
             graded = []
             for source, verdict, completion, count, reason in zip(
                 asked, verdicts, text, tokens, finish_reason, strict=True

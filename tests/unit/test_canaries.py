@@ -4,10 +4,11 @@ import pytest
 from namespaces import needs_namespaces
 
 from factory.chat import completion_text, parse
+from factory.errors import EngineError
 from factory.grading import grade
 from factory.problems.canaries import canaries, canary, is_canary
 from factory.records import FinishReason, Problem, ProblemKind, Verdict
-from factory.training.graded import Graded, figures
+from factory.training.graded import Graded, GraderFailures, figures
 from factory.training.grpo_run import canary_alarms
 
 BODY = "```python\ndef add(a, b):\n    return a + b\n```"
@@ -53,7 +54,7 @@ def test_canaries_are_drawn_alike_for_a_seed_and_never_more_than_there_are_probl
 def graded(outcome: str) -> Graded:
     text = completion_text("so", "3")
     verdict = Verdict.model_validate({"outcome": outcome, "answer": "3", "explanation": ""})
-    return Graded(verdict, parse(text), {"language": 1.0})
+    return Graded(verdict, parse(text), {"language": 1.0, "accuracy": 0.0})
 
 
 def shares(outcomes: list[str], asked: list[Problem]) -> dict[str, float]:
@@ -69,6 +70,19 @@ def test_accuracy_leaves_canaries_out_and_theirs_is_told_apart() -> None:
     assert (found["accuracy"], found["canary_accuracy"]) == (0.5, 0.5)
     assert "canary_accuracy" not in shares(["correct"], [plain])
     assert shares(["wrong"], [made])["accuracy"] == 0.0
+
+
+def test_few_failures_in_every_rollout_stop_a_run_once_they_are_many() -> None:
+    wrong = Verdict(outcome="wrong", answer="", explanation="")
+    failed = Verdict(outcome="ungradable", answer=None, explanation="the worker died")
+    failures = GraderFailures()
+    for _ in range(19):
+        failures.check([failed, failed, *[wrong] * 98])
+    with pytest.raises(EngineError, match="40 of 2000 answers are ungradable, at most 1%"):
+        failures.check([failed, failed, *[wrong] * 98])
+    GraderFailures().check([failed, *[wrong] * 9])
+    with pytest.raises(EngineError, match="2 of 10"):
+        GraderFailures().check([failed, failed, *[wrong] * 8])
 
 
 def test_a_rewarded_canary_raises_an_alarm_and_no_other_row_does() -> None:
