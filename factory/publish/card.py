@@ -27,6 +27,10 @@ SHOWN = (
 """Settings worth a reader's first look; all of them stand in recipe.json."""
 
 
+WRITERS = ("generate", "rewrite")
+"""Kinds of stages whose model writes traces; a judge's only grades them."""
+
+
 @dataclass(frozen=True)
 class Card:
     """What a model card says."""
@@ -119,7 +123,7 @@ def trace_writers(fingerprint: str, origins: Sequence[Origin]) -> list[str]:
             source = known[entry]
             if source.kind == "traces":
                 pending.append(source)
-                writers += [source.config["model"]] if source.stage == "generate" else []
+                writers += [source.config["model"]] if source.stage in WRITERS else []
                 writers += ["people or programs"] if source.stage == "written" else []
     return list(dict.fromkeys(writers))
 
