@@ -22,15 +22,15 @@ from factory.jsonl import read_records, write_records
 from factory.machine import Machine
 from factory.plan import make_plan
 from factory.recipe import load_recipe
-from factory.records import Problem, SamplingConfig, Trace, Verdict
-from factory.review import Decision, agreement, key, needs_second_pass, pending, standing
+from factory.records import Outcome, Problem, SamplingConfig, Trace, Verdict
+from factory.review import Choice, Decision, agreement, key, needs_second_pass, pending, standing
 from factory.stages.fitness import Rejected
 from factory.stages.review import STAGE, ReviewConfig, statement
 
 HOSTILE = "red \x1b[31m and \u202e reversed"
 
 
-def trace(name: str, reasoning: str = "I add: 4 + 5 = 9.", outcome: str = "correct") -> Trace:
+def trace(name: str, reasoning: str = "I add: 4 + 5 = 9.", outcome: Outcome = "correct") -> Trace:
     return Trace(
         problem_id=name, sample=0, question="What is the sum of 4 and 5?", prompt="p",
         completion=completion_text(reasoning, "9"), reasoning=reasoning, answer="9",
@@ -42,7 +42,7 @@ def trace(name: str, reasoning: str = "I add: 4 + 5 = 9.", outcome: str = "corre
 TRACES = [trace(name) for name in "abcd"]
 
 
-def decide(name: str, choice: str, *, by: str = "ada", second: bool = False, **more) -> Decision:
+def decide(name: str, choice: Choice, *, by: str = "ada", second: bool = False, **more) -> Decision:
     found = {"reject": {"reason": "unreadable"}, "edit": {"reasoning": "I add.", "ending": "9"}}
     fields = {**found.get(choice, {}), **more}
     return Decision(trace=key(trace(name)), reviewer=by, review_pass=2 if second else 1,
