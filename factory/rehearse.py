@@ -36,10 +36,11 @@ def rehearsal(recipe: Recipe) -> Recipe:
     name = f"{recipe.name[:54]}-rehearsal"
     # The few problems left are of the first source only.
     claims = tuple(claim.model_copy(update={"sources": ()}) for claim in recipe.header.claims)
-    header = recipe.header.model_copy(update={"name": name, "claims": claims})
+    header = recipe.header.model_copy(update={"name": name, "seed": 0, "claims": claims})
     resolved = {
         **recipe.resolved,
         "name": name,
+        "seed": 0,
         "claims": [claim.model_dump(mode="json") for claim in claims],
         "stages": {key: config.model_dump(mode="json") for key, config in stages.items()},
     }
@@ -48,7 +49,8 @@ def rehearsal(recipe: Recipe) -> Recipe:
 
 def _small(config: StageConfig) -> StageConfig:
     fields = config.model_dump(mode="json")
-    shrunk = SMALLER[fields["kind"]](fields)
+    # Stages that differ in their seed alone are rehearsed once.
+    shrunk = {**SMALLER[fields["kind"]](fields), "seed": None}
     return type(config).model_validate(shrunk, strict=False)
 
 

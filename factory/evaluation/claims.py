@@ -12,7 +12,6 @@ import numpy as np
 
 from factory.chat import parse
 from factory.claim import Claim, Measure
-from factory.errors import DataError
 from factory.evaluation.statistics import Interval, t_quantile
 from factory.records import EvalSample, Record
 from factory.rewards.language import language_consistency, language_of
@@ -50,16 +49,16 @@ def measured(samples: Sequence[EvalSample], measure: Measure) -> dict[str, float
 
 def decide(
     claim: Claim, groups: Sequence[tuple[PerProblem, PerProblem]], *, samples: int
-) -> Finding:
+) -> Finding | None:
     """The finding of a claim from (of, against) per training seed, each by problem id.
 
-    DataError where a pair shares no problems. `samples` is the smallest number of completions
-    behind a problem's value.
+    None where fewer than two problems have a value on every side: there is no interval then.
+    `samples` is the smallest number of completions behind a problem's value.
     """
     common = set.intersection(*(set(a) & set(b) for a, b in groups))
     wanted = sorted(p for p in common if not claim.sources or p.startswith(claim.sources))
-    if not wanted:
-        raise DataError(f"claim {claim.text!r}: its evaluations share no problems")
+    if len(wanted) < 2:
+        return None
     ours, theirs = (
         np.array([[pair[side][problem] for problem in wanted] for pair in groups])
         for side in (0, 1)

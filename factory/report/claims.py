@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from factory.claim import Claim, Measure
+from factory.errors import DataError
 from factory.evaluation.claims import Finding, decide, measured
 from factory.jsonl import read_records
 from factory.records import EvalSample
@@ -13,7 +14,7 @@ SHARES = ("accuracy", "lenient", "format", "mixing", "second_script", "plus_sign
 
 
 def claim_rows(claims: Sequence[Claim], steps: Mapping[str, Step]) -> list[ClaimRow]:
-    """One row a claim; without a finding where one of its evaluations is not made yet."""
+    """One row a claim; without a finding where an evaluation is not made or nothing to measure."""
     rows = []
     for claim in claims:
         needed = (*claim.of, *claim.against)
@@ -34,8 +35,12 @@ def claim_rows(claims: Sequence[Claim], steps: Mapping[str, Step]) -> list[Claim
     return rows
 
 
-def _finding(claim: Claim, steps: Mapping[str, Step]) -> Finding:
+def _finding(claim: Claim, steps: Mapping[str, Step]) -> Finding | None:
+    """DataError where the evaluations share no problems: such a claim cannot be measured at all."""
     samples = {name: _samples(claim, steps[name]) for name in (*claim.of, *claim.against)}
+    asked = [{sample.trace.problem_id for sample in some} for some in samples.values()]
+    if not set.intersection(*asked):
+        raise DataError(f"claim {claim.text!r}: its evaluations share no problems")
     values = {name: measured(some, claim.measure) for name, some in samples.items()}
     against = claim.against * (len(claim.of) if len(claim.against) == 1 else 1)
     pairs = [(values[of], values[other]) for of, other in zip(claim.of, against, strict=True)]
@@ -50,6 +55,13 @@ def _samples(claim: Claim, step: Step) -> list[EvalSample]:
         raise AssertionError("only claims whose evaluations are made are measured")
     rows = read_records(step.artifact.file("samples.jsonl"), EvalSample)
     return [row for row in rows if row.benchmark == claim.benchmark and row.mode == "sampled"]
+
+
+def claim_gap(row: ClaimRow) -> str:
+    """Why a claim has no finding."""
+    if row.missing:
+        return f"{', '.join(row.missing)} not made"
+    return "fewer than two problems have such a value on both sides"
 
 
 def claim_value(value: float, measure: Measure) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from factory.report import preferences
 from factory.report.charts import TITLES
-from factory.report.claims import claim_difference, claim_value
+from factory.report.claims import claim_difference, claim_gap, claim_value
 from factory.report.curves import WINDOW, mean
 from factory.report.flow import LANE_OF
 from factory.report.records import Evolution, Report, Sample, StageRow, TrainingRun
@@ -82,7 +82,7 @@ def _claims(report: Report) -> str:
     for row in report.claims:
         found = row.finding
         if found is None:
-            rows.append([row.text, row.measure, "", "", "", "", f"not made: {row.missing[0]}"])
+            rows.append([row.text, row.measure, "", "", "", "", f"not measured: {claim_gap(row)}"])
             continue
         means = [claim_value(x, row.measure) for x in (found.mean_of, found.mean_against)]
         size_text = f"{found.difference.n} x {found.seeds}"

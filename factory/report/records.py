@@ -248,7 +248,8 @@ class Story(Record):
 
 
 class ClaimRow(Record):
-    """A claim of the recipe and what was measured; no finding while an evaluation is missing."""
+    """A claim of the recipe and what was measured; no finding while an evaluation is missing, or
+    where there is nothing to measure."""
 
     text: str
     measure: Measure

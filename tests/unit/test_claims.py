@@ -5,7 +5,6 @@ import pytest
 from pydantic import ValidationError
 
 from factory.claim import Claim
-from factory.errors import DataError
 from factory.evaluation.claims import crossed_interval, decide, measured
 from factory.records import EvalSample, SamplingConfig, Trace, Verdict
 
@@ -134,9 +133,9 @@ def test_a_claim_may_be_about_some_of_the_problems() -> None:
     assert (finding.difference.n, finding.mean_against) == (2, pytest.approx(0.1))
 
 
-def test_evaluations_without_common_problems_are_an_error() -> None:
-    with pytest.raises(DataError, match="'better': its evaluations share no problems"):
-        decide(claim(), [({"p": 1.0}, {"q": 1.0})], samples=1)
+def test_one_common_problem_gives_no_interval_and_so_no_finding() -> None:
+    assert decide(claim(), [({"p": 1.0, "q": 1.0}, {"q": 0.0})], samples=1) is None
+    assert decide(claim(), [({"p": 1.0, "q": 1.0}, {"p": 0.0, "q": 0.0})], samples=1) is not None
 
 
 def test_groups_that_do_not_pair_are_refused() -> None:

@@ -4,6 +4,7 @@ import pytest
 from report_example import r1_build
 
 from factory.claim import Claim
+from factory.errors import DataError
 from factory.evaluation.compare import compare
 from factory.report.build import build
 from factory.report.records import Report, Step
@@ -45,6 +46,20 @@ def test_a_claim_is_measured_as_the_paired_difference(steps: list[Step]) -> None
 def test_a_claim_about_evaluations_that_are_not_made_stays_open(steps: list[Step]) -> None:
     [row] = build("r", "", steps, [claim(steps, of=("later",))]).claims
     assert (row.missing, row.finding) == (("later",), None)
+
+
+def test_a_claim_about_what_no_answer_has_is_told_as_not_measured(steps: list[Step]) -> None:
+    """Answers that are numbers have no signs to count."""
+    report = build("r", "", steps, [claim(steps, measure="plus_signs")])
+    [row] = report.claims
+    assert (row.missing, row.finding) == ((), None)
+    for document in (render_html(report), render_markdown(report)):
+        assert "not measured: fewer than two problems have such a value on both sides" in document
+
+
+def test_a_claim_about_a_benchmark_that_nobody_ran_is_an_error(steps: list[Step]) -> None:
+    with pytest.raises(DataError, match="'the student beats its base <b>': its evaluations share"):
+        build("r", "", steps, [claim(steps, benchmark="absent")])
 
 
 @pytest.fixture(scope="module")
