@@ -14,8 +14,9 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 DEVELOPMENT := .venv/installed-development
 FAST_TESTS := $(wildcard tests/unit tests/golden tests/property tests/test_architecture.py)
-# Tests are single-threaded; files of tests share what is costly to build.
-TWO_AT_ONCE := --numprocesses 2 --dist loadfile
+# Tests are single-threaded; files of tests share what is costly to build. In the order of their
+# names: xdist would put files of few tests last, and the longest of all is one of those.
+TWO_AT_ONCE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install development quickstart test check bench-grpo bench-offline constraints clean
 

@@ -1,6 +1,7 @@
 """Graders against suites of adversarial answers: false accepts and false rejects by category."""
 
 import json
+import logging
 import multiprocessing
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
@@ -143,6 +144,8 @@ def baseline_accepts(name: str, cases: Sequence[Case]) -> list[bool]:
 
 
 def _serve(connection: Connection, name: str) -> None:
+    # It logs every answer that it gives up on, thousands of characters long, hostile ones too.
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     judge = BASELINES[name]
     judge("1", "$1$")
     connection.send("ready")
