@@ -9,6 +9,8 @@ ArtifactKind = Literal["problems", "model", "traces", "scores", "pairs", "labels
 ProblemKind = Literal["math", "choice", "exact", "procedural", "code", "open"]
 Outcome = Literal["correct", "wrong", "no_answer", "truncated", "timeout", "crashed", "ungradable"]
 """timeout and crashed are those of programs: too slow, and not ended as they should."""
+Mode = Literal["sampled", "greedy"]
+"""How a benchmark is answered: k samples a problem, or one without chance."""
 FinishReason = Literal["stop", "length"]
 
 COMMIT = r"^[0-9a-f]{40}$"
@@ -152,7 +154,7 @@ class EvalSample(Record):
     """One graded completion of a benchmark, kept so that scores can be computed again."""
 
     benchmark: str
-    mode: Literal["sampled", "greedy"]
+    mode: Mode
     trace: Trace
     lenient: Verdict
     """What the lenient extractor (last number or last line) makes of the same text."""

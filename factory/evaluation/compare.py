@@ -7,8 +7,7 @@ from factory.artifacts import Artifact
 from factory.errors import DataError
 from factory.evaluation.paired import ALPHA, Power, bootstrap_interval, fall_p, holm, paired, power
 from factory.evaluation.statistics import Interval, clusters
-from factory.evaluation.summary import Answers
-from factory.jsonl import read_records
+from factory.evaluation.summary import ByMode, read_answers
 from factory.records import EvalSample, Record, Verdict
 
 EFFECT = 0.02
@@ -76,14 +75,16 @@ def compare(a: Artifact, b: Artifact, *, allowed_fall: float | None = None) -> l
     With `allowed_fall` (-0.01: one point) the strict ones are also tested against falling further.
     DataError if a benchmark of one name was asked on different problems: such numbers do not pair.
     """
-    strict, lenient = (_pairings(a, b, is_lenient=lenient) for lenient in (False, True))
-    rows = _family(strict, (a.name, b.name), allowed_fall) + _family(lenient, (a.name, b.name))
+    names, sides = (a.name, b.name), (read_answers(a), read_answers(b))
+    strict, lenient = (_pairings(*sides, names, is_lenient=some) for some in (False, True))
+    rows = _family(strict, names, allowed_fall) + _family(lenient, names)
     order = {pairing.benchmark: place for place, pairing in enumerate(strict)}
     return sorted(rows, key=lambda row: order[row.benchmark])
 
 
-def _pairings(a: Artifact, b: Artifact, *, is_lenient: bool) -> list[Pairing]:
-    first, second = _read(a), _read(b)
+def _pairings(
+    first: ByMode, second: ByMode, names: tuple[str, str], *, is_lenient: bool
+) -> list[Pairing]:
     found = []
     for benchmark, mode in first:
         if (benchmark, mode) not in second:
@@ -91,7 +92,7 @@ def _pairings(a: Artifact, b: Artifact, *, is_lenient: bool) -> list[Pairing]:
         ours, theirs = first[benchmark, mode], second[benchmark, mode]
         if ours.keys() != theirs.keys():
             raise DataError(
-                f"benchmark {benchmark}: {a.name} and {b.name} were asked different problems "
+                f"benchmark {benchmark}: {names[0]} and {names[1]} were asked different problems "
                 f"({len(ours)} and {len(theirs)}, {len(ours.keys() & theirs.keys())} in common)"
             )
         metric = "greedy" if mode == "greedy" else "pass@1"
@@ -109,14 +110,6 @@ def _pairings(a: Artifact, b: Artifact, *, is_lenient: bool) -> list[Pairing]:
             )
         )
     return found
-
-
-def _read(artifact: Artifact) -> dict[tuple[str, str], Answers]:
-    read: dict[tuple[str, str], Answers] = {}
-    for sample in read_records(artifact.file("samples.jsonl"), EvalSample):
-        answers = read.setdefault((sample.benchmark, sample.mode), {})
-        answers.setdefault(sample.trace.problem_id, []).append(sample)
-    return read
 
 
 def _strict(sample: EvalSample) -> Verdict:

@@ -175,7 +175,8 @@ def _any_right(group: Sequence[EvalSample]) -> float:
 
 
 def _majority_right(group: Sequence[EvalSample]) -> float:
-    return consensus(votes(group), [sample.trace.verdict.is_correct for sample in group])
+    verdicts = [sample.trace.verdict for sample in group]
+    return consensus(votes(verdicts), [verdict.is_correct for verdict in verdicts])
 
 
 def _outcomes(verdicts: Sequence[Verdict]) -> dict[str, int]:

@@ -15,7 +15,7 @@ from factory.evaluation.statistics import (
     score_errors,
 )
 from factory.jsonl import read_records
-from factory.records import EvalSample, Record, SamplingConfig
+from factory.records import EvalSample, Mode, Record, SamplingConfig, Verdict
 from factory.seeds import derive
 
 TRAP_SHARE = 0.05
@@ -23,9 +23,10 @@ TRAP_SHARE = 0.05
 CURVE_DRAWS = 200
 """Subsets of samples a problem behind a point of cons@k."""
 
-
 Answers = dict[str, list[EvalSample]]
 """Samples by problem id, in the file's order."""
+ByMode = dict[tuple[str, Mode], Answers]
+"""By (benchmark, mode)."""
 
 
 class Point(Record):
@@ -54,13 +55,18 @@ class Summary(Record):
     """Why a strict score of zero is no score; empty where it is one."""
 
 
-def summaries(artifact: Artifact) -> list[Summary]:
-    """One for each benchmark and mode, in the file's order."""
-    found: dict[tuple[str, str], Answers] = {}
+def read_answers(artifact: Artifact) -> ByMode:
+    """The graded samples of a scores artifact, in the file's order."""
+    found: ByMode = {}
     for sample in read_records(artifact.file("samples.jsonl"), EvalSample):
         problems = found.setdefault((sample.benchmark, sample.mode), {})
         problems.setdefault(sample.trace.problem_id, []).append(sample)
-    return [summary(*key, problems) for key, problems in found.items()]
+    return found
+
+
+def summaries(artifact: Artifact) -> list[Summary]:
+    """One for each benchmark and mode, in the file's order."""
+    return [summary(*key, problems) for key, problems in read_answers(artifact).items()]
 
 
 def summary(benchmark: str, mode: str, problems: Answers) -> Summary:
@@ -101,7 +107,7 @@ def _point(problems: Answers, k: int) -> Point:
     passed = [pass_at_k(len(g), sum(s.trace.verdict.is_correct for s in g), k=k) for _, g in groups]
     agreed = [
         consensus_at(
-            votes(g), [s.trace.verdict.is_correct for s in g],
+            votes([s.trace.verdict for s in g]), [s.trace.verdict.is_correct for s in g],
             k=k, seed=derive(0, "consensus", name, k), draws=CURVE_DRAWS,
         )
         for name, g in groups
@@ -109,9 +115,8 @@ def _point(problems: Answers, k: int) -> Point:
     return Point(k=k, pass_at=sum(passed) / len(passed), cons_at=sum(agreed) / len(agreed))
 
 
-def votes(samples: Sequence[EvalSample]) -> list[str | None]:
+def votes(verdicts: Sequence[Verdict]) -> list[str | None]:
     """What each sample votes for; only a finished, well-formed answer has a vote."""
-    verdicts = [sample.trace.verdict for sample in samples]
     return [v.answer if v.outcome in ("correct", "wrong") else None for v in verdicts]
 
 

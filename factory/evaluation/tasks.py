@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.tasks import TaskManager
@@ -17,9 +17,8 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from factory.errors import DataError, RecipeError
 from factory.evaluation.documents import document_problem, pass_rates, problem_documents
-from factory.records import Problem, SamplingConfig, Verdict
+from factory.records import Mode, Problem, SamplingConfig, Verdict
 
-Mode = Literal["sampled", "greedy"]
 Verdicts = dict[tuple[str, str], list[tuple[Verdict, Verdict]]]
 """Strict and lenient verdict of each sample, by run name and problem id."""
 

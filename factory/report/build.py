@@ -13,10 +13,10 @@ from factory.report.headline import headline
 from factory.report.lineage import index
 from factory.report.records import Made, Report, StageRow, Step
 from factory.report.scorecard import (
+    all_answers,
     compare,
     evaluations,
     published_scores,
-    read_answers,
     traps,
 )
 from factory.report.selection import mixtures, selections
@@ -34,7 +34,7 @@ def build(
     """
     by_name = index(steps)
     rows = evaluations(by_name)
-    answers = read_answers(rows, by_name)
+    answers = all_answers(rows, by_name)
     comparisons = compare(rows, answers, by_name)
     runs = training_runs(steps)
     manifests = [step.artifact.manifest for step in steps if step.artifact is not None]

@@ -2,13 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from pydantic import ConfigDict
-
 from factory.artifacts import Artifact
 from factory.jsonl import read_records
-from factory.records import Record, Trace
 from factory.report.records import Evolution, Series, Step, Telling, TrainingRun
-from factory.report.stories import sample_of
+from factory.report.stories import Rollout, read_rollouts, sample_of
 from factory.rewards import doubts
 from factory.training.trends import WatchRow, alarm, length_fall
 
@@ -17,15 +14,6 @@ AROUND = 240
 
 FIRST = "the first that was kept with a step done again"
 MOST = "the one with the most steps done again, of those that end right where there are any"
-
-
-class _Kept(Record):
-    """A line of rollouts.jsonl, as far as it is read."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    step: int
-    trace: Trace
 
 
 def evolutions(steps: Sequence[Step], runs: Sequence[TrainingRun]) -> list[Evolution]:
@@ -74,13 +62,8 @@ def _table(series: Sequence[Series]) -> list[dict[str, float | None]]:
 
 def _telling(artifact: Artifact) -> list[Telling]:
     """The first kept completion with a step done again, and the one with most of them."""
-    if "rollouts.jsonl" not in artifact.manifest.files:
-        return []
-    places: list[tuple[_Kept, list[int]]] = []
-    for row in read_records(artifact.file("rollouts.jsonl"), _Kept):
-        found = doubts(row.trace.reasoning or "")
-        if found:
-            places.append((row, found))
+    marked = [(row, doubts(row.trace.reasoning or "")) for row in read_rollouts(artifact)]
+    places = [(row, found) for row, found in marked if found]
     if not places:
         return []
     first = min(places, key=lambda one: one[0].step)
@@ -89,7 +72,7 @@ def _telling(artifact: Artifact) -> list[Telling]:
     return [_told(rule, row, found) for rule, (row, found) in chosen]
 
 
-def _told(rule: str, row: _Kept, found: Sequence[int]) -> Telling:
+def _told(rule: str, row: Rollout, found: Sequence[int]) -> Telling:
     thoughts = row.trace.reasoning or ""
     start = max(0, found[0] - AROUND)
     end = found[0] + 2 * AROUND

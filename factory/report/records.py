@@ -10,10 +10,9 @@ from factory.claim import Measure
 from factory.evaluation.claims import Finding
 from factory.evaluation.paired import ALPHA
 from factory.evaluation.published import Reproduction
-from factory.records import ArtifactKind, Outcome, Record, Score
+from factory.records import ArtifactKind, Mode, Outcome, Record, Score
 from factory.training.trends import Alarm, LengthFall, WatchRow
 
-Mode = Literal["sampled", "greedy"]
 Direction = Literal["better", "worse", "unclear"]
 Relation = Literal["start", "order", "teacher"]
 Role = Literal["first model", "teacher", "student"]

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from factory.evaluation.paired import holm, paired
 from factory.evaluation.published import Reproduction, hub_id, load_published, reproductions
 from factory.evaluation.statistics import clusters
-from factory.evaluation.summary import summary, trap
+from factory.evaluation.summary import ByMode, read_answers, summary, trap
 from factory.jsonl import read_records
-from factory.records import EvalSample, Score
+from factory.records import EvalSample, Mode, Score
 from factory.report.lineage import model_input, teachers, weight_ancestors
-from factory.report.records import Comparison, Evaluation, Mode, Relation, Role, Step
+from factory.report.records import Comparison, Evaluation, Relation, Role, Step
 from factory.report.text import plural
 
-Answers = dict[str, dict[tuple[str, Mode], dict[str, list[EvalSample]]]]
+AllAnswers = dict[str, ByMode]
 """By evaluation label, then (benchmark, mode), then problem id in the file's order."""
 
 MODES: tuple[Mode, ...] = ("sampled", "greedy")
@@ -86,18 +86,10 @@ def _last(models: Sequence[str], name: str) -> int:
     return max(position for position, model in enumerate(models) if model == name)
 
 
-def read_answers(rows: Sequence[Evaluation], by_name: Mapping[str, Step]) -> Answers:
+def all_answers(rows: Sequence[Evaluation], by_name: Mapping[str, Step]) -> AllAnswers:
     """Every graded completion behind the scores."""
-    answers: Answers = {}
-    for row in rows:
-        artifact = by_name[row.stage].artifact
-        if artifact is None:
-            continue
-        groups = answers.setdefault(row.label, {})
-        for sample in read_records(artifact.file("samples.jsonl"), EvalSample):
-            problems = groups.setdefault((sample.benchmark, sample.mode), {})
-            problems.setdefault(sample.trace.problem_id, []).append(sample)
-    return answers
+    artifacts = {row.label: by_name[row.stage].artifact for row in rows}
+    return {label: read_answers(made) for label, made in artifacts.items() if made is not None}
 
 
 def benchmarks(rows: Sequence[Evaluation]) -> list[str]:
@@ -131,7 +123,7 @@ def find_score(row: Evaluation, benchmark: str, metric: str) -> Score | None:
 
 
 def compare(
-    rows: Sequence[Evaluation], answers: Answers, by_name: Mapping[str, Step]
+    rows: Sequence[Evaluation], answers: AllAnswers, by_name: Mapping[str, Step]
 ) -> list[Comparison]:
     """Paired comparisons of each checkpoint with where it started, its forerunner, its teacher.
 
@@ -177,7 +169,7 @@ def _befores(
 def _compare_pair(
     before: Evaluation,
     after: Evaluation,
-    answers: Answers,
+    answers: AllAnswers,
     *,
     key: tuple[str, Mode],
     relation: Relation,
@@ -217,7 +209,7 @@ def _compare_pair(
 
 
 def published_scores(
-    rows: Sequence[Evaluation], answers: Answers, by_name: Mapping[str, Step]
+    rows: Sequence[Evaluation], answers: AllAnswers, by_name: Mapping[str, Step]
 ) -> list[Reproduction]:
     """Every evaluation of an unchanged hub model beside what was published of it."""
     known = load_published()
@@ -235,7 +227,7 @@ def published_scores(
     return found
 
 
-def traps(rows: Sequence[Evaluation], answers: Answers) -> list[str]:
+def traps(rows: Sequence[Evaluation], answers: AllAnswers) -> list[str]:
     """Which evaluations are zero by their protocol, each with its explanation."""
     found = []
     for row in rows:

@@ -6,9 +6,9 @@ from pydantic import ConfigDict
 
 from factory.artifacts import Artifact
 from factory.jsonl import read_records
-from factory.records import EvalSample, Record, Trace
-from factory.report.records import Evaluation, Mode, Sample, Story
-from factory.report.scorecard import Answers, main_benchmark
+from factory.records import EvalSample, Mode, Record, Trace
+from factory.report.records import Evaluation, Sample, Story
+from factory.report.scorecard import AllAnswers, main_benchmark
 from factory.report.text import clip
 
 LIMIT = 4000
@@ -44,8 +44,8 @@ PICKS: tuple[Pick, ...] = (
 )
 
 
-class _Rollout(Record):
-    """A line of rollouts.jsonl, as far as it is shown."""
+class Rollout(Record):
+    """A line of rollouts.jsonl, as far as it is read."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -53,11 +53,16 @@ class _Rollout(Record):
     trace: Trace
 
 
-def rollouts(artifact: Artifact) -> list[Sample]:
-    """The first and the last rollout of an RL stage, where it kept any."""
+def read_rollouts(artifact: Artifact) -> list[Rollout]:
+    """The completions that an RL stage kept, in order; none of one that kept none."""
     if "rollouts.jsonl" not in artifact.manifest.files:
         return []
-    rows = list(read_records(artifact.file("rollouts.jsonl"), _Rollout))
+    return list(read_records(artifact.file("rollouts.jsonl"), Rollout))
+
+
+def rollouts(artifact: Artifact) -> list[Sample]:
+    """The first and the last rollout of an RL stage, where it kept any."""
+    rows = read_rollouts(artifact)
     chosen = [rows[0], rows[-1]] if len(rows) > 1 else rows
     return [sample_of(f"step {row.step}", row.trace) for row in chosen]
 
@@ -81,7 +86,7 @@ def sample_of(label: str, trace: Trace) -> Sample:
     )
 
 
-def stories(rows: Sequence[Evaluation], answers: Answers, *, most: int = 3) -> list[Story]:
+def stories(rows: Sequence[Evaluation], answers: AllAnswers, *, most: int = 3) -> list[Story]:
     """Up to `most` problems of the main benchmark, one for each kind of change that occurs."""
     benchmark = main_benchmark(rows)
     if benchmark is None or UNSHOWN in benchmark.lower():

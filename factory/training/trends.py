@@ -126,8 +126,8 @@ def _fall(
         step=now.step,
         best_step=best.step,
         held_out=difference,
-        reward_before=_mean(before),
-        reward_now=_mean(after),
+        reward_before=mean(before),
+        reward_now=mean(after),
     )
 
 
@@ -155,15 +155,15 @@ def length_fall(rows: Sequence[Mapping[str, Any]]) -> LengthFall | None:
         return None
     lengths = [row["completion_length"] for row in rollouts]
     ends = range(WINDOW, len(lengths) + 1)
-    end = max(ends, key=lambda end: _mean(lengths[end - WINDOW : end]))
+    end = max(ends, key=lambda end: mean(lengths[end - WINDOW : end]))
     then, now = rollouts[end - WINDOW : end], rollouts[-WINDOW:]
     longest, last = lengths[end - WINDOW : end], lengths[-WINDOW:]
-    if _mean(last) >= (1 - FALL) * _mean(longest) or not _is_above(longest, last):
+    if mean(last) >= (1 - FALL) * mean(longest) or not _is_above(longest, last):
         return None
     return LengthFall(
         longest_step=then[-1]["step"],
-        longest=_mean(longest),
-        last=_mean(last),
+        longest=mean(longest),
+        last=mean(last),
         causes=tuple(_causes(then, now)) or ("none of the known causes shows in the telemetry",),
     )
 
@@ -171,7 +171,8 @@ def length_fall(rows: Sequence[Mapping[str, Any]]) -> LengthFall | None:
 def _causes(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[str]:
     def shares(name: str) -> tuple[float, float]:
         """The mean share of responses then and now; 0 where it was not recorded."""
-        return tuple(_mean([row.get(name) or 0.0 for row in some]) for some in (then, now))  # type: ignore[return-value]
+        before, after = (mean([row.get(name) or 0.0 for row in some]) for some in (then, now))
+        return before, after
 
     def told(pair: tuple[float, float]) -> str:
         return f"{100 * pair[0]:.0f} % of responses at their longest, {100 * pair[1]:.0f} % now"
@@ -211,13 +212,14 @@ def _is_above(a: Sequence[float], b: Sequence[float]) -> bool:
     if min(len(a), len(b)) < 2:
         return False
     error = math.sqrt(sum(_variance(some) / len(some) for some in (a, b)))
-    return _mean(a) - _mean(b) > 2 * error
+    return mean(a) - mean(b) > 2 * error
 
 
 def _variance(values: Sequence[float]) -> float:
-    mean = _mean(values)
-    return sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    centre = mean(values)
+    return sum((value - centre) ** 2 for value in values) / (len(values) - 1)
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
+    """Their arithmetic mean; ZeroDivisionError of none."""
     return sum(values) / len(values)

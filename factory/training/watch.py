@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from factory.chat import PromptConfig, parse
 from factory.evaluation.statistics import consensus, mean_interval
+from factory.evaluation.summary import votes
 from factory.grading import GradeItem, GradingPool, check_ungradable
 from factory.jsonl import append_rows, read_records, recover_rows
 from factory.records import Problem, SamplingConfig, Verdict
 from factory.rewards import language_consistency
 from factory.sampling.sampler import Completion, Request, Sampler
 from factory.seeds import derive
+from factory.training.graded import GraderFailures
 from factory.training.telemetry import truncate_rows
-from factory.training.trends import Alarm, GroupRow, WatchRow, alarm
+from factory.training.trends import Alarm, GroupRow, WatchRow, alarm, mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-UNGRADABLE_LIMIT = 0.1
-"""Share of a measurement that graders may fail on before the run stops."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ class Watcher:
             for (i, _), drawn in zip(asked, completions, strict=True)
         ]
         verdicts = self.pool.grade(items)
-        check_ungradable(verdicts, limit=UNGRADABLE_LIMIT)
+        check_ungradable(verdicts, limit=GraderFailures.ROLLOUT_LIMIT)
         return [
             self._looked(i, sample, completion=completion, verdict=verdict)
             for (i, sample), completion, verdict in zip(asked, completions, verdicts, strict=True)
@@ -200,13 +199,13 @@ def summary(
         accuracy=interval.value,
         low=interval.low,
         high=interval.high,
-        consensus=_mean([_vote(some) for some in by_problem]),
-        completion_length=_mean([one.tokens for one in looked]),
-        format_share=_mean([one.is_well_formed for one in looked]),
-        truncated_share=_mean([one.is_truncated for one in looked]),
-        language_share=_mean(spoken) if spoken else None,
+        consensus=mean([_vote(some) for some in by_problem]),
+        completion_length=mean([one.tokens for one in looked]),
+        format_share=mean([one.is_well_formed for one in looked]),
+        truncated_share=mean([one.is_truncated for one in looked]),
+        language_share=mean(spoken) if spoken else None,
         groups={
-            name: GroupRow(n=len(some), accuracy=_mean(some))
+            name: GroupRow(n=len(some), accuracy=mean(some))
             for name, some in sorted(groups.items())
         },
         correct=tuple(correct),
@@ -216,12 +215,7 @@ def summary(
 def _vote(some: Sequence[Looked]) -> float:
     """Whether the majority of finished, well-formed answers to a problem is right."""
     verdicts = [one.verdict for one in some]
-    votes = [v.answer if v.outcome in ("correct", "wrong") else None for v in verdicts]
-    return consensus(votes, [verdict.is_correct for verdict in verdicts])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    return consensus(votes(verdicts), [verdict.is_correct for verdict in verdicts])
 
 
 def group_of(problem: Problem) -> str:
