@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from factory.errors import RecipeError
-from factory.records import AddedLater, Record
+from factory.records import AddedLater, FinishReason, Record, SamplingConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -161,6 +161,12 @@ def stop_texts(prompt: PromptConfig) -> tuple[str, ...]:
     return () if prompt.style == "chat" or prompt.form is not None else ("</answer>",)
 
 
+def with_stops(sampling: SamplingConfig, prompt: PromptConfig) -> SamplingConfig:
+    """The sampling settings with the prompt style's own stop texts added."""
+    stops = tuple(dict.fromkeys((*sampling.stop, *stop_texts(prompt))))
+    return sampling.model_copy(update={"stop": stops})
+
+
 def render(question: str, prompt: PromptConfig, tokenizer: "PreTrainedTokenizerBase") -> str:
     """The whole prompt as text, to be tokenised with add_special_tokens=False.
 
@@ -297,6 +303,12 @@ def parse(
     problem = _tag_problem(tags) or _text_problem(whole, found)
     answer = None if problem else whole[found[2].end() : found[3].start()].strip()
     return Response(reasoning=reasoning, answer=answer, is_well_formed=not problem, problem=problem)
+
+
+def parse_completion(text: str, finish_reason: FinishReason, prompt: PromptConfig) -> Response:
+    """`parse` of what a model returned to a prompt: with its prefill, form and length limit."""
+    is_cut = finish_reason == "length"
+    return parse(text, prefill=prompt.prefill, form=prompt.form, is_cut=is_cut)
 
 
 def _parse_form(whole: str, form: OutputForm, *, is_cut: bool) -> Response:

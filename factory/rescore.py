@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from factory.artifacts import Artifact, find
 from factory.errors import ArtifactError
+from factory.evaluation.scores import both_readings
 from factory.grading import GradeItem, GradingPool
 from factory.jsonl import read_records
 from factory.problems.bundled import BundledSource, BundleName, supply
@@ -112,18 +113,14 @@ def _problems(
 def _items(
     sample: EvalSample, problems: dict[str, Problem], config: EvaluateConfig, artifact: Artifact
 ) -> list[GradeItem]:
-    trace, prompt = sample.trace, config.prompt
+    trace = sample.trace
     problem = problems.get(trace.problem_id)
     if problem is None:
         raise ArtifactError(
             f"{artifact.name}: benchmark {sample.benchmark}: problem {trace.problem_id} is not "
             "among its problems any more"
         )
-    text, reason = trace.completion, trace.finish_reason
-    return [
-        GradeItem(problem, text, prompt.prefill, reason, form=prompt.form),
-        GradeItem(problem, text, finish_reason=reason, lenient=True),
-    ]
+    return both_readings(problem, trace.completion, trace.finish_reason, config.prompt)
 
 
 def _change(sample: EvalSample, reading: Reading, before: Verdict, after: Verdict) -> Change:

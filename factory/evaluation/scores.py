@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from factory.chat import PromptConfig, parse
+from factory.chat import PromptConfig, parse_completion
 from factory.errors import EngineError
 from factory.evaluation.harness import Draw, Sampled
 from factory.evaluation.statistics import (
@@ -16,7 +16,16 @@ from factory.evaluation.statistics import (
 from factory.evaluation.summary import votes
 from factory.evaluation.tasks import Run, Verdicts
 from factory.grading import GradeItem, GradingPool, check_ungradable
-from factory.records import OUTCOMES, EvalSample, Problem, SamplingConfig, Score, Trace, Verdict
+from factory.records import (
+    OUTCOMES,
+    EvalSample,
+    FinishReason,
+    Problem,
+    SamplingConfig,
+    Score,
+    Trace,
+    Verdict,
+)
 from factory.sampling.sampler import Completion
 
 
@@ -39,7 +48,7 @@ def grade_draws(
     items = []
     for draw, completion in ours:
         problem = problems[draw.run.name, draw.document]
-        items += _grade_items(problem, completion, prompt)
+        items += both_readings(problem, completion.text, completion.finish_reason, prompt)
     with GradingPool(processes, is_isolated=is_isolated) as pool:
         verdicts = pool.grade(items)
     pairs = list(zip(verdicts[::2], verdicts[1::2], strict=True))
@@ -50,10 +59,12 @@ def grade_draws(
     return graded
 
 
-def _grade_items(problem: Problem, completion: Completion, prompt: PromptConfig) -> list[GradeItem]:
-    text, reason = completion.text, completion.finish_reason
+def both_readings(
+    problem: Problem, text: str, reason: FinishReason, prompt: PromptConfig
+) -> list[GradeItem]:
+    """A completion to be graded strictly, and then leniently."""
     return [
-        GradeItem(problem, text, prompt.prefill, reason, form=prompt.form),
+        GradeItem.asked(problem, text, reason, prompt),
         GradeItem(problem, text, finish_reason=reason, lenient=True),
     ]
 
@@ -98,8 +109,7 @@ def graded_sample(
     """One completion with its strict and lenient verdict, as kept in `samples.jsonl`."""
     style = "raw" if draw.run.is_raw else prompt.style
     asked = PromptConfig() if draw.run.is_raw else prompt
-    is_cut = completion.finish_reason == "length"
-    response = parse(completion.text, prefill=asked.prefill, form=asked.form, is_cut=is_cut)
+    response = parse_completion(completion.text, completion.finish_reason, asked)
     strict, lenient = verdicts
     trace = Trace(
         problem_id=draw.document,

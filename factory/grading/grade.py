@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from factory.chat import OutputForm, parse
+from factory.chat import OutputForm, PromptConfig, parse
 from factory.errors import DataError, EngineError
 from factory.grading.code import MAX_PROGRAM, grade_code, program_seconds
 from factory.grading.exact import MAX_ANSWER, grade_choice, grade_exact
@@ -36,6 +36,13 @@ class GradeItem:
     """False runs programs without the sandbox; their verdicts say so."""
     form: OutputForm | None = None
     """The output form that the text must have; None: the four tags."""
+
+    @classmethod
+    def asked(
+        cls, problem: Problem, text: str, finish_reason: FinishReason, prompt: PromptConfig
+    ) -> "GradeItem":
+        """A completion as it was asked for: strict, with the prompt's prefill and form."""
+        return cls(problem, text, prompt.prefill, finish_reason, form=prompt.form)
 
     @property
     def seconds(self) -> float:

@@ -7,8 +7,8 @@ from factory.artifacts import Artifact
 from factory.context import Context
 from factory.preferences.judge import Order, Vote, judge_prompt, orders, read_verdict
 from factory.records import SamplingConfig
-from factory.sampling import Request, open_sampler
-from factory.sampling.blocks import sample_blocks
+from factory.sampling import Request
+from factory.sampling.blocks import ask_model
 from factory.seeds import derive
 
 
@@ -51,26 +51,16 @@ def ask(
             keyed.append((f"{item.source}#{number}", Request(ids, seed)))
     if not keyed:
         return {}
-    longest = max(len(request.prompt_ids) for _, request in keyed)
-    sampler = open_sampler(
+    replies = ask_model(
         judge.path,
-        context.machine,
-        max_length=longest + sampling.max_new_tokens,
-        notify=context.note,
+        keyed,
+        sampling,
+        segment="votes.jsonl",
+        on_block=lambda start, block: context.progress(
+            start + len(block), len(keyed), unit="votes"
+        ),
+        context=context,
     )
-    try:
-        replies = sample_blocks(
-            sampler,
-            keyed,
-            sampling,
-            segment=context.scratch / "votes.jsonl",
-            block=context.machine.block,
-            on_block=lambda start, block: context.progress(
-                start + len(block), len(keyed), unit="votes"
-            ),
-        )
-    finally:
-        sampler.close()
     found: dict[str, list[Vote]] = {item.source: [] for item in items}
     for (item, number, order, text), reply in zip(asked, replies, strict=True):
         value = read_verdict(reply.text, verdicts)

@@ -232,12 +232,11 @@ def _benchmark(subject: Subject, asked: Sequence[Asked], fresh: Sequence[Answer]
     """The smoke benchmark: the share right, within the interval of what is recorded for these."""
     tokenizer = open_tokenizer(subject.folder)
     items = [
-        GradeItem(
+        GradeItem.asked(
             one.problem,
             tokenizer.decode(answer.token_ids, skip_special_tokens=True),
-            subject.prompt.prefill,
             "stop" if answer.has_stopped else "length",
-            form=subject.prompt.form,
+            subject.prompt,
         )
         for one, answer in zip(asked, fresh, strict=True)
     ]

@@ -8,9 +8,46 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from factory.context import Context
 from factory.jsonl import append_rows, recover_rows
 from factory.records import SamplingConfig
+from factory.sampling import open_sampler
 from factory.sampling.sampler import Completion, Request, Sampler
+
+OnBlock = Callable[[int, Sequence[Completion]], None]
+
+
+def ask_model(
+    model: Path,
+    keyed: Sequence[tuple[str, Request]],
+    sampling: SamplingConfig,
+    *,
+    segment: str,
+    on_block: OnBlock,
+    context: Context,
+) -> list[Completion]:
+    """`sample_blocks` with the model of a folder, by an engine that lives for this call.
+
+    `segment` is a file's name in the stage's scratch folder.
+    """
+    longest = max(len(request.prompt_ids) for _, request in keyed)
+    sampler = open_sampler(
+        model,
+        context.machine,
+        max_length=longest + sampling.max_new_tokens,
+        notify=context.note,
+    )
+    try:
+        return sample_blocks(
+            sampler,
+            keyed,
+            sampling,
+            segment=context.scratch / segment,
+            block=context.machine.block,
+            on_block=on_block,
+        )
+    finally:
+        sampler.close()
 
 
 def sample_blocks(
@@ -20,7 +57,7 @@ def sample_blocks(
     *,
     segment: Path,
     block: int,
-    on_block: Callable[[int, Sequence[Completion]], None] = lambda start, completions: None,
+    on_block: OnBlock = lambda start, completions: None,
 ) -> list[Completion]:
     """One completion a keyed request, in order; finished blocks come from `segment`.
 

@@ -7,14 +7,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from factory.artifacts import Inputs
-from factory.chat import PromptConfig, parse, render, stop_texts
+from factory.chat import PromptConfig, parse_completion, render, with_stops
 from factory.context import Context, Metrics
 from factory.errors import DataError
 from factory.grading import GRADERS, GradeItem, GradingPool, check_ungradable
 from factory.jsonl import read_records, write_records
 from factory.records import ModelRef, Problem, ProblemsRef, SamplingConfig, Trace, Verdict
-from factory.sampling import Completion, Request, Sampler, open_sampler
-from factory.sampling.blocks import sample_blocks
+from factory.sampling import Completion, Request
+from factory.sampling.blocks import ask_model
 from factory.seeds import derive
 from factory.stages.stage import Stage, StageConfig
 
@@ -46,18 +46,10 @@ def run(config: GenerateConfig, inputs: Inputs, out: Path, context: Context) -> 
     prompts = {p.id: render(p.prompt, config.prompt, tokenizer) for p in problems}
     keyed = _requests(problems, prompts, config.samples, tokenizer, context.seed)
     sampling = with_stops(config.sampling, config.prompt)
-    longest = max(len(request.prompt_ids) for _, request in keyed)
-    sampler = open_sampler(
-        model.path,
-        context.machine,
-        max_length=longest + sampling.max_new_tokens,
-        notify=context.note,
-    )
     owners = [problem for problem in problems for _ in range(config.samples)]
     completions, verdicts = _sample_and_grade(
-        config, keyed, owners, sampling=sampling, sampler=sampler, context=context
+        config, keyed, owners, sampling=sampling, model=model.path, context=context
     )
-    sampler.close()
     # Open answers wait for the stage `judge`.
     check_ungradable([v for o, v in zip(owners, verdicts, strict=True) if o.kind != "open"])
     traces = [
@@ -90,7 +82,7 @@ def _sample_and_grade(
     owners: Sequence[Problem],
     *,
     sampling: SamplingConfig,
-    sampler: Sampler,
+    model: Path,
     context: Context,
 ) -> tuple[list[Completion], list[Verdict]]:
     """A completion and its verdict for every request; each block is graded when it is there."""
@@ -99,26 +91,20 @@ def _sample_and_grade(
 
         def grade_block(start: int, block: Sequence[Completion]) -> None:
             items = [
-                GradeItem(
-                    owner,
-                    completion.text,
-                    config.prompt.prefill,
-                    completion.finish_reason,
-                    form=config.prompt.form,
-                )
+                GradeItem.asked(owner, completion.text, completion.finish_reason, config.prompt)
                 for owner, completion in zip(owners[start:], block, strict=False)
             ]
             verdicts.extend(pool.grade(items))
             share = sum(verdict.is_correct for verdict in verdicts) / len(verdicts)
             context.progress(len(verdicts), len(keyed), unit="samples", correct_share=share)
 
-        completions = sample_blocks(
-            sampler,
+        completions = ask_model(
+            model,
             keyed,
             sampling,
-            segment=context.scratch / "samples.jsonl",
-            block=context.machine.block,
+            segment="samples.jsonl",
             on_block=grade_block,
+            context=context,
         )
     return completions, verdicts
 
@@ -129,12 +115,6 @@ def chosen_problems(path: Path, sources: Sequence[str], limit: int | None) -> li
     if not problems:
         raise DataError(f"{path}: no problem of sources {list(sources) or 'any'}")
     return problems[:limit]
-
-
-def with_stops(sampling: SamplingConfig, prompt: PromptConfig) -> SamplingConfig:
-    """The sampling settings with the prompt style's own stop texts added."""
-    stops = tuple(dict.fromkeys((*sampling.stop, *stop_texts(prompt))))
-    return sampling.model_copy(update={"stop": stops})
 
 
 def _requests(
@@ -155,8 +135,7 @@ def _requests(
 
 
 def _parts(completion: Completion, prompt: PromptConfig) -> dict[str, str | None]:
-    is_cut = completion.finish_reason == "length"
-    response = parse(completion.text, prefill=prompt.prefill, form=prompt.form, is_cut=is_cut)
+    response = parse_completion(completion.text, completion.finish_reason, prompt)
     return {
         "reasoning": response.reasoning,
         "answer": response.answer,

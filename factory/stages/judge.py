@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from factory.artifacts import Inputs
-from factory.chat import PromptConfig, render, stop_texts
+from factory.chat import PromptConfig, render, with_stops
 from factory.context import Context, Metrics
 from factory.errors import DataError
 from factory.grading import check_ungradable
@@ -30,8 +30,8 @@ from factory.records import (
     TracesRef,
     Verdict,
 )
-from factory.sampling import Completion, Request, open_sampler
-from factory.sampling.blocks import sample_blocks
+from factory.sampling import Request
+from factory.sampling.blocks import ask_model
 from factory.seeds import derive
 from factory.stages.stage import Stage, StageConfig
 
@@ -145,7 +145,16 @@ def _ask(
     keyed = [
         (f"{trace.problem_id}/{trace.sample}/{vote}", request) for trace, vote, _, request in asked
     ]
-    replies = _replies(config, keyed, model=model, context=context)
+    replies = ask_model(
+        model,
+        keyed,
+        with_stops(config.sampling, config.prompt),
+        segment="replies.jsonl",
+        on_block=lambda start, block: context.progress(
+            start + len(block), len(keyed), unit="replies"
+        ),
+        context=context,
+    )
     return [
         Vote(
             problem_id=trace.problem_id,
@@ -159,37 +168,6 @@ def _ask(
         )
         for (trace, vote, prompt, request), reply in zip(asked, replies, strict=True)
     ]
-
-
-def _replies(
-    config: JudgeConfig,
-    keyed: Sequence[tuple[str, Request]],
-    *,
-    model: Path,
-    context: Context,
-) -> list[Completion]:
-    """The judge's replies in order; finished blocks come from the scratch folder."""
-    stops = tuple(dict.fromkeys((*config.sampling.stop, *stop_texts(config.prompt))))
-    longest = max(len(request.prompt_ids) for _, request in keyed)
-    sampler = open_sampler(
-        model,
-        context.machine,
-        max_length=longest + config.sampling.max_new_tokens,
-        notify=context.note,
-    )
-    try:
-        return sample_blocks(
-            sampler,
-            keyed,
-            config.sampling.model_copy(update={"stop": stops}),
-            segment=context.scratch / "replies.jsonl",
-            block=context.machine.block,
-            on_block=lambda start, block: context.progress(
-                start + len(block), len(keyed), unit="replies"
-            ),
-        )
-    finally:
-        sampler.close()
 
 
 def _metrics(traces: int, votes: Sequence[Vote], outcomes: Sequence[Outcome]) -> Metrics:

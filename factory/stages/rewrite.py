@@ -22,10 +22,10 @@ from factory.chat import (
     PromptConfig,
     completion_text,
     disturbance,
-    parse,
+    parse_completion,
     render,
     request_text,
-    stop_texts,
+    with_stops,
 )
 from factory.context import Context, Metrics
 from factory.errors import DataError
@@ -43,8 +43,8 @@ from factory.records import (
 )
 from factory.rewards.language import language_of
 from factory.rewards.steps import equations
-from factory.sampling import Completion, Request, open_sampler
-from factory.sampling.blocks import sample_blocks
+from factory.sampling import Completion, Request
+from factory.sampling.blocks import ask_model
 from factory.seeds import derive
 from factory.stages.fitness import Fitness, Rejected, fault
 from factory.stages.stage import Stage
@@ -252,35 +252,31 @@ def _attempts(
     """Every reply, graded and tested, in order of (draft, attempt)."""
     if not drafts:
         return []
-    stops = tuple(dict.fromkeys((*config.sampling.stop, *stop_texts(asked_with(config)))))
-    sampling = config.sampling.model_copy(update={"stop": stops})
+    sampling = with_stops(config.sampling, asked_with(config))
     owners = [draft for draft in drafts for _ in range(config.samples)]
     keyed = [
         (f"{draft.place}/{attempt}", Request(draft.prompt_ids, _seed(context, draft, attempt)))
         for draft in drafts
         for attempt in range(config.samples)
     ]
-    longest = max(len(draft.prompt_ids) for draft in drafts) + sampling.max_new_tokens
-    sampler = open_sampler(model.path, context.machine, max_length=longest, notify=context.note)
     verdicts: list[Verdict] = []
 
     def grade_block(start: int, block: Sequence[Completion]) -> None:
         items = [
-            _item(owner.problem, completion, config.prompt)
+            GradeItem.asked(owner.problem, completion.text, completion.finish_reason, config.prompt)
             for owner, completion in zip(owners[start:], block, strict=False)
         ]
         verdicts.extend(pool.grade(items))
         context.progress(len(verdicts), len(keyed), unit="rewritings")
 
-    completions = sample_blocks(
-        sampler,
+    completions = ask_model(
+        model.path,
         keyed,
         sampling,
-        segment=context.scratch / "samples.jsonl",
-        block=context.machine.block,
+        segment="samples.jsonl",
         on_block=grade_block,
+        context=context,
     )
-    sampler.close()
     # Of open problems no rule can say whether the answer is right: they are dropped one by one.
     check_ungradable([v for o, v in zip(owners, verdicts, strict=True) if o.problem.kind != "open"])
     traces = [
@@ -303,12 +299,6 @@ def _seed(context: Context, draft: Draft, attempt: int) -> int:
     return derive(context.seed, "rewrite", trace.problem_id, trace.sample, draft.place, attempt)
 
 
-def _item(problem: Problem, completion: Completion, prompt: PromptConfig) -> GradeItem:
-    return GradeItem(
-        problem, completion.text, prompt.prefill, completion.finish_reason, form=prompt.form
-    )
-
-
 def _trace(
     draft: Draft,
     completion: Completion,
@@ -319,12 +309,7 @@ def _trace(
     model: Artifact,
     seed: int,
 ) -> Trace:
-    response = parse(
-        completion.text,
-        prefill=config.prompt.prefill,
-        form=config.prompt.form,
-        is_cut=completion.finish_reason == "length",
-    )
+    response = parse_completion(completion.text, completion.finish_reason, config.prompt)
     return Trace(
         problem_id=draft.trace.problem_id,
         sample=draft.trace.sample,

@@ -13,7 +13,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from factory.chat import PromptConfig, parse
+from factory.chat import PromptConfig, parse_completion
 from factory.errors import EngineError
 from factory.grading import GradeItem, GradingPool
 from factory.jsonl import append_rows, read_records, recover_rows
@@ -321,11 +321,11 @@ class Rollouts:
         finish_reason: list[FinishReason],
         tokens: list[int],
     ) -> list[Graded]:
-        prefill, form = self.settings.prompt.prefill, self.settings.prompt.form
+        prompt = self.settings.prompt
         with self.clock.measure("grade"):
             verdicts = self.pool.grade(
                 [
-                    GradeItem(self.problems[i], completion, prefill, reason, form=form)
+                    GradeItem.asked(self.problems[i], completion, reason, prompt)
                     for i, completion, reason in zip(problem, text, finish_reason, strict=True)
                 ]
             )
@@ -336,8 +336,7 @@ class Rollouts:
             for source, verdict, completion, count, reason in zip(
                 asked, verdicts, text, tokens, finish_reason, strict=True
             ):
-                is_cut = reason == "length"
-                response = parse(completion, prefill=prefill, form=form, is_cut=is_cut)
+                response = parse_completion(completion, reason, prompt)
                 components = reward_components(
                     verdict,
                     response,

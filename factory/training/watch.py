@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factory.chat import PromptConfig, parse
+from factory.chat import PromptConfig, parse_completion
 from factory.evaluation.statistics import consensus, mean_interval
 from factory.evaluation.summary import votes
 from factory.grading import GradeItem, GradingPool, check_ungradable
@@ -142,13 +142,7 @@ class Watcher:
             sampling,
         )
         items = [
-            GradeItem(
-                self.problems[i],
-                drawn.text,
-                self.prompt.prefill,
-                drawn.finish_reason,
-                form=self.prompt.form,
-            )
+            GradeItem.asked(self.problems[i], drawn.text, drawn.finish_reason, self.prompt)
             for (i, _), drawn in zip(asked, completions, strict=True)
         ]
         verdicts = self.pool.grade(items)
@@ -161,13 +155,7 @@ class Watcher:
     def _looked(
         self, problem: int, sample: int, *, completion: Completion, verdict: Verdict
     ) -> Looked:
-        is_truncated = completion.finish_reason == "length"
-        response = parse(
-            completion.text,
-            prefill=self.prompt.prefill,
-            form=self.prompt.form,
-            is_cut=is_truncated,
-        )
+        response = parse_completion(completion.text, completion.finish_reason, self.prompt)
         spoken = response.reasoning
         return Looked(
             problem=problem,
@@ -175,7 +163,7 @@ class Watcher:
             verdict=verdict,
             tokens=len(completion.token_ids),
             is_well_formed=response.is_well_formed,
-            is_truncated=is_truncated,
+            is_truncated=completion.finish_reason == "length",
             language_share=language_consistency(spoken, self.language) if spoken else None,
         )
 

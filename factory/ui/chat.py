@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from factory.artifacts import Artifact
-from factory.chat import OutputForm, PromptConfig, parse, render, stop_texts
+from factory.chat import OutputForm, PromptConfig, parse_completion, render, stop_texts
 from factory.errors import ArtifactError
 from factory.machine import Machine
 from factory.records import SamplingConfig
@@ -46,8 +46,7 @@ def chat(
         ids = tokenizer(render(question, prompt, tokenizer), add_special_tokens=False)["input_ids"]
         request = Request(tuple(ids), derive(0, "chat", turn))
         completion = sampler.sample([request], sampling)[0]
-        is_cut = completion.finish_reason == "length"
-        response = parse(completion.text, prefill=prompt.prefill, form=prompt.form, is_cut=is_cut)
+        response = parse_completion(completion.text, completion.finish_reason, prompt)
         if response.reasoning is not None:
             console.print(Text(response.reasoning.strip(), "dim italic"))
             console.print(Text(response.summary or response.answer or "(no answer)", "bold"))

@@ -25,6 +25,7 @@ from factory.grading.judge import (
 from factory.jsonl import read_records, write_records
 from factory.machine import Machine
 from factory.records import Problem, ProblemKind, SamplingConfig, Trace, Verdict
+from factory.sampling import blocks
 from factory.sampling.scripted import ScriptedSampler
 from factory.stages import judge
 from factory.stages.judge import JudgeConfig, Vote
@@ -169,7 +170,7 @@ class Bench:
         tiny_model("llama").save_pretrained(folder / "model")
         self.tokenizer.save_pretrained(folder / "model")
         self.inputs = {name: artifact(folder / name, name, name) for name in ("problems", "model")}
-        monkeypatch.setattr(judge, "open_sampler", self._open)
+        monkeypatch.setattr(blocks, "open_sampler", self._open)
 
     def _open(self, *arguments, **settings) -> ScriptedSampler:
         self.samplers.append(

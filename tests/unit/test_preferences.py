@@ -16,7 +16,6 @@ from factory.context import Context
 from factory.errors import DataError, RecipeError
 from factory.jsonl import read_records, write_records
 from factory.machine import Machine
-from factory.preferences import asking
 from factory.preferences.judge import (
     COMPARE,
     COMPARED,
@@ -29,6 +28,7 @@ from factory.preferences.judge import (
 )
 from factory.preferences.lengths import length_gap, unbalanced
 from factory.records import Labelled, Pair, SamplingConfig, Trace, Verdict
+from factory.sampling import blocks
 from factory.sampling.sampler import Request
 from factory.sampling.scripted import ScriptedSampler
 from factory.stages import STAGES
@@ -163,7 +163,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
     def run(settings: Any, reply: Callable[[Request], str] = biased_judge) -> Any:
         sampler = ScriptedSampler(reply, TOKENIZER)
-        monkeypatch.setattr(asking, "open_sampler", lambda *a, **k: sampler)
+        monkeypatch.setattr(blocks, "open_sampler", lambda *a, **k: sampler)
         judge = Artifact(tmp_path / "judge", traces.manifest)
         inputs = Inputs({"source.traces": traces, "source.judge": judge})
         out = tmp_path / f"out-{len(list(tmp_path.iterdir()))}"

@@ -14,7 +14,7 @@ from factory.errors import DataError
 from factory.jsonl import read_records, write_records
 from factory.machine import Machine
 from factory.records import Problem, SamplingConfig, Trace, Verdict
-from factory.sampling import Request
+from factory.sampling import Request, blocks
 from factory.sampling.scripted import ScriptedSampler
 from factory.stages import rewrite
 from factory.stages.fitness import Rejected
@@ -102,7 +102,7 @@ def config(**settings) -> RewriteConfig:
 def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ScriptedSampler]:
     def install(reply: Callable[[Request], str] = reply_to) -> ScriptedSampler:
         sampler = ScriptedSampler(reply, TOKENIZER)
-        monkeypatch.setattr(rewrite, "open_sampler", lambda *_, **__: sampler)
+        monkeypatch.setattr(blocks, "open_sampler", lambda *_, **__: sampler)
         return sampler
 
     return install
