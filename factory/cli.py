@@ -19,7 +19,6 @@ from factory.ui.options import (
     Store,
     Unsandboxed,
 )
-from factory.ui.reviewing import review
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -120,9 +119,10 @@ def report(
 ) -> None:
     """Write the report of a recipe from what is made so far."""
     from factory.recipe import load_recipe
+    from factory.report.writing import write_report
 
     source = recipe / "recipe.json" if recipe.is_dir() else recipe
-    path = _write_report(load_recipe(source, overrides or []), store)
+    path = write_report(load_recipe(source, overrides or []), store)
     _console().print(f"report: {path}", markup=False, soft_wrap=True)
 
 
@@ -234,7 +234,7 @@ def publish(
         resolve(artifact, store),
         target,
         load_machine(machine),
-        licences=_pairs(licence or []),
+        licences=_licences(licence or []),
         is_trial=not yes,
         tokens=tokens,
     )
@@ -265,7 +265,34 @@ def verify(
         raise typer.Exit(2)
 
 
-app.command()(_told(review))
+@app.command()
+@_told
+def review(
+    target: Annotated[str, typer.Argument(help="A recipe with a review stage, or an artifact.")],
+    reviewer: Annotated[str, typer.Option("--reviewer", help="Your name, kept with decisions.")],
+    second: Annotated[
+        bool, typer.Option("--second", help="The second pass: what others decided, unseen.")
+    ] = False,
+    stage: Annotated[
+        str | None, typer.Option(help="Which review stage, where there are several.")
+    ] = None,
+    decisions: Annotated[
+        Path | None, typer.Option(help="File for the decisions about an artifact's traces.")
+    ] = None,
+    only_status: Annotated[
+        bool, typer.Option("--status", help="Only say what is decided and how far passes agree.")
+    ] = False,
+    overrides: Overrides = None,
+    store: Store = STORE,
+) -> None:
+    """Accept, edit or reject the traces of a review stage, one by one; goes on where you left."""
+    from factory.ui.review import open_queue, review_queue, status
+
+    queue = open_queue(target, overrides or [], stage=stage, decisions=decisions, store=store)
+    if only_status:
+        status(queue, _console())
+        return
+    review_queue(queue, reviewer=reviewer, review_pass=2 if second else 1, console=_console())
 
 
 @app.command()
@@ -395,6 +422,7 @@ def _build(recipe: Any, machine: Any, store: Path, *, until: str | None, plain: 
 
     from factory.pipeline import build as build_plan
     from factory.plan import make_plan
+    from factory.report.writing import write_report
     from factory.ui.display import LiveDisplay, PlainDisplay
 
     # A service manager's stop is an orderly end, as Ctrl-C is.
@@ -412,42 +440,13 @@ def _build(recipe: Any, machine: Any, store: Path, *, until: str | None, plain: 
         raise typer.Exit(130) from None
     finally:
         display.close()
-    path = _write_report(recipe, store)
+    path = write_report(recipe, store)
     console.print(f"report: {path}", markup=False, soft_wrap=True)
     console.print(f"next: factory chat {plan[-1].name if until else '<stage>'}, factory ls")
 
 
-def _write_report(recipe: Any, store: Path) -> Path:
-    """Report of a recipe's whole plan under store/reports/<name>, with its resolved recipe."""
-    import json
-
-    from factory.artifacts import find
-    from factory.plan import make_plan
-    from factory.report.build import build as build_report
-    from factory.report.records import Step
-    from factory.report.render import write
-
-    steps = [
-        Step(
-            step.name,
-            step.kind,
-            step.stage.produces,
-            inputs=step.inputs,
-            config=step.config.model_dump(mode="json"),
-            artifact=find(store, step.fingerprint),
-        )
-        for step in make_plan(recipe)
-    ]
-    folder = store / "reports" / recipe.name
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(recipe.resolved, indent=2, ensure_ascii=False)
-    (folder / "recipe.json").write_text(text + "\n", encoding="utf-8")
-    header = recipe.header
-    return write(build_report(header.name, header.description, steps, header.claims), folder)
-
-
-def _pairs(options: list[str]) -> dict[str, str]:
-    """`name=value` options as a mapping; RecipeError for others."""
+def _licences(options: list[str]) -> dict[str, str]:
+    """`STAGE=LICENCE` options as a mapping; RecipeError for others."""
     wrong = [option for option in options if "=" not in option]
     if wrong:
         raise RecipeError(f"--licence {wrong[0]}: expected STAGE=LICENCE, e.g. base=apache-2.0")

@@ -71,7 +71,7 @@ def _interval(errors: int, n: int) -> tuple[float, float] | None:
     return wilson(errors / n, n) if n else None
 
 
-def load_suite(kind: SuiteKind) -> list[Case]:
+def load_cases(kind: SuiteKind) -> list[Case]:
     """The shipped cases of a kind, in order."""
     return list(read_records(SUITES / f"{FILES[kind]}.jsonl", Case))
 
@@ -81,7 +81,7 @@ def audit(kinds: Sequence[SuiteKind]) -> tuple[list[Row], list[str]]:
     rows: list[Row] = []
     wrong: list[str] = []
     for kind in kinds:
-        cases = load_suite(kind)
+        cases = load_cases(kind)
         outcomes = our_outcomes(cases, processes=2)
         wrong += [c.id for c, o in zip(cases, outcomes, strict=True) if o != c.expected]
         rows += tally(f"factory, {kind}", cases, [outcome == "correct" for outcome in outcomes])

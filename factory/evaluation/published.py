@@ -35,6 +35,8 @@ class Protocol(Record):
 
 
 class PublishedBenchmark(Record):
+    """A benchmark as the source asked it."""
+
     title: str
     n: int | None
     """Problems; None where the source does not say."""

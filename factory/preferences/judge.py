@@ -121,6 +121,14 @@ def judge_prompt(
     return asked, framed_ids(frame, filled, tokenizer)
 
 
+def vote_counts(votes: Sequence[Vote]) -> dict[str, float]:
+    """Metrics of a stage: how many votes were cast, and how many say nothing; none without any."""
+    if not votes:
+        return {}
+    unreadable = sum(vote.value is None for vote in votes)
+    return {"votes": float(len(votes)), "unreadable_votes": float(unreadable)}
+
+
 def preference(votes: Sequence[Vote]) -> float | None:
     """How far the chosen response is preferred, in [-2, 2]; None unless both orders have a vote.
 

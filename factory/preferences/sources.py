@@ -6,14 +6,15 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from factory.errors import DataError, RecipeError
+from factory.errors import DataError
 from factory.jsonl import read_records
+from factory.problems.hub import hub_rows
 from factory.records import COMMIT, Labelled, Pair, Record
 
 R = TypeVar("R", bound=Record)
 
 
-class PairRow(Record):
+class PairLine(Record):
     """A line of a local file, or a row of a data set under these names."""
 
     prompt: str = Field(min_length=1)
@@ -21,7 +22,7 @@ class PairRow(Record):
     rejected: str = Field(min_length=1)
 
 
-class LabelRow(Record):
+class LabelLine(Record):
     """A line of a local file, or a row of a data set under these names."""
 
     prompt: str = Field(min_length=1)
@@ -60,7 +61,7 @@ def stored_pairs(source: Stored) -> list[Pair]:
     """Every pair of a file or data set, in order; DataError names what is wrong and where."""
     return [
         Pair(prompt=row.prompt, chosen=row.chosen, rejected=row.rejected, source=where)
-        for where, row in _rows(source, PairRow)
+        for where, row in _rows(source, PairLine)
     ]
 
 
@@ -68,7 +69,7 @@ def stored_labels(source: Stored) -> list[Labelled]:
     """Every labelled response of a file or data set; DataError names what is wrong and where."""
     return [
         Labelled(prompt=row.prompt, response=row.response, is_safe=row.is_safe, source=where)
-        for where, row in _rows(source, LabelRow)
+        for where, row in _rows(source, LabelLine)
     ]
 
 
@@ -112,20 +113,11 @@ def _rows(source: Stored, record: type[R]) -> Iterator[tuple[str, R]]:
 
 
 def _data_set(source: HubRows) -> Any:
-    from datasets import load_dataset
-
-    if source.revision is None:
-        raise RecipeError(f"data set {source.id}: its revision is not filled in")
-    try:
-        rows = load_dataset(source.id, source.config, split=source.split, revision=source.revision)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"data set {source.id} at {source.revision}: cannot be read: {error}"
-        ) from error
-    absent = [column for column in source.columns.values() if column not in rows.features]
-    if absent:
-        raise DataError(
-            f"data set {source.id}: no column {' and no column '.join(absent)}; "
-            f"there are {', '.join(rows.features)}"
-        )
+    rows = hub_rows(
+        source.id,
+        source.revision,
+        config=source.config,
+        split=source.split,
+        columns=list(source.columns.values()),
+    )
     return rows if source.limit is None else rows.select(range(min(source.limit, len(rows))))

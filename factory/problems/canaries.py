@@ -16,6 +16,7 @@ PREFIX = "canary/"
 
 
 def is_canary(problem: Problem) -> bool:
+    """Whether a problem is one of ours, by its id."""
     return problem.id.startswith(PREFIX)
 
 

@@ -1,7 +1,7 @@
 """Problems from a data set of the hub, at a pinned revision."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -56,7 +56,10 @@ def supply(source: HubSource, seed: int, *, processes: int = 1) -> Supply:
     problem could reward nothing. DataError where they are more than `max_refused_share`, where a
     column is missing, or where the data set cannot be had.
     """
-    rows = _rows(source)
+    named = [source.question, source.reference, *([source.level] if source.level else [])]
+    rows = hub_rows(
+        source.id, source.revision, config=source.config, split=source.split, columns=named
+    )
     label = source.id.rpartition("/")[2]
     order = list(range(len(rows)))
     if source.held_out and source.train != 0:
@@ -67,22 +70,31 @@ def supply(source: HubSource, seed: int, *, processes: int = 1) -> Supply:
     )
 
 
-def _rows(source: HubSource) -> Any:
+def hub_rows(
+    data_set: str,
+    revision: str | None,
+    *,
+    config: str | None,
+    split: str,
+    columns: Sequence[str],
+) -> Any:
+    """A hub data set at a pinned revision, as `datasets` loads it.
+
+    RecipeError where the revision is not filled in, DataError where the data set cannot be had or
+    lacks one of the columns.
+    """
     from datasets import load_dataset
 
-    if source.revision is None:
-        raise RecipeError(f"data set {source.id}: its revision is not filled in")
+    if revision is None:
+        raise RecipeError(f"data set {data_set}: its revision is not filled in")
     try:
-        rows = load_dataset(source.id, source.config, split=source.split, revision=source.revision)
+        rows = load_dataset(data_set, config, split=split, revision=revision)
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"data set {source.id} at {source.revision}: cannot be read: {error}"
-        ) from error
-    named = [source.question, source.reference, *([source.level] if source.level else [])]
-    missing = [name for name in named if name not in rows.features]
+        raise DataError(f"data set {data_set} at {revision}: cannot be read: {error}") from error
+    missing = [name for name in columns if name not in rows.features]
     if missing:
         raise DataError(
-            f"data set {source.id}: no column {' and no column '.join(missing)}; "
+            f"data set {data_set}: no column {' and no column '.join(missing)}; "
             f"there are {', '.join(rows.features)}"
         )
     return rows

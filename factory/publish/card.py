@@ -26,7 +26,6 @@ SHOWN = (
 )  # fmt: skip
 """Settings worth a reader's first look; all of them stand in recipe.json."""
 
-
 WRITERS = ("generate", "rewrite")
 """Kinds of stages whose model writes traces; a judge's only grades them."""
 
@@ -205,6 +204,7 @@ def _setting(value: Any) -> str:
 
 
 def licences_text(sources: Sequence[Source], terms: Terms) -> str:
+    """What it is published under, and a row for every source."""
     rows = [[one.role, one.name, one.what, one.licence] for one in sources]
     said = f"Published under {plain(terms.licence)}. What went in, as its source states it:"
     return said + "\n\n" + table(("role", "stage", "what", "licence"), rows)

@@ -9,6 +9,7 @@ from factory.artifacts import Artifact
 from factory.chat import PromptConfig
 from factory.publish.template import serving_template
 from factory.records import SamplingConfig
+from factory.stages.model import LOADING_TRACES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -17,13 +18,6 @@ SHARD_BYTES = 5 * 10**9
 """Largest file of weights; the hub's own default for a shard is 5 GB."""
 MAX_NEW_TOKENS = 32768
 """R1's limit of an answer (arXiv 2501.12948 v2, D.1); the model's own context counts if less."""
-LOCAL_KEYS = (
-    "_name_or_path",
-    "name_or_path",
-    "_model_name_or_path",
-    "is_local",
-    "local_files_only",
-)
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
@@ -31,6 +25,7 @@ TOKENIZER_FILES = (
 
 
 def open_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a folder; no code from there is run."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -47,13 +42,13 @@ def write_settings(artifact: Artifact, prompt: PromptConfig, folder: Path) -> No
     for name in TOKENIZER_FILES:
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
-    _rewrite(folder / "tokenizer_config.json", drop=("chat_template", *LOCAL_KEYS))
+    _rewrite(folder / "tokenizer_config.json", drop=("chat_template", *LOADING_TRACES))
     template = serving_template(tokenizer, prompt)
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    config = _rewrite(folder / "config.json", source / "config.json", drop=LOCAL_KEYS)
+    config = _rewrite(folder / "config.json", source / "config.json", drop=LOADING_TRACES)
     stored = source / "generation_config.json"
     earlier = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
-    _write_json(folder / "generation_config.json", generation_config(tokenizer, config, earlier))
+    write_json(folder / "generation_config.json", generation_config(tokenizer, config, earlier))
 
 
 def generation_config(
@@ -99,6 +94,7 @@ def write_weights(artifact: Artifact, folder: Path, *, shard_bytes: int = SHARD_
 
 
 def is_weights(name: str) -> bool:
+    """Whether a file of this name holds weights, or says where they lie."""
     return name.endswith((".safetensors", ".safetensors.index.json"))
 
 
@@ -107,9 +103,10 @@ def _rewrite(target: Path, source: Path | None = None, *, drop: tuple[str, ...])
     path = source or target
     fields = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     kept = {key: value for key, value in fields.items() if key not in drop}
-    _write_json(target, kept)
+    write_json(target, kept)
     return kept
 
 
-def _write_json(path: Path, fields: dict[str, Any]) -> None:
-    path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as readable JSON."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,20 +1,18 @@
 """Fill a folder, put it before the gate, and let it have its name only if it passes."""
 
-import json
 import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from factory.artifacts import Artifact, fsync, verify
 from factory.errors import ArtifactError, RecipeError
 from factory.machine import Machine
 from factory.publish import dataset
 from factory.publish.card import Card, write_card
-from factory.publish.export import is_weights, write_settings, write_weights
+from factory.publish.export import is_weights, write_json, write_settings, write_weights
 from factory.publish.gate import (
     Check,
     Subject,
@@ -56,6 +54,8 @@ class _Draft:
     """A filled folder before it is run."""
 
     subject: Subject
+    ancestors: Sequence[Artifact]
+    """What led to the artifact, itself last."""
     origins: tuple[Origin, ...]
     checks: list[Check]
 
@@ -105,14 +105,14 @@ def _write_small(
     asked = terms(name, used)
     prompt = training_prompt(artifact, ancestors)
     subject = Subject(folder, artifact, prompt, scores, asked, (Path.cwd(), store.resolve()))
-    _write_json(folder / "recipe.json", resolved_recipe(name, made_from))
+    write_json(folder / "recipe.json", resolved_recipe(name, made_from))
     if not is_model:
         dataset.write_card(name, artifact, made_from, used, asked, folder)
-        return _Draft(subject, made_from, examine_text(subject))
+        return _Draft(subject, ancestors, made_from, examine_text(subject))
     write_settings(artifact, prompt, folder)
     write_card(Card(name, artifact, made_from, used, asked, prompt, scores), folder)
     checks = [*examine_text(subject), *examine_settings(subject)]
-    return _Draft(subject, made_from, checks)
+    return _Draft(subject, ancestors, made_from, checks)
 
 
 def _write_large(draft: _Draft) -> list[Check]:
@@ -121,8 +121,7 @@ def _write_large(draft: _Draft) -> list[Check]:
     if subject.artifact.manifest.kind == "model":
         write_weights(subject.artifact, subject.folder)
         return [examine_weights(subject)]
-    ancestors = ancestry(subject.artifact, subject.artifact.path.parent)
-    return dataset.write_rows(subject.artifact, ancestors, subject.folder, subject.places)
+    return dataset.write_rows(subject.artifact, draft.ancestors, subject.folder, subject.places)
 
 
 def _finish(draft: _Draft, target: Path, machine: Machine, *, tokens: int) -> Outcome:
@@ -135,7 +134,7 @@ def _finish(draft: _Draft, target: Path, machine: Machine, *, tokens: int) -> Ou
         checks = [*checks, *examine_running(subject, machine, tokens=tokens)]
     if refused(checks):
         return Outcome(_sizes(folder), checks, terms_asked)
-    _write_json(folder / "gate.json", [one.model_dump() for one in checks])
+    write_json(folder / "gate.json", [one.model_dump() for one in checks])
     digest = write_lineage(
         folder,
         target.name,
@@ -155,6 +154,7 @@ def _finish(draft: _Draft, target: Path, machine: Machine, *, tokens: int) -> Ou
 
 
 def refused(checks: Sequence[Check]) -> list[Check]:
+    """The checks that refuse the folder."""
     return [one for one in checks if one.status == "refused"]
 
 
@@ -180,10 +180,6 @@ def _check_target(target: Path, artifact: Artifact) -> None:
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ArtifactError(f"--to {target}: exists already; name a new folder or remove it")
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _files(folder: Path) -> list[Path]:

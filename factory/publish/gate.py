@@ -196,6 +196,7 @@ def served_text(tokenizer: "PreTrainedTokenizerBase", question: str) -> str:
 
 
 def served_ids(tokenizer: "PreTrainedTokenizerBase", question: str) -> list[int]:
+    """Token ids of a lone question as a server asks it."""
     return list(tokenizer(served_text(tokenizer, question), add_special_tokens=False)["input_ids"])
 
 

@@ -45,6 +45,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answer:
+    """A greedy answer, its end token included."""
+
     token_ids: tuple[int, ...]
     has_stopped: bool
 

@@ -16,8 +16,8 @@ from factory.context import Context, Metrics
 from factory.errors import DataError
 from factory.jsonl import write_records
 from factory.preferences import sources
-from factory.preferences.judge import GUARD, GUARDED, Vote, safe_share
-from factory.preferences.sources import HubRows, LabelRow, LocalFile
+from factory.preferences.judge import GUARD, GUARDED, Vote, safe_share, vote_counts
+from factory.preferences.sources import HubRows, LabelLine, LocalFile
 from factory.records import Labelled, ModelRef, Record, SamplingConfig, Trace, TracesRef
 from factory.stages.stage import Stage, StageConfig
 
@@ -52,7 +52,7 @@ class LabelsConfig(StageConfig):
 
 
 class DroppedLabel(Record):
-    """A response that was not kept, and why; what it is called has no weight."""
+    """A response that was not kept, and why; its `is_safe` decides nothing."""
 
     reason: str
     labelled: Labelled
@@ -75,14 +75,10 @@ def run(config: LabelsConfig, inputs: Inputs, out: Path, context: Context) -> Me
     reasons = Counter(one.reason for one in dropped)
     write_records(out / "labels.jsonl", labels)
     write_records(out / "dropped.jsonl", dropped)
-    counted = {
-        "votes": float(len(cast)),
-        "unreadable_votes": float(sum(vote.value is None for vote in cast)),
-    }
     return {
         "labels": float(len(labels)),
         "safe_share": sum(one.is_safe for one in labels) / len(labels),
-        **(counted if cast else {}),
+        **vote_counts(cast),
         **{f"dropped.{reason}": float(reasons[reason]) for reason in sorted(reasons)},
     }
 
@@ -158,7 +154,8 @@ def _distinct(labels: Sequence[Labelled]) -> tuple[list[Labelled], list[DroppedL
 
 
 def check(config: LabelsConfig) -> list[str]:
-    return sources.column_problems(config.source, LabelRow)
+    """What is wrong with the columns of a data set."""
+    return sources.column_problems(config.source, LabelLine)
 
 
 STAGE = Stage(

@@ -170,30 +170,30 @@ def _cleaned(
             for artifact in held_out
             for problem in read_records(artifact.file("held_out.jsonl"), Problem)
         )
-        hits = {
-            id(trace): hit
-            for pool in pools
-            for trace in pool
-            if (hit := index.question_hit(trace.question) or index.text_hit(trace.completion))
-        }
-        dropped += [
-            _dropped(trace, "held out", hit.problem, f"{hit.rule}: {hit.shared}")
-            for pool in pools
-            for trace in pool
-            if (hit := hits.get(id(trace)))
-        ]
-        pools = [[trace for trace in pool if id(trace) not in hits] for pool in pools]
+        pools = [_not_held_out(pool, index, dropped) for pool in pools]
     if config.near_duplicates is not None:
         traces = [trace for pool in pools for trace in pool]
         texts = [f"{trace.question}\n{trace.completion}" for trace in traces]
         like = near_duplicates(texts, config.near_duplicates)
         for place, other in like.items():
-            kept = traces[other]
-            told = f"{kept.problem_id}/{kept.sample}"
+            told = f"{traces[other].problem_id}/{traces[other].sample}"
             dropped.append(_dropped(traces[place], "near duplicate", told, ""))
-        gone = {id(traces[place]) for place in like}
-        pools = [[trace for trace in pool if id(trace) not in gone] for pool in pools]
+        places = iter(range(len(traces)))
+        pools = [[trace for trace in pool if next(places) not in like] for pool in pools]
     return pools, dropped
+
+
+def _not_held_out(pool: list[Trace], index: HeldOut, dropped: list[Dropped]) -> list[Trace]:
+    """The traces that hold no held-out question; the others are added to `dropped`."""
+    kept = []
+    for trace in pool:
+        hit = index.question_hit(trace.question) or index.text_hit(trace.completion)
+        if hit is None:
+            kept.append(trace)
+        else:
+            told = f"{hit.rule}: {hit.shared}"
+            dropped.append(_dropped(trace, "held out", hit.problem, told))
+    return kept
 
 
 def _dropped(trace: Trace, reason: str, like: str, shared: str) -> Dropped:

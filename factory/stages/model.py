@@ -30,8 +30,8 @@ LOADING_TRACES = (
 )
 """Config keys that say where a model was loaded from, not what it is."""
 
-
 COPIED = {".json", ".safetensors", ".jinja", ".txt", ".model"}
+"""Suffixes of what belongs to a model folder; nothing else is taken over."""
 
 
 class Embedded(Record):

@@ -17,9 +17,9 @@ from factory.context import Context, Metrics
 from factory.errors import DataError
 from factory.jsonl import write_records
 from factory.preferences import sources
-from factory.preferences.judge import COMPARE, COMPARED, Vote, preference
+from factory.preferences.judge import COMPARE, COMPARED, Vote, preference, vote_counts
 from factory.preferences.lengths import length_gap, unbalanced
-from factory.preferences.sources import HubRows, LocalFile, PairRow
+from factory.preferences.sources import HubRows, LocalFile, PairLine
 from factory.records import ModelRef, Pair, Record, SamplingConfig, Trace, TracesRef
 from factory.stages.stage import Stage, StageConfig
 
@@ -111,11 +111,7 @@ def _vote_metrics(votes: dict[str, list[Vote]]) -> Metrics:
     if not cast:
         return {}
     values = [vote.value for vote in cast if vote.value is not None]
-    return {
-        "votes": float(len(cast)),
-        "unreadable_votes": float(len(cast) - len(values)),
-        "first_place": sum(values) / len(values) if values else 0.0,
-    }
+    return {**vote_counts(cast), "first_place": sum(values) / len(values) if values else 0.0}
 
 
 def _candidates(traces: Iterable[Trace], source: JudgedPairs) -> Judged:
@@ -204,7 +200,8 @@ def _distinct(pairs: Sequence[Pair]) -> Judged:
 
 
 def check(config: PairsConfig) -> list[str]:
-    return sources.column_problems(config.source, PairRow)
+    """What is wrong with the columns of a data set."""
+    return sources.column_problems(config.source, PairLine)
 
 
 STAGE = Stage(

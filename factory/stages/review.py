@@ -15,13 +15,13 @@ from typing import Literal
 from pydantic import Field
 
 from factory.artifacts import Inputs
-from factory.chat import OutputForm, canonical_text, form_text, parse
+from factory.chat import OutputForm, canonical_text, parse
 from factory.context import Context, Metrics
 from factory.errors import DataError
 from factory.grading import GRADERS, GradeItem, GradingPool
 from factory.jsonl import read_records, write_records
 from factory.records import Problem, ProblemsRef, Trace, TracesRef
-from factory.review import Decision, Decisions, final, key, passes_agree, pending, standing
+from factory.review import Decision, Decisions, final, passes_agree, pending, standing
 from factory.stages.fitness import Fitness, Rejected, fault
 from factory.stages.stage import Stage
 
@@ -142,10 +142,7 @@ def _fates(
 def edited(trace: Trace, decision: Decision, form: OutputForm | None) -> Trace:
     """The trace with a reviewer's text in it, as if it had been written so; not graded yet."""
     reasoning, ending = decision.reasoning or "", decision.ending or ""
-    if form is None:
-        text = canonical_text(reasoning, ending, None, None)
-    else:
-        text = form_text(reasoning, ending, form)
+    text = canonical_text(reasoning, ending, ending, form)
     response = parse(text, form=form)
     return trace.model_copy(
         update={
@@ -191,5 +188,3 @@ STAGE = Stage(
     packages=("py3langid", *GRADERS),
     external_files=decision_files,
 )
-
-__all__ = ["NOT_REVIEWED", "STAGE", "ReviewConfig", "key", "read_decisions", "statement"]

@@ -87,8 +87,9 @@ def train(
         sampler = open_sampler(
             model.path, context.machine, max_length=length, training=True, notify=context.note
         )
-        parts: dict[str, Any] = {"sampler": sampler, "tokenizer": tokenizer, "pool": pool}
-        parts["folder"] = context.scratch
+        parts: dict[str, Any] = {
+            "sampler": sampler, "tokenizer": tokenizer, "pool": pool, "folder": context.scratch,
+        }  # fmt: skip
         try:
             rollouts = Rollouts(
                 _settings(config, model, context),

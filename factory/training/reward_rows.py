@@ -44,6 +44,7 @@ Row = PairRow | LabelRow
 
 
 def pair_rows(pairs: Sequence[Pair], tokenizer: "PreTrainedTokenizerBase") -> list[PairRow]:
+    """Both sides of every pair as a reward model reads them."""
     return [
         PairRow(
             pair.prompt,
@@ -55,6 +56,7 @@ def pair_rows(pairs: Sequence[Pair], tokenizer: "PreTrainedTokenizerBase") -> li
 
 
 def label_rows(labels: Sequence[Labelled], tokenizer: "PreTrainedTokenizerBase") -> list[LabelRow]:
+    """Every labelled response as a reward model reads it."""
     return [
         LabelRow(one.prompt, response_ids(one.prompt, one.response, tokenizer), one.is_safe)
         for one in labels

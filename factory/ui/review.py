@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from factory.artifacts import find
-from factory.chat import OutputForm, canonical_text, form_text
+from factory.chat import OutputForm, canonical_text
 from factory.errors import ArtifactError, RecipeError
 from factory.jsonl import read_records, recover_rows
 from factory.lint import lint
@@ -195,10 +195,7 @@ def _edit(trace: Trace, form: OutputForm | None, console: Console) -> tuple[str,
     head, _, ending = text.partition(f"\n{ENDING}\n")
     reasoning = head.removeprefix(THOUGHTS).strip()
     ending = ending.strip()
-    whole = form_text(reasoning, ending, form) if form else canonical_text(
-        reasoning, ending, None, None
-    )  # fmt: skip
-    faults = lint(whole, form=form)
+    faults = lint(canonical_text(reasoning, ending, ending, form), form=form)
     if faults:
         console.print(Text(f"not taken: {visible('; '.join(faults))}", "yellow"))
         return None

@@ -5,19 +5,19 @@ import io
 import pytest
 from rich.console import Console
 
-from factory.evaluation.audit import Case, load_suite, our_outcomes, tally
+from factory.evaluation.audit import Case, load_cases, our_outcomes, tally
 from factory.ui.audits import show_audit
 
 
 def test_no_maths_case_of_the_suite_is_graded_wrong():
-    cases = load_suite("math")
+    cases = load_cases("math")
     outcomes = our_outcomes(cases)
     wrong = [(c.id, c.expected, o) for c, o in zip(cases, outcomes, strict=True) if o != c.expected]
     assert wrong == []
 
 
 def test_the_suite_is_large_and_names_every_case_once():
-    cases = load_suite("math")
+    cases = load_cases("math")
     assert len(cases) >= 320
     assert len({case.id for case in cases}) == len(cases)
 

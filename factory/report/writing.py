@@ -1,0 +1,35 @@
+"""The report of a recipe, from what a store holds of its plan."""
+
+import json
+from pathlib import Path
+
+from factory.artifacts import find
+from factory.plan import make_plan
+from factory.recipe import Recipe
+from factory.report.build import build
+from factory.report.records import Step
+from factory.report.render import write
+
+
+def write_report(recipe: Recipe, store: Path) -> Path:
+    """Write the report of the whole plan under store/reports/<name>, with the resolved recipe.
+
+    Returns the page's path; stages that are not made yet are told as such.
+    """
+    steps = [
+        Step(
+            step.name,
+            step.kind,
+            step.stage.produces,
+            inputs=step.inputs,
+            config=step.config.model_dump(mode="json"),
+            artifact=find(store, step.fingerprint),
+        )
+        for step in make_plan(recipe)
+    ]
+    folder = store / "reports" / recipe.name
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(recipe.resolved, indent=2, ensure_ascii=False)
+    (folder / "recipe.json").write_text(text + "\n", encoding="utf-8")
+    header = recipe.header
+    return write(build(header.name, header.description, steps, header.claims), folder)
