@@ -2,11 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from pydantic import ConfigDict
-
 from factory.artifacts import Artifact
 from factory.jsonl import read_records
-from factory.records import Record, Trace
 from factory.report.records import (
     DomainRow,
     Mixture,
@@ -18,30 +15,13 @@ from factory.report.records import (
 )
 from factory.report.stories import LIMIT, sample_of
 from factory.report.text import clip, percent
+from factory.stages.fitness import Rejected
 from factory.stages.mix import DOMAINS
 from factory.stages.review import statement
+from factory.stages.rewrite import Reply
 
 SELECTING = ("select", "rewrite", "review")
 """Kinds of stages that keep some traces and drop others."""
-
-
-class _Rejected(Record):
-    """A line of rejected.jsonl, as far as it is shown."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    reason: str
-    trace: Trace
-
-
-class _Reply(Record):
-    """A line of replies.jsonl, as far as it is shown."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    draft: str
-    reply: str
-    reason: str | None
 
 
 def selections(steps: Sequence[Step]) -> list[Selection]:
@@ -95,7 +75,7 @@ def _first_rejected(artifact: Artifact) -> dict[str, Sample]:
     if "rejected.jsonl" not in artifact.manifest.files:
         return {}
     found: dict[str, Sample] = {}
-    for row in read_records(artifact.file("rejected.jsonl"), _Rejected):
+    for row in read_records(artifact.file("rejected.jsonl"), Rejected):
         if row.reason not in found:
             found[row.reason] = sample_of(row.reason, row.trace)
     return found
@@ -105,7 +85,7 @@ def _first_rewriting(artifact: Artifact) -> Rewriting | None:
     """The first reply that was kept, beside its draft."""
     if "replies.jsonl" not in artifact.manifest.files:
         return None
-    for row in read_records(artifact.file("replies.jsonl"), _Reply):
+    for row in read_records(artifact.file("replies.jsonl"), Reply):
         if row.reason is None:
             return Rewriting(draft=clip(row.draft, LIMIT)[0], reply=clip(row.reply, LIMIT)[0])
     return None

@@ -109,7 +109,7 @@ def _sample_and_grade(
     return completions, verdicts
 
 
-def chosen_problems(path: Path, sources: Sequence[str], limit: int | None) -> list[Problem]:
+def chosen_problems(path: Path, sources: Sequence[str], limit: int | None = None) -> list[Problem]:
     """Problems of a file, of the given sources, the first `limit`; DataError if none is left."""
     problems = [p for p in read_records(path, Problem) if not sources or p.source in sources]
     if not problems:

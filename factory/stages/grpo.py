@@ -19,16 +19,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from factory.artifacts import Artifact, Inputs
+from factory.artifacts import Inputs
 from factory.chat import PromptConfig, stop_texts
 from factory.context import Context, Metrics
 from factory.errors import DataError, RecipeError
 from factory.grading import GRADERS
-from factory.jsonl import read_records, recover_rows
+from factory.jsonl import recover_rows
 from factory.problems.canaries import canaries
 from factory.records import AddedLater, ModelRef, Problem, ProblemsRef, Record, SamplingConfig
 from factory.rewards import LEARNED, RewardConfig
 from factory.rewards.language import SCRIPTS
+from factory.stages.generate import chosen_problems
 from factory.stages.sft import LoraConfig
 from factory.stages.stage import Stage, StageConfig
 
@@ -256,7 +257,9 @@ def run(config: GrpoConfig, inputs: Inputs, out: Path, context: Context) -> Metr
     problems += canaries(problems, config.canaries, context.seed)
     watched: list[Problem] = []
     if config.watch is not None:
-        held_out = _problems(inputs["watch.problems"], "held_out", config.watch.sources)
+        held_out = chosen_problems(
+            inputs["watch.problems"].file("held_out.jsonl"), config.watch.sources
+        )
         watched = spread(held_out, config.watch.limit)
     stopped = train(
         config, problems, general=general, watched=watched, model=inputs["model"], out=out,
@@ -278,7 +281,7 @@ def run(config: GrpoConfig, inputs: Inputs, out: Path, context: Context) -> Metr
 
 def _asked(config: GrpoConfig, inputs: Inputs) -> tuple[list[Problem], list[Problem]]:
     """The problems that rules reward, and the general prompts; DataError where one is the other."""
-    problems = _problems(inputs["problems"], "train", config.sources)
+    problems = chosen_problems(inputs["problems"].file("train.jsonl"), config.sources)
     if any(problem.kind == "open" for problem in problems):
         raise DataError(
             f"{inputs['problems'].path}: has problems of kind open, which no rule rewards; name "
@@ -286,23 +289,10 @@ def _asked(config: GrpoConfig, inputs: Inputs) -> tuple[list[Problem], list[Prob
         )
     if config.general is None:
         return problems, []
-    general = _problems(inputs["general.problems"], "train", ())
+    general = chosen_problems(inputs["general.problems"].file("train.jsonl"), ())
     if any(problem.kind != "open" for problem in general):
         raise DataError(f"{inputs['general.problems'].path}: not all problems are of kind open")
     return problems, general
-
-
-def _problems(artifact: Artifact, split: str, sources: Sequence[str]) -> list[Problem]:
-    problems = [
-        problem
-        for problem in read_records(artifact.file(f"{split}.jsonl"), Problem)
-        if not sources or problem.source in sources
-    ]
-    if not problems:
-        raise DataError(
-            f"{artifact.path}: the {split} split has no problem of sources {list(sources)}"
-        )
-    return problems
 
 
 def _summary(config: GrpoConfig, rows: Sequence[Mapping[str, float]]) -> Metrics:
@@ -313,9 +303,10 @@ def _summary(config: GrpoConfig, rows: Sequence[Mapping[str, float]]) -> Metrics
     metrics = {"steps": float(len(rows)), "completion_tokens": float(round(lengths * completions))}
     for name in ("reward", "accuracy", "completion_length", "signal_share"):
         # A rollout of general prompts alone has no accuracy.
-        values = [row[name] for row in rollouts if name in row] or [0.0]
+        values = [row[name] for row in rollouts if name in row]
         for end, some in (("first", values[:SUMMARY]), ("last", values[-SUMMARY:])):
-            metrics[f"{name}_{end}"] = sum(some) / len(some)
+            if some:
+                metrics[f"{name}_{end}"] = sum(some) / len(some)
     if config.canaries:
         metrics["canary_alarms"] = float(sum(row.get("canary_accuracy", 0) > 0 for row in rows))
     return metrics

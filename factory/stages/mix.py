@@ -42,13 +42,15 @@ class Part(Record):
     """What its traces are about; all parts state it or none does."""
 
 
+Reason = Literal["held out", "near duplicate"]
+
+
 class Dropped(Record):
     """A trace that was left out: a line of dropped.jsonl."""
 
     problem_id: str
     sample: int
-    reason: str
-    """`held out` or `near duplicate`."""
+    reason: Reason
     like: str
     """The held-out problem, or the trace that was kept, as problem/sample."""
     shared: str
@@ -119,7 +121,7 @@ def run(config: MixConfig, inputs: Inputs, out: Path, context: Context) -> Metri
     metrics = {"kept": float(len(chosen)), "duplicates": float(duplicates)}
     if config.unlike or config.near_duplicates is not None:
         write_records(out / "dropped.jsonl", dropped)
-        for reason in ("held out", "near duplicate"):
+        for reason in get_args(Reason):
             count = sum(one.reason == reason for one in dropped)
             metrics[f"dropped.{reason.replace(' ', '_')}"] = float(count)
     for index, pool in enumerate(pools):
@@ -196,7 +198,7 @@ def _not_held_out(pool: list[Trace], index: HeldOut, dropped: list[Dropped]) -> 
     return kept
 
 
-def _dropped(trace: Trace, reason: str, like: str, shared: str) -> Dropped:
+def _dropped(trace: Trace, reason: Reason, like: str, shared: str) -> Dropped:
     return Dropped(
         problem_id=trace.problem_id, sample=trace.sample, reason=reason, like=like, shared=shared
     )
