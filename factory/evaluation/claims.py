@@ -36,7 +36,8 @@ class Finding(Record):
 def measured(samples: Sequence[EvalSample], measure: Measure) -> dict[str, float]:
     """The measure by problem id, a mean over its sampled completions; greedy ones do not count.
 
-    A completion that has no share of a script (no such words) is left out of that mean.
+    A completion that has no share of a script (no such words) is left out of that mean. `solved`
+    is the largest value instead of the mean.
     """
     found: dict[str, list[float]] = {}
     for sample in samples:
@@ -44,6 +45,8 @@ def measured(samples: Sequence[EvalSample], measure: Measure) -> dict[str, float
             value = MEASURES[measure](sample)
             if value is not None:
                 found.setdefault(sample.trace.problem_id, []).append(value)
+    if measure == "solved":
+        return {problem: max(values) for problem, values in found.items()}
     return {problem: sum(values) / len(values) for problem, values in found.items()}
 
 
@@ -126,6 +129,7 @@ def _mixing(sample: EvalSample) -> float | None:
 
 MEASURES: Mapping[Measure, Callable[[EvalSample], float | None]] = {
     "accuracy": lambda sample: float(sample.trace.verdict.is_correct),
+    "solved": lambda sample: float(sample.trace.verdict.is_correct),
     "lenient": lambda sample: float(sample.lenient.is_correct),
     "format": lambda sample: float(_is_well_formed(sample)),
     "length": lambda sample: float(sample.trace.completion_tokens),

@@ -9,7 +9,7 @@ from factory.jsonl import read_records
 from factory.records import EvalSample
 from factory.report.records import ClaimRow, Step
 
-SHARES = ("accuracy", "lenient", "format", "mixing", "second_script", "plus_signs")
+SHARES = ("accuracy", "solved", "lenient", "format", "mixing", "second_script", "plus_signs")
 """Measures in [0, 1]; they are shown in per cent, the others as they are."""
 
 
@@ -41,9 +41,10 @@ def _finding(claim: Claim, steps: Mapping[str, Step]) -> Finding | None:
     asked = [{sample.trace.problem_id for sample in some} for some in samples.values()]
     if not set.intersection(*asked):
         raise DataError(f"claim {claim.text!r}: its evaluations share no problems")
-    values = {name: measured(some, claim.measure) for name, some in samples.items()}
-    against = claim.against * (len(claim.of) if len(claim.against) == 1 else 1)
-    pairs = [(values[of], values[other]) for of, other in zip(claim.of, against, strict=True)]
+    ours = [measured(samples[name], claim.measure) for name in claim.of]
+    other = claim.against_measure or claim.measure
+    theirs = [measured(samples[name], other) for name in claim.against]
+    pairs = list(zip(ours, theirs * (len(ours) // len(theirs)), strict=True))
     fewest = min(
         len(some) // max(1, len({s.trace.problem_id for s in some})) for some in samples.values()
     )
