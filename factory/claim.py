@@ -26,11 +26,11 @@ class Claim(Record):
     text: str = Field(min_length=1)
     measure: Measure = "accuracy"
     """accuracy, lenient: share of right answers. solved: share of problems with a right answer
-    among their samples, which is pass@k at the k of the evaluation. format: share of well-formed ones. length: tokens.
-    reflection: the paper's ten words, each time one occurs. mixing: share of the thoughts' words
-    that are not in the language of the question. retries, second_script, plus_signs: of the world,
-    how often a trace starts again, the share of the second script in it, and that of
-    plus signs among the signs of an answer."""
+    among their samples, which is pass@k at the k of the evaluation. format: share of well-formed
+    ones. length: tokens. reflection: the paper's ten words, each time one occurs. mixing: share of
+    the thoughts' words that are not in the language of the question. retries, second_script,
+    plus_signs: of the world, how often a trace starts again, the share of the second script in it,
+    and that of plus signs among the signs of an answer."""
     against_measure: Measure | None = None
     """Of the other side; None takes the same."""
     of: tuple[str, ...] = Field(min_length=1)
