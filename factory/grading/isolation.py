@@ -317,9 +317,12 @@ def limiter(limits: Limits, identity: int | None) -> Callable[[], None]:
 
     def apply() -> None:
         # Where memory runs out after all, the kernel takes these processes first. A process that
-        # has changed its user may not say so, and /proc may be missing: a wish, not a wall.
-        with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("1000")
+        # has changed its user may not say so, and /proc may be missing: a wish, not a wall. A file
+        # object would cost the fork a millisecond.
+        with suppress(OSError):
+            score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+            os.write(score, b"1000")
+            os.close(score)
         if identity is not None:
             os.setgroups([])
             os.setresgid(identity, identity, identity)
