@@ -169,6 +169,13 @@ def test_no_code_of_a_model_folder_is_ever_trusted() -> None:
                 assert "True" not in values, name
 
 
+def test_the_tests_that_the_documentation_names_are_there() -> None:
+    text = (ROOT / "docs" / "r1.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:unit|pipeline|golden|property|browser)/test_\w+\.py)`", text)
+    assert len(named) > 50
+    assert [name for name in named if not (ROOT / "tests" / name).is_file()] == []
+
+
 def test_no_test_is_looser_than_a_hundredth() -> None:
     loose = []
     for path in files_of_tests():

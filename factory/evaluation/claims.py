@@ -29,6 +29,8 @@ class Finding(Record):
     mean_of: float
     mean_against: float
     difference: Interval
+    p_value: float
+    """Two-sided, that the difference is zero; Student's t with the interval's own error."""
     seeds: int
     verdict: ClaimVerdict
 
@@ -66,19 +68,20 @@ def decide(
         np.array([[pair[side][problem] for problem in wanted] for pair in groups])
         for side in (0, 1)
     )
-    difference = crossed_interval(ours - theirs, samples=samples)
+    difference, p_value = crossed_difference(ours - theirs, samples=samples)
     return Finding(
         claim=claim,
         mean_of=float(ours.mean()),
         mean_against=float(theirs.mean()),
         difference=difference,
+        p_value=p_value,
         seeds=len(groups),
         verdict=_verdict(claim, difference),
     )
 
 
-def crossed_interval(values: np.ndarray, *, samples: int = 1) -> Interval:
-    """Mean of values (seeds, problems) with its 95 % interval over other seeds and problems.
+def crossed_difference(values: np.ndarray, *, samples: int = 1) -> tuple[Interval, float]:
+    """Mean of values (seeds, problems), its 95 % interval over other seeds and problems, and p.
 
         SE^2 = s_p^2 / P + s_s^2 / S,    degrees = SE^4 / ((s_p^2/P)^2/(P-1) + (s_s^2/S)^2/(S-1))
 
@@ -86,12 +89,14 @@ def crossed_interval(values: np.ndarray, *, samples: int = 1) -> Interval:
     over problems (Welch and Satterthwaite's degrees of freedom). Noise inside a cell is in both
     terms, so the interval is a little wide. As in `paired_difference`, 1 / samples is added to the
     sum of squares over problems. One seed leaves the second term out: the interval then speaks of
-    other problems only.
+    other problems only. p is two-sided, that the mean is zero.
     """
+    from scipy.special import stdtr
+
     seeds, problems = values.shape
     mean = float(values.mean())
     if problems < 2:
-        raise ValueError("crossed_interval: fewer than two problems")
+        raise ValueError("crossed_difference: fewer than two problems")
     by_problem, by_seed = values.mean(axis=0), values.mean(axis=1)
     squares = float(((by_problem - mean) ** 2).sum()) + 1 / samples
     parts = [(squares / (problems - 1) / problems, problems - 1)]
@@ -99,8 +104,10 @@ def crossed_interval(values: np.ndarray, *, samples: int = 1) -> Interval:
         parts.append((float(by_seed.var(ddof=1)) / seeds, seeds - 1))
     variance = sum(part for part, _ in parts)
     degrees = variance**2 / sum(part**2 / free for part, free in parts)
-    half = t_quantile(max(1, math.floor(degrees))) * math.sqrt(variance)
-    return Interval(value=mean, low=mean - half, high=mean + half, n=problems)
+    whole, error = max(1, math.floor(degrees)), math.sqrt(variance)
+    half = t_quantile(whole) * error
+    p_value = 2 * float(stdtr(whole, -abs(mean) / error))
+    return Interval(value=mean, low=mean - half, high=mean + half, n=problems), p_value
 
 
 def _verdict(claim: Claim, difference: Interval) -> ClaimVerdict:

@@ -71,10 +71,17 @@ def claim_value(value: float, measure: Measure) -> str:
 
 
 def claim_difference(finding: Finding) -> str:
-    """`+61.7 [58.9, 64.5] points`, or `+3.65 [3.28, 4.02]`."""
+    """`+61.7 [58.9, 64.5] points, p < 0.001`, or `+3.65 [3.28, 4.02], p 0.02`.
+
+    Without p where the claim is that something is not lost: that is decided by the interval.
+    """
     scale, digits, unit = (100, 1, " points") if finding.claim.measure in SHARES else (1, 2, "")
     value, low, high = (
         scale * x
         for x in (finding.difference.value, finding.difference.low, finding.difference.high)
     )
-    return f"{value:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{unit}"
+    text = f"{value:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{unit}"
+    if finding.claim.expect == "not lower":
+        return text
+    p_value = finding.p_value
+    return f"{text}, p < 0.001" if p_value < 0.001 else f"{text}, p {p_value:.2g}"

@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from factory.claim import Claim
-from factory.evaluation.claims import crossed_interval, decide, measured
+from factory.evaluation.claims import crossed_difference, decide, measured
 from factory.records import EvalSample, SamplingConfig, Trace, Verdict
 
 RIGHT = Verdict(outcome="correct", answer="1", explanation="")
@@ -30,6 +30,7 @@ def claim(**changes) -> Claim:
     ("measure", "expected"),
     [
         ("accuracy", 0.5),
+        ("solved", 1.0),  # one of two
         ("lenient", 0.0),
         ("format", 0.5),
         ("length", 7.0),
@@ -77,10 +78,12 @@ def test_an_interval_worked_by_hand() -> None:
     values = np.array([[0.1, 0.5], [0.3, 0.7]])
     # s_p^2 / P = (0.08 + 1/4) / 1 / 2 = 0.165; s_s^2 / S = 0.02 / 2 = 0.01; sum 0.175
     # degrees = 0.030625 / (0.027225 + 0.0001) = 1.12, so t with 1: 12.7062 * sqrt(0.175) = 5.3154
-    interval = crossed_interval(values, samples=4)
+    interval, p_value = crossed_difference(values, samples=4)
     assert interval.value == pytest.approx(0.4)
     assert interval.high - interval.value == pytest.approx(5.3154, rel=1e-4)
     assert interval.n == 2
+    # t with 1 degree is Cauchy's: p = 1 - 2/pi atan(0.4 / sqrt(0.175))
+    assert p_value == pytest.approx(0.51426, rel=1e-4)
 
 
 def test_the_interval_covers_the_truth_over_seeds_and_problems() -> None:
@@ -89,15 +92,17 @@ def test_the_interval_covers_the_truth_over_seeds_and_problems() -> None:
     for _ in range(600):
         problems, seeds = stream.normal(0, 0.3, 100), stream.normal(0, 0.05, (3, 1))
         noise = stream.normal(0, 0.2, (3, 100))
-        interval = crossed_interval(0.1 + problems + seeds + noise, samples=8)
+        interval, p_value = crossed_difference(problems + seeds + noise + 0.1, samples=8)
         covered += interval.low <= 0.1 <= interval.high
+        holds = interval.low <= 0 <= interval.high
+        assert holds == (p_value > 0.05) or abs(p_value - 0.05) < 0.002
     assert 0.93 <= covered / 600 <= 1.0
 
 
 def test_one_seed_says_less_about_seeds_than_three_that_differ() -> None:
     one = np.linspace(0, 1, 50)[None]
     apart = np.concatenate([one - 0.3, one, one + 0.3])
-    narrow, wide = crossed_interval(one), crossed_interval(apart)
+    (narrow, _), (wide, _) = crossed_difference(one), crossed_difference(apart)
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
 
 

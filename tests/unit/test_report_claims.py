@@ -43,6 +43,16 @@ def test_a_claim_is_measured_as_the_paired_difference(steps: list[Step]) -> None
     assert row.finding.seeds == 1
 
 
+def test_one_try_can_be_held_against_several(steps: list[Step]) -> None:
+    """pass@1 of one checkpoint against pass@k of another."""
+    [same] = build("r", "", steps, [claim(steps)]).claims
+    [row] = build("r", "", steps, [claim(steps, against_measure="solved")]).claims
+    [solved] = build("r", "", steps, [claim(steps, measure="solved")]).claims
+    assert row.finding is not None and same.finding is not None and solved.finding is not None
+    assert row.finding.mean_of == same.finding.mean_of
+    assert row.finding.mean_against == solved.finding.mean_against > same.finding.mean_against
+
+
 def test_a_claim_about_evaluations_that_are_not_made_stays_open(steps: list[Step]) -> None:
     [row] = build("r", "", steps, [claim(steps, of=("later",))]).claims
     assert (row.missing, row.finding) == (("later",), None)
