@@ -210,8 +210,8 @@ def serve(
 @_told
 def publish(
     artifact: ArtifactName,
-    to: Annotated[str, typer.Option("--to", help="A new folder; its name is the published name.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Write it; else only show what would be.")] = (
+    to: Annotated[str, typer.Option("--to", help="A new folder, or hub:ORG/NAME.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; else only show what would be.")] = (
         False
     ),
     licence: Annotated[
@@ -223,26 +223,24 @@ def publish(
     store: Store = STORE,
 ) -> None:
     """Export a checkpoint or a trace set with card and lineage, if the gate lets it through."""
-    from factory.publish.folder import publish as publish_artifact
-    from factory.publish.folder import refused, target_folder
+    from factory.publish.folder import target_of
     from factory.recipe import load_machine
-    from factory.ui.publishing import show_outcome
+    from factory.ui.publishing import publish as publish_artifact
     from factory.ui.tables import resolve
 
-    target = target_folder(to)
-    outcome = publish_artifact(
+    folder = publish_artifact(
         resolve(artifact, store),
-        target,
+        target_of(to, store),
         load_machine(machine),
         licences=_licences(licence or []),
-        is_trial=not yes,
+        is_agreed=yes,
         tokens=tokens,
+        console=_console(),
     )
-    show_outcome(outcome, _console(), is_trial=not yes)
-    if refused(outcome.checks):
+    if folder is None:
         _say_error("refused: nothing is published")
         raise typer.Exit(2)
-    done = f"factory verify {to}" if yes else f"factory {_shown(sys.argv[1:])} --yes"
+    done = f"factory verify {folder}" if yes else f"factory {_shown(sys.argv[1:])} --yes"
     _console().print(f"next: {done}", markup=False, soft_wrap=True)
 
 

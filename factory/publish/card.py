@@ -35,6 +35,8 @@ class Card:
     """What a model card says."""
 
     name: str
+    address: str
+    """What transformers and vLLM load it by: the folder's name, or ORG/NAME on a hub."""
     artifact: Artifact
     origins: Sequence[Origin]
     sources: Sequence[Source]
@@ -165,7 +167,7 @@ def _running(card: Card) -> str:
     shown = f"""\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-folder = "{card.name}"
+folder = "{card.address}"
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)
 question = [{{"role": "user", "content": "What is 2 + 3?"}}]
@@ -175,7 +177,7 @@ inputs = tokenizer.apply_chat_template(
 answer = model.generate(**inputs)
 print(tokenizer.decode(answer[0][inputs["input_ids"].shape[1]:]))"""
     python = f"```python\n{shown}\n```"
-    return "\n\n".join([" ".join(said), python, f"```sh\nvllm serve {card.name}\n```"])
+    return "\n\n".join([" ".join(said), python, f"```sh\nvllm serve {card.address}\n```"])
 
 
 def origins_table(origins: Sequence[Origin]) -> str:

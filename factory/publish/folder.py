@@ -20,12 +20,14 @@ from factory.publish.gate import (
     examine_text,
     examine_weights,
 )
+from factory.publish.hub import check_repository
 from factory.publish.licences import Terms, sources, terms
 from factory.publish.lineage import (
     Origin,
     ancestry,
     faults,
     origins,
+    read_lineage,
     resolved_recipe,
     scores_of,
     write_lineage,
@@ -35,6 +37,20 @@ from factory.publish.template import training_prompt
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 TOKENS = 512
 """Longest answer of the gate's own questions."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to publish: a new folder, which for a hub is what will be uploaded."""
+
+    folder: Path
+    repository: str = ""
+    """ORG/NAME on a hub; empty for a folder that is all."""
+
+    @property
+    def address(self) -> str:
+        """What transformers and vLLM load it by."""
+        return self.repository or self.folder.name
 
 
 @dataclass(frozen=True)
@@ -62,7 +78,7 @@ class _Draft:
 
 def publish(
     artifact: Artifact,
-    target: Path,
+    target: Target,
     machine: Machine,
     *,
     licences: Mapping[str, str],
@@ -74,28 +90,29 @@ def publish(
     A trial makes the checks that need neither weights nor rows. ArtifactError for artifacts that
     are neither model nor traces, whose ancestry is not whole, or whose folder exists already.
     """
-    _check_target(target, artifact)
+    _check_target(target.folder, artifact)
     if is_trial:
         with tempfile.TemporaryDirectory(prefix="factory-publish-") as scratch:
-            draft = _write_small(artifact, Path(scratch), target.name, licences)
+            draft = _write_small(artifact, Path(scratch), target, licences)
             weights = {n: e.size for n, e in artifact.manifest.files.items() if is_weights(n)}
             return Outcome({**_sizes(Path(scratch)), **weights}, draft.checks, draft.subject.terms)
     verify(artifact)
-    partial = target.with_name(target.name + ".partial")
+    partial = target.folder.with_name(target.folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        draft = _write_small(artifact, partial, target.name, licences)
+        draft = _write_small(artifact, partial, target, licences)
         draft.checks.extend(_write_large(draft))
-        return _finish(draft, target, machine, tokens=tokens)
+        return _finish(draft, target.folder, machine, tokens=tokens)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_small(
-    artifact: Artifact, folder: Path, name: str, licences: Mapping[str, str]
+    artifact: Artifact, folder: Path, target: Target, licences: Mapping[str, str]
 ) -> _Draft:
     """All files but weights and rows, and the checks of these files."""
+    name = target.folder.name
     store = artifact.path.parent
     ancestors = ancestry(artifact, store)
     is_model = artifact.manifest.kind == "model"
@@ -110,7 +127,8 @@ def _write_small(
         dataset.write_card(name, artifact, made_from, used, asked, folder)
         return _Draft(subject, ancestors, made_from, examine_text(subject))
     write_settings(artifact, prompt, folder)
-    write_card(Card(name, artifact, made_from, used, asked, prompt, scores), folder)
+    card = Card(name, target.address, artifact, made_from, used, asked, prompt, scores)
+    write_card(card, folder)
     checks = [*examine_text(subject), *examine_settings(subject)]
     return _Draft(subject, ancestors, made_from, checks)
 
@@ -158,14 +176,37 @@ def refused(checks: Sequence[Check]) -> list[Check]:
     return [one for one in checks if one.status == "refused"]
 
 
-def target_folder(to: str) -> Path:
-    """The folder that `--to` names; RecipeError for a hub."""
-    if to.startswith("hub:"):
-        raise RecipeError(
-            f"--to {to}: publishing to a hub is not built; publish to a folder, look at it, and "
-            f"upload that: hf upload {to.removeprefix('hub:')} FOLDER"
+def target_of(to: str, store: Path) -> Target:
+    """What `--to` names; a hub's folder lies in the store, so that a second call finds it."""
+    if not to.startswith("hub:"):
+        return Target(Path(to))
+    repository = to.removeprefix("hub:")
+    check_repository(repository)
+    return Target(store / "published" / repository, repository)
+
+
+def is_written(target: Target, artifact: Artifact) -> bool:
+    """Whether an earlier call has published this artifact to the target's folder.
+
+    ArtifactError where the folder holds another one, was changed since, or lacks a newer score.
+    """
+    if not target.folder.is_dir() or not any(target.folder.iterdir()):
+        return False
+    lineage = read_lineage(target.folder)
+    if lineage.artifact != artifact.fingerprint:
+        raise ArtifactError(
+            f"{target.folder}: holds another artifact ({lineage.artifact[:12]}); publish under "
+            "another name, or remove the folder"
         )
-    return Path(to)
+    if broken := faults(target.folder):
+        raise ArtifactError(
+            f"{target.folder}: changed since the gate let it through: {broken[0]}; remove it"
+        )
+    told = {one.fingerprint for one in lineage.origins}
+    newer = [s.name for s in scores_of(artifact, artifact.path.parent) if s.fingerprint not in told]
+    if newer:
+        raise ArtifactError(f"{target.folder}: written before {newer[0]} was measured; remove it")
+    return True
 
 
 def _check_target(target: Path, artifact: Artifact) -> None:

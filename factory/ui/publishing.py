@@ -1,17 +1,62 @@
-"""What was or would be published, and what the gate says."""
+"""The verb `publish`, what was or would be published, and what the gate says."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from factory.artifacts import sha256_file
-from factory.publish.folder import Outcome
+from factory.artifacts import Artifact, sha256_file
+from factory.errors import RecipeError
+from factory.machine import Machine
+from factory.publish.folder import Outcome, Target, is_written, refused
+from factory.publish.folder import publish as write
+from factory.publish.hub import upload
 from factory.publish.lineage import LINEAGE, faults, places_of, read_lineage
 from factory.report.text import size, visible
 
 STYLES = {"passed": "green", "refused": "red", "not run": "yellow"}
+
+
+def publish(
+    artifact: Artifact,
+    target: Target,
+    machine: Machine,
+    *,
+    licences: Mapping[str, str],
+    is_agreed: bool,
+    tokens: int,
+    console: Console,
+) -> str | None:
+    """Publish and show it; returns what to check it with, None where the gate refuses.
+
+    Without agreement a folder is not written, and one for a hub is written and not uploaded. What
+    an earlier call wrote for a hub is taken as it is.
+    """
+    on_hub = bool(target.repository)
+    if on_hub and is_written(target, artifact):
+        if licences:
+            raise RecipeError(f"--licence: {target.folder} is written already; remove it first")
+        console.print(f"written before, as its lineage says: {target.folder}", soft_wrap=True)
+    else:
+        is_trial = not is_agreed and not on_hub
+        outcome = write(
+            artifact, target, machine, licences=licences, is_trial=is_trial, tokens=tokens
+        )
+        show_outcome(outcome, console, is_trial=is_trial)
+        if refused(outcome.checks):
+            return None
+    if not on_hub:
+        return str(target.folder)
+    if not is_agreed:
+        console.print(f"would be uploaded: every file of {target.folder}", soft_wrap=True)
+        return str(target.folder)
+    kind = "model" if artifact.manifest.kind == "model" else "dataset"
+    done = upload(target.folder, target.repository, kind)
+    said = "was there already" if done.was_there else "uploaded, and every file compared"
+    console.print(f"{said}: {done.url}", markup=False, soft_wrap=True)
+    return str(target.folder)
 
 
 def show_outcome(outcome: Outcome, console: Console, *, is_trial: bool) -> None:

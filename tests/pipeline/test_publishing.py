@@ -18,7 +18,7 @@ from factory.errors import ArtifactError
 from factory.jsonl import write_records
 from factory.machine import Machine
 from factory.plan import make_plan
-from factory.publish.folder import Outcome, publish, refused
+from factory.publish.folder import Outcome, Target, publish, refused
 from factory.publish.gate import (
     Check,
     Subject,
@@ -34,9 +34,11 @@ from factory.recipe import load_recipe
 from factory.stages.turns import FORMATS, Turns
 from factory.tiny import byte_tokenizer
 from tests import published
+from tests.hub import Hub, hub
 from tests.published import PREFILL
 
 MACHINE = Machine(device="cpu", engine="transformers")
+__all__ = ["hub"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     student = published.trained_student(folder / "student")
     store, artifacts = published.make_store(folder, student)
     target = folder / "tiny-seven"
-    outcome = publish(artifacts["student"], target, MACHINE, licences={}, is_trial=False)
+    outcome = publish(artifacts["student"], Target(target), MACHINE, licences={}, is_trial=False)
     return Made(store, artifacts, student, target, outcome)
 
 
@@ -314,7 +316,7 @@ def test_a_licence_that_is_not_known_is_refused_until_it_is_stated(
 ) -> None:
     source = {"type": "local", "path": str(made.student)}
     _, artifacts = published.make_store(tmp_path, made.student, base={"source": source})
-    student, target = artifacts["student"], tmp_path / "student"
+    student, target = artifacts["student"], Target(tmp_path / "student")
     outcome = publish(student, target, MACHINE, licences={}, is_trial=True)
     (found,) = refused(outcome.checks)
     assert found.name == "licences" and "--licence base=..." in found.reason
@@ -322,7 +324,7 @@ def test_a_licence_that_is_not_known_is_refused_until_it_is_stated(
     assert refused(stated.checks) == [] and stated.terms.licence == "mit"
     llama = publish(student, target, MACHINE, licences={"base": "llama3.1"}, is_trial=True)
     assert "begins with 'Llama'" in refused(llama.checks)[0].reason
-    assert not target.exists()
+    assert not target.folder.exists()
 
 
 def test_a_trial_shows_and_leaves_nothing(made: Made, tmp_path: Path) -> None:
@@ -332,13 +334,42 @@ def test_a_trial_shows_and_leaves_nothing(made: Made, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "model.safetensors" in done.output and "would be published" in done.output
     assert list(tmp_path.iterdir()) == []
-    hub = CliRunner().invoke(app, ["publish", "student", "--to", "hub:a/b"])
-    assert hub.exit_code == 2 and "publishing to a hub is not built" in hub.output
+
+
+def test_a_hub_gets_what_was_looked_at_and_a_second_call_finds_it(
+    made: Made, tmp_path: Path, hub: Hub
+) -> None:
+    store = shutil.copytree(made.store, tmp_path / "store")
+    machine = tmp_path / "machine.yaml"
+    machine.write_text("{device: cpu, engine: transformers}\n", encoding="utf-8")
+    options = ["--to", "hub:sevens/tiny", "--store", str(store), "--machine", str(machine)]
+
+    def call(*more: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["publish", "student", *options, *more])
+        return done.exit_code, " ".join(done.output.split())
+
+    status, said = call()
+    folder = store / "published" / "sevens" / "tiny"
+    assert status == 0 and "would be uploaded" in said and faults(folder) == []
+    assert hub.repositories == {}
+    status, said = call("--yes")
+    assert status == 0 and "written before" in said and "every file compared" in said
+    there = hub.files("sevens/tiny")
+    assert there == {p.relative_to(folder).as_posix(): p.read_bytes() for p in _files(folder)}
+    assert b'folder = "sevens/tiny"' in there["README.md"]
+    assert "was there already" in call("--yes")[1]
+    (folder / "README.md").write_text("better", encoding="utf-8")
+    status, said = call("--yes")
+    assert status == 2 and "changed since the gate let it through: README.md" in said
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_what_cannot_be_published_says_why(made: Made, tmp_path: Path) -> None:
     def attempt(name: str, target: Path) -> None:
-        publish(made.artifacts[name], target, MACHINE, licences={}, is_trial=True)
+        publish(made.artifacts[name], Target(target), MACHINE, licences={}, is_trial=True)
 
     with pytest.raises(ArtifactError, match="holds problems; models and traces"):
         attempt("sevens", tmp_path / "x")
@@ -349,11 +380,12 @@ def test_what_cannot_be_published_says_why(made: Made, tmp_path: Path) -> None:
     whole = made.artifacts["student"]
     student = Artifact(store / whole.path.name, whole.manifest)
     with pytest.raises(ArtifactError, match=r"its input traces .* the lineage is not whole"):
-        publish(student, tmp_path / "x", MACHINE, licences={}, is_trial=True)
+        publish(student, Target(tmp_path / "x"), MACHINE, licences={}, is_trial=True)
 
 
 def test_a_checkpoint_without_scores_is_refused(made: Made, tmp_path: Path) -> None:
-    outcome = publish(made.artifacts["base"], tmp_path / "x", MACHINE, licences={}, is_trial=True)
+    target = Target(tmp_path / "x")
+    outcome = publish(made.artifacts["base"], target, MACHINE, licences={}, is_trial=True)
     assert [one.name for one in refused(outcome.checks)] == ["scores"]
 
 
@@ -361,7 +393,7 @@ def test_traces_become_a_data_set_that_reads_back(made: Made, tmp_path: Path) ->
     from datasets import load_dataset
 
     target = tmp_path / "sevens-traces"
-    outcome = publish(made.artifacts["kept"], target, MACHINE, licences={}, is_trial=False)
+    outcome = publish(made.artifacts["kept"], Target(target), MACHINE, licences={}, is_trial=False)
     assert refused(outcome.checks) == []
     rows = load_dataset(str(target), split="train", cache_dir=str(tmp_path / "cache"))
     assert [row["answer"] for row in rows] == ["7"] * 4
