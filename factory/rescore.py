@@ -1,16 +1,15 @@
 """Stored answers of an evaluation graded again with the present graders, without a model."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 from factory.artifacts import Artifact, find
 from factory.errors import ArtifactError
+from factory.evaluation.asked import benchmark_problems
 from factory.evaluation.scores import both_readings
 from factory.grading import GradeItem, GradingPool
 from factory.jsonl import read_records
-from factory.problems.bundled import BundledSource, BundleName, supply
 from factory.records import EvalSample, Problem, Record, Verdict
 from factory.stages.evaluate import EvaluateConfig
 
@@ -93,12 +92,8 @@ def _problems(
     artifact: Artifact, store: Path, config: EvaluateConfig, number: int
 ) -> dict[str, Problem]:
     """A benchmark's problems by id; none where lm-eval brings and grades its own."""
-    benchmark = config.benchmarks[number]
-    found: Sequence[Problem] = ()
-    if benchmark.task in get_args(BundleName):
-        source = BundledSource.model_validate({"type": "bundled", "name": benchmark.task})
-        found = list(supply(source, seed=0).problems)
-    elif benchmark.problems is not None:
+    benchmark, asked = config.benchmarks[number], None
+    if benchmark.problems is not None:
         entry = artifact.manifest.inputs[f"benchmarks.{number}.problems"]
         asked = find(store, entry.fingerprint)
         if asked is None:
@@ -106,8 +101,7 @@ def _problems(
                 f"benchmark {benchmark.name}: its problems ({entry.name}, fingerprint "
                 f"{entry.fingerprint[:12]}) are not under {store}"
             )
-        found = list(read_records(asked.file("held_out.jsonl"), Problem))
-    return {problem.id: problem for problem in found}
+    return benchmark_problems(benchmark.task, asked)
 
 
 def _items(

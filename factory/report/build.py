@@ -6,6 +6,8 @@ from typing import Any
 
 from factory.artifacts import Manifest
 from factory.claim import Claim
+from factory.report.asked import all_asked
+from factory.report.browser import browser
 from factory.report.claims import claim_rows
 from factory.report.curves import training_runs
 from factory.report.evolution import evolutions
@@ -35,6 +37,7 @@ def build(
     by_name = index(steps)
     rows = evaluations(by_name)
     answers = all_answers(rows, by_name)
+    asked = all_asked(rows, answers, by_name)
     comparisons = compare(rows, answers, by_name)
     runs = training_runs(steps)
     manifests = [step.artifact.manifest for step in steps if step.artifact is not None]
@@ -54,7 +57,8 @@ def build(
         evolutions=tuple(evolutions(steps, runs)),
         selections=tuple(selections(steps)),
         mixtures=tuple(mixtures(steps)),
-        stories=tuple(stories(rows, answers)),
+        stories=tuple(stories(rows, answers, asked)),
+        browser=browser(rows, answers, asked),
         packages=_variants(manifest.versions for manifest in manifests),
         machine=_variants(manifest.machine for manifest in manifests),
         commits=tuple(sorted({_commit(manifest) for manifest in manifests})),

@@ -23,6 +23,7 @@ from factory.report.views import (
     OUTCOME_WORDS,
     PUBLISHED_INTRO,
     RELATIONS,
+    browser_intro,
     difference_with_span,
     input_text,
     metric_title,
@@ -49,6 +50,7 @@ def markdown(report: Report) -> str:
         _selection(report),
         _preferences(report),
         _stories(report),
+        _answers(report),
         _cost(report),
         _lineage(report),
         "## Resolved recipe\n\n" + markdown_block(recipe_yaml(report)),
@@ -274,6 +276,13 @@ def _stories(report: Report) -> str:
         parts.append(markdown_block(story.question))
         parts.extend(_sample(sample) for sample in story.samples)
     return "\n\n".join(["## The same problem at every checkpoint", *parts]) if parts else ""
+
+
+def _answers(report: Report) -> str:
+    if report.browser is None:
+        return ""
+    where = "The page report.html has a browser for them."
+    return f"## Answers\n\n{plain(browser_intro(report.browser))} {where}"
 
 
 def _sample(sample: Sample) -> str:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from pydantic import Field
+
 from factory.artifacts import Artifact
 from factory.claim import Measure
 from factory.evaluation.claims import Finding
@@ -246,6 +248,46 @@ class Story(Record):
     samples: tuple[Sample, ...]
 
 
+class Answer(Record):
+    """One answer in the page's browser, its texts abridged. All of them are a model's."""
+
+    label: str
+    """Of the evaluation."""
+    mode: Mode
+    sample: int
+    outcome: Outcome
+    lenient: Outcome
+    lenient_answer: str | None
+    tokens: int
+    reasoning: str | None
+    answer: str | None
+    completion: str
+    explanation: str
+
+
+class Answered(Record):
+    """One problem with every answer to it."""
+
+    benchmark: str
+    problem_id: str
+    question: str
+    reference: str | None
+    """None where it is not to be had: lm-eval's own tasks, a package that is not installed."""
+    answers: tuple[Answer, ...]
+
+
+class Browser(Record):
+    """The answers that a reader can leaf through on the page."""
+
+    problems: tuple[Answered, ...] = Field(default=(), exclude=True, repr=False)
+    """On the page only: each evaluation's samples.jsonl has them whole."""
+    shown: int
+    left_out: int
+    """Answers for which the page has no room."""
+    protected: dict[str, int]
+    """By benchmark: answers that are not shown, since its authors ask not to reprint questions."""
+
+
 class ClaimRow(Record):
     """A claim of the recipe and what was measured; no finding while an evaluation is missing, or
     where there is nothing to measure."""
@@ -285,6 +327,7 @@ class Report(Record):
     selections: tuple[Selection, ...]
     mixtures: tuple[Mixture, ...] = ()
     stories: tuple[Story, ...]
+    browser: Browser | None = None
     packages: dict[str, tuple[str, ...]]
     """Versions of each package over all stages; more than one where the stages differ."""
     machine: dict[str, tuple[str, ...]]

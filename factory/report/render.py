@@ -1,4 +1,7 @@
-"""Report -> HTML, Markdown, JSON. The HTML asks for nothing outside itself and runs no script."""
+"""Report -> HTML, Markdown, JSON. The HTML asks for nothing outside itself.
+
+The one script that it runs is the browser of answers, where there are answers.
+"""
 
 import base64
 import hashlib
@@ -19,6 +22,7 @@ from factory.report import (
     text,
     views,
 )
+from factory.report.browser import packed
 from factory.report.markdown import markdown
 from factory.report.records import Report
 
@@ -47,17 +51,25 @@ def render_markdown(report: Report) -> str:
 
 
 def render_html(report: Report) -> str:
-    """One page: inline SVG and CSS, no script, and a policy that lets the browser load nothing.
+    """One page: inline SVG and CSS, and a policy that lets the browser load nothing.
 
-    The style sheet is allowed by its own hash, so not even an injected `style` attribute works.
+    Style sheet and script are allowed by their own hashes, so nothing injected works, not even a
+    `style` attribute; and where the browser knows trusted types, no text can become markup.
     """
-    style = (FOLDER / "report.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(f"\n{style}".encode()).digest()).decode()
+    style, style_hash = _inlined("report.css")
+    script, script_hash, index, blocks = None, None, "", []
+    if report.browser is not None and report.browser.problems:
+        script, script_hash = _inlined("browser.js")
+        index, blocks = packed(report.browser)
     page = _environment().get_template("report.html.j2")
     return page.render(
         report=report,
-        style=Markup(f"\n{style}"),
-        style_hash=f"sha256-{digest}",
+        style=style,
+        style_hash=style_hash,
+        script=script,
+        script_hash=script_hash,
+        answers_index=index,
+        answers_blocks=blocks,
         cards=views.scorecards(report),
         totals=views.totals(report),
         claims=claims,
@@ -69,6 +81,13 @@ def render_html(report: Report) -> str:
         flow=flow.flow(report),
         longest=max((row.made.seconds for row in report.stages if row.made), default=0.0),
     )
+
+
+def _inlined(name: str) -> tuple[Markup, str]:
+    """A file of ours as the content of an element, and the hash by which the policy allows it."""
+    text = "\n" + (FOLDER / name).read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return Markup(text), f"sha256-{digest}"
 
 
 @cache

@@ -7,16 +7,13 @@ from pydantic import ConfigDict
 from factory.artifacts import Artifact
 from factory.jsonl import read_records
 from factory.records import EvalSample, Mode, Record, Trace
+from factory.report.asked import AllAsked
 from factory.report.records import Evaluation, Sample, Story
 from factory.report.scorecard import AllAnswers, main_benchmark
 from factory.report.text import clip
 
 LIMIT = 4000
 """Characters shown of one text."""
-
-UNSHOWN = "gpqa"
-"""Benchmarks and problems with this in their name: their authors ask not to reprint questions
-(arXiv 2311.12022), so that no model learns them from pages like ours."""
 
 Pick = tuple[str, str, Callable[[bool, bool], bool]]
 
@@ -86,10 +83,17 @@ def sample_of(label: str, trace: Trace) -> Sample:
     )
 
 
-def stories(rows: Sequence[Evaluation], answers: AllAnswers, *, most: int = 3) -> list[Story]:
-    """Up to `most` problems of the main benchmark, one for each kind of change that occurs."""
+def stories(
+    rows: Sequence[Evaluation], answers: AllAnswers, asked: AllAsked, *, most: int = 3
+) -> list[Story]:
+    """Up to `most` problems of the main benchmark, one for each kind of change that occurs.
+
+    None of a benchmark whose questions may not be shown.
+    """
     benchmark = main_benchmark(rows)
-    if benchmark is None or UNSHOWN in benchmark.lower():
+    if benchmark is None or any(
+        one.is_protected for (_, name), one in asked.items() if name == benchmark
+    ):
         return []
     shown = [(row.label, _first_answers(answers[row.label], benchmark)) for row in rows]
     shown = [(label, samples) for label, samples in shown if samples]

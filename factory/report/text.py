@@ -14,18 +14,15 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]|~<&])|^(?=[#+=>-])|^(\d+)(?=[.)])")
 
 def visible(text: str) -> str:
     """`text` with every invisible or reordering character written out; newline and tab stay."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_shown(character) for character in text)
+    shown = {ord(letter): f"⟨U+{ord(letter):04X}⟩" for letter in set(text) if _is_hidden(letter)}
+    return text.translate(shown)
 
 
-def _shown(character: str) -> str:
-    if character in "\n\t":
-        return character
+def _is_hidden(character: str) -> bool:
     # Cc controls, Cf formats (bidi, zero width), Cs lone surrogates, Co private, Zl/Zp separators.
-    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}:
-        return f"⟨U+{ord(character):04X}⟩"
-    return character
+    return character not in "\n\t" and unicodedata.category(character) in {
+        "Cc", "Cf", "Cs", "Co", "Zl", "Zp",
+    }  # fmt: skip
 
 
 def markdown_text(text: str) -> str:
@@ -51,6 +48,15 @@ def markdown_block(text: str) -> str:
 def clip(text: str, limit: int) -> tuple[str, int]:
     """The first `limit` characters and how many were left out."""
     return (text, 0) if len(text) <= limit else (text[:limit], len(text) - limit)
+
+
+def abridged(text: str, limit: int) -> str:
+    """`text`, or about `limit` characters of it: three quarters of them from its start."""
+    if len(text) <= limit:
+        return text
+    head, tail = limit - limit // 4, limit // 4
+    left_out = count(len(text) - head - tail)
+    return f"{text[:head]}\n[{left_out} characters are left out here]\n{text[-tail:]}"
 
 
 def percent(value: float, digits: int = 1) -> str:

@@ -6,9 +6,9 @@ from markupsafe import Markup
 
 from factory.records import OUTCOMES, SamplingConfig, Score
 from factory.report.figures import share_bar
-from factory.report.records import Comparison, Evaluation, Report, StageRow
+from factory.report.records import Browser, Comparison, Evaluation, Report, StageRow
 from factory.report.scorecard import benchmarks, find_score
-from factory.report.text import count, percent, point_span, points, span
+from factory.report.text import count, percent, plural, point_span, points, span
 
 METRICS = ("pass@1", "pass@1_lenient", "greedy", "greedy_lenient")
 """First columns of a scorecard: strict and lenient extraction side by side."""
@@ -21,6 +21,16 @@ OUTCOME_WORDS = {
     "timeout": "too slow",
     "crashed": "crashed",
     "ungradable": "not gradable",
+}
+
+OUTCOME_MARKS = {
+    "correct": "✓",
+    "wrong": "✗",
+    "no_answer": "∅",
+    "truncated": "✂",
+    "timeout": "⧗",
+    "crashed": "↯",
+    "ungradable": "?",
 }
 
 PUBLISHED_INTRO = (
@@ -163,6 +173,26 @@ def totals(report: Report) -> Totals | None:
         peak_memory_gib=max(one.peak_memory_gib for one in made),
         size_bytes=sum(one.size_bytes for one in made),
     )
+
+
+def browser_intro(found: Browser) -> str:
+    """How many answers the page's browser holds, which ones, and why the others are not there."""
+    parts = []
+    if found.left_out:
+        parts.append(
+            f"{count(found.shown)} of {plural(found.shown + found.left_out, 'answer')}, all "
+            "written by models. Problems are taken from the benchmarks in turn, in each "
+            "benchmark's order and with every answer to them, as far as the page has room; the "
+            "others are in the evaluations' samples.jsonl."
+        )
+    elif found.shown:
+        parts.append(f"{plural(found.shown, 'answer')}, all written by models.")
+    for benchmark, number in found.protected.items():
+        parts.append(
+            f"{plural(number, 'answer')} to {benchmark} are not shown: its authors ask not to "
+            "reprint its questions."
+        )
+    return " ".join(parts)
 
 
 def input_text(row: StageRow) -> str:

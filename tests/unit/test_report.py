@@ -77,8 +77,10 @@ def test_a_report_rebuilt_from_moved_artifacts_is_identical_to_the_byte(steps, t
     assert not any(str(tmp_path) in text or str(root) in text for text in texts(second))
 
 
-def test_the_json_reads_back_as_the_same_report(report):
-    assert Report.model_validate_json(render_json(report)) == report
+def test_the_json_reads_back_as_the_same_report_but_for_the_answers_texts(report):
+    counts = report.browser.model_copy(update={"problems": ()})
+    same = report.model_copy(update={"browser": counts})
+    assert Report.model_validate_json(render_json(report)) == same
 
 
 def test_write_makes_the_three_files_and_returns_the_page(report, tmp_path):

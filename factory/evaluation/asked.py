@@ -1,0 +1,44 @@
+"""The problems behind a benchmark's answers, and whether they may be shown."""
+
+from collections.abc import Iterable
+from typing import get_args
+
+from factory.artifacts import Artifact
+from factory.jsonl import read_records
+from factory.problems.bundled import BundledSource, BundleName, supply
+from factory.records import Problem
+
+PROTECTED = "gpqa"
+"""Benchmarks with this in a name: their authors ask not to reprint questions (arXiv 2311.12022), so
+that no model learns them from pages like ours."""
+NO_REPRINT = "not to be reprinted"
+"""What the licence of a problem says that is protected likewise, whatever its name."""
+
+
+def benchmark_problems(task: str | None, problems: Artifact | None) -> dict[str, Problem]:
+    """A benchmark's problems by id: of its artifact, or of the package that holds its task's data.
+
+    None where lm-eval brings its own. RecipeError where the package is not installed.
+    """
+    found: Iterable[Problem] = ()
+    if task in get_args(BundleName):
+        source = BundledSource.model_validate({"type": "bundled", "name": task})
+        found = supply(source, seed=0).problems
+    elif problems is not None:
+        found = read_records(problems.file("held_out.jsonl"), Problem)
+    return {problem.id: problem for problem in found}
+
+
+def is_protected(names: Iterable[str], problems: Iterable[Problem] = ()) -> bool:
+    """Whether no text of a benchmark may be shown: its questions, and answers that repeat them.
+
+    `names` are those of the benchmark, its task and its problems' ids; a problem tells by its
+    source and licence.
+    """
+    sources, licences = [], []
+    for problem in problems:
+        sources.append(problem.source)
+        licences.append(problem.licence)
+    return any(PROTECTED in name.casefold() for name in [*names, *sources]) or any(
+        NO_REPRINT in licence.casefold() for licence in licences
+    )
