@@ -23,3 +23,13 @@ class DataError(FactoryError):
 
 class EngineError(FactoryError):
     """A sampler, a trainer, a grader's sandbox or a worker process failed."""
+
+
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "std::bad_alloc")
+"""What torch, CUDA and C++ libraries say of it, in lower case."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of Python or of a library says that memory ran out."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(sign in said for sign in OUT_OF_MEMORY)

@@ -17,13 +17,12 @@ from typing import Any
 
 from factory.artifacts import Inputs, open_artifact, verify
 from factory.context import Context, Metrics
-from factory.errors import EngineError, FactoryError
+from factory.errors import EngineError, FactoryError, is_out_of_memory
 from factory.launch.measure import apply_matmul
 from factory.machine import Machine
 from factory.records import Record
 
 PR_SET_PDEATHSIG = 1
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "std::bad_alloc")
 
 
 class Job(Record):
@@ -86,8 +85,7 @@ def _run(job: Job, context: Context) -> Metrics:
     try:
         return stage.run(config, inputs, Path(job.out), context)
     except (MemoryError, RuntimeError) as error:
-        text = str(error).lower()
-        if isinstance(error, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY):
+        if is_out_of_memory(error):
             raise EngineError(out_of_memory(job.stage)) from error
         raise
     except OSError as error:

@@ -59,6 +59,9 @@ class SftConfig(StageConfig):
     """Rows of a micro-batch laid end to end in one sequence, blind to each other, instead of
     padded: the same gradient. Pays with varlen attention kernels on GPUs; on CPUs the mask of one
     long sequence costs more than the little padding of rows sorted by length."""
+    longest_first: Annotated[bool, AddedLater()] = False
+    """The batch that needs most memory changes places with the first, so that one that is too
+    large fails within a step and not within a night. What the batches hold stays."""
     final_learning_rate_share: float = Field(default=0.1, ge=0, le=1)
     """The cosine's last step; one tenth in the paper (arXiv 2501.12948 v2, distillation)."""
     warmup_fraction: float = Field(default=0.03, ge=0, lt=1)
@@ -103,6 +106,8 @@ def validate(config: SftConfig) -> list[str]:
 def run(config: SftConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
     """Fine-tune `model` on `traces`; fills `out` with the model, telemetry.jsonl, lengths.json.
 
+    Afterwards the saved model answers a few training questions; a note says if it does not stop.
+
     Goes on from the last complete checkpoint in the context's scratch folder; the result is the
     same to the byte as that of an undisturbed run, on CPU. RecipeError where the batch cannot be
     cut into micro-batches, DataError where too many rows are longer than the limit.
@@ -139,7 +144,24 @@ def run(config: SftConfig, inputs: Inputs, out: Path, context: Context) -> Metri
         "loss_first": steps[0]["loss"],
         "loss_last": steps[-1]["loss"],
         "token_accuracy": steps[-1]["token_accuracy"],
+        "stopped_share": _stopped_share(out, kept, context),
     }
+
+
+def _stopped_share(out: Path, rows: list["Row"], context: Context) -> float:
+    """Share of answers that end by themselves; a note where it is low. The first rank asks."""
+    from factory.training import checkpoints
+    from factory.training.stopping import MIN_STOPPED, stopped_share
+
+    if not checkpoints.is_first_rank():
+        return 0.0
+    share = stopped_share(out, rows, context.machine)
+    if share < MIN_STOPPED:
+        context.note(
+            f"sft: only {share:.0%} of greedy answers to training questions end by themselves: it "
+            "has not learned to stop; train longer, or look at its answers with factory chat"
+        )
+    return share
 
 
 def micro_batch_rows(batch: int, context: Context) -> int:

@@ -1,7 +1,9 @@
 """TRL's SFTTrainer as the factory runs it: whole batches, exact resume, loss on completions."""
 
+import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
 from factory.context import Context
-from factory.errors import ArtifactError, RecipeError
+from factory.errors import ArtifactError, EngineError, RecipeError, is_out_of_memory
 from factory.machine import Machine
 from factory.training.checkpoints import (
     CompleteCheckpoints,
@@ -272,6 +274,7 @@ def make_trainer(
         micro_batch=micro_batch,
         level=config.packing,
         seed=context.seed,
+        longest_first=config.longest_first,
     )
     steps = step_count(len(rows), epochs=config.epochs, batch=config.batch)
     trainer = CompletionTrainer(
@@ -336,7 +339,64 @@ def train(
 
     `pieces` are the tokens that `tokenizer` has beyond the model's own, and what they were before.
 
-    The weights are trained in float32 (on GPUs under bfloat16 autocast) whatever they are stored
+    Where memory runs out, a single process goes on from its last checkpoint with micro-batches of
+    half the rows and twice as many of them a step. What shares a batch, and the loss as a mean over
+    the whole batch, do not depend on how it is cut. EngineError where one row is too much.
+    """
+    share = config.batch // context.machine.processes
+    attempt = partial(
+        _train_from_checkpoint, config, rows, folder=folder, tokenizer=tokenizer, out=out,
+        context=context, pieces=pieces,
+    )  # fmt: skip
+    while not _fits(partial(attempt, micro_batch=micro_batch), context.machine):
+        if micro_batch == 1:
+            raise EngineError(
+                "sft: out of memory with one row at a time: lower context, train adapters (lora), "
+                "or take a larger machine"
+            )
+        smaller = half_micro_batch(share, micro_batch)
+        context.note(
+            f"sft: out of memory with {micro_batch} rows a pass: goes on with {smaller}, "
+            f"{share // smaller} passes a step instead of {share // micro_batch}; set micro_batch: "
+            f"{smaller} in the machine file"
+        )
+        micro_batch = smaller
+
+
+def half_micro_batch(share: int, micro_batch: int) -> int:
+    """The most rows up to half of `micro_batch` that divide a process's share of the batch."""
+    return next(rows for rows in range(micro_batch // 2, 0, -1) if share % rows == 0)
+
+
+def _fits(attempt: Callable[[], None], machine: Machine) -> bool:
+    """Whether memory was enough for the attempt; where not, all that it took is given back."""
+    try:
+        attempt()
+    except (MemoryError, RuntimeError) as error:
+        # One of several ranks must not go on alone.
+        if machine.processes > 1 or not is_out_of_memory(error):
+            raise
+    else:
+        return True
+    # Only here, since the error's traceback held the trainer.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return False
+
+
+def _train_from_checkpoint(
+    config: "SftConfig",
+    rows: Sequence[Row],
+    *,
+    folder: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    micro_batch: int,
+    out: Path,
+    context: Context,
+    pieces: Pieces,
+) -> None:
+    """The weights are trained in float32 (on GPUs under bfloat16 autocast) whatever they are stored
     in: updates are smaller than bfloat16 can add.
     """
     try:

@@ -130,7 +130,14 @@ def _quantile(ordered: Sequence[int], share: float) -> int:
 
 
 def plan_order(
-    lengths: Sequence[int], *, epochs: int, batch: int, micro_batch: int, level: bool, seed: int
+    lengths: Sequence[int],
+    *,
+    epochs: int,
+    batch: int,
+    micro_batch: int,
+    level: bool,
+    seed: int,
+    longest_first: bool = False,
 ) -> list[int]:
     """Row indices in the order of training: whole batches, each cut into micro-batches.
 
@@ -139,18 +146,25 @@ def plan_order(
     seed alone. Inside a batch the order is free, since gradients add up, and serves speed:
     longest first, so that the rows of a micro-batch need little padding; with `level`, the rows
     are dealt out so that micro-batches hold about equally many tokens (packed: no padding, and
-    the fullest micro-batch sets the memory).
+    the fullest micro-batch sets the memory). `longest_first` has the batch that needs most memory
+    change places with the first: the one with the longest row, or with `level` of most tokens.
     """
     steps = step_count(len(lengths), epochs=epochs, batch=batch)
     stream: list[int] = []
     for epoch in range(math.ceil(steps * batch / len(lengths))):
         keys = [derive(seed, "epoch", epoch, "row", row) for row in range(len(lengths))]
         stream += sorted(range(len(lengths)), key=lambda row: (keys[row], row))
-    order: list[int] = []
-    for start in range(0, steps * batch, batch):
-        rows = sorted(stream[start : start + batch], key=lambda row: (-lengths[row], row))
-        order += _deal(rows, batch // micro_batch) if level else rows
-    return order
+    batches = [
+        sorted(stream[start : start + batch], key=lambda row: (-lengths[row], row))
+        for start in range(0, steps * batch, batch)
+    ]
+    if longest_first:
+        sizes = [sorted((lengths[row] for row in rows), reverse=True) for rows in batches]
+        heaviest = max(range(steps), key=lambda at: (sum(sizes[at]) if level else 0, sizes[at]))
+        batches[0], batches[heaviest] = batches[heaviest], batches[0]
+    return [
+        row for rows in batches for row in (_deal(rows, batch // micro_batch) if level else rows)
+    ]
 
 
 def _deal(rows: Sequence[int], hands: int) -> list[int]:
