@@ -87,9 +87,10 @@ def _told(rule: str, row: Rollout, found: Sequence[int]) -> Telling:
 
 
 def relatives(evolution: Evolution, others: Sequence[Evolution]) -> list[Evolution]:
-    """Runs from the same start, this one first: what another reward did, all else being seen."""
+    """Runs from the same start, this one first, then those that differ in the language reward."""
     same = [one for one in others if one.start == evolution.start and one is not evolution]
-    return [evolution, *same]
+    rewarded = bool(evolution.language_weight)
+    return [evolution, *sorted(same, key=lambda one: bool(one.language_weight) == rewarded)]
 
 
 def measured_series(evolution: Evolution) -> Mapping[str, Series]:

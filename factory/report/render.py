@@ -50,6 +50,10 @@ def render_markdown(report: Report) -> str:
     return markdown(report)
 
 
+UNFOLDED = 8
+"""Runs of a section whose plots are shown at once; a recipe may have dozens."""
+
+
 def render_html(report: Report) -> str:
     """One page: inline SVG and CSS, and a policy that lets the browser load nothing.
 
@@ -79,6 +83,7 @@ def render_html(report: Report) -> str:
         panels=charts.panels,
         evolution_panels=evolution_charts.evolution_panels,
         flow=flow.flow(report),
+        unfolded=UNFOLDED,
         longest=max((row.made.seconds for row in report.stages if row.made), default=0.0),
     )
 
