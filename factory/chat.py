@@ -306,8 +306,8 @@ def parse(
 
 
 def parse_completion(text: str, finish_reason: FinishReason, prompt: PromptConfig) -> Response:
-    """`parse` of what a model returned to a prompt: with its prefill, form and length limit."""
-    is_cut = finish_reason == "length"
+    """`parse` of what a model returned to a prompt: with its prefill, form and how it ended."""
+    is_cut = finish_reason != "stop"
     return parse(text, prefill=prompt.prefill, form=prompt.form, is_cut=is_cut)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ArtifactKind = Literal["problems", "model", "traces", "scores", "pairs", "labels", "reward_model"]
 ProblemKind = Literal["math", "choice", "exact", "procedural", "code", "open"]
@@ -11,7 +11,8 @@ Outcome = Literal["correct", "wrong", "no_answer", "truncated", "timeout", "cras
 """timeout and crashed are those of programs: too slow, and not ended as they should."""
 Mode = Literal["sampled", "greedy"]
 """How a benchmark is answered: k samples a problem, or one without chance."""
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "loop"]
+"""Ended by itself or by a stop text; cut at its limit; ended because it repeated itself."""
 
 COMMIT = r"^[0-9a-f]{40}$"
 """A commit by its 40 hex digits: a branch name could mean something else tomorrow."""
@@ -88,6 +89,26 @@ class Verdict(Record):
         return self.outcome == "correct"
 
 
+class Loop(Record):
+    """When a completion is caught in a loop: its last tokens are one piece, over and over.
+
+    One token over and over is a loop too, after `shortest * times` of them: eight of them are a
+    piece. The rule is vLLM's (RepetitionDetectionParams), the numbers are ours.
+    """
+
+    times: int = Field(default=8, ge=2)
+    """How often the piece stands there, one right after the other."""
+    shortest: int = Field(default=8, ge=1)
+    """Tokens of a piece."""
+    longest: int = Field(default=64, ge=1)
+
+    @model_validator(mode="after")
+    def _has_lengths(self) -> "Loop":
+        if self.shortest > self.longest:
+            raise ValueError(f"shortest ({self.shortest}) is more than longest ({self.longest})")
+        return self
+
+
 class SamplingConfig(Record):
     """How completions are drawn. R1's evaluation uses 0.6 / 0.95 (arXiv 2501.12948 v2, D.1)."""
 
@@ -97,6 +118,10 @@ class SamplingConfig(Record):
     max_new_tokens: int = Field(default=2048, ge=1)
     stop: tuple[str, ...] = ()
     """Texts that end a completion; they stay in it."""
+    loop: Annotated[Loop | None, AddedLater()] = Field(
+        default=None, exclude_if=lambda loop: loop is None
+    )
+    """Ends a completion that repeats itself; `loop: {}` takes the rule as it is."""
 
 
 class Trace(Record):

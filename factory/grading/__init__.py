@@ -1,6 +1,13 @@
 """Text and Problem to Verdict. Model text never raises; a grader's own failure is `ungradable`."""
 
-from factory.grading.grade import GradeItem, check_ungradable, grade, grade_item, grade_lenient
+from factory.grading.grade import (
+    GradeItem,
+    check_ungradable,
+    check_ungradable_count,
+    grade,
+    grade_item,
+    grade_lenient,
+)
 from factory.grading.pool import GradingPool
 
 GRADERS = ("math-verify", "latex2sympy2-extended", "sympy", "reasoning-gym")
@@ -11,6 +18,7 @@ __all__ = [
     "GradeItem",
     "GradingPool",
     "check_ungradable",
+    "check_ungradable_count",
     "grade",
     "grade_item",
     "grade_lenient",

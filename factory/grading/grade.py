@@ -55,8 +55,9 @@ def grade(
 ) -> Verdict:
     """The strict verdict on a completion; model text never raises.
 
-    truncated: cut off before any answer was complete. no_answer: not well-formed, with the
-    reason. ungradable: the problem or its grader is at fault, never the model.
+    truncated: cut off before any answer was complete, or caught in a loop. no_answer: not
+    well-formed, with the reason. ungradable: the problem or its grader is at fault, never the
+    model.
     """
     return grade_item(GradeItem(problem, text, prefill, finish_reason))
 
@@ -91,10 +92,15 @@ def grade_plainly(item: GradeItem) -> Verdict | None:
 def check_ungradable(verdicts: Sequence[Verdict], *, limit: float = 0.01) -> None:
     """EngineError if more than `limit` of the verdicts are ungradable, with the first reason."""
     reasons = [v.explanation for v in verdicts if v.outcome == "ungradable"]
-    if len(reasons) > limit * len(verdicts):
+    check_ungradable_count(len(reasons), len(verdicts), first="".join(reasons[:1]), limit=limit)
+
+
+def check_ungradable_count(count: int, of: int, *, first: str, limit: float = 0.01) -> None:
+    """EngineError if more than `limit` of so many answers are ungradable, with a first reason."""
+    if count > limit * of:
         raise EngineError(
-            f"grading: {len(reasons)} of {len(verdicts)} answers are ungradable, at most "
-            f"{limit:.0%} may be; the first: {reasons[0]}"
+            f"grading: {count} of {of} answers are ungradable, at most {limit:.0%} may be; "
+            f"the first: {first}"
         )
 
 
@@ -137,8 +143,12 @@ def _decide(item: GradeItem, graders: dict[str, Grader]) -> Verdict | None:
 
 
 def _strict_answer(item: GradeItem) -> tuple[str, Verdict | None]:
-    is_cut = item.finish_reason == "length"
+    is_cut = item.finish_reason != "stop"
     response = parse(item.text, prefill=item.prefill, form=item.form, is_cut=is_cut)
+    if item.finish_reason == "loop":
+        # Also where an answer stands before the loop: such a text does not end by itself.
+        explanation = f"repeated itself without end: {response.problem or 'after the answer'}"
+        return "", Verdict(outcome="truncated", answer=None, explanation=explanation)
     if response.answer is not None:
         return response.answer, None
     cut_off = is_cut and (item.form is not None or "</answer>" not in item.text)
@@ -159,6 +169,6 @@ def _lenient_answer(item: GradeItem) -> tuple[str, Verdict | None]:
     answer = last_number(text) if is_numeric else (lines[-1] if lines else None)
     if answer is not None:
         return answer.replace(",", "") if is_numeric else answer, None
-    outcome = "truncated" if item.finish_reason == "length" else "no_answer"
+    outcome = "truncated" if item.finish_reason != "stop" else "no_answer"
     explanation = "no number in the text" if is_numeric else "an empty text"
     return "", Verdict(outcome=outcome, answer=None, explanation=explanation)

@@ -29,7 +29,7 @@ COLUMNS = {
     "completion": "the text it returned",
     "outcome": "the grader's verdict",
     "explanation": "its reason",
-    "finish_reason": "stop, or length where it was cut",
+    "finish_reason": "stop; length where it was cut; loop where it was ended for repeating itself",
     "completion_tokens": "tokens of the completion",
     "temperature": "0 is greedy",
     "top_p": "",

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from factory.records import SamplingConfig
+from factory.records import FinishReason, SamplingConfig
+from factory.sampling.loop import ends_in_loop
 from factory.sampling.sampler import Completion, Request
 
 
 class ScriptedSampler:
-    """Replies `reply(request)`, cut to `max_new_tokens` as an engine would; counts its calls."""
+    """Replies `reply(request)`, cut at its limit or loop as an engine would; counts its calls."""
 
     name = "scripted"
 
@@ -26,8 +27,12 @@ class ScriptedSampler:
         ids = self._tokenizer(self._reply(request), add_special_tokens=False)["input_ids"]
         whole = [*ids, self._tokenizer.eos_token_id]
         kept = whole[: sampling.max_new_tokens]
+        reason: FinishReason = "stop" if len(kept) == len(whole) else "length"
+        if sampling.loop is not None:
+            ends = (n for n in range(1, len(kept)) if ends_in_loop(kept[:n], sampling.loop))
+            if (end := next(ends, None)) is not None:
+                kept, reason = kept[:end], "loop"
         text = self._tokenizer.decode(kept, skip_special_tokens=True)
-        reason = "stop" if len(kept) == len(whole) else "length"
         return Completion(text, tuple(kept), (0.0,) * len(kept), reason)
 
     def load_weights(self, weights: Iterable[tuple[str, Any]]) -> None:

@@ -16,6 +16,7 @@ from factory.machine import Machine
 from factory.records import FinishReason, SamplingConfig
 from factory.sampling.cache import ATTENTION, row_cache
 from factory.sampling.draw import draw
+from factory.sampling.loop import ends_in_loop
 from factory.sampling.sampler import Completion, Request
 
 STOP_WINDOW = 24
@@ -145,9 +146,14 @@ class TransformersSampler:
         if sampling.stop and not ended:
             tail = self._tokenizer.decode(row.token_ids[-STOP_WINDOW:], skip_special_tokens=True)
             stopped = next((text for text in sampling.stop if text in tail), None)
-        if not ended and stopped is None and len(row.token_ids) < sampling.max_new_tokens:
+        if ended or stopped is not None:
+            row.finish_reason = "stop"
+        elif len(row.token_ids) == sampling.max_new_tokens:
+            row.finish_reason = "length"
+        elif sampling.loop is not None and ends_in_loop(row.token_ids, sampling.loop):
+            row.finish_reason = "loop"
+        else:
             return
-        row.finish_reason = "stop" if ended or stopped is not None else "length"
         row.text = self._tokenizer.decode(row.token_ids, skip_special_tokens=True)
         if stopped is not None:
             row.text = row.text[: row.text.rindex(stopped) + len(stopped)]

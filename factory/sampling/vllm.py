@@ -13,10 +13,11 @@ import torch
 
 from factory.errors import EngineError
 from factory.machine import Machine
-from factory.records import SamplingConfig
+from factory.records import FinishReason, SamplingConfig
 from factory.sampling.draw import draw
 from factory.sampling.sampler import Completion, Request
 
+FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "repetition": "loop"}
 PREFILL_TOKENS = 4096
 """Prompt tokens of one engine step on a CPU, at most."""
 
@@ -72,7 +73,13 @@ class VllmSampler:
 
     def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
         from vllm import SamplingParams
+        from vllm.sampling_params import RepetitionDetectionParams
 
+        loop = sampling.loop and RepetitionDetectionParams(
+            max_pattern_size=sampling.loop.longest,
+            min_pattern_size=sampling.loop.shortest,
+            min_count=sampling.loop.times,
+        )
         # A prefix cached by an earlier call would change this call's batches, and with them the
         # rounding: after a resume the same call must give the same bytes.
         self._llm.reset_prefix_cache()
@@ -87,6 +94,7 @@ class VllmSampler:
                     include_stop_str_in_output=True,
                     seed=request.seed,
                     logprobs=0,
+                    repetition_detection=loop,
                 )
                 for request in requests
             ],
@@ -108,9 +116,9 @@ class VllmSampler:
 def _completion(output: Any) -> Completion:
     ids = tuple(output.token_ids)
     logprobs = tuple(step[token].logprob for step, token in zip(output.logprobs, ids, strict=True))
-    if output.finish_reason not in ("stop", "length"):
+    if output.finish_reason not in FINISH_REASONS:
         raise EngineError(f"vLLM ended a completion with {output.finish_reason!r}")
-    return Completion(output.text, ids, logprobs, output.finish_reason)
+    return Completion(output.text, ids, logprobs, FINISH_REASONS[output.finish_reason])
 
 
 def _prepare_cpu(machine: Machine) -> None:
