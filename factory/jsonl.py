@@ -16,12 +16,17 @@ R = TypeVar("R", bound=BaseModel)
 def read_records(path: Path, record: type[R]) -> Iterator[R]:
     """Records of a JSONL file in order; DataError names the file and line of a bad one."""
     for number, line in _lines(path):
-        try:
-            yield record.model_validate_json(line)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "line"
-            raise DataError(f"{path}:{number}: {where}: {first['msg']}") from error
+        yield parse_record(line, record, f"{path}:{number}")
+
+
+def parse_record(line: str | bytes, record: type[R], where: str) -> R:
+    """The record of one line; DataError says where it stands and what is wrong with it."""
+    try:
+        return record.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "line"
+        raise DataError(f"{where}: {field}: {first['msg']}") from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -98,8 +98,14 @@ def _generate(fields: Fields) -> Fields:
         "sources": [],
         "limit": min(fields["limit"] or TRAIN, TRAIN // 2),
         "samples": min(fields["samples"], SAMPLES),
+        "enough": fields["enough"] and min(fields["enough"], SAMPLES),
+        "length_stops": _length_stops(fields["length_stops"]),
         "sampling": _sampling(fields["sampling"]),
     }
+
+
+def _length_stops(given: str | Mapping[str, Any]) -> str | Fields:
+    return given if isinstance(given, str) else {"retry": 2 * TOKENS}
 
 
 def _sampling(sampling: Mapping[str, Any]) -> Fields:

@@ -1,21 +1,34 @@
 """Stage `generate`: a model answers problems, n samples each; every completion is graded."""
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from factory.artifacts import Inputs
 from factory.chat import PromptConfig, parse_completion, render, with_stops
 from factory.context import Context, Metrics
 from factory.errors import DataError
-from factory.grading import GRADERS, GradeItem, GradingPool, check_ungradable
-from factory.jsonl import read_records, write_records
-from factory.records import ModelRef, Problem, ProblemsRef, SamplingConfig, Trace, Verdict
-from factory.sampling import Completion, Request
-from factory.sampling.blocks import ask_model
+from factory.grading import GRADERS, GradeItem, GradingPool, check_ungradable_count
+from factory.jsonl import read_records
+from factory.records import (
+    AddedLater,
+    ModelRef,
+    Problem,
+    ProblemsRef,
+    SamplingConfig,
+    Trace,
+)
+from factory.sampling import Completion, Request, Sampler, open_sampler
+from factory.sampling.segment import Segment
 from factory.seeds import derive
+from factory.stages.drawing import Draw, LengthStops, Line, Retry
 from factory.stages.stage import Stage, StageConfig
 
 
@@ -30,108 +43,230 @@ class GenerateConfig(StageConfig):
     """Take the first so many problems."""
     samples: int = Field(default=4, ge=1)
     """Completions a problem; R1 drew several and kept the correct ones (v2 B.3.3)."""
+    enough: Annotated[int | None, AddedLater()] = Field(default=None, ge=1)
+    """A problem is asked no further once so many of its traces are verified; None draws all
+    `samples`. What is drawn is kept, right or wrong."""
+    length_stops: Annotated[LengthStops, AddedLater()] = "keep"
+    """What becomes of completions cut at `max_new_tokens`: `keep` (as `truncated`), `drop`, or
+    `{retry: N}`, which draws them once more with N new tokens and keeps what comes."""
     prompt: PromptConfig = PromptConfig()
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=1.0)
 
+    @model_validator(mode="after")
+    def _limits_fit(self) -> "GenerateConfig":
+        if self.enough is not None and self.enough > self.samples:
+            raise ValueError(f"enough ({self.enough}) is more than samples ({self.samples})")
+        first = self.sampling.max_new_tokens
+        if isinstance(self.length_stops, Retry) and self.length_stops.retry <= first:
+            raise ValueError(f"length_stops.retry must be more than max_new_tokens ({first})")
+        return self
+
+    @property
+    def longest(self) -> int:
+        """New tokens of a completion, at most."""
+        again = self.length_stops
+        return again.retry if isinstance(again, Retry) else self.sampling.max_new_tokens
+
 
 def run(config: GenerateConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
-    """Write traces.jsonl, sorted by (problem, sample)."""
+    """Write traces.jsonl, sorted by (problem, sample).
+
+    Memory does not grow with the number of traces, but for eight bytes each: problems are read as
+    they are asked (all ids once before, to find doubles), traces are written as they are drawn.
+    """
     from transformers import AutoTokenizer
 
-    problems = chosen_problems(
-        inputs["problems"].file(f"{config.split}.jsonl"), config.sources, config.limit
-    )
+    path = inputs["problems"].file(f"{config.split}.jsonl")
     model = inputs["model"]
     tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True)
-    prompts = {p.id: render(p.prompt, config.prompt, tokenizer) for p in problems}
-    keyed = _requests(problems, prompts, config.samples, tokenizer, context.seed)
-    sampling = with_stops(config.sampling, config.prompt)
-    owners = [problem for problem in problems for _ in range(config.samples)]
-    completions, verdicts = _sample_and_grade(
-        config, keyed, owners, sampling=sampling, model=model.path, context=context
-    )
-    # Open answers wait for the stage `judge`.
-    check_ungradable([v for o, v in zip(owners, verdicts, strict=True) if o.kind != "open"])
-    traces = [
-        Trace(
-            problem_id=owner.id,
-            sample=index % config.samples,
-            question=owner.prompt,
-            prompt=prompts[owner.id],
-            completion=completion.text,
-            **_parts(completion, config.prompt),
-            finish_reason=completion.finish_reason,
-            completion_tokens=len(completion.token_ids),
-            seed=request.seed,
-            sampling=sampling,
-            style=config.prompt.style,
-            model=model.fingerprint,
-            verdict=verdict,
-        )
-        for index, (owner, completion, verdict, (_, request)) in enumerate(
-            zip(owners, completions, verdicts, keyed, strict=True)
-        )
-    ]
-    write_records(out / "traces.jsonl", traces)
-    return _metrics(traces)
+    read = partial(_problems, path, config.sources, config.limit)
+    count, longest = _measure(read(), config.prompt, tokenizer)
+    if not count:
+        raise DataError(f"{path}: no problem of sources {list(config.sources) or 'any'}")
+    with ExitStack() as stack:
+
+        def opened() -> Sampler:
+            sampler = open_sampler(
+                model.path,
+                context.machine,
+                max_length=longest + config.longest,
+                notify=context.note,
+            )
+            stack.callback(sampler.close)
+            return sampler
+
+        pool = stack.enter_context(GradingPool(is_isolated=not context.machine.unsandboxed))
+        writer = Writer(config, model.fingerprint, tokenizer, opened, pool, context.seed)
+        return write_traces(writer, read(), count=count, out=out, context=context)
 
 
-def _sample_and_grade(
-    config: GenerateConfig,
-    keyed: Sequence[tuple[str, Request]],
-    owners: Sequence[Problem],
+@dataclass
+class Writer:
+    """Draws and grades blocks of traces; its engine starts with the first block that needs it."""
+
+    config: GenerateConfig
+    model: str
+    """Fingerprint."""
+    tokenizer: Any
+    open_sampler: Callable[[], Sampler]
+    pool: GradingPool
+    seed: int
+    _sampler: Sampler | None = None
+
+    def draw(self, draws: Sequence[Draw]) -> list[Trace]:
+        """A graded trace of each, drawn in one call of the engine: all have the same limit."""
+        if self._sampler is None:
+            self._sampler = self.open_sampler()
+        problems = {draw.place: draw.problem for draw in draws}
+        prompts = {
+            place: render(problem.prompt, self.config.prompt, self.tokenizer)
+            for place, problem in problems.items()
+        }
+        ids = {place: _token_ids(text, self.tokenizer) for place, text in prompts.items()}
+        requests = [
+            Request(ids[d.place], derive(self.seed, "generate", d.problem.id, d.sample))
+            for d in draws
+        ]
+        sampling = with_stops(self.config.sampling, self.config.prompt).model_copy(
+            update={"max_new_tokens": draws[0].max_new_tokens}
+        )
+        completions = self._sampler.sample(requests, sampling)
+        items = [
+            GradeItem.asked(draw.problem, one.text, one.finish_reason, self.config.prompt)
+            for draw, one in zip(draws, completions, strict=True)
+        ]
+        return [
+            Trace(
+                problem_id=draw.problem.id,
+                sample=draw.sample,
+                question=draw.problem.prompt,
+                prompt=prompts[draw.place],
+                completion=completion.text,
+                **_parts(completion, self.config.prompt),
+                finish_reason=completion.finish_reason,
+                completion_tokens=len(completion.token_ids),
+                seed=request.seed,
+                sampling=sampling,
+                style=self.config.prompt.style,
+                model=self.model,
+                verdict=verdict,
+            )
+            for draw, request, completion, verdict in zip(
+                draws, requests, completions, self.pool.grade(items), strict=True
+            )
+        ]
+
+
+def write_traces(
+    writer: Writer,
+    problems: Iterator[Problem],
     *,
-    sampling: SamplingConfig,
-    model: Path,
+    count: int,
+    out: Path,
     context: Context,
-) -> tuple[list[Completion], list[Verdict]]:
-    """A completion and its verdict for every request; each block is graded when it is there."""
-    verdicts: list[Verdict] = []
-    with GradingPool(is_isolated=not context.machine.unsandboxed) as pool:
+) -> Metrics:
+    """Draw what an earlier attempt has not, and write all of it in order; the stage's metrics."""
+    config = writer.config
+    line = Line(
+        problems,
+        samples=config.samples,
+        max_new_tokens=config.sampling.max_new_tokens,
+        enough=config.enough,
+        length_stops=config.length_stops,
+    )
+    tally = Tally()
+    total = count * config.samples
+    # Where the trace of each (problem, sample) begins in the segment; 0 stands for none.
+    begins = array("Q", bytes(8 * total))
+    segment = Segment(context.scratch / "traces.jsonl")
+    try:
+        while draws := line.next(context.machine.block):
+            keys = [(draw.problem.id, draw.sample, draw.max_new_tokens) for draw in draws]
+            block = segment.replay(keys)
+            if block is None:
+                traces = writer.draw(draws)
+                block = list(zip(segment.append(traces), traces, strict=True))
+            for draw, (place, trace) in zip(draws, block, strict=True):
+                if line.add(draw, trace):
+                    begins[draw.place * config.samples + draw.sample] = place + 1
+                    tally.add(draw.problem, trace)
+            # Of all samples: what is certain to be too many at the end stops the run at once.
+            tally.check_ungradable(total)
+            correct_share = tally.correct / max(1, tally.traces)
+            context.progress(line.settled, total, unit="samples", correct_share=correct_share)
+        tally.check_ungradable(tally.judged)
+        if segment.cut_off:
+            context.note(
+                f"{segment.cut_off} bytes of traces from other blocks were drawn anew: the machine "
+                "file's `block` had changed"
+            )
+        with (out / "traces.jsonl").open("wb") as file:
+            file.writelines(segment.lines(place - 1 for place in begins if place))
+    finally:
+        segment.close()
+    return _metrics(config, line, tally)
 
-        def grade_block(start: int, block: Sequence[Completion]) -> None:
-            items = [
-                GradeItem.asked(owner, completion.text, completion.finish_reason, config.prompt)
-                for owner, completion in zip(owners[start:], block, strict=False)
-            ]
-            verdicts.extend(pool.grade(items))
-            share = sum(verdict.is_correct for verdict in verdicts) / len(verdicts)
-            context.progress(len(verdicts), len(keyed), unit="samples", correct_share=share)
 
-        completions = ask_model(
-            model,
-            keyed,
-            sampling,
-            segment="samples.jsonl",
-            on_block=grade_block,
-            context=context,
-        )
-    return completions, verdicts
+@dataclass
+class Tally:
+    """Counts over the traces that are kept."""
+
+    traces: int = 0
+    correct: int = 0
+    cut: int = 0
+    looped: int = 0
+    tokens: int = 0
+    judged: int = 0
+    """Answers that a rule decides; open ones wait for the stage `judge`."""
+    ungradable: int = 0
+    first_ungradable: str = ""
+
+    def add(self, problem: Problem, trace: Trace) -> None:
+        self.traces += 1
+        self.correct += trace.verdict.is_correct
+        self.cut += trace.finish_reason == "length"
+        self.looped += trace.finish_reason == "loop"
+        self.tokens += trace.completion_tokens
+        if problem.kind == "open":
+            return
+        self.judged += 1
+        if trace.verdict.outcome == "ungradable":
+            self.ungradable += 1
+            self.first_ungradable = self.first_ungradable or trace.verdict.explanation
+
+    def check_ungradable(self, of: int) -> None:
+        """EngineError if too many of so many answers are ungradable."""
+        check_ungradable_count(self.ungradable, of, first=self.first_ungradable)
 
 
 def chosen_problems(path: Path, sources: Sequence[str], limit: int | None = None) -> list[Problem]:
     """Problems of a file, of the given sources, the first `limit`; DataError if none is left."""
-    problems = [p for p in read_records(path, Problem) if not sources or p.source in sources]
+    problems = list(_problems(path, sources, limit))
     if not problems:
         raise DataError(f"{path}: no problem of sources {list(sources) or 'any'}")
-    return problems[:limit]
+    return problems
 
 
-def _requests(
-    problems: Sequence[Problem],
-    prompts: dict[str, str],
-    samples: int,
-    tokenizer: Any,
-    seed: int,
-) -> list[tuple[str, Request]]:
-    """Keyed requests in order of (problem, sample), each with its own seed."""
-    keyed = []
+def _problems(path: Path, sources: Sequence[str], limit: int | None) -> Iterator[Problem]:
+    found = (p for p in read_records(path, Problem) if not sources or p.source in sources)
+    return islice(found, limit)
+
+
+def _measure(problems: Iterator[Problem], prompt: PromptConfig, tokenizer: Any) -> tuple[int, int]:
+    """(number of problems, tokens of the longest prompt); DataError if two have one id."""
+    seen: set[str] = set()
+    longest = 0
     for problem in problems:
-        ids = tuple(tokenizer(prompts[problem.id], add_special_tokens=False)["input_ids"])
-        for sample in range(samples):
-            request = Request(ids, derive(seed, "generate", problem.id, sample))
-            keyed.append((f"{problem.id}/{sample}", request))
-    return keyed
+        if problem.id in seen:
+            raise DataError(f"two problems have the id {problem.id!r}")
+        seen.add(problem.id)
+        ids = _token_ids(render(problem.prompt, prompt, tokenizer), tokenizer)
+        longest = max(longest, len(ids))
+    return len(seen), longest
+
+
+def _token_ids(text: str, tokenizer: Any) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _parts(completion: Completion, prompt: PromptConfig) -> dict[str, str | None]:
@@ -143,16 +278,19 @@ def _parts(completion: Completion, prompt: PromptConfig) -> dict[str, str | None
     }
 
 
-def _metrics(traces: Sequence[Trace]) -> Metrics:
-    tokens = sum(trace.completion_tokens for trace in traces)
-    solved = {trace.problem_id for trace in traces if trace.verdict.is_correct}
+def _metrics(config: GenerateConfig, line: Line, tally: Tally) -> Metrics:
+    if not tally.traces:
+        raise DataError(f"all {line.dropped} completions were cut at their limit and dropped")
     return {
-        "traces": float(len(traces)),
-        "problems": float(len({trace.problem_id for trace in traces})),
-        "problems_solved": float(len(solved)),
-        "correct_share": sum(t.verdict.is_correct for t in traces) / len(traces),
-        "truncated_share": sum(t.finish_reason == "length" for t in traces) / len(traces),
-        "completion_tokens": float(tokens),
+        "traces": float(tally.traces),
+        "problems": float(line.answered),
+        "problems_solved": float(line.solved),
+        "correct_share": tally.correct / tally.traces,
+        "truncated_share": tally.cut / tally.traces,
+        "completion_tokens": float(tally.tokens),
+        **({"looped_share": tally.looped / tally.traces} if config.sampling.loop else {}),
+        **({"dropped": float(line.dropped)} if config.length_stops == "drop" else {}),
+        **({"retried": float(line.retried)} if isinstance(config.length_stops, Retry) else {}),
     }
 
 

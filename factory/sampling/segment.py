@@ -1,0 +1,83 @@
+"""Graded traces on disk, block by block: what a trace run has so far, and what outlives a kill.
+
+The file is read from its beginning as the same blocks are asked for again, never as a whole, so a
+run needs the same memory whether it has drawn a thousand traces or a million.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from factory.jsonl import parse_record
+from factory.records import Trace
+
+Key = tuple[str, int, int]
+"""Problem, sample and length limit: a trace that was cut may be drawn again under a higher one."""
+
+
+def key_of(trace: Trace) -> Key:
+    return trace.problem_id, trace.sample, trace.sampling.max_new_tokens
+
+
+class Segment:
+    """An append-only file of traces; a block is replayed whole or drawn whole.
+
+    Blocks are asked for in an order that depends on the traces before them alone. So what is on
+    disk is the beginning of that order, until a kill tore its last block, or the machine file's
+    `block` was changed between: from there on it is cut off and drawn anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.touch()
+        self._path = path
+        self._file = path.open("r+b")
+        self._lines = 0
+        self._end = 0
+        self._is_replaying = True
+        self.cut_off = 0
+        """Bytes of whole traces that were cut off because they belong to other blocks."""
+
+    def replay(self, keys: Sequence[Key]) -> list[tuple[int, Trace]] | None:
+        """A block's traces, each with its place in the file; None if it has to be drawn."""
+        if not self._is_replaying:
+            return None
+        found = []
+        for key in keys:
+            place = self._file.tell()
+            line = self._file.readline()
+            if not line.endswith(b"\n"):
+                break
+            number = self._lines + len(found) + 1
+            trace = parse_record(line, Trace, f"{self._path}:{number}")
+            if key_of(trace) != key:
+                self.cut_off = self._file.seek(0, os.SEEK_END) - self._end
+                break
+            found.append((place, trace))
+        if len(found) == len(keys):
+            self._lines += len(found)
+            self._end = self._file.tell()
+            return found
+        self._is_replaying = False
+        self._file.truncate(self._end)
+        return None
+
+    def append(self, traces: Sequence[Trace]) -> list[int]:
+        """Write a block and force it to disk; the place of each trace in the file."""
+        self._file.seek(self._end)
+        places = []
+        for trace in traces:
+            places.append(self._file.tell())
+            self._file.write(trace.model_dump_json().encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._end = self._file.tell()
+        return places
+
+    def lines(self, places: Iterable[int]) -> Iterator[bytes]:
+        """The lines at some places, as they are."""
+        for place in places:
+            self._file.seek(place)
+            yield self._file.readline()
+
+    def close(self) -> None:
+        self._file.close()

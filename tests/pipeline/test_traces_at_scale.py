@@ -1,0 +1,304 @@
+"""Trace runs killed with SIGKILL again and again: the same bytes as an undisturbed run.
+
+The runs are the stage's own `run` in forks of this process, which has the imports done. The
+scripted engine's replies depend on what shares their batch, as rounding does with a real one: a run
+that went on in other blocks would end with other bytes.
+"""
+
+import hashlib
+import multiprocessing
+import random
+import resource
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factory.artifacts import Artifact, FileEntry, Inputs, Manifest
+from factory.context import Context
+from factory.errors import DataError
+from factory.jsonl import read_records, write_records
+from factory.machine import Machine
+from factory.records import Problem, SamplingConfig, Trace
+from factory.sampling import Completion, Request
+from factory.stages import generate
+from factory.stages.generate import GenerateConfig
+from factory.tiny import byte_tokenizer, save_tiny_model
+
+SAMPLES, BLOCK, KILLS = 8, 128, 10
+FORK = multiprocessing.get_context("fork")
+
+
+class Script:
+    """An engine whose replies are a function of the batch: right, wrong, cut and looping ones."""
+
+    name = "script"
+
+    def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
+        batch = hashlib.sha256(repr([r.seed for r in requests]).encode()).hexdigest()[:8]
+        return [self._complete(request, batch, sampling) for request in requests]
+
+    def _complete(self, request: Request, batch: str, sampling: SamplingConfig) -> Completion:
+        chance = random.Random(request.seed)
+        # The problem's number stands in its prompt, and even ones are easy.
+        is_easy = sum(request.prompt_ids) % 2 == 0
+        answer = 7 if chance.random() < (0.8 if is_easy else 0.1) else 8
+        text = f"<think> {batch} {chance.random()} </think>\n<answer> {answer} </answer>"
+        length = chance.randrange(sampling.max_new_tokens * 3 // 2) + 1
+        reason = "stop" if length <= sampling.max_new_tokens else "length"
+        length = min(length, sampling.max_new_tokens)
+        if sampling.loop is not None and chance.random() < 0.05:
+            reason = "loop"
+        return Completion(text, (5,) * length, (0.0,) * length, reason)
+
+    def load_weights(self, weights: Any) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+def sealed(folder: Path, kind: Any, names: Sequence[str]) -> Artifact:
+    manifest = Manifest(
+        kind=kind, name="given", stage="given", stage_version=1, fingerprint="f" * 64, content="",
+        config={}, inputs={}, seed=0, metrics={}, versions={}, machine={}, commit="", dirty=False,
+        seconds=0.0, peak_memory_gib=0.0, created="",
+        files={name: FileEntry(size=0, sha256="") for name in names},
+    )  # fmt: skip
+    return Artifact(folder, manifest)
+
+
+def inputs_of(folder: Path, *, problems: int, model: Path | None = None) -> Inputs:
+    folder.mkdir()
+    asked = (
+        Problem(id=f"sums/{n}", prompt=f"{n}?", reference="7", kind="exact", source="sums")
+        for n in range(problems)
+    )
+    write_records(folder / "train.jsonl", asked)
+    if model is None:
+        byte_tokenizer().save_pretrained(folder)
+    return Inputs(
+        problems=sealed(folder, "problems", ["train.jsonl"]),
+        model=sealed(model or folder, "model", []),
+    )
+
+
+class Run:
+    """One trace run in a folder, which may be started again and again."""
+
+    def __init__(self, folder: Path, inputs: Inputs, *, block: int = BLOCK, **fields: Any) -> None:
+        document = {"kind": "generate", "model": "m", "problems": "p", **fields}
+        self.config = GenerateConfig.model_validate(document)
+        self.inputs, self.out, self.scratch = inputs, folder / "out", folder / "scratch"
+        self.machine = Machine(device="cpu", threads=1, engine="transformers", block=block)
+        self.scratch.mkdir(parents=True)
+
+    def here(self) -> dict[str, float]:
+        """The whole run in this process; its metrics."""
+        self.out.mkdir(exist_ok=True)
+        context = Context(5, self.machine, self.scratch)
+        return generate.run(self.config, self.inputs, self.out, context)
+
+    def start(self) -> Any:
+        process = FORK.Process(target=self.here, daemon=True)
+        process.start()
+        return process
+
+    def written(self) -> int:
+        path = self.scratch / "traces.jsonl"
+        return path.stat().st_size if path.exists() else 0
+
+    def killed(self, kills: int, *, expected_bytes: int, seed: int = 3) -> None:
+        """Kill it so many times at random places, and then let it end."""
+        chance = random.Random(seed)
+        places = sorted(chance.random() for _ in range(kills))
+        for place in places:
+            process = self.start()
+            while process.is_alive() and self.written() < place * expected_bytes:
+                time.sleep(0.001)
+            time.sleep(chance.random() * 0.02)
+            process.kill()
+            process.join()
+            assert process.exitcode == -9, f"ended before it was killed at {place:.2f}"
+        process = self.start()
+        process.join()
+        assert process.exitcode == 0
+
+    def bytes(self) -> bytes:
+        return (self.out / "traces.jsonl").read_bytes()
+
+    def traces(self) -> list[Trace]:
+        return list(read_records(self.out / "traces.jsonl", Trace))
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "open_sampler", lambda *_, **__: Script())
+
+
+def test_20000_samples_survive_ten_kills(scripted: None, tmp_path: Path) -> None:
+    inputs = inputs_of(tmp_path / "inputs", problems=20_000 // SAMPLES)
+    whole = Run(tmp_path / "whole", inputs, samples=SAMPLES)
+    metrics = whole.here()
+    disturbed = Run(tmp_path / "disturbed", inputs, samples=SAMPLES)
+    disturbed.killed(KILLS, expected_bytes=whole.written())
+    assert hashlib.sha256(disturbed.bytes()).digest() == hashlib.sha256(whole.bytes()).digest()
+    assert metrics["traces"] == 20_000
+    keys = [(n, sample) for n in range(2500) for sample in range(SAMPLES)]
+    lines = whole.bytes().splitlines()
+    assert len(lines) == len(keys)
+    for (number, sample), line in zip(keys, lines, strict=True):
+        assert line.startswith(f'{{"problem_id":"sums/{number}","sample":{sample},'.encode())
+
+
+EVERYTHING = {
+    "samples": 16,
+    "enough": 2,
+    "length_stops": {"retry": 90},
+    "sampling": {"max_new_tokens": 60, "loop": {}},
+}
+
+
+def test_retiring_retries_and_loops_survive_kills_too(scripted: None, tmp_path: Path) -> None:
+    inputs = inputs_of(tmp_path / "inputs", problems=200)
+    whole = Run(tmp_path / "whole", inputs, block=32, **EVERYTHING)
+    metrics = whole.here()
+    disturbed = Run(tmp_path / "disturbed", inputs, block=32, **EVERYTHING)
+    disturbed.killed(KILLS // 2, expected_bytes=whole.written())
+    assert disturbed.bytes() == whole.bytes()
+    traces = whole.traces()
+    assert [(t.problem_id, t.sample) for t in traces] == sorted(
+        {(t.problem_id, t.sample) for t in traces},
+        key=lambda key: (int(key[0].removeprefix("sums/")), key[1]),
+    )
+    for number in range(200):
+        own = [t for t in traces if t.problem_id == f"sums/{number}"]
+        assert [t.sample for t in own] == list(range(len(own)))
+        assert len(own) == 16 or sum(t.verdict.is_correct for t in own) >= 2
+    # Easy problems need few of their 16 samples.
+    assert 500 < len(traces) < 2250
+    long = [t for t in traces if t.sampling.max_new_tokens == 90]
+    assert len(long) == metrics["retried"] > 50
+    assert not any(t.finish_reason == "length" for t in traces if t not in long)
+    assert metrics["problems_solved"] > 100
+    looped = [t for t in traces if t.finish_reason == "loop"]
+    assert {t.verdict.outcome for t in looped} == {"truncated"}
+    assert metrics["looped_share"] == len(looped) / len(traces) > 0
+
+
+def test_real_samples_survive_kills(tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path / "model", "llama", hidden=32, seed=3)
+    inputs = inputs_of(tmp_path / "inputs", problems=24, model=model)
+    settings = {
+        "samples": 4, "enough": 1, "length_stops": {"retry": 24},
+        "sampling": {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 16},
+    }  # fmt: skip
+    whole = Run(tmp_path / "whole", inputs, block=8, **settings)
+    # In a process of its own like the killed ones: torch on the same number of threads.
+    process = whole.start()
+    process.join()
+    assert process.exitcode == 0
+    disturbed = Run(tmp_path / "disturbed", inputs, block=8, **settings)
+    disturbed.killed(3, expected_bytes=whole.written())
+    assert disturbed.bytes() == whole.bytes()
+    assert len(whole.traces()) == 24 * 4
+
+
+def test_memory_does_not_grow_with_the_number_of_samples(scripted: None, tmp_path: Path) -> None:
+    # 10,000 traces as objects take more than 40 MiB.
+    inputs = inputs_of(tmp_path / "inputs", problems=1250)
+    small = Run(tmp_path / "small", inputs, samples=SAMPLES, limit=100)
+    large = Run(tmp_path / "large", inputs, samples=SAMPLES)
+    queue = FORK.SimpleQueue()
+
+    def peak_mib() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    def measure() -> None:
+        small.here()
+        peaks = [peak_mib()]
+        for _ in range(2):  # drawn, and then replayed
+            large.here()
+            peaks.append(peak_mib())
+        queue.put(peaks)
+
+    process = FORK.Process(target=measure, daemon=True)
+    process.start()
+    after_small, *after_large = queue.get()
+    process.join()
+    assert len(large.traces()) == 10_000
+    assert max(after_large) - after_small < 8
+
+
+def test_a_finished_run_starts_no_engine(scripted: None, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", inputs_of(tmp_path / "inputs", problems=20), samples=2)
+    first = (run.here(), run.bytes())
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("an engine was started")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "open_sampler", refuse)
+        assert (run.here(), run.bytes()) == first
+
+
+@pytest.mark.parametrize("settings", [{"samples": 4}, EVERYTHING], ids=["plain", "everything"])
+def test_a_run_cut_at_any_byte_ends_the_same(
+    scripted: None, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    inputs = inputs_of(tmp_path / "inputs", problems=12)
+    whole = Run(tmp_path / "whole", inputs, block=5, **settings)
+    whole.here()
+    segment = (whole.scratch / "traces.jsonl").read_bytes()
+    step = len(segment) // 11
+    for cut in (0, 1, *range(step, len(segment), step), len(segment) - 1):
+        torn = Run(tmp_path / f"cut{cut}", inputs, block=5, **settings)
+        (torn.scratch / "traces.jsonl").write_bytes(segment[:cut])
+        torn.here()
+        assert torn.bytes() == whole.bytes()
+        assert (torn.scratch / "traces.jsonl").read_bytes() == segment
+
+
+def test_another_block_size_keeps_what_is_there_and_loses_nothing(
+    scripted: None, tmp_path: Path
+) -> None:
+    inputs = inputs_of(tmp_path / "inputs", problems=12)
+    first = Run(tmp_path / "run", inputs, block=8, samples=4)
+    first.here()
+    segment = first.scratch / "traces.jsonl"
+    lines = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(b"".join(lines[:20]))
+    first.machine = first.machine.model_copy(update={"block": 6})
+    first.here()
+    # Eighteen traces are three whole blocks of six.
+    assert first.bytes().splitlines(keepends=True)[:18] == lines[:18]
+    assert [(t.problem_id, t.sample) for t in first.traces()] == [
+        (f"sums/{n}", sample) for n in range(12) for sample in range(4)
+    ]
+
+
+def test_damage_inside_the_segment_is_named(scripted: None, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", inputs_of(tmp_path / "inputs", problems=4), samples=2)
+    run.here()
+    segment = run.scratch / "traces.jsonl"
+    segment.write_bytes(b"x" + segment.read_bytes())
+    with pytest.raises(DataError, match=r"traces\.jsonl:1: line: Invalid JSON"):
+        run.here()
+
+
+def test_two_problems_of_one_id_and_a_run_without_traces_are_refused(
+    scripted: None, tmp_path: Path
+) -> None:
+    inputs = inputs_of(tmp_path / "inputs", problems=3)
+    tiny = {"max_new_tokens": 1}
+    run = Run(tmp_path / "run", inputs, samples=1, limit=1, length_stops="drop", sampling=tiny)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Script, "_complete", lambda *_: Completion("", (5,), (0.0,), "length"))
+        with pytest.raises(DataError, match="all 1 completions were cut at their limit"):
+            run.here()
+    path = inputs["problems"].path / "train.jsonl"
+    path.write_bytes(path.read_bytes() * 2)
+    with pytest.raises(DataError, match="two problems have the id 'sums/0'"):
+        Run(tmp_path / "twice", inputs, samples=1).here()
