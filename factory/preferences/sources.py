@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
 from factory.errors import DataError
 from factory.jsonl import read_records
 from factory.problems.hub import hub_rows
-from factory.records import COMMIT, Labelled, Pair, Record
+from factory.records import COMMIT, AddedLater, Labelled, Pair, Record
 
 R = TypeVar("R", bound=Record)
 
@@ -36,6 +36,8 @@ class LocalFile(Record):
     type: Literal["local"]
     path: str
     """Relative to the current directory."""
+    licence: Annotated[str, AddedLater()] = ""
+    """As the hub writes it; `factory publish` refuses without. Ours for files in recipes/data."""
 
 
 class HubRows(Record):
@@ -52,6 +54,8 @@ class HubRows(Record):
     """Name of each field's column, e.g. `{prompt: question, chosen: better, rejected: worse}`."""
     limit: int | None = Field(default=None, ge=1)
     """The first so many rows."""
+    licence: Annotated[str, AddedLater()] = ""
+    """As for a file."""
 
 
 Stored = LocalFile | HubRows

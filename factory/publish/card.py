@@ -3,7 +3,8 @@
 Whatever a model, a data set or a recipe wrote is escaped: `report.text` is the one way in.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 
 from factory.artifacts import Artifact, find
 from factory.chat import PromptConfig
+from factory.evaluation.asked import is_protected
 from factory.jsonl import read_records
 from factory.publish.licences import Source, Terms
 from factory.publish.lineage import LINEAGE, Origin
@@ -26,6 +28,8 @@ SHOWN = (
 )  # fmt: skip
 """Settings worth a reader's first look; all of them stand in recipe.json."""
 
+LONGEST_QUESTION = 120
+"""Characters of a question that the example of a call may hold; ours."""
 WRITERS = ("generate", "rewrite")
 """Kinds of stages whose model writes traces; a judge's only grades them."""
 
@@ -53,6 +57,7 @@ def write_card(card: Card, folder: Path) -> None:
         _summary(card),
         *(f"**{plain(notice)}**" for notice in card.terms.notices),
         "## Scores\n\n" + scores_text(card.scores),
+        "## What was asked\n\n" + benchmarks_text(card.scores),
         "## How to run it\n\n" + _running(card),
         "## How it was made\n\n" + origins_table(card.origins),
         "## Licences\n\n" + licences_text(card.sources, card.terms),
@@ -67,8 +72,9 @@ def write_card(card: Card, folder: Path) -> None:
 
 CHECKING = (
     f"`{LINEAGE}` holds the way from prompts to traces, filters, checkpoint and scores with the "
-    "sha256 of every file, and of every file here. `factory verify FOLDER` compares them; "
-    "`factory verify FOLDER --file X` says where in the lineage a file of yours stands. "
+    "sha256 of every file, and under `files` that of every file here. model-factory's `factory "
+    "verify FOLDER` compares them; `factory verify FOLDER --file X` says where in the lineage a "
+    "file of yours stands. "
     "`recipe.json` makes all of it again; `gate.json` says what was tried before this was "
     "published."
 )
@@ -105,14 +111,32 @@ def front_matter(card: Card) -> str:
 
 def _summary(card: Card) -> str:
     manifest = card.artifact.manifest
-    base = [one.what for one in card.sources if one.role == "base"]
-    wrote = ", ".join(trace_writers(card.artifact.fingerprint, card.origins))
+    whats = {one.name: one.what for one in card.sources}
+    wrote = trace_writers(card.artifact.fingerprint, card.origins)
+    named = ", ".join(f"{one} ({whats[one]})" if one in whats else one for one in wrote)
     rows = manifest.metrics.get("rows")
-    said = [f"A checkpoint of stage {manifest.stage!r} of a model-factory recipe"]
-    said.append(f"its weights started from {', '.join(base)}" if base else "")
+    said = [f"The checkpoint of stage {manifest.stage!r} ({card.artifact.name}) of a model-factory "
+            "recipe", _base(card)]  # fmt: skip
     said.append(f"it learned from {count(rows)} traces" if rows else "")
-    said.append(f"the traces were written by {wrote}" if wrote else "")
-    return plain("; ".join(part for part in said if part) + ".")
+    said.append(f"the traces were written by {named}" if wrote else "")
+    text = "; ".join(part for part in said if part) + "."
+    if wrote:
+        text += " Names are those of stages, in the table below."
+    return plain(text)
+
+
+def _base(card: Card) -> str:
+    """Where the weights started, how many they are, and whether they were rounded before."""
+    stages = [one.name for one in card.sources if one.role == "base"]
+    origins = [one for one in card.origins if one.name in stages]
+    if not origins:
+        return ""
+    what = next(one.what for one in card.sources if one.name == origins[0].name)
+    parameters = origins[0].metrics.get("parameters")
+    size = f", {count(parameters / 1e6)} million parameters" if parameters else ""
+    is_embedded = (origins[0].config.get("source") or {}).get("type") == "embedded"
+    copy = ", out of a copy of four bits a weight (Q4_1)" if is_embedded else ""
+    return f"its weights started from {what}{size}{copy}"
 
 
 def trace_writers(fingerprint: str, origins: Sequence[Origin]) -> list[str]:
@@ -157,20 +181,54 @@ def scores_text(scores: Sequence[Artifact]) -> str:
     return table(header, rows) + "\n\n" + notes
 
 
+def benchmarks_text(scores: Sequence[Artifact]) -> str:
+    """What each benchmark asks: the sources of its problems with their settings, or its task."""
+    rows: dict[str, str] = {}
+    for made in scores:
+        for number, one in enumerate(made.manifest.config["benchmarks"]):
+            entry = made.manifest.inputs.get(f"benchmarks.{number}.problems")
+            problems = None if entry is None else find(made.path.parent, entry.fingerprint)
+            if problems is None:
+                rows[one["name"]] = (
+                    f"the task {one['task']} of lm-eval or of model-factory's evals/"
+                )
+                continue
+            sources = problems.manifest.config["sources"]
+            asked = [s for s in sources if one.get("source") in (None, _label(s))] or sources
+            rows[one["name"]] = "; ".join(_source(source) for source in asked)
+    return table(("benchmark", "asks"), [[name, text] for name, text in rows.items()])
+
+
+def _source(source: Mapping[str, Any]) -> str:
+    """A source of problems: its name, the settings that shape them, and how many."""
+    name = next(source[key] for key in ("family", "id", "name", "path", "type") if key in source)
+    what = Path(name).name if "path" in source else name
+    shaped = ", ".join(f"{key} {value}" for key, value in (source.get("settings") or {}).items())
+    counts = [
+        f"{told}: {'all' if source[key] is None else count(source[key])}"
+        for key, told in (("train", "to train on"), ("held_out", "held out"))
+        if source.get(key, 0) != 0
+    ]
+    return "; ".join(part for part in (f"{source['type']} {what}", shaped, *counts) if part)
+
+
 def _running(card: Card) -> str:
     said = ["Ask one question a conversation, as training did."]
     if card.prompt.system is None:
         said.append("Training showed no system message; send none.")
     if card.prompt.prefill:
         said.append(f"The template opens the answer with {plain(card.prompt.prefill)}.")
-    said.append("The sampling of R1's evaluation is in `generation_config.json`.")
+    said.append(
+        "The sampling of R1's evaluation is in `generation_config.json`. "
+        "`folder` is where these files lie."
+    )
     shown = f"""\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = "{card.address}"
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)
-question = [{{"role": "user", "content": "What is 2 + 3?"}}]
+question = [{{"role": "user", "content": {json.dumps(_question(card.scores))}}}]
 inputs = tokenizer.apply_chat_template(
     question, add_generation_prompt=True, return_tensors="pt", return_dict=True
 )
@@ -191,6 +249,8 @@ def origins_table(origins: Sequence[Origin]) -> str:
             for key in SHOWN
             if one.config.get(key) not in (None, (), [], {})
         )
+        if one.stage == "problems":
+            settings = "; ".join(_source(source) for source in one.config["sources"])
         code = one.commit[:12] + (" with local changes" if one.dirty else "")
         rows.append([one.name, one.stage, reads, settings, one.fingerprint[:12], code])
     header = ("stage", "kind", "reads", "some settings", "fingerprint", "code")
@@ -229,18 +289,32 @@ def _limits(card: Card) -> str:
 
 def _example(scores: Sequence[Artifact]) -> str:
     """The first greedy answer of the first evaluation, right or wrong; empty without one."""
+    for made, sample in _shown(scores):
+        trace = sample.trace
+        return "\n\n".join([
+            "## An answer, as it came",
+            f"The first greedy answer of {plain(made.name)}, whatever it is; graded "
+            f"{plain(trace.verdict.outcome)}, {plural(trace.completion_tokens, 'token')}.",
+            markdown_block(trace.question),
+            markdown_block(trace.completion),
+        ])  # fmt: skip
+    return ""
+
+
+def _question(scores: Sequence[Artifact]) -> str:
+    """A question as the model was asked it: the first that fits on a line."""
+    asked = (sample.trace.question for _, sample in _shown(scores))
+    return next((text for text in asked if len(text) <= LONGEST_QUESTION), "What is 2 + 3?")
+
+
+def _shown(scores: Sequence[Artifact]) -> Iterator[tuple[Artifact, EvalSample]]:
+    """Greedy answers, but of benchmarks whose authors ask that no question is shown."""
     for made in scores:
         for sample in read_records(made.file("samples.jsonl"), EvalSample):
-            if sample.mode == "greedy":
-                trace = sample.trace
-                return "\n\n".join([
-                    "## An answer, as it came",
-                    f"The first greedy answer of {plain(made.name)}, whatever it is; graded "
-                    f"{plain(trace.verdict.outcome)}, {plural(trace.completion_tokens, 'token')}.",
-                    markdown_block(trace.question),
-                    markdown_block(trace.completion),
-                ])  # fmt: skip
-    return ""
+            if sample.mode == "greedy" and not is_protected(
+                [sample.benchmark, sample.trace.problem_id]
+            ):
+                yield made, sample
 
 
 def _hub_set(score: Score, made: Artifact) -> str | None:

@@ -14,6 +14,7 @@ from factory.artifacts import Artifact
 from factory.errors import RecipeError
 from factory.jsonl import read_records
 from factory.records import Problem
+from factory.stages.model import EMBEDDED_IDS
 
 OURS = "apache-2.0"
 """Licence of what this repository makes itself: random models, generated questions."""
@@ -69,7 +70,8 @@ def sources(
     """Base, teachers and data with their licences; `stated` overrules by stage name.
 
     The base is where the weights started; every other model of the ancestry taught. Held-out
-    problems only measure, so the train split alone counts as data.
+    problems only measure, so the train split alone counts as data. What reward models learned from
+    is data too; pairs and labels that a judge made come from its models and problems.
     """
     unknown = sorted(set(stated) - {one.name for one in ancestors})
     if unknown:
@@ -88,8 +90,9 @@ def sources(
         elif one.manifest.stage == "problems":
             found += [Source("data", one.name, *pair) for pair in _problems(one)]
         elif one.manifest.stage == "written":
-            path = str(config["path"])
-            found.append(Source("data", one.name, Path(path).name, _written(path, config)))
+            found.append(Source("data", one.name, *_written(config)))
+        elif one.manifest.stage in ("pairs", "labels") and config["source"]["type"] != "judged":
+            found.append(Source("data", one.name, *_written(config["source"])))
     return [
         Source(one.role, one.name, one.what, _tidy(stated.get(one.name, one.licence)))
         for one in dict.fromkeys(found)
@@ -110,14 +113,17 @@ def _model(config: Mapping[str, Any]) -> tuple[str, str]:
     if source is None or source["type"] == "tiny":
         return "random weights", OURS
     if source["type"] == "embedded":
-        return str(source["name"]), "apache-2.0"
+        return EMBEDDED_IDS[source["name"]], "apache-2.0"
     what = source.get("id") or Path(source["path"]).name
     return str(what), str(source.get("licence") or "")
 
 
-def _written(path: str, config: Mapping[str, Any]) -> str:
+def _written(source: Mapping[str, Any]) -> tuple[str, str]:
+    """(name, licence) of a file, or of a hub data set of preferences."""
+    path = str(source.get("path") or "")
     shipped = path.startswith("recipes/data/")
-    return str(config.get("licence") or (OURS if shipped else ""))
+    what = Path(path).name if path else str(source["id"])
+    return what, str(source.get("licence") or (OURS if shipped else ""))
 
 
 def _problems(artifact: Artifact) -> list[tuple[str, str]]:

