@@ -36,6 +36,9 @@ class Machine(Record):
     tensor_parallel: int = Field(default=1, ge=1)
     block: int = Field(default=128, ge=1)
     """Requests a sampling block: the unit of resume, and what shares a batch."""
+    rows: int = Field(default=0, ge=0)
+    """Requests that vLLM decodes at once; 0 takes `block`. With fewer, the next request of a block
+    takes the place of one that has ended, so that only the end of a block waits for its slowest."""
     micro_batch: int = Field(default=8, ge=1)
     """SFT rows a forward pass; gradient accumulation follows from the recipe's batch."""
     micro_groups: int = Field(default=1, ge=1)

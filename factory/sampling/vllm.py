@@ -61,7 +61,7 @@ class VllmSampler:
             str(model),
             dtype=machine.torch_dtype_name(on_gpu=on_gpu),
             max_model_len=max_length,
-            max_num_seqs=machine.block,
+            max_num_seqs=machine.rows or machine.block,
             enable_prefix_caching=True,
             # Log-probs under temperature, as the trainer computes them.
             logprobs_mode="processed_logprobs",

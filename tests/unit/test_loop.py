@@ -124,9 +124,16 @@ def test_transformers_ends_a_loop_at_its_token(tmp_path: Path) -> None:
 @pytest.mark.vllm
 def test_vllm_ends_a_loop_at_its_token(tmp_path: Path) -> None:
     pytest.importorskip("vllm", reason="vLLM is not installed")
+    from factory.sampling.vllm import VllmSampler
+
     folder = save_tiny_model(tmp_path / "model", "llama", seed=3)
-    machine = Machine(device="cpu", threads=1, engine="vllm", engine_memory_gib=0.25, block=32)
+    # Fewer rows than requests: those that wait take the places of those that end.
+    machine = Machine(
+        device="cpu", threads=1, engine="vllm", engine_memory_gib=0.25, block=32, rows=2
+    )
     sampler = open_sampler(folder, machine, max_length=256)
+    assert isinstance(sampler, VllmSampler)
+    assert sampler._llm.llm_engine.vllm_config.scheduler_config.max_num_seqs == 2
     try:
         check_an_engine(sampler)
     finally:
