@@ -22,6 +22,8 @@ COMMON = 2
 """A run of words in more held-out questions than this is a phrase of the benchmark ("put the final
 answer"), not one question's content; ours."""
 NUMBER = "0"
+SAME_QUESTION = "same question"
+"""The rule of questions that are equal as a whole."""
 
 _WORD = re.compile(r"[^\W_]+")
 
@@ -47,14 +49,14 @@ class HeldOut:
     """An index of held-out questions."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self._whole: dict[str, str] = {}
+        self._whole: dict[str, list[str]] = defaultdict(list)
         self._runs: dict[tuple[bool, int], dict[tuple[str, ...], list[str]]] = {
             (masked, size): defaultdict(list)
             for masked in (False, True)
             for size in (QUESTION_WORDS, TEXT_WORDS)
         }
         for problem in problems:
-            self._whole.setdefault(question_key(problem.prompt), problem.id)
+            self._whole[question_key(problem.prompt)].append(problem.id)
             for (masked, size), index in self._runs.items():
                 for run in set(runs(words(problem.prompt, masked=masked), size)):
                     index[run].append(problem.id)
@@ -65,24 +67,32 @@ class HeldOut:
         Questions with fewer than 8 words have no run to share: they are compared whole, signs
         included and numbers as they are, since "3 + 4", "3 - 4" and "5 + 6" are three.
         """
+        return next(self.question_hits(question), None)
+
+    def question_hits(self, question: str) -> Iterator[Hit]:
+        """Every such reason, a problem as often as it has any."""
         key = question_key(question)
-        if key in self._whole:
-            return Hit(self._whole[key], "same question", key)
-        return self._run_hit(question, QUESTION_WORDS)
+        for problem in self._whole.get(key, ()):
+            yield Hit(problem, SAME_QUESTION, key)
+        yield from self._run_hits(question, QUESTION_WORDS)
 
     def text_hit(self, text: str) -> Hit | None:
         """The first reason why a long text holds a held-out question."""
-        return self._run_hit(text, TEXT_WORDS)
+        return next(self.text_hits(text), None)
 
-    def _run_hit(self, text: str, size: int) -> Hit | None:
+    def text_hits(self, text: str) -> Iterator[Hit]:
+        """Every such reason, a problem as often as it has any."""
+        return self._run_hits(text, TEXT_WORDS)
+
+    def _run_hits(self, text: str, size: int) -> Iterator[Hit]:
         for masked in (False, True):
             index = self._runs[masked, size]
             for run in runs(words(text, masked=masked), size):
                 owners = index.get(run, [])
                 if 0 < len(owners) <= COMMON and not (masked and _is_mostly_numbers(run)):
                     rule = f"{size} words{', numbers masked' if masked else ''}"
-                    return Hit(owners[0], rule, " ".join(run))
-        return None
+                    for owner in owners:
+                        yield Hit(owner, rule, " ".join(run))
 
 
 def runs(found: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:

@@ -9,11 +9,12 @@ from factory.claim import Claim
 from factory.report.asked import all_asked
 from factory.report.browser import browser
 from factory.report.claims import claim_rows
+from factory.report.contamination import contaminations
 from factory.report.curves import training_runs
 from factory.report.evolution import evolutions
 from factory.report.headline import headline
 from factory.report.lineage import index
-from factory.report.records import Made, Report, StageRow, Step
+from factory.report.records import Contamination, Made, Report, StageRow, Step
 from factory.report.scorecard import (
     all_answers,
     compare,
@@ -23,6 +24,8 @@ from factory.report.scorecard import (
 )
 from factory.report.selection import mixtures, selections
 from factory.report.stories import stories
+from factory.report.strata import all_strata
+from factory.report.text import plural
 
 
 def build(
@@ -39,6 +42,7 @@ def build(
     answers = all_answers(rows, by_name)
     asked = all_asked(rows, answers, by_name)
     comparisons = compare(rows, answers, by_name)
+    overlapping = contaminations(rows, answers, by_name)
     runs = training_runs(steps)
     manifests = [step.artifact.manifest for step in steps if step.artifact is not None]
     stages = tuple(_stage_row(step) for step in steps)
@@ -46,7 +50,10 @@ def build(
         recipe=recipe_name,
         description=description,
         headline=headline(
-            rows, comparisons, stages, [*traps(rows, answers), *_unsandboxed(manifests)]
+            rows,
+            comparisons,
+            stages,
+            [*traps(rows, answers), *_unsandboxed(manifests), *_trained_on(overlapping)],
         ),
         claims=tuple(claim_rows(claims, by_name)),
         stages=stages,
@@ -59,6 +66,8 @@ def build(
         mixtures=tuple(mixtures(steps)),
         stories=tuple(stories(rows, answers, asked)),
         browser=browser(rows, answers, asked),
+        strata=tuple(all_strata(rows, answers, asked)),
+        contaminations=tuple(overlapping),
         packages=_variants(manifest.versions for manifest in manifests),
         machine=_variants(manifest.machine for manifest in manifests),
         commits=tuple(sorted({_commit(manifest) for manifest in manifests})),
@@ -71,6 +80,16 @@ def _unsandboxed(manifests: Sequence[Manifest]) -> list[str]:
     if not names:
         return []
     return [f"unsandboxed: made while models' programs ran without isolation: {', '.join(names)}"]
+
+
+def _trained_on(found: Sequence[Contamination]) -> list[str]:
+    """A warning about scores on questions that the model was trained on as they are."""
+    return [
+        f"{one.label} was trained on {one.same} of {plural(one.problems, 'question')} of "
+        f"{one.benchmark} as they are."
+        for one in found
+        if one.same
+    ]
 
 
 def _stage_row(step: Step) -> StageRow:

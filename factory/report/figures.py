@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
+from factory.evaluation.strata import UNSTATED
 from factory.records import Score
-from factory.report.records import Comparison, Evaluation
+from factory.report.records import Comparison, Evaluation, Strata
 from factory.report.scorecard import find_score
 from factory.report.svg import drawing, line, nice_ticks, tag, text
 from factory.report.text import percent, plural, point_span, points, span, whole_points
@@ -125,6 +126,48 @@ def difference_panel(comparisons: Sequence[Comparison], title: str) -> Markup:
     axis = _axis(ticks, scale, top=6, bottom=y, label=whole_points)
     zero = line(scale(0.0), 6, scale(0.0), y, "zero")
     return drawing(WIDTH, y + 24, title, *axis, zero, *drawn)
+
+
+def strata_panel(found: Strata) -> Markup:
+    """A column a part of a benchmark: its answers by outcome, right ones at the bottom, and across
+    it the strict score with its 95 % interval."""
+    left, right, top, bottom = 40.0, 258.0, 8.0, 112.0
+    marks: list[Markup] = []
+    for share in (0.0, 0.5, 1.0):
+        y = bottom - (bottom - top) * share
+        marks.append(line(left, y, right, y, "grid"))
+        marks.append(text(left - 6, y + 4, percent(share, 0), class_="tick", anchor="end"))
+    pitch = (right - left) / len(found.parts)
+    for place, part in enumerate(found.parts):
+        x = left + pitch * (place + 0.5)
+        total, done = sum(part.outcomes.values()), 0
+        for outcome, number in part.outcomes.items():
+            height = (bottom - top) * number / total
+            y = bottom - (bottom - top) * (done + number) / total
+            width = min(30.0, 0.7 * pitch)
+            words = tag("title", f"{part.name}: {outcome.replace('_', ' ')} {number} of {total}")
+            if number:
+                marks.append(
+                    tag("rect", words, x=x - width / 2, y=y, width=width, height=height,
+                        class_=f"o-{outcome}")
+                )  # fmt: skip
+            done += number
+        low, high, value = (
+            bottom - (bottom - top) * share
+            for share in (part.score.low, part.score.high, part.score.value)
+        )
+        marks.append(line(x, low, x, high, "whisker range"))
+        marks.append(tag("circle", cx=x, cy=value, r=3.5, class_="mark range"))
+        marks.append(text(x, bottom + 15, short(part.name), class_="tick", anchor="middle"))
+        marks.append(text(x, bottom + 29, str(part.score.n), class_="tick", anchor="middle"))
+    marks.append(text(left - 6, bottom + 29, "n", class_="tick", anchor="end"))
+    title = f"{found.label} on {found.benchmark} by difficulty"
+    return drawing(264, 146, title, *marks)
+
+
+def short(part: str) -> str:
+    """`level 5` -> `5`, `world/add` -> `add`: what tells it from the other parts."""
+    return part if part == UNSTATED else part.replace("/", " ").rpartition(" ")[2][:9]
 
 
 def share_bar(parts: Sequence[tuple[str, float]], title: str, *, height: float = 10) -> Markup:

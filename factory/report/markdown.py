@@ -20,15 +20,21 @@ from factory.report.text import (
 )
 from factory.report.text import markdown_text as plain
 from factory.report.views import (
+    CLEAN_TITLE,
+    CONTAMINATION_HEADER,
+    CONTAMINATION_INTRO,
     OUTCOME_WORDS,
     PUBLISHED_INTRO,
     RELATIONS,
+    STRATA_HEADER,
     browser_intro,
+    contamination_rows,
     difference_with_span,
     input_text,
     metric_title,
     recipe_yaml,
     scorecards,
+    strata_rows,
     totals,
     value_with_span,
 )
@@ -43,6 +49,8 @@ def markdown(report: Report) -> str:
         _claims(report),
         _flow(report),
         _scorecard(report),
+        _difficulty(report),
+        _contamination(report),
         _published(report),
         _changes(report),
         _training(report.runs),
@@ -123,17 +131,19 @@ def _label(row: StageRow) -> str:
 def _scorecard(report: Report) -> str:
     parts = []
     for card in scorecards(report):
-        header = ["checkpoint", "n x k", *(metric_title(metric) for metric in card.metrics)]
+        titles = [metric_title(metric) for metric in card.metrics]
+        header = ["checkpoint", "n x k", *titles, CLEAN_TITLE]
         rows = [
             [
                 row.evaluation.label,
                 row.sizes,
                 *("not measured" if c is None else value_with_span(c) for c in row.cells),
+                ", on ".join(part for part in row.clean if part),
             ]
             for row in card.rows
         ]
         parts.append(f"### {plain(card.benchmark)}, version {plain(card.versions)}")
-        parts.append(table(header, rows, numbers=len(card.metrics)))
+        parts.append(table(header, rows, numbers=len(card.metrics) + 1))
         outcomes = [
             [row.evaluation.label, one.settings, one.words]
             for row in card.rows
@@ -144,6 +154,22 @@ def _scorecard(report: Report) -> str:
         return ""
     intro = "Every evaluated checkpoint in stage order, with 95 % intervals over problems."
     return "\n\n".join(["## Scorecard", intro, *parts])
+
+
+def _difficulty(report: Report) -> str:
+    parts = []
+    for benchmark in dict.fromkeys(one.benchmark for one in report.strata):
+        rows = strata_rows(report, benchmark)
+        parts.append(f"### {plain(benchmark)}\n\n{table(STRATA_HEADER, rows)}")
+    return "\n\n".join(["## By difficulty", *parts]) if parts else ""
+
+
+def _contamination(report: Report) -> str:
+    parts = []
+    for benchmark in dict.fromkeys(one.benchmark for one in report.contaminations):
+        rows = contamination_rows(report, benchmark)
+        parts.append(f"### {plain(benchmark)}\n\n{table(CONTAMINATION_HEADER, rows)}")
+    return "\n\n".join(["## Contamination", CONTAMINATION_INTRO, *parts]) if parts else ""
 
 
 def _published(report: Report) -> str:

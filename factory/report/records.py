@@ -10,8 +10,12 @@ from pydantic import Field
 from factory.artifacts import Artifact
 from factory.claim import Measure
 from factory.evaluation.claims import Finding
+from factory.evaluation.contamination import Overlap
 from factory.evaluation.paired import ALPHA
 from factory.evaluation.published import Reproduction
+from factory.evaluation.statistics import Interval
+from factory.evaluation.strata import Stratum
+from factory.problems.overlap import SAME_QUESTION
 from factory.records import ArtifactKind, Mode, Outcome, Record, Score
 from factory.training.trends import Alarm, LengthFall, WatchRow
 
@@ -276,6 +280,45 @@ class Answered(Record):
     answers: tuple[Answer, ...]
 
 
+class Strata(Record):
+    """One evaluation's score on one benchmark by difficulty."""
+
+    label: str
+    benchmark: str
+    mode: Mode
+    parts: tuple[Stratum, ...]
+
+
+class CleanScore(Record):
+    """A strict score over all problems, and over those that overlap with no training text."""
+
+    mode: Mode
+    whole: Interval
+    clean: Interval | None
+    """None where no problem is left."""
+
+
+class Contamination(Record):
+    """What of a benchmark overlaps with the texts that a model's weights were trained on."""
+
+    label: str
+    benchmark: str
+    problems: int
+    texts: int
+    """Training texts that were looked through."""
+    stages: tuple[str, ...]
+    """Whose artifacts hold them; none: none of the factory's training had a text."""
+    unknown: tuple[str, ...]
+    """What else it was trained on, that cannot be looked at."""
+    overlaps: tuple[Overlap, ...]
+    scores: tuple[CleanScore, ...]
+
+    @property
+    def same(self) -> int:
+        """Problems that were trained on as they are."""
+        return sum(one.rule == SAME_QUESTION for one in self.overlaps)
+
+
 class Browser(Record):
     """The answers that a reader can leaf through on the page."""
 
@@ -328,6 +371,8 @@ class Report(Record):
     mixtures: tuple[Mixture, ...] = ()
     stories: tuple[Story, ...]
     browser: Browser | None = None
+    strata: tuple[Strata, ...] = ()
+    contaminations: tuple[Contamination, ...] = ()
     packages: dict[str, tuple[str, ...]]
     """Versions of each package over all stages; more than one where the stages differ."""
     machine: dict[str, tuple[str, ...]]

@@ -4,11 +4,20 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from factory.evaluation.strata import UNSTATED
 from factory.records import OUTCOMES, SamplingConfig, Score
 from factory.report.figures import share_bar
-from factory.report.records import Browser, Comparison, Evaluation, Report, StageRow
+from factory.report.records import (
+    Browser,
+    Comparison,
+    Contamination,
+    Evaluation,
+    Report,
+    StageRow,
+    Strata,
+)
 from factory.report.scorecard import benchmarks, find_score
-from factory.report.text import count, percent, plural, point_span, points, span
+from factory.report.text import count, listing, percent, plural, point_span, points, span
 
 METRICS = ("pass@1", "pass@1_lenient", "greedy", "greedy_lenient")
 """First columns of a scorecard: strict and lenient extraction side by side."""
@@ -67,6 +76,8 @@ class CardRow:
 
     evaluation: Evaluation
     cells: tuple[Score | None, ...]
+    clean: tuple[str, str]
+    """The main score without problems that overlap with training texts, and their number."""
     sizes: str
     outcomes: tuple[Outcomes, ...]
 
@@ -93,7 +104,8 @@ def _card(report: Report, benchmark: str) -> Scorecard:
     measured = dict.fromkeys(score.metric for score in scores)
     metrics = [name for name in METRICS if name in measured]
     metrics += [name for name in measured if name not in METRICS]
-    rows = [_card_row(row, benchmark, metrics) for row in report.evaluations]
+    overlaps = [one for one in report.contaminations if one.benchmark == benchmark]
+    rows = [_card_row(row, benchmark, metrics, overlaps) for row in report.evaluations]
     return Scorecard(
         benchmark=benchmark,
         versions=", ".join(dict.fromkeys(score.version for score in scores)),
@@ -102,7 +114,12 @@ def _card(report: Report, benchmark: str) -> Scorecard:
     )
 
 
-def _card_row(row: Evaluation, benchmark: str, metrics: list[str]) -> CardRow:
+def _card_row(
+    row: Evaluation,
+    benchmark: str,
+    metrics: list[str],
+    contaminations: list[Contamination],
+) -> CardRow:
     cells = tuple(find_score(row, benchmark, metric) for metric in metrics)
     sizes = dict.fromkeys(f"{cell.n} x {cell.k}" for cell in cells if cell is not None)
     outcomes = []
@@ -111,7 +128,10 @@ def _card_row(row: Evaluation, benchmark: str, metrics: list[str]) -> CardRow:
         if score is not None:
             counts = tuple((name, score.outcomes.get(name, 0)) for name in OUTCOMES)
             outcomes.append(Outcomes(mode, settings(score.sampling, score.prompt_style), counts))
-    return CardRow(row, cells, ", ".join(sizes), tuple(outcomes))
+    clean = next(
+        (clean_score(c) for c in contaminations if c.label == row.label), ("not known", "")
+    )
+    return CardRow(row, cells, clean, ", ".join(sizes), tuple(outcomes))
 
 
 def outcome_bar(outcomes: Outcomes) -> Markup:
@@ -173,6 +193,92 @@ def totals(report: Report) -> Totals | None:
         peak_memory_gib=max(one.peak_memory_gib for one in made),
         size_bytes=sum(one.size_bytes for one in made),
     )
+
+
+CLEAN_TITLE = "without overlaps"
+CONTAMINATION_INTRO = (
+    "Which problems overlap with the texts that a model's weights, or their ancestors', were "
+    "trained on in this build: the same question; 8 words in a row of a training question; 13 "
+    "words of the question in a row in a training text; numbers masked too, except in runs that "
+    "are mostly numbers. Signs do not count, so among sums those with the same numbers overlap. A "
+    "phrase of three questions or more is no overlap, and a paraphrase is missed."
+)
+CONTAMINATION_HEADER = (
+    "checkpoint", "trained on", "problems", "same question", "shared words", "score", CLEAN_TITLE,
+    "not known",
+)  # fmt: skip
+STRATA_HEADER = ("checkpoint", "answers", "part", "problems", "strict", "95 %", "outcomes")
+
+
+def clean_score(found: Contamination) -> tuple[str, str]:
+    """The main score (sampled, else greedy) without overlaps, and on how many problems."""
+    if not found.scores or found.scores[0].clean is None:
+        return "no problem left", f"0 of {count(found.problems)}"
+    clean = found.scores[0].clean
+    value = f"{percent(clean.value)} {span(clean.low, clean.high)}"
+    return value, f"{count(clean.n)} of {plural(found.problems, 'problem')}"
+
+
+def contamination_rows(report: Report, benchmark: str) -> list[list[str]]:
+    """A row an evaluation, under CONTAMINATION_HEADER."""
+    rows = []
+    for one in report.contaminations:
+        if one.benchmark != benchmark:
+            continue
+        texts = f"{plural(one.texts, 'text')} of {listing(list(one.stages))}" if one.stages else ""
+        whole = one.scores[0].whole if one.scores else None
+        rows.append(
+            [
+                one.label,
+                texts or "none trained on",
+                count(one.problems),
+                count(one.same),
+                count(len(one.overlaps) - one.same),
+                "" if whole is None else f"{percent(whole.value)} {span(whole.low, whole.high)}",
+                ", on ".join(clean_score(one)),
+                "; ".join(one.unknown),
+            ]
+        )
+    return rows
+
+
+def shown_strata(report: Report, benchmark: str) -> list[Strata]:
+    """One for each evaluation that has any: of sampled answers where there are such."""
+    found: dict[str, Strata] = {}
+    for one in report.strata:
+        if one.benchmark == benchmark:
+            found.setdefault(one.label, one)
+    return list(found.values())
+
+
+def cut_name(report: Report, benchmark: str) -> str:
+    """What a benchmark is cut by: `level`, `num_terms`; `source` where its parts share no word."""
+    names = {
+        part.name.replace("/", " ").rpartition(" ")[0]
+        for one in report.strata
+        if one.benchmark == benchmark
+        for part in one.parts
+        if part.name != UNSTATED
+    }
+    return names.pop() if len(names) == 1 else "source"
+
+
+def strata_rows(report: Report, benchmark: str) -> list[list[str]]:
+    """A row a part, under STRATA_HEADER; sampled and greedy answers."""
+    return [
+        [
+            one.label,
+            one.mode,
+            part.name,
+            count(part.score.n),
+            percent(part.score.value),
+            span(part.score.low, part.score.high),
+            Outcomes(one.mode, "", tuple(part.outcomes.items())).words,
+        ]
+        for one in report.strata
+        if one.benchmark == benchmark
+        for part in one.parts
+    ]
 
 
 def browser_intro(found: Browser) -> str:
