@@ -88,7 +88,7 @@ def rehearse(
     from factory.rehearse import MACHINE, rehearsal
 
     small = rehearsal(load_recipe(recipe, overrides or []))
-    _build(small, MACHINE, store / "rehearsals", until=None, plain=plain)
+    _build(small, MACHINE, store / "rehearsals", until=None, plain=plain, priced=False)
     _console().print(f"next: factory plan {recipe}", markup=False)
 
 
@@ -98,15 +98,22 @@ def plan(
     recipe: RecipePath,
     overrides: Overrides = None,
     until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
+    cost: Annotated[bool, typer.Option("--cost", help="Estimate time, memory, money.")] = False,
+    machine: MachinePath = None,
     store: Store = STORE,
 ) -> None:
-    """Show the steps of a recipe: what is reused, what would be made. Computes nothing."""
+    """Show the steps of a recipe: what is reused, what would be made, with --cost at what price."""
     from factory.plan import make_plan
-    from factory.recipe import load_recipe
+    from factory.recipe import load_machine, load_recipe
+    from factory.ui.cost import show_cost
     from factory.ui.tables import show_plan
 
     console = _console()
-    show_plan(make_plan(load_recipe(recipe, overrides or []), until=until), store, console)
+    steps = make_plan(load_recipe(recipe, overrides or []), until=until)
+    if cost:
+        show_cost(steps, store, load_machine(machine), console)
+    else:
+        show_plan(steps, store, console)
     console.print(f"next: factory build {recipe}", markup=False)
 
 
@@ -414,10 +421,13 @@ def doctor() -> None:
     console.print("next: factory build recipes/quickstart.yaml")
 
 
-def _build(recipe: Any, machine: Any, store: Path, *, until: str | None, plain: bool) -> None:
+def _build(
+    recipe: Any, machine: Any, store: Path, *, until: str | None, plain: bool, priced: bool = True
+) -> None:
     """Build a recipe with live progress and write its report; Ctrl-C says how to go on."""
     import signal
 
+    from factory.cost.estimate import record
     from factory.pipeline import build as build_plan
     from factory.plan import make_plan
     from factory.report.writing import write_report
@@ -428,8 +438,10 @@ def _build(recipe: Any, machine: Any, store: Path, *, until: str | None, plain: 
     console = _console()
     plan = make_plan(recipe, until=until)
     display_type = PlainDisplay if plain or not console.is_terminal else LiveDisplay
-    display = display_type(len(plan), console)
+    display = display_type(len(plan), console, machine.price_per_hour)
     try:
+        if priced:
+            record(plan, store, machine)
         build_plan(plan, store, machine, display)
     except KeyboardInterrupt:
         display.close()

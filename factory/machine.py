@@ -12,6 +12,16 @@ from factory.records import Record
 Matmul = Literal["float32", "bfloat16"]
 
 
+class DevicePeaks(Record):
+    """What one device does at best; by it `factory plan --cost` reckons."""
+
+    gflops: float = Field(gt=0)
+    """Of dense matrix products in the machine's dtype, without sparsity."""
+    gigabytes_per_second: float = Field(gt=0)
+    """Of reading its memory."""
+    memory_gib: float = Field(gt=0)
+
+
 class Machine(Record):
     """What a machine file may say. Every field has a default that fits a small CPU machine."""
 
@@ -57,6 +67,11 @@ class Machine(Record):
     be typed, never from a machine file. Manifests, verdicts and reports say so."""
     accelerate_config: str | None = None
     """An accelerate config file (FSDP2, DeepSpeed, several nodes)."""
+    price_per_hour: float | None = Field(default=None, ge=0)
+    """Of the whole machine, in your currency. None: estimates say that there is no price."""
+    peaks: DevicePeaks | None = None
+    """Of one device, for estimates alone. None: those of this processor are measured, once a store;
+    those of a GPU have to be stated."""
 
     def thread_count(self) -> int:
         return self.threads or len(os.sched_getaffinity(0))

@@ -22,6 +22,8 @@ engine: transformers
 block: 4
 micro_batch: 4
 checkpoint_steps: 1
+# Stated, or every new store would be measured for seconds.
+peaks: {gflops: 100, gigabytes_per_second: 10, memory_gib: 8}
 """
 
 

@@ -33,6 +33,7 @@ LAYERS = (
     ("recipe",),
     ("plan", "rehearse", "rescore", "suite"),
     ("launch", "worker"),
+    ("cost",),
     ("pipeline",),
     ("report", "publish", "ui", "doctor"),
     ("cli",),

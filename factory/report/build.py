@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from factory.artifacts import Manifest
+from factory.artifacts import Artifact, Manifest
 from factory.claim import Claim
+from factory.cost.estimate import recorded
 from factory.report.asked import all_asked
 from factory.report.browser import browser
 from factory.report.claims import claim_rows
@@ -100,20 +101,22 @@ def _stage_row(step: Step) -> StageRow:
         produces=step.produces,
         inputs=dict(step.inputs),
         config=dict(step.config or (artifact.manifest.config if artifact is not None else {})),
-        made=None if artifact is None else _made(artifact.path.name, artifact.manifest),
+        made=None if artifact is None else _made(artifact),
     )
 
 
-def _made(folder: str, manifest: Manifest) -> Made:
+def _made(artifact: Artifact) -> Made:
+    manifest = artifact.manifest
     metrics = {name: _finite(value) for name, value in sorted(manifest.metrics.items())}
     tokens = metrics.get("completion_tokens")
     learns = manifest.stage == "sft"
     return Made(
-        folder=folder,
+        folder=artifact.path.name,
         fingerprint=manifest.fingerprint,
         content=manifest.content,
         seed=manifest.seed,
         seconds=manifest.seconds,
+        estimate=recorded(artifact),
         peak_memory_gib=manifest.peak_memory_gib,
         sampled_tokens=None if tokens is None or learns else round(tokens),
         learned_tokens=round(tokens) if tokens is not None and learns else None,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from factory.report import preferences
+from factory.report import estimates, preferences
 from factory.report.charts import TITLES
 from factory.report.claims import claim_difference, claim_gap, claim_value
 from factory.report.curves import WINDOW, mean
@@ -341,7 +341,12 @@ def _cost(report: Report) -> str:
     cells = [duration(whole.seconds), count(whole.tokens), "", memory, size(whole.size_bytes)]
     rows.append(["whole build", "", *cells])
     header = ["stage", "kind", "time", "tokens sampled", "tokens learned", "peak memory", "size"]
-    return "## Cost\n\n" + table(header, rows, numbers=5)
+    parts = ["## Cost", table(header, rows, numbers=5)]
+    expected = estimates.estimate_rows(report)
+    if expected:
+        parts += ["Expected before each stage was made, and what it took:"]
+        parts += [table(estimates.HEADER, expected, numbers=5)]
+    return "\n\n".join(parts)
 
 
 def _lineage(report: Report) -> str:

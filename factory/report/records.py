@@ -9,6 +9,7 @@ from pydantic import Field
 
 from factory.artifacts import Artifact
 from factory.claim import Measure
+from factory.cost.estimate import Estimate
 from factory.evaluation.claims import Finding
 from factory.evaluation.contamination import Overlap
 from factory.evaluation.paired import ALPHA
@@ -60,6 +61,8 @@ class Made(Record):
     content: str
     seed: int
     seconds: float
+    estimate: Estimate | None = None
+    """What it was expected to take, from before it was made."""
     peak_memory_gib: float
     sampled_tokens: int | None
     """Completion tokens that the stage drew; None where it draws none or does not say."""

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from factory.report import (
     charts,
     claims,
+    estimates,
     evolution_charts,
     figures,
     flow,
@@ -79,6 +80,7 @@ def render_html(report: Report) -> str:
         claims=claims,
         views=views,
         preferences=preferences,
+        estimates=estimates,
         figures=figures,
         panels=charts.panels,
         evolution_panels=evolution_charts.evolution_panels,

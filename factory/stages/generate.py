@@ -193,7 +193,14 @@ def write_traces(
             # Of all samples: what is certain to be too many at the end stops the run at once.
             tally.check_ungradable(total)
             correct_share = tally.correct / max(1, tally.traces)
-            context.progress(line.settled, total, unit="samples", correct_share=correct_share)
+            context.progress(
+                line.settled,
+                total,
+                unit="samples",
+                correct_share=correct_share,
+                verified=tally.correct,
+                tokens=tally.tokens,
+            )
         tally.check_ungradable(tally.judged)
         if segment.cut_off:
             context.note(

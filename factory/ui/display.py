@@ -27,9 +27,13 @@ SHOWN = ("reward", "accuracy", "correct_share", "loss", "pass@1", "kept", "greed
 class PlainDisplay:
     """One line an occasion, for logs and CI."""
 
-    def __init__(self, total: int, console: Console) -> None:
+    def __init__(self, total: int, console: Console, price: float | None = None) -> None:
+        """`price` is that of an hour of the machine."""
         self._console = console
         self._total = total
+        self._price = price
+        self._began = time.monotonic()
+        self._rates: dict[str, float] = {}
         self._numbers: dict[str, int] = {}
         self._last: dict[str, float] = {}
         self._waits: set[str] = set()
@@ -44,6 +48,11 @@ class PlainDisplay:
     def event(self, step: Step, event: Mapping[str, Any]) -> None:
         if event["event"] == "note":
             self._line(step, f"note: {event['text']}")
+        elif event["event"] == "metrics":
+            values = event["values"]
+            rate = values.get("generated_per_second", values.get("tokens_per_second"))
+            if rate is not None:
+                self._rates[step.name] = rate
         elif event["event"] == "progress":
             self.progress(step, event)
 
@@ -54,8 +63,16 @@ class PlainDisplay:
             return
         self._last[step.name] = now
         done = f"{event['done']:g} of {event['total']:g} {event['unit']}"
-        figures = figures_text(event["figures"])
+        figures = self.figures(step, event)
         self._line(step, f"{done}{', ' + figures if figures else ''}")
+
+    def figures(self, step: Step, event: Mapping[str, Any]) -> str:
+        """Figures worth a glance, then rates, and what the build cost so far."""
+        spent = None
+        if self._price is not None:
+            spent = self._price * (time.monotonic() - self._began) / 3600
+        parts = [figures_text(event["figures"]), *rates(event, self._rates.get(step.name), spent)]
+        return ", ".join(part for part in parts if part)
 
     def made(self, step: Step, artifact: Artifact) -> None:
         self._line(step, made_text(artifact))
@@ -82,8 +99,8 @@ class PlainDisplay:
 class LiveDisplay(PlainDisplay):
     """The same lines for what is finished, and a bar for each stage at work."""
 
-    def __init__(self, total: int, console: Console) -> None:
-        super().__init__(total, console)
+    def __init__(self, total: int, console: Console, price: float | None = None) -> None:
+        super().__init__(total, console, price)
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=28),
@@ -114,7 +131,7 @@ class LiveDisplay(PlainDisplay):
             total=event["total"],
             unit=event["unit"],
             rate=f"{event['done'] / at:.2g}/s",
-            figures=figures_text(event["figures"]),
+            figures=self.figures(step, event),
         )
 
     def made(self, step: Step, artifact: Artifact) -> None:
@@ -131,6 +148,21 @@ def made_text(artifact: Artifact) -> str:
     figures = figures_text(manifest.metrics)
     cost = f"{manifest.seconds:.0f} s, {manifest.peak_memory_gib:.1f} GiB"
     return f"made in {cost}{'; ' + figures if figures else ''} -> {artifact.path}"
+
+
+def rates(
+    event: Mapping[str, Any], tokens_per_second: float | None, spent: float | None
+) -> list[str]:
+    """Tokens a second, verified traces an hour where samples are graded, and money spent."""
+    figures, seconds = event["figures"], event["at"]
+    parts = []
+    if "tokens" in figures and seconds:
+        tokens_per_second = figures["tokens"] / seconds
+    if tokens_per_second is not None:
+        parts.append(f"{tokens_per_second:.0f} tokens/s")
+    if "verified" in figures and seconds:
+        parts.append(f"{3600 * figures['verified'] / seconds:,.0f} verified/h")
+    return parts if spent is None else [*parts, f"cost {spent:,.2f}"]
 
 
 def figures_text(figures: Mapping[str, float]) -> str:

@@ -1,0 +1,274 @@
+"""What passes between stages, as numbers: questions, answers, texts; counted where they can be,
+else by a stated assumption."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from factory.artifacts import Artifact
+from factory.chat import REQUESTS, ZERO_FRAME, PromptConfig, completion_text
+from factory.cost.shapes import Shape, Unpriced
+from factory.errors import FactoryError
+from factory.preferences.sources import HubRows, Stored
+from factory.problems import bundled, code_templates, reasoning_gym, world
+from factory.problems.bundled import BundledSource
+from factory.problems.code_templates import CodeTemplatesSource
+from factory.problems.hub import HubSource
+from factory.problems.local import LocalSource
+from factory.problems.reasoning_gym import ReasoningGymSource
+from factory.stages.problems import ProblemsConfig, Source
+
+LOOKED_AT = 64
+"""Lines of a file, or questions of a family, whose mean length stands for all."""
+
+COMPLETION_SHARE = 0.55
+"""Of `max_new_tokens`, where no earlier run tells. Small limits are set by what is needed: the
+quickstart's stages used 0.43 to 0.66 of theirs."""
+RL_SHARE = 0.75
+"""The same while a policy is trained, which has not learned to end yet: 0.67, 0.76 and 0.80."""
+COMPLETION_TOKENS = 6094.0
+"""The same for large limits: the mean of R1's mathematical SFT samples, whose limit was 32,768
+(arXiv 2501.12948 v2, Table 5)."""
+KEPT_SHARE = 0.6
+"""Of answers that selection keeps; of problems with one answer kept. The quickstart's four kept
+0.31, 0.45, 0.67 and 0.70."""
+QUESTION_CHARACTERS = 440.0
+"""Of a hub data set's question: R1's mathematical prompts had 122 tokens (v2, Table 4)."""
+WRITTEN_CHARACTERS = 2.0
+"""A token, of worked texts, which are full of digits and signs; 1.9 in the quickstart's traces."""
+CHAT_TOKENS = 10
+"""What a chat template puts around a question; 9 in ChatML."""
+
+HUB_ROWS: Mapping[str, int] = {
+    "agentica-org/DeepScaleR-Preview-Dataset": 40315,
+    "HuggingFaceH4/aime_2024": 30,
+    "HuggingFaceH4/MATH-500": 500,
+    "databricks/databricks-dolly-15k": 15011,
+}
+"""Rows of the data sets that recipes read whole, by their cards."""
+
+Split = Literal["train", "held_out"]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """A problems artifact: how many of each source, and characters of a question."""
+
+    train: Mapping[str, int]
+    held_out: Mapping[str, int]
+    characters: Mapping[str, float]
+
+    def asked(
+        self, split: Split, sources: Sequence[str] = (), limit: int | None = None
+    ) -> tuple[int, float]:
+        """(number, mean characters) of the questions of a split; Unpriced if there are none."""
+        counts = self.train if split == "train" else self.held_out
+        chosen = {name: n for name, n in counts.items() if n and (not sources or name in sources)}
+        number = sum(chosen.values())
+        if not number:
+            raise Unpriced(f"no {split} problem of {list(sources) or 'any source'}")
+        mean = sum(n * self.characters[name] for name, n in chosen.items()) / number
+        return (number if limit is None else min(number, limit)), mean
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A traces artifact."""
+
+    rows: float
+    problems: float
+    question: float
+    """Characters of a question."""
+    completion: float
+    """Tokens of a completion."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Pairs or labels: rows, responses in each, characters of a prompt with one response."""
+
+    rows: float
+    responses: int
+    characters: float
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Tokens of a prompt: those that all prompts of a stage begin with, and a question's own."""
+
+    frame: float
+    own: float
+
+    @property
+    def tokens(self) -> float:
+        return self.frame + self.own
+
+
+def prompt_tokens(prompt: PromptConfig, question: float, shape: Shape) -> Prompt:
+    """Tokens of a prompt whose question has so many characters."""
+    frame = len(ZERO_FRAME) if prompt.style == "zero" else len(REQUESTS.get(prompt.style, ""))
+    frame += len(prompt.system or "")
+    for shown in prompt.demonstrations:
+        tags = len("\nUser: \nAssistant: <think>  </think> <answer>  </answer>")
+        frame += len(shown.question) + len(shown.reasoning) + len(shown.answer) + tags
+    chat = 0 if prompt.style == "zero" else CHAT_TOKENS
+    own = (question + len(prompt.prefill)) / shape.characters_per_token
+    return Prompt(frame / shape.characters_per_token, own + chat)
+
+
+def completion_tokens(limit: int, *, trains: bool = False) -> float:
+    """Tokens of a completion by assumption: min(0.55 limit, 6,094), or 0.75 of it in RL."""
+    return min((RL_SHARE if trains else COMPLETION_SHARE) * limit, COMPLETION_TOKENS)
+
+
+def kept_rows(answers: Answers, per_problem: int) -> float:
+    """Answers left by a selection that takes at most so many of a problem, by assumption."""
+    samples = answers.rows / max(1.0, answers.problems)
+    return KEPT_SHARE * answers.problems * min(samples, per_problem)
+
+
+def questions(config: ProblemsConfig, seed: int) -> Questions:
+    """The questions of a stage that is not made yet."""
+    train: dict[str, int] = {}
+    held_out: dict[str, int] = {}
+    characters: dict[str, float] = {}
+    for source in config.sources:
+        label, learned, measured, length = _of_source(source, seed)
+        train[label] = train.get(label, 0) + learned
+        held_out[label] = held_out.get(label, 0) + measured
+        characters[label] = length
+    return Questions(train, held_out, characters)
+
+
+def _of_source(source: Source, seed: int) -> tuple[str, int, int, float]:
+    """Label, training and held-out problems of a source, and characters of its questions."""
+    if isinstance(source, HubSource):
+        label = source.id.rpartition("/")[2]
+        return (label, *_split(source, lambda: hub_rows(source.id)), QUESTION_CHARACTERS)
+    if isinstance(source, LocalSource):
+        rows = _rows(Path(source.path))
+        length = _mean(len(row.get("prompt", "")) for row in rows)
+        return (Path(source.path).stem, *_split(source, lambda: lines(Path(source.path))), length)
+    if isinstance(source, BundledSource):
+        problems = list(bundled.supply(source, seed).problems)
+        length = _mean(len(problem.prompt) for problem in problems)
+        return source.name, 0, min(source.held_out or len(problems), len(problems)), length
+    label, drawn = _drawn(source, seed)
+    return label, source.train, source.held_out, drawn
+
+
+def _drawn(
+    source: ReasoningGymSource | world.WorldSource | CodeTemplatesSource, seed: int
+) -> tuple[str, float]:
+    """Label and mean characters of a few questions of a family that makes them."""
+    if isinstance(source, CodeTemplatesSource):
+        label, supply = "code_templates", code_templates.supply(source, seed)
+    elif isinstance(source, ReasoningGymSource):
+        label = f"reasoning_gym/{source.family}"
+        try:
+            supply = reasoning_gym.supply(source, seed)
+        except FactoryError as error:
+            raise Unpriced(str(error)) from error
+    else:
+        label, supply = f"world/{source.family}", world.supply(source, seed)
+    return label, _mean(len(problem.prompt) for problem in islice(supply.problems, 8))
+
+
+def _split(source: HubSource | LocalSource, count: Any) -> tuple[int, int]:
+    """(training, held-out) problems of a source that may be taken whole."""
+    if source.held_out is None:
+        return 0, count()
+    if source.train is None:
+        return max(0, count() - source.held_out), source.held_out
+    return source.train, source.held_out
+
+
+def hub_rows(data_set: str) -> int:
+    """Rows of a hub data set by its card; Unpriced where it is not known."""
+    if data_set not in HUB_ROWS:
+        raise Unpriced(
+            f"how many rows huggingface.co/datasets/{data_set} has is not known here: state a "
+            "number in the recipe, or add it to factory/cost/amounts.py"
+        )
+    return HUB_ROWS[data_set]
+
+
+def texts(source: Stored, responses: int) -> Texts:
+    """Pairs (two responses) or labels (one) of a file or a data set."""
+    if isinstance(source, HubRows):
+        rows = source.limit if source.limit is not None else hub_rows(source.id)
+        return Texts(rows, responses, 4 * QUESTION_CHARACTERS)
+    path = Path(source.path)
+    names = ("prompt", "chosen" if responses == 2 else "response")
+    length = _mean(sum(len(row.get(name, "")) for name in names) for row in _rows(path))
+    return Texts(lines(path), responses, length)
+
+
+def examples(path: Path) -> Answers:
+    """The worked examples of a file."""
+    rows = _rows(path)
+    number = lines(path)
+    written = _mean(
+        len(completion_text(row.get("reasoning", ""), row.get("answer", ""))) for row in rows
+    )
+    question = _mean(len(row.get("question", "")) for row in rows)
+    return Answers(number, number, question, written / WRITTEN_CHARACTERS)
+
+
+def sealed_questions(artifact: Artifact) -> Questions:
+    """The questions of a sealed artifact."""
+    counts: dict[Split, dict[str, int]] = {"train": {}, "held_out": {}}
+    lengths: dict[str, list[int]] = {}
+    for split in counts:
+        with artifact.file(f"{split}.jsonl").open(encoding="utf-8") as file:
+            for row in map(json.loads, file):
+                label = row["source"]
+                counts[split][label] = counts[split].get(label, 0) + 1
+                lengths.setdefault(label, []).append(len(row["prompt"]))
+    return Questions(
+        counts["train"], counts["held_out"], {name: _mean(some) for name, some in lengths.items()}
+    )
+
+
+def sealed_answers(artifact: Artifact) -> Answers:
+    """The traces of a sealed artifact: their number, and means over the first of them."""
+    metrics = artifact.manifest.metrics
+    path = artifact.file("traces.jsonl")
+    rows = _rows(path)
+    number = metrics.get("kept", metrics.get("traces")) or lines(path)
+    tokens = _mean(
+        row["completion_tokens"] or len(row["completion"]) / WRITTEN_CHARACTERS for row in rows
+    )
+    return Answers(
+        number, metrics.get("problems", number), _mean(len(row["question"]) for row in rows), tokens
+    )
+
+
+def sealed_texts(artifact: Artifact) -> Texts:
+    """The pairs or labels of a sealed artifact."""
+    name = f"{artifact.manifest.kind}.jsonl"
+    responses = 2 if artifact.manifest.kind == "pairs" else 1
+    fields = ("prompt", "chosen" if responses == 2 else "response")
+    path = artifact.file(name)
+    length = _mean(sum(len(row[field]) for field in fields) for row in _rows(path))
+    return Texts(lines(path), responses, length)
+
+
+def lines(path: Path) -> int:
+    """Lines of a file that hold something."""
+    with path.open("rb") as file:
+        return sum(bool(line.strip()) for line in file)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The first rows of a JSONL file."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in islice(file, LOOKED_AT) if line.strip()]
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found) if found else 0.0

@@ -1,0 +1,303 @@
+"""What every step of a plan will take: reused ones nothing, the others by formula.
+
+An estimate decides nothing. It is kept in the run folder of its stage before the stage starts, so
+that the report can hold it against the truth.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from factory.artifacts import Artifact, Manifest, find, folder_name, open_artifact
+from factory.cost import data, sampling, training
+from factory.cost.amounts import lines, sealed_answers, sealed_questions, sealed_texts
+from factory.cost.formulas import Speed, accelerator, processor
+from factory.cost.shapes import Unpriced, shape_of_folder
+from factory.cost.site import GIB, Amount, Model, Site, Taken
+from factory.errors import ArtifactError, EngineError
+from factory.launch.peaks import processor_peaks
+from factory.machine import Machine
+from factory.plan import Step, missing
+from factory.records import Record
+from factory.training.roofline import Peaks
+
+FILE = "estimate.json"
+
+Estimator = Callable[[Any, Step, Site], tuple[Taken, Amount]]
+KINDS: Mapping[str, Estimator] = {
+    "model": data.make_model,
+    "pretrain": training.pretrain,
+    "problems": data.make_problems,
+    "written": data.written,
+    "generate": sampling.generate,
+    "judge": sampling.judge,
+    "select": data.select,
+    "rewrite": sampling.rewrite,
+    "review": data.review,
+    "mix": data.mix,
+    "sft": training.sft,
+    "pairs": sampling.pairs,
+    "labels": sampling.labels,
+    "reward_model": training.reward_model,
+    "grpo": training.grpo,
+    "evaluate": sampling.evaluate,
+}
+"""How each kind of stage is estimated."""
+
+
+class Estimate(Record):
+    """What a stage was expected to take."""
+
+    seconds: float
+    tokens: int
+    """Completion tokens drawn, or tokens trained on."""
+    memory_gib: float
+    disk_gib: float
+    scratch_gib: float
+    is_drawn: bool
+    """Whether a model writes, so that lengths of completions matter."""
+    is_assumed: bool
+    """Whether these were assumed, not taken from an earlier run."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A step with its estimate; none where it is reused, or for what is `missing`."""
+
+    step: Step
+    artifact: Artifact | None
+    estimate: Estimate | None
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Bill:
+    """The estimates of a plan."""
+
+    rows: tuple[Row, ...]
+    speed: Speed
+    on_gpu: bool
+    is_busy: bool
+    """Whether other work made the measured speed too low."""
+    device_gib: float
+    seconds: float
+    """Of the machine, with as many stages side by side as it takes."""
+    price: float | None
+    """Of all, in the machine file's currency."""
+
+    @property
+    def missing(self) -> list[str]:
+        return [f"{row.step.name}: {row.missing}" for row in self.rows if row.missing]
+
+
+def bill(plan: Sequence[Step], store: Path, machine: Machine) -> Bill:
+    """The estimates of a plan's steps; EngineError where the device's speed is not known."""
+    made = [(step, find(store, step.fingerprint)) for step in plan]
+    wanted = {step.name for step, artifact in made if artifact is None}
+    site = _site(machine, store, *_earlier(store, plan, wanted))
+    rows = []
+    for step, artifact in made:
+        try:
+            row, amount = _row(step, artifact, site)
+        except Unpriced as gap:
+            rows.append(Row(step, artifact, None, str(gap)))
+        else:
+            rows.append(row)
+            site.amounts[step.name] = amount
+    seconds = wall_seconds(rows, machine.parallel)
+    price = machine.price_per_hour
+    return Bill(
+        tuple(rows),
+        site.speed,
+        site.on_gpu,
+        site.is_busy,
+        site.device_bytes / GIB,
+        seconds,
+        None if price is None else price * seconds / 3600,
+    )
+
+
+def record(plan: Sequence[Step], store: Path, machine: Machine) -> None:
+    """Keep the estimate of every step that is to be made, unless an attempt kept one before."""
+    if missing(plan):
+        return  # it will not be built
+    folders = [store / f"{folder_name(step.name, step.fingerprint)}.run" for step in plan]
+    unmade = [
+        (step, folder / FILE)
+        for step, folder in zip(plan, folders, strict=True)
+        if find(store, step.fingerprint) is None
+    ]
+    if all(path.exists() for _, path in unmade):
+        return
+    if not any("torch" in step.stage.packages for step, _ in unmade):
+        return  # nothing that takes long
+    try:
+        rows = bill(plan, store, machine).rows
+    except EngineError:
+        # Nobody asked for an estimate: what is wrong with the device is told by what needs it.
+        return
+    for row, folder in zip(rows, folders, strict=True):
+        path = folder / FILE
+        if row.artifact is None and row.estimate is not None and not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(row.estimate.model_dump_json() + "\n", encoding="utf-8")
+
+
+def recorded(artifact: Artifact) -> Estimate | None:
+    """The estimate from before an artifact was made, or None if there is none."""
+    try:
+        text = (artifact.run_path / FILE).read_text(encoding="utf-8")
+        return Estimate.model_validate_json(text)
+    except (OSError, ValidationError):
+        return None
+
+
+def wall_seconds(rows: Sequence[Row], parallel: int) -> float:
+    """When the last step ends if each starts, in the plan's order, once its inputs are there and
+    one of `parallel` places is free; steps without an estimate take no time."""
+    ends: dict[str, float] = {}
+    places = [0.0] * parallel
+    waiting = list(rows)
+    while waiting:
+        able = [row for row in waiting if all(name in ends for name in row.step.inputs.values())]
+        places.sort()
+
+        def start(row: Row, free: float = places[0]) -> float:
+            return max([free, *(ends[name] for name in row.step.inputs.values())])
+
+        row = min(able, key=start)
+        begin = start(row)
+        ends[row.step.name] = begin
+        if row.estimate is not None:
+            ends[row.step.name] = places[0] = begin + row.estimate.seconds
+        waiting.remove(row)
+    return max(ends.values(), default=0.0)
+
+
+def _row(step: Step, artifact: Artifact | None, site: Site) -> tuple[Row, Amount]:
+    if artifact is not None:
+        return Row(step, artifact, None), _sealed(artifact)
+    taken, amount = KINDS[step.kind](step.config, step, site)
+    estimate = Estimate(
+        seconds=round(taken.seconds, 1),
+        tokens=round(taken.tokens),
+        memory_gib=round(taken.memory / GIB, 2),
+        disk_gib=round(taken.disk / GIB, 4),
+        scratch_gib=round(taken.scratch / GIB, 2),
+        is_drawn=taken.is_assumed is not None,
+        is_assumed=bool(taken.is_assumed),
+    )
+    return Row(step, None, estimate), amount
+
+
+def _sealed(artifact: Artifact) -> Amount:
+    """What a reused artifact hands on, counted."""
+    kind = artifact.manifest.kind
+    if kind == "problems":
+        return sealed_questions(artifact)
+    if kind == "traces":
+        return sealed_answers(artifact)
+    if kind in ("pairs", "labels"):
+        return sealed_texts(artifact)
+    if kind == "scores":
+        return None
+    shape = shape_of_folder(artifact.path)
+    files = artifact.manifest.files
+    weights = sum(entry.size for name, entry in files.items() if name.endswith(".safetensors"))
+    return Model(shape, max(1, round(weights / shape.parameters)))
+
+
+def _site(
+    machine: Machine, store: Path, lengths: Mapping[str, float], kept: Mapping[str, float]
+) -> Site:
+    on_gpu = machine.device == "cuda" or (
+        machine.device == "auto" and Path("/dev/nvidia0").exists()
+    )
+    stated = machine.peaks
+    if on_gpu and stated is None:
+        raise EngineError(
+            "machine file: what the GPU does at best is not known: state peaks: {gflops, "
+            "gigabytes_per_second, memory_gib}, as recipes/machines/gpu.yaml does for an H100"
+        )
+    if stated is None:
+        memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        measured = processor_peaks(machine, store)
+        peaks, is_busy = measured.peaks, measured.is_busy
+    else:
+        memory, is_busy = stated.memory_gib * GIB, False
+        peaks = Peaks(1e9 * stated.gflops, 1e9 * stated.gigabytes_per_second)
+    engine = machine.engine
+    if engine == "auto":
+        engine = "vllm" if find_spec("vllm") else "transformers"
+    speed = accelerator(peaks) if on_gpu else processor(peaks)
+    return Site(machine, speed, on_gpu, memory, engine, is_busy, lengths, kept)
+
+
+def _earlier(
+    store: Path, plan: Sequence[Step], wanted: set[str]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Of the newest earlier run of a stage of the same name and kind: mean tokens of a completion,
+    under the same length limit; and the share that a selection kept, by the same settings."""
+    lengths: dict[str, float] = {}
+    kept: dict[str, float] = {}
+    steps = {step.name: step for step in plan if step.name in wanted}
+    for manifest, folder in _manifests(store, steps):
+        step = steps[manifest.name]
+        config = step.config.model_dump(mode="json")
+        limit = _limit(config)
+        if limit is not None and limit == _limit(manifest.config):
+            length = _mean_length(manifest, folder)
+            if length is not None:
+                lengths[step.name] = length
+        if step.kind == "select" and config == manifest.config:
+            kept[step.name] = _kept_share(manifest.metrics)
+    return lengths, kept
+
+
+def _manifests(store: Path, steps: Mapping[str, Step]) -> list[tuple[Manifest, Path]]:
+    """Sealed artifacts of these steps' names and kinds, oldest first."""
+    found = []
+    for path in store.glob("*/manifest.json"):
+        name = path.parent.name.rpartition("-")[0]
+        if name not in steps or path.parent.suffix:
+            continue
+        try:
+            manifest = open_artifact(path.parent).manifest
+        except ArtifactError:
+            continue  # whoever needs it will be told; it has nothing to say here
+        if manifest.name == name and manifest.stage == steps[name].kind:
+            found.append((manifest, path.parent))
+    return sorted(found, key=lambda one: one[0].created)
+
+
+def _limit(config: Mapping[str, Any]) -> int | None:
+    """`max_new_tokens` of a stage, wherever its kind has it."""
+    return config.get("max_new_tokens") or (config.get("sampling") or {}).get("max_new_tokens")
+
+
+def _kept_share(metrics: Mapping[str, float]) -> float:
+    rejected = sum(value for name, value in metrics.items() if name.startswith("rejected."))
+    return metrics["kept"] / (metrics["kept"] + rejected)
+
+
+def _mean_length(manifest: Manifest, folder: Path) -> float | None:
+    metrics, config = manifest.metrics, manifest.config
+    tokens = metrics.get("completion_tokens")
+    if tokens is None:
+        return None
+    if manifest.stage == "grpo":
+        updates = math.ceil(metrics["steps"] / config["updates_per_rollout"])
+        rows = updates * config["updates_per_rollout"] * config["prompts"] * config["group"]
+    elif manifest.stage == "evaluate":
+        rows = lines(folder / "samples.jsonl")
+    elif manifest.stage == "rewrite":
+        rows = metrics["drafts"] * config["samples"]
+    else:
+        rows = metrics.get("traces", 0)
+    return tokens / rows if rows else None

@@ -1,0 +1,183 @@
+"""The shape of a causal language model from its config alone: no weights are loaded."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from factory.stages.model import Embedded, Local, ModelConfig, Source, Tiny
+from factory.stages.pretrain import PretrainConfig
+from factory.training.roofline import Size
+from factory.world.vocabulary import WORDS
+
+
+class Unpriced(Exception):
+    """What keeps a stage from being estimated, in words; never leaves `factory.cost`."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder of Llama's kind: grouped-query attention, gated feed-forward, RMS norms."""
+
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    feed_forward: int
+    is_tied: bool
+    """Whether the head is the input embedding."""
+    head_width: int = 0
+    """0: width / heads."""
+    has_bias: bool = False
+    """Of the query, key and value projections, as Qwen2 has it."""
+    has_head_norms: bool = False
+    """Of queries and keys, as Qwen3 has them."""
+    characters_per_token: float = 3.6
+    """Of English questions; 3.6 was measured on SmolLM2's tokenizer with its chat frame."""
+
+    @property
+    def _head(self) -> int:
+        return self.head_width or self.width // self.heads
+
+    @property
+    def products(self) -> int:
+        """Parameters in matrix products: V h + L (2 h q + 2 h kv + 3 h f), q and kv the widths of
+        all query and key heads. An input embedding counts only where it is the head."""
+        query, key = self.heads * self._head, self.kv_heads * self._head
+        attention = 2 * self.width * query + 2 * self.width * key
+        layer = attention + 3 * self.width * self.feed_forward
+        return self.vocabulary * self.width + self.layers * layer
+
+    @property
+    def parameters(self) -> int:
+        """All parameters: products, a second embedding where it is not tied, norms and biases."""
+        query, key = self.heads * self._head, self.kv_heads * self._head
+        layer = 2 * self.width
+        layer += (query + 2 * key) * self.has_bias + 2 * self._head * self.has_head_norms
+        embedding = 0 if self.is_tied else self.vocabulary * self.width
+        return self.products + embedding + self.layers * layer + self.width
+
+    def size(self, bytes_per_number: int) -> Size:
+        """What the formulas of `training.roofline` need."""
+        return Size(
+            parameters=self.products,
+            layers=self.layers,
+            width=self.heads * self._head,
+            kv_width=self.kv_heads * self._head,
+            bytes_per_number=bytes_per_number,
+        )
+
+
+SMOLLM2 = Shape(49152, 576, 30, 9, 3, 1536, is_tied=True)
+QWEN2_5_1_5B = Shape(151936, 1536, 28, 12, 2, 8960, is_tied=True, has_bias=True)
+QWEN2_5_7B = Shape(152064, 3584, 28, 28, 4, 18944, is_tied=False, has_bias=True)
+QWEN2_5_32B = Shape(152064, 5120, 64, 40, 8, 27648, is_tied=False, has_bias=True)
+HUB: Mapping[str, Shape] = {
+    "HuggingFaceTB/SmolLM2-135M": SMOLLM2,
+    "Qwen/Qwen2.5-0.5B": Shape(151936, 896, 24, 14, 2, 4864, is_tied=True, has_bias=True),
+    "Qwen/Qwen2.5-1.5B": QWEN2_5_1_5B,
+    "Qwen/Qwen2.5-7B": QWEN2_5_7B,
+    "Qwen/Qwen2.5-14B": Shape(152064, 5120, 48, 40, 8, 13824, is_tied=False, has_bias=True),
+    "Qwen/Qwen2.5-32B": QWEN2_5_32B,
+    "Qwen/Qwen2.5-Math-1.5B": QWEN2_5_1_5B,
+    "Qwen/Qwen2.5-Math-7B": QWEN2_5_7B,
+    "Qwen/Qwen3-0.6B": Shape(
+        151936, 1024, 28, 16, 8, 3072, is_tied=True, head_width=128, has_head_norms=True
+    ),
+    "meta-llama/Llama-3.1-8B": Shape(128256, 4096, 32, 32, 8, 14336, is_tied=False),
+    "meta-llama/Llama-3.3-70B": Shape(128256, 8192, 80, 64, 8, 28672, is_tied=False),
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B": QWEN2_5_32B,
+}
+"""Of the hub models that recipes name, by their published config.json, so that a recipe can be
+priced before anything is fetched. Names without `-Instruct` or `-Base`, which share a shape."""
+
+
+def model_shape(config: ModelConfig) -> Shape:
+    """The shape of a `model` stage's source; Unpriced says what is missing."""
+    return _source_shape(config.source)
+
+
+def _source_shape(source: Source) -> Shape:
+    if isinstance(source, Embedded):
+        return SMOLLM2
+    if isinstance(source, Tiny):
+        return tiny_shape(source)
+    if isinstance(source, Local):
+        return shape_of_folder(Path(source.path))
+    name = source.id.removesuffix("-Instruct").removesuffix("-Base")
+    if name in HUB:
+        return HUB[name]
+    cached = _cached_config(source.id, source.revision)
+    if cached is None:
+        raise Unpriced(
+            f"config.json of huggingface.co/{source.id} is not on this machine: fetch it "
+            f"(hf download {source.id} config.json), or add its shape to factory/cost/shapes.py"
+        )
+    return shape_of_config(json.loads(cached.read_text(encoding="utf-8")), source.id)
+
+
+def _cached_config(repository: str, revision: str | None) -> Path | None:
+    """The config in the hub's cache, without asking the network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repository, "config.json", revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def tiny_shape(source: Tiny) -> Shape:
+    """The shape of `factory.tiny.tiny_model`; its tokenizer has a token a byte."""
+    hidden = source.hidden
+    return Shape(
+        259, hidden, source.layers, hidden // 32, max(1, hidden // 64), 2 * hidden,
+        is_tied=source.architecture == "llama", has_bias=source.architecture == "qwen2",
+        characters_per_token=1.0,
+    )  # fmt: skip
+
+
+def pretrain_shape(config: PretrainConfig) -> Shape:
+    """The shape of a `pretrain` stage's model; its tokenizer has a token a word."""
+    return Shape(
+        len(WORDS), config.hidden, config.layers, config.heads, config.heads, config.feed_forward,
+        is_tied=True, characters_per_token=2.2,
+    )  # fmt: skip
+
+
+def shape_of_folder(folder: Path) -> Shape:
+    """The shape by a model folder's config.json."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise Unpriced(f"{path}: there is none")
+    return shape_of_config(json.loads(path.read_text(encoding="utf-8")), str(path))
+
+
+def shape_of_config(config: Mapping[str, Any], where: str) -> Shape:
+    """The shape by transformers' names; Unpriced for what the formulas do not cover."""
+    wanted = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+    lacking = [name for name in (*wanted, "intermediate_size") if name not in config]
+    if lacking:
+        raise Unpriced(f"{where}: states no {', '.join(lacking)}")
+    if any("expert" in name and value for name, value in config.items()):
+        raise Unpriced(f"{where}: a mixture of experts, which the formulas do not cover")
+    kind = config.get("model_type")
+    return Shape(
+        vocabulary=config["vocab_size"],
+        width=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        kv_heads=config.get("num_key_value_heads") or config["num_attention_heads"],
+        feed_forward=config["intermediate_size"],
+        is_tied=bool(config.get("tie_word_embeddings")),
+        head_width=config.get("head_dim") or 0,
+        has_bias=kind == "qwen2" or bool(config.get("attention_bias")),
+        has_head_norms=kind == "qwen3",
+        characters_per_token=_characters_per_token(config["vocab_size"]),
+    )
+
+
+def _characters_per_token(vocabulary: int) -> float:
+    """Vocabularies below a thousand are bytes or, in the lab, words."""
+    if vocabulary == len(WORDS):
+        return 2.2
+    return 1.0 if vocabulary < 1000 else 3.6

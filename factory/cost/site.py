@@ -1,0 +1,145 @@
+"""Where stages are estimated: the machine and its speed, and what stages hand on and take."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from factory.chat import PromptConfig
+from factory.cost import formulas
+from factory.cost.amounts import Answers, Questions, Texts, completion_tokens, prompt_tokens
+from factory.cost.formulas import Draw, Speed
+from factory.cost.shapes import Shape, Unpriced
+from factory.machine import Machine
+from factory.plan import Step
+
+GIB = 2**30
+PROCESS_BYTES = 0.53 * GIB
+"""A worker that holds no model: every light stage of the quickstart."""
+ENGINE_BYTES = 0.95 * GIB
+TRAINER_BYTES = 0.8 * GIB
+"""Libraries and buffers of a process with an engine or a trainer, beside what is counted. These
+three are fitted."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model artifact: its shape and the bytes of a saved number."""
+
+    shape: Shape
+    bytes_per_number: int
+
+    @property
+    def file_bytes(self) -> float:
+        return self.shape.parameters * self.bytes_per_number
+
+
+Amount = Model | Questions | Answers | Texts | None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a stage takes: of a machine with several devices, seconds of the machine."""
+
+    seconds: float
+    tokens: float = 0.0
+    """Completion tokens drawn, or tokens trained on."""
+    memory: float = PROCESS_BYTES
+    """Peak bytes: of the process, or on GPUs of one device."""
+    disk: float = 0.0
+    """Bytes of the artifact."""
+    scratch: float = 0.0
+    """Bytes of checkpoints while it trains."""
+    is_assumed: bool | None = None
+    """Whether lengths of completions are an assumption, not those of an earlier run; None where
+    nothing is drawn."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """What is the same for all stages: the machine, its speed, amounts of earlier stages."""
+
+    machine: Machine
+    speed: Speed
+    on_gpu: bool
+    device_bytes: float
+    """Memory of one device."""
+    engine: str
+    is_busy: bool
+    """Whether other work made the measured speed too low."""
+    lengths: Mapping[str, float] = field(default_factory=dict)
+    """Mean tokens of a completion in earlier runs, by stage name."""
+    kept: Mapping[str, float] = field(default_factory=dict)
+    """Shares that selections kept in earlier runs, by stage name."""
+    amounts: dict[str, Amount] = field(default_factory=dict)
+
+    def read(self, step: Step, path: str) -> Any:
+        """The amount behind a reference; Unpriced if that stage has none."""
+        name = step.inputs[path]
+        if name not in self.amounts:
+            raise Unpriced(f"needs {name}")
+        return self.amounts[name]
+
+    def model(self, step: Step, path: str = "model") -> Model:
+        return cast("Model", self.read(step, path))
+
+    @property
+    def engine_number(self) -> int:
+        """Bytes of a number in the engine."""
+        return 4 if self.machine.torch_dtype_name(on_gpu=self.on_gpu) == "float32" else 2
+
+    @property
+    def ranks(self) -> int:
+        return self.machine.processes if self.machine.launcher == "accelerate" else 1
+
+    def expected(self, step: Step, limit: int) -> tuple[float, bool]:
+        """Mean tokens of a completion, and whether that is an assumption."""
+        known = self.lengths.get(step.name)
+        if known is None:
+            return completion_tokens(limit, trains=step.stage.trains), True
+        return min(known, limit), False
+
+    def engine_room(self, weights: float, *, training: bool = False) -> float:
+        """Bytes for keys and values."""
+        if not self.on_gpu:
+            return self.machine.engine_memory_gib * GIB
+        fraction = self.machine.gpu_memory_fraction
+        if training:
+            fraction = self.machine.gpu_memory_fraction_rl
+        return self.device_bytes * fraction * self.machine.tensor_parallel - weights
+
+    def engine_memory(self, model: Model, draw: Draw, *, training: bool = False) -> float:
+        """Bytes of an engine on one device. On GPUs it takes its fraction, or more if it must."""
+        size = model.shape.size(self.engine_number)
+        weights = model.shape.parameters * self.engine_number
+        row = formulas.cache_bytes(size, 1, draw.frame + draw.own + draw.longest)
+        parallel = self.machine.tensor_parallel
+        if self.on_gpu:
+            taken = weights + max(row, self.engine_room(weights, training=training))
+            return taken / parallel
+        if self.engine == "vllm":
+            return weights + self.engine_room(weights)
+        return weights + draw.at_once * row
+
+    def draw(
+        self, model: Model, prompt: PromptConfig, *, question: float, prompts: float,
+        rows: float, completion: float, limit: int, training: bool = False,
+    ) -> Draw:  # fmt: skip
+        """Completions of an engine, as many at once as the block and its memory allow."""
+        asked = prompt_tokens(prompt, question, model.shape)
+        shared = asked.frame if self.engine == "vllm" else 0.0
+        size = model.shape.size(self.engine_number)
+        room = self.engine_room(model.shape.parameters * self.engine_number, training=training)
+        row = formulas.cache_bytes(size, 1, asked.tokens + completion)
+        # A trainer hands a whole rollout to its engine in one call.
+        block = rows if training else min(rows, self.machine.block)
+        at_once = block
+        if self.on_gpu or self.engine == "vllm":
+            rows_allowed = self.machine.rows or self.machine.block
+            at_once = min(block, rows_allowed, max(1.0, room / row))
+        own = asked.tokens - shared
+        return Draw(rows, prompts, shared, own, completion, limit, block, at_once)
+
+    def draw_seconds(self, model: Model, draw: Draw) -> float:
+        """Of one engine over its devices."""
+        size = model.shape.size(self.engine_number)
+        return formulas.draw_seconds(size, self.speed, draw) / self.machine.tensor_parallel

@@ -1,0 +1,84 @@
+"""What this processor does at best: `python -m factory.launch.peaks THREADS MATMUL` prints JSON.
+
+By it costs are estimated before a build. Other programs at work make a measurement too low, so how
+busy the machine was is kept beside it, and a busy one is made again once the machine is quieter.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from factory.errors import EngineError
+from factory.launch.measure import apply_matmul, resolve_matmul
+from factory.machine import Machine
+from factory.records import Record
+from factory.training.roofline import Peaks, measure_peaks
+
+TRIALS = 8
+"""Of which the best counts; together a second."""
+BUSY = 0.5
+"""Programs waiting for a core, as a share of the cores, above which a measurement is too low."""
+
+
+class Measured(Record):
+    """Peaks of a processor and how busy it was with other work."""
+
+    flops_per_second: float
+    bytes_per_second: float
+    load: float
+    """Of the last minute, as a share of the cores."""
+
+    @property
+    def is_busy(self) -> bool:
+        return self.load > BUSY
+
+    @property
+    def peaks(self) -> Peaks:
+        return Peaks(self.flops_per_second, self.bytes_per_second)
+
+
+def processor_peaks(machine: Machine, store: Path) -> Measured:
+    """The processor's peaks as the machine is set, from the store or measured and kept there."""
+    store.mkdir(parents=True, exist_ok=True)
+    machine = resolve_matmul(machine, store)
+    kept = store / f".peaks-{machine.thread_count()}-{machine.matmul}"
+    known = None
+    if kept.exists():
+        known = Measured.model_validate_json(kept.read_text(encoding="utf-8"))
+        if not known.is_busy or load() >= known.load:
+            return known
+    command = [sys.executable, "-m", "factory.launch.peaks"]
+    command += [str(machine.thread_count()), str(machine.matmul)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise EngineError(f"measuring this processor failed: {done.stderr[-400:]}")
+    fresh = Measured.model_validate_json(done.stdout)
+    if known is not None and known.flops_per_second > fresh.flops_per_second:
+        return known
+    kept.write_text(fresh.model_dump_json() + "\n", encoding="utf-8")
+    return fresh
+
+
+def load() -> float:
+    """Programs that ran or waited in the last minute, as a share of the cores."""
+    return os.getloadavg()[0] / len(os.sched_getaffinity(0))
+
+
+def measure(machine: Machine) -> Measured:
+    """The best of several trials in this process."""
+    busy = load()
+    import torch
+
+    apply_matmul(machine)
+    trials = [measure_peaks(torch.device("cpu"), torch.float32) for _ in range(TRIALS)]
+    return Measured(
+        flops_per_second=max(trial.flops_per_second for trial in trials),
+        bytes_per_second=max(trial.bytes_per_second for trial in trials),
+        load=round(busy, 2),
+    )
+
+
+if __name__ == "__main__":
+    settings = {"threads": int(sys.argv[1]), "matmul": sys.argv[2]}
+    sys.stdout.write(measure(Machine.model_validate(settings)).model_dump_json() + "\n")
