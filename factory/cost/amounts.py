@@ -11,7 +11,6 @@ from typing import Any, Literal
 from factory.artifacts import Artifact
 from factory.chat import REQUESTS, ZERO_FRAME, PromptConfig, completion_text
 from factory.cost.shapes import Shape, Unpriced
-from factory.errors import FactoryError
 from factory.preferences.sources import HubRows, Stored
 from factory.problems import bundled, code_templates, reasoning_gym, world
 from factory.problems.bundled import BundledSource
@@ -150,7 +149,7 @@ def _of_source(source: Source, seed: int) -> tuple[str, int, int, float]:
         return (label, *_split(source, lambda: hub_rows(source.id)), QUESTION_CHARACTERS)
     if isinstance(source, LocalSource):
         rows = _rows(Path(source.path))
-        length = _mean(len(row.get("prompt", "")) for row in rows)
+        length = _mean(_length(row, "prompt") for row in rows)
         return (Path(source.path).stem, *_split(source, lambda: lines(Path(source.path))), length)
     if isinstance(source, BundledSource):
         problems = list(bundled.supply(source, seed).problems)
@@ -168,10 +167,7 @@ def _drawn(
         label, supply = "code_templates", code_templates.supply(source, seed)
     elif isinstance(source, ReasoningGymSource):
         label = f"reasoning_gym/{source.family}"
-        try:
-            supply = reasoning_gym.supply(source, seed)
-        except FactoryError as error:
-            raise Unpriced(str(error)) from error
+        supply = reasoning_gym.supply(source, seed)
     else:
         label, supply = f"world/{source.family}", world.supply(source, seed)
     return label, _mean(len(problem.prompt) for problem in islice(supply.problems, 8))
@@ -203,7 +199,7 @@ def texts(source: Stored, responses: int) -> Texts:
         return Texts(rows, responses, 4 * QUESTION_CHARACTERS)
     path = Path(source.path)
     names = ("prompt", "chosen" if responses == 2 else "response")
-    length = _mean(sum(len(row.get(name, "")) for name in names) for row in _rows(path))
+    length = _mean(_length(row, *names) for row in _rows(path))
     return Texts(lines(path), responses, length)
 
 
@@ -212,9 +208,9 @@ def examples(path: Path) -> Answers:
     rows = _rows(path)
     number = lines(path)
     written = _mean(
-        len(completion_text(row.get("reasoning", ""), row.get("answer", ""))) for row in rows
+        len(completion_text("", "")) + _length(row, "reasoning", "answer") for row in rows
     )
-    question = _mean(len(row.get("question", "")) for row in rows)
+    question = _mean(_length(row, "question") for row in rows)
     return Answers(number, number, question, written / WRITTEN_CHARACTERS)
 
 
@@ -253,7 +249,7 @@ def sealed_texts(artifact: Artifact) -> Texts:
     responses = 2 if artifact.manifest.kind == "pairs" else 1
     fields = ("prompt", "chosen" if responses == 2 else "response")
     path = artifact.file(name)
-    length = _mean(sum(len(row[field]) for field in fields) for row in _rows(path))
+    length = _mean(_length(row, *fields) for row in _rows(path))
     return Texts(lines(path), responses, length)
 
 
@@ -264,9 +260,20 @@ def lines(path: Path) -> int:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """The first rows of a JSONL file."""
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in islice(file, LOOKED_AT) if line.strip()]
+    """The first rows of a JSONL file; Unpriced where they are none, as the stage will say too."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            rows = [json.loads(line) for line in islice(file, LOOKED_AT) if line.strip()]
+    except (OSError, ValueError) as error:
+        raise Unpriced(f"{path}: cannot be read: {error}") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise Unpriced(f"{path}: not every line is a JSON object")
+    return rows
+
+
+def _length(row: Mapping[str, Any], *names: str) -> int:
+    """Characters of some fields of a row."""
+    return sum(len(str(row.get(name, ""))) for name in names)
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -20,7 +20,7 @@ from factory.cost.amounts import lines, sealed_answers, sealed_questions, sealed
 from factory.cost.formulas import Speed, accelerator, processor
 from factory.cost.shapes import Unpriced, shape_of_folder
 from factory.cost.site import GIB, Amount, Model, Site, Taken
-from factory.errors import ArtifactError, EngineError
+from factory.errors import ArtifactError, EngineError, FactoryError
 from factory.launch.peaks import processor_peaks
 from factory.machine import Machine
 from factory.plan import Step, missing
@@ -105,7 +105,7 @@ def bill(plan: Sequence[Step], store: Path, machine: Machine) -> Bill:
     for step, artifact in made:
         try:
             row, amount = _row(step, artifact, site)
-        except Unpriced as gap:
+        except (Unpriced, FactoryError) as gap:
             rows.append(Row(step, artifact, None, str(gap)))
         else:
             rows.append(row)
@@ -183,6 +183,8 @@ def wall_seconds(rows: Sequence[Row], parallel: int) -> float:
 def _row(step: Step, artifact: Artifact | None, site: Site) -> tuple[Row, Amount]:
     if artifact is not None:
         return Row(step, artifact, None), _sealed(artifact)
+    if step.kind not in KINDS:
+        raise Unpriced(f"there is no formula for stages of kind {step.kind}")
     taken, amount = KINDS[step.kind](step.config, step, site)
     estimate = Estimate(
         seconds=round(taken.seconds, 1),

@@ -115,7 +115,7 @@ def _source_shape(source: Source) -> Shape:
             f"config.json of huggingface.co/{source.id} is not on this machine: fetch it "
             f"(hf download {source.id} config.json), or add its shape to factory/cost/shapes.py"
         )
-    return shape_of_config(json.loads(cached.read_text(encoding="utf-8")), source.id)
+    return _shape_of_file(cached, source.id)
 
 
 def _cached_config(repository: str, revision: str | None) -> Path | None:
@@ -147,15 +147,26 @@ def pretrain_shape(config: PretrainConfig) -> Shape:
 def shape_of_folder(folder: Path) -> Shape:
     """The shape by a model folder's config.json."""
     path = folder / "config.json"
-    if not path.is_file():
-        raise Unpriced(f"{path}: there is none")
-    return shape_of_config(json.loads(path.read_text(encoding="utf-8")), str(path))
+    return _shape_of_file(path, str(path))
+
+
+def _shape_of_file(path: Path, where: str) -> Shape:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Unpriced(f"{path}: cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise Unpriced(f"{where}: not a JSON object")
+    return shape_of_config(config, where)
 
 
 def shape_of_config(config: Mapping[str, Any], where: str) -> Shape:
     """The shape by transformers' names; Unpriced for what the formulas do not cover."""
-    wanted = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-    lacking = [name for name in (*wanted, "intermediate_size") if name not in config]
+    wanted = (
+        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+        "intermediate_size",
+    )  # fmt: skip
+    lacking = [name for name in wanted if not isinstance(config.get(name), int)]
     if lacking:
         raise Unpriced(f"{where}: states no {', '.join(lacking)}")
     if any("expert" in name and value for name, value in config.items()):

@@ -17,7 +17,14 @@ from factory.cost import estimate as estimates
 from factory.cost.amounts import Answers, Questions, kept_rows, prompt_tokens, questions
 from factory.cost.data import _quotas
 from factory.cost.estimate import Estimate, Row, bill, record, recorded, wall_seconds
-from factory.cost.shapes import SMOLLM2, Unpriced, pretrain_shape, shape_of_config, tiny_shape
+from factory.cost.shapes import (
+    SMOLLM2,
+    Unpriced,
+    pretrain_shape,
+    shape_of_config,
+    shape_of_folder,
+    tiny_shape,
+)
 from factory.launch import peaks
 from factory.launch.peaks import processor_peaks
 from factory.machine import DevicePeaks, Machine
@@ -122,6 +129,20 @@ def test_what_the_formulas_do_not_cover_is_refused() -> None:
         shape_of_config(known, "x")
     with pytest.raises(Unpriced, match="mixture of experts"):
         shape_of_config({**known, "intermediate_size": 8, "num_experts": 4}, "x")
+
+
+@pytest.mark.parametrize("text", ["not json", "[1]", '"text"'])
+def test_a_broken_file_is_missing_and_stops_no_build(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text + "\n", encoding="utf-8")
+    rows = {"kind": "pairs", "source": {"type": "local", "path": str(path)}}
+    (gap,) = bill(plan(rows=rows), tmp_path, CPU).missing
+    assert gap.startswith(f"rows: {path}: ")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(Unpriced, match=r"config\.json"):
+        shape_of_folder(folder)
 
 
 def test_amounts_by_hand() -> None:
