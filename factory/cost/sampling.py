@@ -52,7 +52,7 @@ def _sampled(site: Site, model: Model, draw: Draw, *, is_assumed: bool) -> Taken
     letters = model.shape.characters_per_token
     line = 400 + letters * (draw.frame + 2 * draw.own + 2 * draw.completion)
     return Taken(
-        site.speed.start + site.draw_seconds(model, draw),
+        site.start + site.draw_seconds(model, draw),
         draw.tokens,
         ENGINE_BYTES * (not site.on_gpu) + site.engine_memory(model, draw),
         draw.rows * line,
@@ -74,7 +74,7 @@ def evaluate(config: EvaluateConfig, step: Step, site: Site) -> tuple[Taken, Amo
                     rows=problems * samples, completion=completion, limit=limit,
                 )  # fmt: skip
                 parts.append(_sampled(site, model, draw, is_assumed=is_assumed))
-    start = site.speed.start
+    start = site.start
     return Taken(
         start + HARNESS_SECONDS + sum(part.seconds - start for part in parts),
         sum(part.tokens for part in parts),

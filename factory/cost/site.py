@@ -13,6 +13,7 @@ from factory.machine import Machine
 from factory.plan import Step
 
 GIB = 2**30
+TRANSFORMERS_START = 1.0
 PROCESS_BYTES = 0.53 * GIB
 """A worker that holds no model: every light stage of the quickstart."""
 ENGINE_BYTES = 0.95 * GIB
@@ -81,6 +82,11 @@ class Site:
 
     def model(self, step: Step, path: str = "model") -> Model:
         return cast("Model", self.read(step, path))
+
+    @property
+    def start(self) -> float:
+        """Seconds until the engine answers; the decode loop on transformers only loads weights."""
+        return self.speed.start if self.engine == "vllm" else TRANSFORMERS_START
 
     @property
     def engine_number(self) -> int:

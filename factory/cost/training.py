@@ -126,7 +126,7 @@ def grpo(config: GrpoConfig, step: Step, site: Site) -> tuple[Taken, Amount]:
     every = updates * math.ceil(site.machine.checkpoint_steps / updates)
     saves = max(0, math.ceil(config.steps / every) - 1)
     seconds = (
-        site.speed.start
+        site.start
         + sum(
             _rollout_seconds(config, site, model, draw, update=1 + number * updates)
             for number, draw in enumerate(draws)
