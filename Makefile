@@ -4,6 +4,7 @@
 #   make test         install with the development tools, then run every test
 #   make check        style, types and the fast tests: what to run before a commit
 #   make bench-grpo   whole GRPO steps: TRL's trainer against ours
+#   make bench-evaluate  whole evaluations: lm-eval's hf backend against ours
 #   make bench-offline  the offline suite of benchmarks on the embedded model
 #   make install      install only; does nothing while pyproject.toml and its kin are unchanged
 #   make constraints  write constraints.txt again from what .venv holds now
@@ -18,7 +19,7 @@ FAST_TESTS := $(wildcard tests/unit tests/golden tests/property tests/test_archi
 # names: xdist would put files of few tests last, and the longest of all is one of those.
 TWO_AT_ONCE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install development quickstart test check bench-grpo bench-offline constraints clean
+.PHONY: help install development quickstart test check bench-grpo bench-evaluate bench-offline constraints clean
 
 help:
 	@sed -n '/^#   /s/^#   //p' Makefile
@@ -40,6 +41,9 @@ check: $(DEVELOPMENT)
 
 bench-grpo: $(INSTALLED)
 	$(BIN)/python bench/grpo_step.py
+
+bench-evaluate: $(INSTALLED)
+	$(BIN)/python bench/evaluate.py
 
 bench-offline: $(INSTALLED)
 	$(BIN)/factory eval embedded --suite offline

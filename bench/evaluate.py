@@ -1,0 +1,238 @@
+"""Seconds of whole evaluations: lm-eval with its `hf` backend against the factory's harness.
+
+    python bench/evaluate.py [--model MODEL_FOLDER|tiny] [--problems 24] [--tokens 96]
+
+Both ask the same model the same two tasks of generation (questions of GSM8K and of GSM-Symbolic as
+plain text, greedy answers in float32, lm-eval's own filter and metric), one after the other, each
+in a process of its own with the same number of threads:
+
+    lm_eval          lm-eval's HFLM with one request a batch, its default
+    lm_eval, 16      the same with sixteen
+    ours             the evaluate stage with `raw: true` (vLLM where it is installed)
+
+"whole" is everything from the first import to the last score; "generate" only what the engine
+takes for the completions. Without --model the embedded SmolLM2-135M is converted first.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from grpo_step import save_model
+
+from factory.launch.local import environment
+from factory.machine import Machine
+
+SIDES = {"hf-1": "lm_eval", "hf-16": "lm_eval, 16", "ours": "ours"}
+TASKS = {"gsm8k": "gsm8k_100", "gsm_symbolic": "gsm_symbolic_en"}
+YAML = """
+task: {name}
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {data}}}
+test_split: test
+doc_to_text: "Question: {{{{question}}}}\\nAnswer:"
+doc_to_target: answer
+generation_kwargs: {{until: ["Question:"], do_sample: false, max_gen_toks: {tokens}}}
+filter_list:
+  - name: last-number
+    filter:
+      - {{function: regex, regex_pattern: "(-?\\\\d[\\\\d,.]*)", group_select: -1}}
+      - {{function: take_first}}
+metric_list:
+  - {{metric: exact_match, aggregation: mean, higher_is_better: true}}
+metadata: {{version: 1}}
+"""
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", default="", help="a folder, or `tiny`")
+    parser.add_argument("--problems", type=int, default=24, help="of each of the two tasks")
+    parser.add_argument("--tokens", type=int, default=96, help="most new tokens an answer")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--engine", choices=["auto", "vllm", "transformers"], default="auto")
+    parser.add_argument("--sides", choices=SIDES, nargs="+", default=list(SIDES))
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def write_tasks(folder: Path, problems: int, tokens: int) -> None:
+    """The two tasks as lm-eval YAML with their data."""
+    from factory.problems.bundled import BundledSource, supply
+
+    folder.mkdir()
+    for name, bundle in TASKS.items():
+        source = BundledSource.model_validate({"type": "bundled", "name": bundle})
+        found = list(supply(source, 0).problems)[:problems]
+        rows = [json.dumps({"question": one.prompt, "answer": one.reference}) for one in found]
+        data = folder / f"{name}.jsonl"
+        data.write_text("\n".join(rows) + "\n", encoding="utf-8")
+        text = YAML.format(name=name, data=data, tokens=tokens)
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+
+class Clock:
+    """Sums the seconds of the calls that it wraps."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self.seconds += time.perf_counter() - began
+
+        return timed
+
+
+def theirs(folder: Path, clock: Clock, batch: int) -> tuple[dict[str, float], list[str]]:
+    """Scores and completions of lm-eval with its own backend."""
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    backend = HFLM(
+        pretrained=str(folder / "model"), device="cpu", dtype="float32", batch_size=batch
+    )
+    backend.generate_until = clock.timed(backend.generate_until)
+    # Its registry of 14,000 tasks would take ten seconds more.
+    manager = TaskManager(include_path=str(folder / "tasks"), include_defaults=False)
+    found = simple_evaluate(
+        model=backend,
+        tasks=list(TASKS),
+        task_manager=manager,
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+    if found is None:
+        raise SystemExit("lm-eval gave no results")
+    texts = []
+    for name in TASKS:
+        rows = sorted(found["samples"][name], key=lambda row: row["doc_id"])
+        texts += [row["resps"][0][0] for row in rows]
+    scores = {name: found["results"][name]["exact_match,last-number"] for name in TASKS}
+    return scores, texts
+
+
+def ours(
+    folder: Path, clock: Clock, options: argparse.Namespace
+) -> tuple[dict[str, float], list[str]]:
+    """Scores and completions of the evaluate stage."""
+    from factory.artifacts import Artifact, Inputs, Manifest
+    from factory.context import Context
+    from factory.jsonl import read_records
+    from factory.records import EvalSample, Score
+    from factory.stages import evaluate
+
+    machine = Machine(
+        device="cpu", dtype="float32", matmul="float32",
+        threads=options.threads, engine=options.engine,
+    )  # fmt: skip
+    open_sampler = evaluate._sampler
+
+    def open_timed(*args: Any) -> Any:
+        sampler: Any = open_sampler(*args)
+        sampler.sample = clock.timed(sampler.sample)
+        return sampler
+
+    evaluate.EVALS, evaluate._sampler = folder / "tasks", open_timed
+    benchmarks = tuple(evaluate.BenchmarkConfig(name=name, task=name, raw=True) for name in TASKS)
+    config = evaluate.EvaluateConfig(kind="evaluate", model="model", benchmarks=benchmarks)
+    model = Artifact(folder / "model", Manifest.model_construct(name="model", fingerprint=""))
+    out, scratch = folder / "out", folder / "scratch"
+    out.mkdir()
+    scratch.mkdir()
+    evaluate.run(config, Inputs({"model": model}), out, Context(0, machine, scratch))
+    scores = {s.benchmark: s.value for s in read_records(out / "scores.jsonl", Score)}
+    samples = read_records(out / "samples.jsonl", EvalSample)
+    return scores, [sample.trace.completion.partition("Question:")[0] for sample in samples]
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of one side, in this process."""
+    began, clock = time.perf_counter(), Clock()
+    if options.side == "ours":
+        scores, texts = ours(options.folder, clock, options)
+    else:
+        batch = int(options.side.removeprefix("hf-"))
+        scores, texts = theirs(options.folder, clock, batch)
+    whole = time.perf_counter() - began
+    return {"whole": whole, "generate": clock.seconds, "scores": scores, "texts": texts}
+
+
+def run_side(options: argparse.Namespace, side: str, folder: Path) -> dict[str, Any]:
+    """The figures of one side, measured in a process of its own."""
+    machine = Machine(device="cpu", threads=options.threads, matmul="float32")
+    command = [sys.executable, __file__, "--side", side, "--folder", str(folder)]
+    command += ["--threads", str(options.threads), "--engine", options.engine]
+    child = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **os.environ,
+            **environment(machine),
+            "HF_DATASETS_CACHE": str(folder / "cache"),
+            "HF_HUB_OFFLINE": "1",
+        },
+    )
+    if child.returncode:
+        sys.exit(f"{SIDES[side]}: {child.stderr[-2000:]}")
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+def table(results: dict[str, dict[str, Any]], answers: int) -> Iterator[str]:
+    """Lines of a Markdown table, a row a side; how often ours fits into the others' seconds."""
+    yield "| side | whole, s | generate, s | answers/s | whole / ours | generate / ours | scores |"
+    yield "|---|---|---|---|---|---|---|"
+    mine = results.get("ours")
+    for side, found in results.items():
+        ratios = [
+            f"{found[figure] / mine[figure]:.2f}" if mine else "-"
+            for figure in ("whole", "generate")
+        ]
+        scores = ", ".join(f"{100 * value:.1f}" for value in found["scores"].values())
+        cells = [SIDES[side], f"{found['whole']:.1f}", f"{found['generate']:.1f}"]
+        cells += [f"{answers / found['whole']:.2f}", *ratios, scores]
+        yield "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    options = parse_arguments()
+    if options.side:
+        print(json.dumps(measure(options)))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = save_model(options.model, folder / "model")
+        if model != folder / "model":
+            (folder / "model").symlink_to(model.resolve())
+        write_tasks(folder / "tasks", options.problems, options.tokens)
+        results = {side: run_side(options, side, folder) for side in options.sides}
+    first = next(iter(results.values()))["texts"]
+    print(
+        f"2 tasks x {options.problems} problems, at most {options.tokens} new tokens, threads "
+        f"{options.threads}, float32, {platform.machine()}, one run each"
+    )
+    print("\n".join(table(results, 2 * options.problems)))
+    for side, found in results.items():
+        same = sum(a == b for a, b in zip(first, found["texts"], strict=True))
+        print(f"{SIDES[side]}: {same} of {len(first)} completions are those of the first side")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,316 @@
+"""A mistake planted in any reader of answers is noticed by nulls and golden cases.
+
+`alarms` holds the checks. On the real code none goes off; with each mutation at least one must. A
+mutation is a function put in the place of one that decides what counts as the answer, or as right.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from factory import chat
+from factory.chat import OutputForm, PromptConfig, Response, completion_text, form_text
+from factory.evaluation import documents, foreign, harness, scores, statistics, summary
+from factory.evaluation.scores import both_readings
+from factory.grading import code, exact, grade_item, instructions, math, numbers, procedural
+from factory.records import EvalSample, FinishReason, Problem, SamplingConfig, Trace, Verdict
+
+# The package's attribute of that name is the function.
+grading = importlib.import_module("factory.grading.grade")
+FORM = OutputForm(opening="<think>", closing="</think>")
+TAGS = PromptConfig(style="reflect")
+OPENED = PromptConfig(style="chat", prefill="<think>\n")
+R1 = PromptConfig(style="chat", prefill="<think>\n", form=FORM)
+
+
+def problem(kind: str, reference: str, **data: Any) -> Problem:
+    return Problem(id="p", prompt="q", reference=reference, kind=kind, source="t", data=data)  # type: ignore[arg-type]
+
+
+COUNTDOWN = problem(
+    "procedural", "7 - 3",
+    family="countdown", config={"seed": 1, "size": 10},
+    entry={"answer": "7 - 3", "metadata": {"numbers": [7, 3], "target": 4}},
+)  # fmt: skip
+GCD = problem(
+    "procedural", "6",
+    family="gcd", config={"seed": 1, "size": 10}, entry={"answer": "6", "metadata": {}},
+)  # fmt: skip
+CHOICES = ["red", "blue", "green", "grey"]
+FOLLOWED = {"instructions": ["punctuation:no_comma"], "arguments": [{}]}
+GOLD: list[tuple[Problem, str, str]] = [
+    (problem("math", "18"), "18", "81"),
+    (problem("math", "-2.5"), "-2.5", "2.5"),
+    (problem("math", "1234"), "1,234", "234"),
+    (problem("math", "18"), "18.0", "18.4"),
+    (problem("exact", "Blue Whale"), "blue whale", "Blue Whale or shark"),
+    (problem("exact", "-7"), "-7", "7"),
+    (problem("choice", "C", choices=CHOICES), "C", "B"),
+    (problem("choice", "C", choices=CHOICES), "green", "cannot tell"),
+    (COUNTDOWN, "7 - 3", "7 + 3"),
+    (GCD, "6", "5"),
+    (problem("instructions", "-", **FOLLOWED), "one and two", "one, two"),
+]
+"""(problem, what is right, what is another's gold)."""
+
+
+def written(answer: str, prompt: PromptConfig) -> str:
+    """A completion with this answer as the prompt asks for it."""
+    text = completion_text("first 5, then\n6", answer)
+    if prompt.form is not None:
+        text = form_text("first 5, then\n6", f"It is \\boxed{{{answer}}}", prompt.form)
+    return text.removeprefix(prompt.prefill.strip())
+
+
+def outcomes(
+    one: Problem, text: str, prompt: PromptConfig = TAGS, reason: FinishReason = "stop"
+) -> tuple[str, str]:
+    strict, lenient = (grade_item(item) for item in both_readings(one, text, reason, prompt))
+    return strict.outcome, lenient.outcome
+
+
+NUMBER = problem("math", "18")
+TEXTS: list[tuple[Problem, str, PromptConfig, FinishReason, tuple[str, str]]] = [
+    # Only the answer block counts strictly, the last number leniently.
+    (NUMBER, "It is 18", TAGS, "stop", ("no_answer", "correct")),
+    (NUMBER, "18 or rather 19", TAGS, "stop", ("no_answer", "wrong")),
+    (NUMBER, completion_text("18", "19"), TAGS, "stop", ("wrong", "wrong")),
+    (NUMBER, completion_text("19", "18") + " 19", TAGS, "stop", ("no_answer", "wrong")),
+    (NUMBER, "<answer> 18 </answer>", TAGS, "stop", ("no_answer", "correct")),
+    (NUMBER, "<think> a </think> 18", TAGS, "stop", ("no_answer", "correct")),
+    (NUMBER, completion_text("a", "18") * 2, TAGS, "stop", ("no_answer", "correct")),
+    (NUMBER, "<think> 18 and", TAGS, "length", ("truncated", "correct")),
+    (NUMBER, "<think> and", TAGS, "length", ("truncated", "truncated")),
+    (NUMBER, "a\n</think> <answer> 18 </answer>", OPENED, "stop", ("correct", "correct")),
+    (NUMBER, "a\n</think> <answer> 18 </answer>", TAGS, "stop", ("no_answer", "correct")),
+    # In a form the box of the summary counts; boxes in the thoughts do not.
+    (NUMBER, "\\boxed{18}\n</think> so \\boxed{19}", R1, "stop", ("wrong", "wrong")),
+    (NUMBER, "\\boxed{19}\n</think> so \\boxed{18}", R1, "stop", ("correct", "correct")),
+    (NUMBER, "a\n</think> \\boxed{18} or \\boxed{19}", R1, "stop", ("no_answer", "wrong")),
+    (NUMBER, "a\n</think> so \\boxed{18}", R1, "length", ("truncated", "correct")),
+    (NUMBER, "a and \\boxed{18}", R1, "stop", ("no_answer", "correct")),
+    (NUMBER, completion_text("a", "\\boxed{19}, \\boxed{18}"), TAGS, "stop", ("wrong", "correct")),
+    (NUMBER, completion_text("a", "18 or 19"), TAGS, "stop", ("wrong", "wrong")),
+    (problem("choice", "C", choices=CHOICES), "<think> C </think> B", TAGS, "stop",
+     ("no_answer", "wrong")),
+    (problem("exact", "so"), "so\nnot so", TAGS, "stop", ("no_answer", "wrong")),
+    (problem("instructions", "-", **FOLLOWED), "<think> a, b", TAGS, "stop",
+     ("no_answer", "no_answer")),
+    (problem("instructions", "-", **FOLLOWED), completion_text("a, b", "c"), TAGS, "stop",
+     ("correct", "correct")),
+    (problem("instructions", "-", **FOLLOWED), completion_text("a", "b, c\nd"), TAGS, "stop",
+     ("wrong", "correct")),
+]  # fmt: skip
+
+
+def alarms() -> list[str]:
+    """The checks that go off, as text."""
+    found = []
+    for one, gold, other in GOLD:
+        for prompt in (TAGS, OPENED, R1):
+            # A boxed sentence is still a sentence: its instructions hold for the whole summary.
+            if outcomes(one, written(gold, prompt), prompt)[0] != "correct":
+                found.append(f"gold echo: {one.kind} {gold}")
+            if outcomes(one, written(other, prompt), prompt)[0] == "correct":
+                found.append(f"shuffled gold: {one.kind} {other}")
+        if outcomes(one, f"First 5, then\n{gold}")[1] != "correct":
+            found.append(f"lenient gold: {one.kind} {gold}")
+        if outcomes(one, f"First 5, then\n{other}")[1] == "correct":
+            found.append(f"lenient shuffled gold: {one.kind} {other}")
+    for one, text, prompt, reason, expected in TEXTS:
+        if outcomes(one, text, prompt, reason) != expected:
+            found.append(f"golden: {text!r}")
+    if code.program_of("```python\na\n```\nor\n```python\nb\n```") != "b\n":
+        found.append("golden: the last block is the program")
+    return found + _scores() + _foreign()
+
+
+def _scores() -> list[str]:
+    """Two problems, four samples: strictly 4 and 1 right, leniently 4 and 3."""
+    right, wrong = (Verdict(outcome=o, answer=o, explanation="") for o in ("correct", "wrong"))  # type: ignore[arg-type]
+    silent = Verdict(outcome="no_answer", answer=None, explanation="")
+    strict = {"a": [right] * 4, "b": [right, wrong, silent, silent]}
+    lenient = {"a": [right] * 4, "b": [right, right, right, wrong]}
+    samples = [
+        _sample(name, number, strict[name][number], lenient[name][number])
+        for name in strict
+        for number in range(4)
+    ]
+    run: Any = SimpleNamespace(benchmark="b", version="1", mode="sampled", samples=4)
+    rows = {row.metric: row.value for row in scores.own_scores(run, samples, prompt_style="chat")}
+    pairs = list(zip(strict["b"], lenient["b"], strict=True))
+    found = {**rows, **{f"lm_eval {k}": v for k, v in documents.pass_rates(pairs).items()}}
+    expected = {
+        "pass@1": 5 / 8, "pass@4": 1.0, "cons@4": 0.75, "pass@1_lenient": 7 / 8,
+        "lm_eval pass@1": 1 / 4, "lm_eval pass@1_lenient": 3 / 4,
+    }  # fmt: skip
+    return [f"scores: {m}" for m in expected if abs(found[m] - expected[m]) > 1e-9]
+
+
+def _sample(name: str, number: int, strict: Verdict, lenient: Verdict) -> EvalSample:
+    trace = Trace(
+        problem_id=name, sample=number, question="q", prompt="q", completion="c", reasoning=None,
+        answer=strict.answer, finish_reason="stop", completion_tokens=1, seed=0,
+        sampling=SamplingConfig(), style="chat", model="m", verdict=strict,
+    )  # fmt: skip
+    return EvalSample(benchmark="b", mode="sampled", trace=trace, lenient=lenient)
+
+
+def _foreign() -> list[str]:
+    """A registry task: its text ends at the stop, its first filter is strict, its last lenient."""
+    found = []
+    draw: Any = SimpleNamespace(
+        run=SimpleNamespace(problems=None), sampling=SamplingConfig(stop=("\n", "Q:"))
+    )
+    if harness._reply(draw, SimpleNamespace(text="18 Q: 19\n20")) != "18 ":  # type: ignore[arg-type]
+        found.append("foreign: the stop text")
+    means = {("match", "strict"): {0: 0.0, 1: 1.0}, ("match", "flexible"): {0: 1.0, 1: 1.0}}
+    read = foreign._verdicts(means)
+    marks = {n: tuple(verdict.is_correct for verdict in pair) for n, pair in read.items()}
+    if marks != {0: (False, True), 1: (True, True)}:
+        found.append("foreign: the filters")
+    if foreign._is_mean({0: 1.0, 1: 0.0}, 0.7) or not foreign._is_mean({0: 1.0, 1: 0.0}, 0.5):
+        found.append("foreign: means")
+    if foreign._number(SimpleNamespace(document="12.0")) != 12:  # type: ignore[arg-type]
+        found.append("foreign: the document")
+    return found
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`make` gets the real function and returns one with a mistake."""
+
+    place: Any
+    name: str
+    mistake: str
+    make: Callable[[Any], Any]
+
+    @property
+    def id(self) -> str:
+        return f"{self.place.__name__.removeprefix('factory.')}.{self.name}: {self.mistake}"
+
+
+def changed(response: Response, **values: object) -> Response:
+    return response.model_copy(update=values)
+
+
+def right(*_: object, **__: object) -> Verdict:
+    return Verdict(outcome="correct", answer="", explanation="")
+
+
+MUTATIONS = [
+    # chat.parse, where strict grading reads the answer.
+    Mutation(grading, "parse", "thoughts for the answer", lambda real: lambda *a, **k: (
+        lambda r: changed(r, answer=r.reasoning if r.answer else None))(real(*a, **k))),
+    Mutation(grading, "parse", "the whole text", lambda real: lambda text, **k: changed(
+        real(text, **k), answer=text)),
+    Mutation(grading, "parse", "no prefill", lambda real: lambda text, **k: real(
+        text, **{**k, "prefill": ""})),
+    Mutation(grading, "parse", "no form", lambda real: lambda text, **k: real(
+        text, **{**k, "form": None})),
+    Mutation(grading, "parse", "cut texts are whole", lambda real: lambda text, **k: real(
+        text, **{**k, "is_cut": False})),
+    Mutation(grading, "parse", "never an answer", lambda real: lambda *a, **k: changed(
+        real(*a, **k), answer=None, problem="no tags")),
+    Mutation(chat, "_text_problem", "text around the blocks", lambda real: lambda *a: ""),
+    Mutation(chat, "_mark_problem", "marks in any order", lambda real: lambda *a: ""),
+    Mutation(chat, "boxes", "no boxes", lambda real: lambda text: []),
+    Mutation(chat, "boxes", "the last box only", lambda real: lambda text: (real(text) or [])[-1:]),
+    # Lenient reading.
+    Mutation(grading, "last_number", "the first number", lambda real: lambda text: (
+        lambda parts: real(parts[0]) if parts else None)(
+            [word for word in text.split() if any(c.isdigit() for c in word)])),
+    Mutation(grading, "last_number", "no sign", lambda real: lambda text: (
+        lambda n: n and n.lstrip("-"))(real(text))),
+    Mutation(grading, "last_number", "no decimals", lambda real: lambda text: (
+        lambda n: n and n.partition(".")[0])(real(text))),
+    Mutation(grading, "_lenient_answer", "lines from the top", lambda real: lambda item: real(
+        replace(item, text="\n".join(reversed(item.text.splitlines()))))),
+    Mutation(grading, "_lenient_answer", "strict", lambda real: grading._strict_answer),
+    Mutation(grading, "_strict_answer", "lenient", lambda real: grading._lenient_answer),
+    Mutation(grading, "_response", "with its thoughts", lambda real: lambda item: (
+        item.text, None)),
+    # Graders.
+    Mutation(math, "plain_number", "no sign", lambda real: lambda text: (
+        lambda n: n if n is None else abs(n))(real(text))),
+    Mutation(math, "plain_number", "rounded", lambda real: lambda text: (
+        lambda n: n if n is None else Fraction(round(n)))(real(text))),
+    Mutation(math, "boxes", "the last of several boxes", lambda real: lambda text: (
+        real(text) or [])[-1:]),
+    Mutation(math, "same_answer", "contained", lambda real: lambda a, b, leaf: a in b),
+    Mutation(math, "same_answer", "always", lambda real: lambda *a: True),
+    Mutation(math, "same_answer", "never", lambda real: lambda *a: False),
+    Mutation(exact, "fold_text", "letters folded away", lambda real: lambda text: real(text)[:4]),
+    Mutation(exact, "fold_text", "case kept", lambda real: lambda text: text),
+    Mutation(exact, "_chosen", "the first letter", lambda real: lambda text, choices: text.strip()[
+        :1].upper()),
+    Mutation(exact, "_chosen", "letters only", lambda real: lambda text, choices: real(text, [])),
+    Mutation(procedural, "FULL_SCORE", "any score", lambda real: 0.0),
+    Mutation(procedural, "STRICTER", "refuses all", lambda real: {
+        "countdown": lambda answer, entry: False}),
+    Mutation(code, "program_of", "the first block", lambda real: lambda answer: (
+        code._FENCE.findall(answer + "\n")[0][1])),
+    Mutation(code, "program_of", "the whole answer", lambda real: lambda answer: answer),
+    Mutation(grading, "grade_instructions", "strict is loose", lambda real: lambda p, text, **k: (
+        real(p, text, is_loose=not k.get("is_loose", False)))),
+    Mutation(instructions, "_followed", "all followed", lambda real: lambda check, e, text: [
+        True for _ in e.instruction_id_list]),
+    Mutation(instructions, "_followed", "none followed", lambda real: lambda check, e, text: [
+        False for _ in e.instruction_id_list]),
+    # From verdicts to scores.
+    Mutation(scores, "_share_right", "lenient", lambda real: scores._share_right_lenient),
+    Mutation(scores, "_share_right_lenient", "strict", lambda real: scores._share_right),
+    Mutation(scores, "_share_right", "any of them", lambda real: lambda group: float(
+        real(group) > 0)),
+    Mutation(scores, "_any_right", "all of them", lambda real: lambda group: float(
+        scores._share_right(group) == 1)),
+    Mutation(scores, "votes", "the silent vote", lambda real: lambda verdicts: [
+        verdict.answer or "none" for verdict in verdicts]),
+    Mutation(scores, "consensus", "the first answer", lambda real: lambda answers, correct: float(
+        correct[0])),
+    Mutation(scores, "pass_at_k", "the mean", lambda real: lambda n, c, *, k: c / n),
+    Mutation(documents, "pass_rates", "readings swapped", lambda real: lambda pairs: real(
+        [(b, a) for a, b in pairs])),
+    # Registry tasks.
+    Mutation(harness, "_reply", "the whole text", lambda real: lambda draw, done: done.text),
+    Mutation(foreign, "_verdicts", "the first filter twice", lambda real: lambda means: {
+        n: (pair[0], pair[0]) for n, pair in real(means).items()}),
+    Mutation(foreign, "_verdict", "whatever it says", lambda real: right),
+    Mutation(foreign, "_is_mean", "always", lambda real: lambda *a: True),
+    Mutation(foreign, "_number", "another document", lambda real: lambda draw: real(draw) + 1),
+]  # fmt: skip
+
+
+def test_no_alarm_goes_off_on_the_real_readers() -> None:
+    assert alarms() == []
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=[mutation.id for mutation in MUTATIONS])
+def test_a_mistake_in_a_reader_is_noticed(
+    mutation: Mutation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = mutation.make(getattr(mutation.place, mutation.name))
+    monkeypatch.setattr(mutation.place, mutation.name, wrong)
+    if mutation.name == "grade_instructions":
+        monkeypatch.setitem(grading.GRADERS, "instructions", wrong)
+    assert _told(), f"nothing noticed {mutation.id}"
+
+
+def _told() -> list[str]:
+    try:
+        return alarms()
+    # A reader that breaks is noticed too.
+    except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        return [f"{type(error).__name__}: {error}"]
+
+
+def test_every_module_that_reads_answers_has_a_mutation() -> None:
+    readers = {chat, grading, math, exact, procedural, code, instructions, scores, documents}
+    assert {mutation.place for mutation in MUTATIONS} == readers | {harness, foreign}
+    assert statistics.pass_at_k is scores.pass_at_k and summary.votes is scores.votes
+    assert numbers.last_number is grading.last_number
