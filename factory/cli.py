@@ -381,6 +381,20 @@ def compare(
 
 @app.command()
 @_told
+def diff(
+    run_a: Annotated[str, typer.Argument(help="A report.json, its folder, a store, or a recipe.")],
+    run_b: Annotated[str, typer.Argument(help="The other one, compared with the first.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    store: Store = STORE,
+) -> None:
+    """Say what differs between two builds: settings, versions, data, and scores with intervals."""
+    from factory.ui.differences import show_difference
+
+    show_difference(run_a, run_b, store, _console(), as_json=as_json)
+
+
+@app.command()
+@_told
 def rescore(run: ArtifactName, store: Store = STORE) -> None:
     """Grade an evaluation's stored answers with the present graders and show what changed."""
     from factory.ui.rescoring import show_rescored

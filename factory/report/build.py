@@ -21,6 +21,7 @@ from factory.report.scorecard import (
     compare,
     evaluations,
     published_scores,
+    tallies,
     traps,
 )
 from factory.report.selection import mixtures, selections
@@ -67,6 +68,7 @@ def build(
         mixtures=tuple(mixtures(steps)),
         stories=tuple(stories(rows, answers, asked)),
         browser=browser(rows, answers, asked),
+        tallies=tuple(tallies(rows, answers)),
         strata=tuple(all_strata(rows, answers, asked)),
         contaminations=tuple(overlapping),
         packages=_variants(manifest.versions for manifest in manifests),

@@ -283,6 +283,19 @@ class Answered(Record):
     answers: tuple[Answer, ...]
 
 
+class Tally(Record):
+    """How often each problem of one evaluation's benchmark was answered right: what comparisons
+    are made from."""
+
+    stage: str
+    benchmark: str
+    mode: Mode
+    samples: int
+    """A problem; the fewest, where they differ."""
+    shares: dict[str, float]
+    """By problem id: share of its samples that are right, strictly."""
+
+
 class Strata(Record):
     """One evaluation's score on one benchmark by difficulty."""
 
@@ -374,6 +387,7 @@ class Report(Record):
     mixtures: tuple[Mixture, ...] = ()
     stories: tuple[Story, ...]
     browser: Browser | None = None
+    tallies: tuple[Tally, ...] = ()
     strata: tuple[Strata, ...] = ()
     contaminations: tuple[Contamination, ...] = ()
     packages: dict[str, tuple[str, ...]]

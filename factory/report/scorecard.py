@@ -9,7 +9,7 @@ from factory.evaluation.summary import ByMode, read_answers, summary, trap
 from factory.jsonl import read_records
 from factory.records import EvalSample, Mode, Score
 from factory.report.lineage import model_input, teachers, weight_ancestors
-from factory.report.records import Comparison, Evaluation, Relation, Role, Step
+from factory.report.records import Comparison, Evaluation, Relation, Role, Step, Tally
 from factory.report.text import plural
 
 AllAnswers = dict[str, ByMode]
@@ -236,6 +236,21 @@ def traps(rows: Sequence[Evaluation], answers: AllAnswers) -> list[str]:
             if told:
                 found.append(f"{row.label} on {benchmark}, {mode}: {told}")
     return found
+
+
+def tallies(rows: Sequence[Evaluation], answers: AllAnswers) -> list[Tally]:
+    """Every evaluation's right answers problem by problem."""
+    return [
+        Tally(
+            stage=row.stage,
+            benchmark=benchmark,
+            mode=mode,
+            samples=min(map(len, problems.values())),
+            shares={name: correct_share(samples) for name, samples in problems.items()},
+        )
+        for row in rows
+        for (benchmark, mode), problems in answers[row.label].items()
+    ]
 
 
 def correct_share(samples: Sequence[EvalSample]) -> float:
