@@ -9,18 +9,19 @@ is scored but is never an input. It is the same computation as one padded row a 
 into the prompt included; only the order of additions differs.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import PreTrainedModel
 
-ATTENTION = "shared_prompt"
-"""Name under which transformers finds the attention below; no mask is built for that name."""
+from factory.training.layers import last_hidden
 
 COVERED = ("llama", "qwen2", "qwen3")
 """Model types whose layers were checked against the plain pass."""
@@ -135,57 +136,64 @@ def _causal(length: int) -> Tensor:
 
 
 def shared_prompt_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    pack: Pack,
-    scaling: float,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention of a flat row; called by transformers' layers with what the model was given.
+    query: Tensor, key: Tensor, value: Tensor, *, pack: Pack, masks: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Attention of a flat row: (N, H, D), (N, KV, D), (N, KV, D) -> (N, H, D).
 
-    Shapes: query (1, H, N, D), key and value (1, KV, N, D) -> (1, N, H, D).
+    `masks` are those of prompts and completions as `_folded` gives them.
     """
-    prompt_query, prompt_key, prompt_value = (
-        _gather(tensor, pack.prompt_cells) for tensor in (query, key, value)
-    )
-    outputs = [_attend(prompt_query, prompt_key, prompt_value, pack.prompt_mask, scaling)]
+    prompt_query, own_query = Spread.apply(query, pack)
+    prompt_key, own_key = Spread.apply(key, pack)
+    prompt_value, own_value = Spread.apply(value, pack)
+    outputs = [_attend(prompt_query, prompt_key, prompt_value, masks[0])]
     if len(pack.owner):
-        own_query, own_key, own_value = (
-            _gather(tensor, pack.completion_cells) for tensor in (query, key, value)
-        )
-        keys = torch.cat([prompt_key[pack.owner], own_key], dim=2)
-        values = torch.cat([prompt_value[pack.owner], own_value], dim=2)
-        outputs.append(_attend(own_query, keys, values, pack.completion_mask, scaling))
-    flat = torch.cat([output.transpose(1, 2).flatten(0, 1) for output in outputs])
-    return flat.index_select(0, pack.unpad)[None], None
+        keys = torch.cat([prompt_key[pack.owner], own_key], dim=1)
+        values = torch.cat([prompt_value[pack.owner], own_value], dim=1)
+        outputs.append(_attend(own_query, keys, values, masks[1]))
+    return torch.cat([output.flatten(0, 1) for output in outputs]).index_select(0, pack.unpad)
 
 
-def _gather(heads: Tensor, cells: Tensor) -> Tensor:
-    """(1, heads, N, D) at cells (rows, length) -> (rows, heads, length, D)."""
-    picked = heads[0].index_select(1, cells.view(-1))
-    return picked.unflatten(1, cells.shape).transpose(0, 1)
+class Spread(Function):
+    """A flat row (N, heads, D) as padded prompts (U, P, heads, D) and completions (B, C, heads, D).
+
+    Every cell has one place there and gets that place's gradient. Padding is masked as a key and
+    dropped as a query, so no gradient comes from it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
+        ctx.unpad = pack.unpad
+        return flat[pack.prompt_cells], flat[pack.completion_cells]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, prompts: Tensor, completions: Tensor) -> tuple[Tensor, None]:
+        padded = torch.cat([prompts.flatten(0, 1), completions.flatten(0, 1)])
+        return padded.index_select(0, ctx.unpad), None
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
-    """Attention (rows, H, length, D) under a boolean mask.
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """Attention (rows, length, H, D) under a mask that is added to the scores.
 
     Query heads that share a key-value head are folded into the query length, so keys and values
     are not copied once a head.
     """
-    heads, length = query.shape[1:3]
-    folds = heads // key.shape[1]
-    folded = query.reshape(len(query), key.shape[1], folds * length, -1)
+    rows, length, heads, width = query.shape
+    groups = key.shape[2]
+    folded = query.view(rows, length, groups, -1, width).permute(0, 2, 3, 1, 4)
     output = scaled_dot_product_attention(
-        folded, key, value, attn_mask=mask.repeat(1, 1, folds, 1), scale=scaling
+        folded.reshape(rows, groups, -1, width),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        attn_mask=mask,
     )
-    return output.reshape(len(query), heads, length, -1)
+    return output.view(rows, heads, length, width).transpose(1, 2)
 
 
-AttentionInterface.register(ATTENTION, shared_prompt_attention)
+def _folded(mask: Tensor, folds: int, like: Tensor) -> Tensor:
+    """A boolean mask as numbers to add, its query axis once for each of `folds` query heads."""
+    numbers = torch.zeros_like(mask, dtype=like.dtype).masked_fill_(~mask, float("-inf"))
+    return numbers.repeat(1, 1, folds, 1)
 
 
 def causal_model(model: torch.nn.Module) -> PreTrainedModel:
@@ -203,6 +211,8 @@ def not_covered(model: torch.nn.Module) -> str | None:
         return "some layers attend through a sliding window"
     if getattr(config, "attention_dropout", 0.0):
         return "attention dropout is on"
+    if config.hidden_act != "silu":
+        return f"the activation is {config.hidden_act}, not silu"
     if inner.get_output_embeddings().bias is not None:
         return "the LM head has a bias"
     if inner.dtype != torch.float32:
@@ -213,54 +223,10 @@ def not_covered(model: torch.nn.Module) -> str | None:
 def hidden_states(model: torch.nn.Module, pack: Pack) -> Tensor:
     """Last hidden states (R, width) at the scored cells."""
     inner = causal_model(model)
-    embedding = inner.get_input_embeddings()
-    with _attention_of(inner):
-        output = inner.base_model(
-            inputs_embeds=Lookup.apply(pack.input_ids, embedding.weight, embedding.padding_idx)[
-                None
-            ],
-            position_ids=pack.position_ids[None],
-            use_cache=False,
-            pack=pack,
-        )
-    return output.last_hidden_state[0].index_select(0, pack.scored_cells)
-
-
-class Lookup(torch.autograd.Function):
-    """Rows of an embedding; the gradient is added to `weight.grad` itself.
-
-    torch's own makes a gradient of the whole vocabulary for every pack, most of it zeros. As
-    there, the padding token's row gets none.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, ids: Tensor, weight: Tensor, padding: int | None) -> Tensor:
-        ctx.save_for_backward(ids, weight)
-        ctx.padding = padding
-        return weight[ids]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
-        ids, weight = ctx.saved_tensors
-        if ctx.padding is not None:
-            gradient = gradient.masked_fill((ids == ctx.padding)[:, None], 0.0)
-        gradient_of(weight).index_add_(0, ids, gradient)
-        return None, None, None
-
-
-def gradient_of(weight: Tensor) -> Tensor:
-    """The weight's `grad`, to be added to in place; zeros where there is none yet."""
-    if weight.grad is None:
-        weight.grad = torch.zeros_like(weight)
-    return weight.grad
-
-
-@contextmanager
-def _attention_of(model: PreTrainedModel) -> Iterator[None]:
-    # Set for this call only: `generate` and the plain pass use the same module.
-    before = model.config._attn_implementation
-    model.config._attn_implementation = ATTENTION
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = before
+    folds = inner.config.num_attention_heads // inner.config.num_key_value_heads
+    weight = inner.get_input_embeddings().weight
+    # Made once for all layers.
+    masks = tuple(_folded(mask, folds, weight) for mask in (pack.prompt_mask, pack.completion_mask))
+    attend = partial(shared_prompt_attention, pack=pack, masks=masks)
+    hidden = last_hidden(inner, pack.input_ids, pack.position_ids, attend)
+    return hidden.index_select(0, pack.scored_cells)

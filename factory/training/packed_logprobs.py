@@ -6,22 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from factory.training.packed import (
-    Group,
-    Pack,
-    causal_model,
-    gradient_of,
-    hidden_states,
-    pack_groups,
-)
+from factory.training.layers import gradient_of
+from factory.training.packed import Group, Pack, causal_model, hidden_states, pack_groups
 
 KEPT_BYTES = 256 * 2**20
 """Probabilities of a pack that are kept for its backward pass: a group of 8 samples of 64 tokens
 has 100 MB with 50,000 tokens."""
 
-HEAD_ROWS = 128
-"""Positions whose logits exist at one time: 25 MB in float32 with 50,000 tokens, which glibc keeps
-for the next chunk. Blocks over 32 MiB it maps anew each time, page by page."""
+HEAD_BYTES = 32 * 2**20 - 2**16
+"""Logits that exist at one time: 170 positions in float32 with 50,000 tokens. Blocks of 32 MiB and
+more glibc maps anew each time, page by page; smaller ones it keeps for the next chunk."""
 
 
 def packed_logprobs(
@@ -124,7 +118,7 @@ class HeadLogprobs(torch.autograd.Function):
         entropy = hidden.new_empty(len(hidden))
         room = KEPT_BYTES if any(ctx.needs_input_grad) else 0
         ctx.kept = []
-        for start, stop, pairs in _chunks(row, len(hidden)):
+        for start, stop, pairs in _chunks(row, len(hidden), len(weight)):
             scores, mass, total = _masses(hidden[start:stop], weight, temperature)
             local = row[pairs] - start
             logprobs[pairs] = scores[local, token[pairs]] - total[local, 0].log()
@@ -143,14 +137,15 @@ class HeadLogprobs(torch.autograd.Function):
         hidden, weight, row, token = ctx.saved_tensors
         hidden_gradient = torch.empty_like(hidden)
         weight_gradient = gradient_of(weight) if ctx.needs_input_grad[1] else None
-        for number, (start, stop, pairs) in enumerate(_chunks(row, len(hidden))):
-            if number < len(ctx.kept):
-                mass, total = ctx.kept[number]
-            else:
-                _, mass, total = _masses(hidden[start:stop], weight, ctx.temperature)
+        kept = iter(ctx.kept)
+        for start, stop, pairs in _chunks(row, len(hidden), len(weight)):
+            mass, total = (
+                next(kept, None) or _masses(hidden[start:stop], weight, ctx.temperature)[1:]
+            )
             local, wanted = row[pairs] - start, gradient[pairs] / ctx.temperature
             wanted_of_row = torch.zeros_like(total).index_add_(0, local, wanted[:, None])
-            slope = mass * (wanted_of_row / -total)
+            # In place: `backward` runs once.
+            slope = mass.mul_(wanted_of_row / -total)
             slope.index_put_((local, token[pairs]), wanted, accumulate=True)
             torch.mm(slope, weight, out=hidden_gradient[start:stop])
             if weight_gradient is not None:
@@ -168,10 +163,11 @@ def _masses(hidden: Tensor, weight: Tensor, temperature: float) -> tuple[Tensor,
     return scores, mass, mass.sum(dim=-1, keepdim=True)
 
 
-def _chunks(row: Tensor, rows: int) -> Iterator[tuple[int, int, Tensor]]:
-    """Row ranges of HEAD_ROWS with the indices of the pairs that lie in each."""
+def _chunks(row: Tensor, rows: int, vocabulary: int) -> Iterator[tuple[int, int, Tensor]]:
+    """Row ranges of at most HEAD_BYTES of logits, with the indices of the pairs in each."""
+    size = max(1, HEAD_BYTES // (4 * vocabulary))
     order = row.argsort(stable=True)
-    starts = list(range(0, rows, HEAD_ROWS))
+    starts = list(range(0, rows, size))
     bounds = torch.searchsorted(row[order], torch.tensor([*starts, rows], device=row.device))
     for i, start in enumerate(starts):
-        yield start, min(start + HEAD_ROWS, rows), order[bounds[i] : bounds[i + 1]]
+        yield start, min(start + size, rows), order[bounds[i] : bounds[i + 1]]

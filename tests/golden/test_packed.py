@@ -265,7 +265,7 @@ def test_chunks_of_the_head_that_are_kept_or_computed_anew(
     trainer: FactoryGrpoTrainer, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seven rows of 259 float32 a chunk are 7,252 bytes."""
-    monkeypatch.setattr(packed_logprobs, "HEAD_ROWS", 7)
+    monkeypatch.setattr(packed_logprobs, "HEAD_BYTES", 7_252)
     monkeypatch.setattr(packed_logprobs, "KEPT_BYTES", kept)
     trainer.beta = 0.05
     inputs = with_old_and_reference(trainer, batch(6), old=True)
@@ -293,6 +293,19 @@ def test_logprobs_without_gradient_do_not_depend_on_the_packs(trainer: FactoryGr
         found.append(trainer.completion_logprobs(ids, mask, LENGTH))
     assert torch.allclose(found[1], found[0], atol=1e-5)
     assert torch.allclose(found[2], found[0], atol=1e-5)
+
+
+def test_layers_that_are_computed_again_give_the_same_gradients(
+    trainer: FactoryGrpoTrainer,
+) -> None:
+    trainer.beta = 0.05
+    inputs = with_old_and_reference(trainer, batch(8), old=True)
+    kept = loss_and_gradients(trainer, inputs, GROUP)
+    trainer.model.gradient_checkpointing_enable()
+    try:
+        assert_same(kept, loss_and_gradients(trainer, inputs, GROUP))
+    finally:
+        trainer.model.gradient_checkpointing_disable()
 
 
 def test_adapters_train_through_the_packed_pass(tmp_path: Path) -> None:
@@ -347,6 +360,7 @@ def with_head_bias() -> Any:
             "some layers attend through a sliding window",
         ),
         (LlamaConfig(**SMALL, attention_dropout=0.1), "attention dropout is on"),
+        (LlamaConfig(**SMALL, hidden_act="gelu"), "the activation is gelu, not silu"),
         (with_head_bias, "the LM head has a bias"),
         (LlamaConfig(**SMALL, dtype="bfloat16"), "weights are torch.bfloat16, not float32"),
         (LlamaConfig(**SMALL), None),
