@@ -36,9 +36,11 @@ class Machine(Record):
     """Torch and engine threads; 0 takes every core this process may use, or fewer where a
     measurement says that fewer are clearly faster."""
     engine: Literal["auto", "vllm", "transformers"] = "auto"
-    """`auto` takes vLLM where it imports, else transformers (slower, same results within noise)."""
+    """`auto` takes vLLM where it imports. On CPUs in float32 it takes our own decode loop, which is
+    faster, for models that this covers (Llama, Qwen2, Qwen3) where `engine_memory_gib` holds 32
+    rows of full length."""
     engine_memory_gib: float = Field(default=1.0, gt=0)
-    """Key-value cache of the engine on a CPU, GiB."""
+    """Key-value cache of the engine on a CPU, GiB; more rows than fit are drawn in parts."""
     gpu_memory_fraction: float = Field(default=0.85, gt=0, lt=1)
     """Share of the GPU's memory that the engine may take when it runs alone."""
     gpu_memory_fraction_rl: float = Field(default=0.3, gt=0, lt=1)

@@ -1,4 +1,4 @@
-"""Engines behind one protocol: `open_sampler` picks vLLM where it imports, else transformers."""
+"""Engines behind one protocol: `open_sampler` picks the one that suits model and machine."""
 
 import os
 from collections.abc import Callable
@@ -27,9 +27,11 @@ def open_sampler(
     """
     wanted = machine.engine
     if wanted == "auto":
-        wanted = "vllm" if find_spec("vllm") else "transformers"
-        if wanted == "transformers" and notify:
-            notify("vLLM is not installed: sampling with transformers (slower, same within noise)")
+        wanted = "transformers" if _decodes_itself(model, machine, max_length) else "vllm"
+        if wanted == "vllm" and not find_spec("vllm"):
+            wanted = "transformers"
+            if notify:
+                notify("vLLM is not installed: sampling with transformers (slower)")
     if wanted == "vllm":
         if not find_spec("vllm"):
             raise EngineError(
@@ -44,3 +46,22 @@ def open_sampler(
     from factory.sampling.transformers import TransformersSampler
 
     return TransformersSampler(model, machine, max_length=max_length)
+
+
+def _decodes_itself(model: Path, machine: Machine, max_length: int) -> bool:
+    """Whether `auto` takes the decode loop of ours even where vLLM is installed.
+
+    On a CPU in float32 it is the faster one (docs/log.md has the numbers) for the models that its
+    decoder covers, while enough rows of full length fit into the machine's `engine_memory_gib`.
+    """
+    if machine.takes_gpu() or machine.torch_dtype_name(on_gpu=False) != "float32":
+        return False
+    from transformers import AutoConfig
+
+    from factory.sampling.decoder import FEWEST_ROWS, cache_bytes, covers
+
+    config = AutoConfig.from_pretrained(model, local_files_only=True)
+    if not covers(config):
+        return False
+    needed = FEWEST_ROWS * max_length * cache_bytes(config)
+    return needed <= machine.engine_memory_gib * 2**30

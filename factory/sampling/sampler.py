@@ -1,7 +1,7 @@
 """The one protocol behind which every engine hides: prompts in, completions out."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from factory.records import FinishReason, SamplingConfig
@@ -31,6 +31,8 @@ class Completion:
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
+    cached_prompt_tokens: int = field(default=0, compare=False)
+    """Tokens of the prompt that the engine did not run, since it had run them for another."""
 
 
 class Sampler(Protocol):

@@ -100,7 +100,7 @@ class VllmSampler:
             ],
             use_tqdm=False,
         )
-        return [_completion(output.outputs[0]) for output in outputs]
+        return [_completion(output.outputs[0], output.num_cached_tokens or 0) for output in outputs]
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         # `reload_weights` and the public RPC reload give silently wrong output on CPUs; loading
@@ -113,12 +113,12 @@ class VllmSampler:
         del self._llm
 
 
-def _completion(output: Any) -> Completion:
+def _completion(output: Any, cached: int) -> Completion:
     ids = tuple(output.token_ids)
     logprobs = tuple(step[token].logprob for step, token in zip(output.logprobs, ids, strict=True))
     if output.finish_reason not in FINISH_REASONS:
         raise EngineError(f"vLLM ended a completion with {output.finish_reason!r}")
-    return Completion(output.text, ids, logprobs, FINISH_REASONS[output.finish_reason])
+    return Completion(output.text, ids, logprobs, FINISH_REASONS[output.finish_reason], cached)
 
 
 def _prepare_cpu(machine: Machine) -> None:

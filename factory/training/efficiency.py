@@ -15,12 +15,19 @@ class Drawn:
     prompt_tokens: int
     """Of all rows, so a shared prompt counts once a row."""
     completion_tokens: int
+    prompt_tokens_run: int
+    """Prompt tokens that the engine ran: a prompt that is shared should count once a group."""
 
     def plus(self, requests: Sequence[Request], completions: Sequence[Completion]) -> "Drawn":
         return Drawn(
             self.rows + len(requests),
             self.prompt_tokens + sum(len(request.prompt_ids) for request in requests),
             self.completion_tokens + sum(len(c.token_ids) for c in completions),
+            self.prompt_tokens_run
+            + sum(
+                len(request.prompt_ids) - completion.cached_prompt_tokens
+                for request, completion in zip(requests, completions, strict=True)
+            ),
         )
 
 
@@ -54,6 +61,8 @@ class Efficiency:
         prompt = drawn.prompt_tokens / drawn.rows
         completion = drawn.completion_tokens / drawn.rows
         generate = seconds.get("generate", 0.0)
+        if "completions/mean_length" in logs:
+            figures["prompt_run_share"] = round(drawn.prompt_tokens_run / drawn.prompt_tokens, 4)
         if "completions/mean_length" in logs and generate:
             figures["generated_per_second"] = round(drawn.completion_tokens / generate, 1)
             least = generation_seconds(

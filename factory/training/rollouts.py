@@ -118,7 +118,7 @@ class Rollouts:
         self.asked_path = folder / "asked.jsonl"
         self.parity: dict[str, float] = {}
         """Gaps found by the last check, taken by the telemetry of its step."""
-        self.drawn = Drawn(0, 0, 0)
+        self.drawn = Drawn(0, 0, 0, 0)
         self._count = 0
         self._update = 1
         self._sampling = settings.sampling_at(1)
@@ -141,7 +141,7 @@ class Rollouts:
         run draws the same completions.
         """
         self._graded = []
-        self.drawn = Drawn(0, 0, 0)
+        self.drawn = Drawn(0, 0, 0, 0)
         step = trainer.state.global_step
         self._update = step + 1
         self._sampling = self.settings.sampling_at(self._update)

@@ -34,7 +34,7 @@ def test_a_watched_run_measures_resumes_and_trains_as_one_without(
     measure = Watcher.measure
 
     def watch_measure(self: Any, *args: Any, **options: Any) -> WatchRow:
-        held.append(self.sampler._model.lm_head.weight.clone())
+        held.append(self.sampler._model.embedding.clone())
         return measure(self, *args, **options)
 
     monkeypatch.setattr(Watcher, "measure", watch_measure)

@@ -1,0 +1,225 @@
+"""The decoder of the sampler against transformers' forward pass, and which engine `auto` takes."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+import factory.sampling
+from factory.machine import Machine
+from factory.records import SamplingConfig
+from factory.sampling import decoder, open_sampler
+from factory.sampling.decoder import ROOM, Decoder, DecoderBatch, cache_bytes, covers
+from factory.sampling.draw import HEAD, PART, inverse
+from factory.sampling.sampler import Request
+from factory.sampling.transformers import TransformersSampler
+from factory.tiny import save_tiny_model, tiny_model
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 259, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.1,
+}  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
+}  # fmt: skip
+CONFIGS = {
+    "llama, tied": LlamaConfig(**SHAPE, tie_word_embeddings=True),
+    "llama3 positions": LlamaConfig(**SHAPE, rope_parameters=LLAMA3),
+    "biases": LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True),
+    "qwen2": Qwen2Config(**SHAPE),
+    "qwen3": Qwen3Config(**SHAPE, head_dim=32),
+}
+
+
+def model_of(name: str) -> Any:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS[name], dtype=torch.float32).eval()
+    for parameter in model.parameters():
+        if parameter.dim() == 1:  # norms and biases, which start as ones and zeros
+            torch.nn.init.normal_(parameter, mean=1.0, std=0.3)
+    return model
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_scores_are_those_of_transformers_forward_pass(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three prompts shared by rows that end, in blocks of uneven width, past the cache's room."""
+    monkeypatch.setattr(decoder, "BLOCK", 50)
+    monkeypatch.setattr(decoder, "PREFILL_CELLS", 12)
+    assert covers(CONFIGS[name])
+    model = model_of(name)
+    stream = torch.Generator().manual_seed(1)
+    prompts = [(5, 6, 7), (9, 8, 7, 6, 5, 4), (11,)]
+    rows = [[*prompts[number]] for number in (0, 1, 0, 2, 1, 1, 0)]
+    batch = DecoderBatch(Decoder(model), rows, longest=2 * ROOM)
+    ended = {3: [0, 1, 2, 6, 4], 20: [4, 1, 2], ROOM + 5: [2, 1]}
+    logits = batch.logits
+    for step in range(ROOM + 8):
+        if step in (0, 3, 4, 20, 21, ROOM + 1, ROOM + 7):
+            expected = torch.stack([model(torch.tensor([row])).logits[0, -1] for row in rows])
+            assert torch.allclose(logits, expected, atol=2e-4), step
+        tokens = torch.randint(3, 259, (len(rows),), generator=stream)
+        if step in ended:
+            batch.keep(ended[step])
+            rows = [rows[place] for place in ended[step]]
+            tokens = tokens[torch.tensor(ended[step])]
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            row.append(token)
+        logits = batch.next(tokens)
+
+
+@torch.no_grad()
+def test_a_large_tied_head_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder, "HEAD_COPY_BYTES", 1000)
+    model = model_of("llama, tied")
+    held = Decoder(model)
+    assert held._head is None
+    batch = DecoderBatch(held, [(5, 6)], longest=4)
+    assert torch.allclose(batch.logits[0], model(torch.tensor([[5, 6]])).logits[0, -1], atol=1e-4)
+    copied = model_of("llama, tied")
+    with pytest.raises(KeyError, match=r"model\.unknown"):
+        held.load([("model.unknown", copied.lm_head.weight)])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MistralConfig(**SHAPE),
+        LlamaConfig(**SHAPE, hidden_act="gelu"),
+        Qwen2Config(**SHAPE, use_sliding_window=True, max_window_layers=0),
+        LlamaConfig(**SHAPE, rope_parameters={**LLAMA3, "rope_type": "dynamic"}),
+    ],
+    ids=["mistral", "gelu", "window", "dynamic"],
+)
+def test_other_models_are_not_covered(config: Any) -> None:
+    assert not covers(config)
+
+
+def test_a_prompt_is_run_once_for_all_its_rows(tmp_path: Path) -> None:
+    machine = Machine(device="cpu", threads=1, engine="transformers")
+    sampler = open_sampler(save_tiny_model(tmp_path, "llama"), machine, max_length=32)
+    prompts = [(5, 6, 7), (8, 9), (5, 6, 7), (5, 6, 7), (8, 9)]
+    found = sampler.sample(
+        [Request(prompt, seed) for seed, prompt in enumerate(prompts)],
+        SamplingConfig(temperature=1.0, max_new_tokens=2),
+    )
+    assert [completion.cached_prompt_tokens for completion in found] == [0, 0, 3, 3, 2]
+
+
+def test_more_rows_than_the_cache_may_hold_are_drawn_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_tiny_model(tmp_path, "llama", seed=3)
+    machine = Machine(device="cpu", threads=1, engine="transformers")
+    requests = [Request((5, 6 + seed % 3, 7), seed) for seed in range(40)]
+    sampling = SamplingConfig(temperature=1.0, top_p=1.0, max_new_tokens=6)
+    whole = open_sampler(folder, machine, max_length=16).sample(requests, sampling)
+    small = machine.model_copy(update={"engine_memory_gib": 1e-6})
+    sizes: list[int] = []
+    draw = TransformersSampler._sample
+
+    def watch(self: Any, part: Any, sampling: Any) -> Any:
+        sizes.append(len(part))
+        return draw(self, part, sampling)
+
+    monkeypatch.setattr(TransformersSampler, "_sample", watch)
+    parts = open_sampler(folder, small, max_length=16).sample(requests, sampling)
+    assert sizes == [32, 8]
+    assert [c.token_ids for c in parts] == [c.token_ids for c in whole]
+
+
+def test_only_tokens_with_its_last_character_complete_a_stop_text(tmp_path: Path) -> None:
+    machine = Machine(device="cpu", threads=1, engine="transformers")
+    sampler: Any = open_sampler(save_tiny_model(tmp_path, "llama"), machine, max_length=16)
+    closing = sampler._closing_tokens(("</a>", "!?"))
+    texts = [sampler._tokenizer.decode([token]) for token in closing.nonzero()[:, 0].tolist()]
+    assert sorted(texts) == sorted(["?", ">", "<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    # The last byte of a character that is not ASCII tells nothing by itself.
+    assert sampler._closing_tokens(("é",)).all()
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """vLLM as if it were installed; its engine only says that it was opened."""
+    calls: list[str] = []
+
+    class Engine:
+        name = "vllm"
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            calls.append("vllm")
+
+    monkeypatch.setitem(sys.modules, "factory.sampling.vllm", SimpleNamespace(VllmSampler=Engine))
+    monkeypatch.setattr(factory.sampling, "find_spec", lambda name: object())
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("changed", "engine"),
+    [
+        ({}, "transformers"),
+        ({"dtype": "bfloat16"}, "vllm"),
+        # 32 rows of 16 tokens of 2 layers with one head of 32: 262,144 bytes of keys and values.
+        ({"engine_memory_gib": 262_144 / 2**30}, "transformers"),
+        ({"engine_memory_gib": 262_143 / 2**30}, "vllm"),
+        ({"engine": "vllm"}, "vllm"),
+    ],
+)
+def test_auto_takes_the_decode_loop_where_it_is_covered_and_fits(
+    changed: dict[str, Any], engine: str, opened: list[str], tmp_path: Path
+) -> None:
+    folder = save_tiny_model(tmp_path, "llama")
+    assert cache_bytes(tiny_model("llama").config) == 2 * 4 * 2 * 1 * 32
+    machine = Machine(device="cpu", threads=1).model_copy(update=changed)
+    assert open_sampler(folder, machine, max_length=16).name == engine
+    assert opened == (["vllm"] if engine == "vllm" else [])
+
+
+def test_without_vllm_a_model_that_is_not_covered_is_sampled_with_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(factory.sampling, "find_spec", lambda name: None)
+    notes: list[str] = []
+    machine = Machine(device="cpu", threads=1, dtype="bfloat16")
+    folder = save_tiny_model(tmp_path, "llama")
+    sampler = open_sampler(folder, machine, max_length=16, notify=notes.append)
+    assert sampler.name == "transformers"
+    assert notes == ["vLLM is not installed: sampling with transformers (slower)"]
+
+
+def test_a_row_draws_the_numbers_of_its_own_stream() -> None:
+    from factory.sampling.transformers import _uniforms
+
+    stream = torch.Generator().manual_seed(7)
+    one_by_one = torch.cat([torch.rand(1, generator=stream) for _ in range(50)])
+    assert torch.equal(_uniforms(7, 50), one_by_one)
+
+
+@pytest.mark.parametrize("columns", [300, 8 * PART])
+def test_a_drawn_column_is_where_the_running_sum_passes_the_share(columns: int) -> None:
+    """Columns without mass, whole parts of them too, are never drawn."""
+    assert columns < HEAD or columns % PART == 0
+    stream = torch.Generator().manual_seed(0)
+    mass = torch.rand(400, columns, generator=stream)
+    mass[torch.rand(mass.shape, generator=stream) < 0.7] = 0.0
+    mass[:, 100:260] = 0.0
+    mass[:, -3:] = 0.0
+    uniforms = torch.rand(400, generator=stream)
+    uniforms[:100], uniforms[100:200] = 0.0, 1.0 - 2**-24
+    found = inverse(mass, uniforms)
+    assert (mass.gather(1, found[:, None]) > 0).all()
+    running = mass.double().cumsum(-1)
+    share = uniforms.double() * running[:, -1]
+    at = found[:, None]
+    below, above = (running - mass).gather(1, at)[:, 0], running.gather(1, at)[:, 0]
+    tolerance = 1e-5 * running[:, -1]
+    assert (below <= share + tolerance).all() and (share <= above + tolerance).all()
+    first = (mass > 0).int().argmax(-1)
+    assert torch.equal(found[:100], first[:100])
