@@ -31,7 +31,7 @@ from factory.publish.licences import Terms, sources
 from factory.publish.lineage import faults, places_of, read_lineage
 from factory.publish.template import serving_template
 from factory.recipe import load_recipe
-from factory.stages.turns import FORMATS, Turns
+from factory.stages.turns import FORMATS
 from factory.tiny import byte_tokenizer
 from tests import published
 from tests.hub import Hub, hub
@@ -93,7 +93,16 @@ def test_a_stranger_gets_the_answer_by_transformers_own_calls(made: Made) -> Non
     assert said == published.ANSWER.removeprefix(PREFILL) + "<|im_end|>"
 
 
-@pytest.mark.parametrize("turns", ["chatml", "llama3"])
+TEMPLATES = {
+    "chatml": FORMATS["chatml"].template,
+    "llama3": FORMATS["llama3"].template,
+    # As Qwen2.5's and SmolLM2's: a system message of their own where there is none.
+    "own system": "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n"
+    "{% endif %}" + FORMATS["chatml"].template,
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
 @pytest.mark.parametrize(
     "prompt",
     [
@@ -104,10 +113,10 @@ def test_a_stranger_gets_the_answer_by_transformers_own_calls(made: Made) -> Non
     ],
 )
 def test_a_served_question_is_the_trained_one_and_earlier_thoughts_are_dropped(
-    turns: Turns, prompt: PromptConfig
+    template: str, prompt: PromptConfig
 ) -> None:
     tokenizer = byte_tokenizer()
-    tokenizer.chat_template = FORMATS[turns].template + "\n"
+    tokenizer.chat_template = template + "\n"
     trained = render("Why?", prompt, tokenizer)
     tokenizer.chat_template = serving_template(tokenizer, prompt)
     assert served_text(tokenizer, "Why?") == trained
