@@ -5,6 +5,7 @@
 #   make check        style, types and the fast tests: what to run before a commit
 #   make bench-grpo   whole GRPO steps: TRL's trainer against ours
 #   make bench-evaluate  whole evaluations: lm-eval's hf backend against ours
+#   make bench-sft    fine-tuning: TRL's trainer against ours
 #   make bench-offline  the offline suite of benchmarks on the embedded model
 #   make install      install only; does nothing while pyproject.toml and its kin are unchanged
 #   make constraints  write constraints.txt again from what .venv holds now
@@ -19,7 +20,7 @@ FAST_TESTS := $(wildcard tests/unit tests/golden tests/property tests/test_archi
 # names: xdist would put files of few tests last, and the longest of all is one of those.
 TWO_AT_ONCE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install development quickstart test check bench-grpo bench-evaluate bench-offline constraints clean
+.PHONY: help install development quickstart test check bench-grpo bench-sft bench-evaluate bench-offline constraints clean
 
 help:
 	@sed -n '/^#   /s/^#   //p' Makefile
@@ -44,6 +45,9 @@ bench-grpo: $(INSTALLED)
 
 bench-evaluate: $(INSTALLED)
 	$(BIN)/python bench/evaluate.py
+
+bench-sft: $(INSTALLED)
+	$(BIN)/python bench/sft.py
 
 bench-offline: $(INSTALLED)
 	$(BIN)/factory eval embedded --suite offline

@@ -6,25 +6,48 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCH = Path(__file__).resolve().parents[2] / "bench" / "grpo_step.py"
+import pytest
+
+BENCH = Path(__file__).resolve().parents[2] / "bench"
 
 
-def test_the_bench_prints_every_phase_of_both_trainers() -> None:
-    small = "--model tiny --prompts 4 --group 2 --tokens 8 --threads 1 --engine transformers"
-    small += " --sides trl ours"
+def run_bench(name: str, settings: str) -> str:
+    """What a bench prints."""
     done = subprocess.run(
-        [sys.executable, str(BENCH), *small.split()],
+        [sys.executable, str(BENCH / name), *settings.split()],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    rows = [
+    return done.stdout
+
+
+def bench(name: str, settings: str) -> list[list[str]]:
+    """The cells of the table that a bench prints."""
+    return [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in done.stdout.splitlines()
+        for line in run_bench(name, settings).splitlines()
         if line.startswith("| ")
     ]
+
+
+def test_both_sides_of_fine_tuning_start_with_the_same_loss() -> None:
+    small = "--model tiny --rows 8 --tokens 40 --steps 1 --threads 1 --sides trl-float32 ours"
+    header, *rows = bench("sft.py", small)
+    assert header == ["figure", "TRL float32", "ours", "ours / TRL float32"]
+    figures = {name: [float(cell) for cell in cells] for name, *cells in rows}
+    assert list(figures) == ["tokens a second", "seconds a step", "peak GiB", "first loss"]
+    assert figures["first loss"][0] == pytest.approx(figures["first loss"][1], abs=1e-4)
+    theirs, ours, ratio = figures["tokens a second"]
+    assert ratio == pytest.approx(ours / theirs, abs=1e-2)
+
+
+def test_the_bench_prints_every_phase_of_both_trainers() -> None:
+    small = "--model tiny --prompts 4 --group 2 --tokens 8 --threads 1 --engine transformers"
+    small += " --sides trl ours"
+    rows = bench("grpo_step.py", small)
     assert rows[0][2:] == ["TRL", "ours", "TRL / ours"]
     phases = ["generate, s", "reference, s", "train, s", "optimizer, s", "step, s"]
     assert [row[:2] for row in rows[1:]] == [
@@ -37,19 +60,11 @@ def test_the_bench_prints_every_phase_of_both_trainers() -> None:
 
 
 def test_the_bench_of_evaluations_gives_both_harnesses_the_same_scores() -> None:
-    bench = BENCH.with_name("evaluate.py")
     small = "--model tiny --problems 3 --tokens 6 --threads 1 --engine transformers"
     small += " --sides hf-16 ours"
-    done = subprocess.run(
-        [sys.executable, str(bench), *small.split()],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line[:2] == "| "]
+    printed = run_bench("evaluate.py", small)
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line[:2] == "| "]
     assert [row[0] for row in rows] == ["side", "lm_eval, 16", "ours"]
     assert all(float(cell) > 0 for row in rows[1:] for cell in row[1:6])
     assert rows[1][-1] == rows[2][-1]
-    assert "ours: 6 of 6 completions are those of the first side" in done.stdout
+    assert "ours: 6 of 6 completions are those of the first side" in printed
