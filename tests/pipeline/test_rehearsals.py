@@ -15,8 +15,9 @@ from factory.rehearse import rehearsal
 ROOT = Path(__file__).resolve().parents[2]
 # The smoke recipe is a rehearsal of the quickstart by itself, and is built by other tests.
 RECIPES = sorted(p for p in (ROOT / "recipes").glob("*.yaml") if p.stem != "smoke")
-# The other recipes of its folder differ from it in data only: tests/unit/test_rehearse.py.
-RECIPES.append(ROOT / "recipes" / "distill" / "ladder.yaml")
+# The other recipes of the folder differ from the ladder in data only: tests/unit/test_rehearse.py.
+DISTILL = ("ladder", "smollm2-ladder", "ablation-filters", "ablation-rl")
+RECIPES += [ROOT / "recipes" / "distill" / f"{name}.yaml" for name in DISTILL]
 
 
 @pytest.fixture(scope="module")
