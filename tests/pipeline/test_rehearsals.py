@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # The smoke recipe is a rehearsal of the quickstart by itself, and is built by other tests.
 RECIPES = sorted(p for p in (ROOT / "recipes").glob("*.yaml") if p.stem != "smoke")
 # The other recipes of the folder differ from the ladder in data only: tests/unit/test_rehearse.py.
-DISTILL = ("ladder", "smollm2-ladder", "ablation-filters", "ablation-rl")
+DISTILL = ("ladder", "ablation-filters", "ablation-rl")
 RECIPES += [ROOT / "recipes" / "distill" / f"{name}.yaml" for name in DISTILL]
 
 
