@@ -330,7 +330,8 @@ def grade(
 @_told
 def evaluate(
     models: Annotated[
-        list[str], typer.Argument(help="Artifacts, folders, owner/name@commit, or `embedded`.")
+        list[str],
+        typer.Argument(help="Artifacts, folders, owner/name@commit, URL#NAME, or `embedded`."),
     ],
     suite: Annotated[str, typer.Option("--suite", help="A file of evals/suites.")],
     protocol: Annotated[

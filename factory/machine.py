@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from factory.errors import EngineError
 from factory.records import Record
@@ -20,6 +20,42 @@ class DevicePeaks(Record):
     gigabytes_per_second: float = Field(gt=0)
     """Of reading its memory."""
     memory_gib: float = Field(gt=0)
+
+
+class EndpointAccess(Record):
+    """How a served model may be asked from this machine, and what its owner's account allows."""
+
+    url: str
+    """The endpoint's, as in the recipe: a key is only ever sent there."""
+    model: str | None = None
+    """Only for this model of the server; None for all of them."""
+    key_env: str | None = Field(default=None, pattern=r"^[A-Z][A-Z0-9_]*$")
+    """Environment variable that holds the key; the key itself is written nowhere."""
+    concurrency: int = Field(default=16, ge=1)
+    """Requests on their way at once."""
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    """Spread evenly; retries count."""
+    price_in: float | None = Field(default=None, ge=0)
+    """Money for a million prompt tokens."""
+    price_out: float | None = Field(default=None, ge=0)
+    """Money for a million tokens of completions."""
+    most_spend: float | None = Field(default=None, gt=0)
+    """Most money of one stage, in the unit of the prices; it stops before it would go beyond."""
+    retries: int = Field(default=8, ge=0)
+    """For one request, after faults that may pass: 429, 5xx, lost connections, timeouts."""
+    first_wait: float = Field(default=1.0, gt=0)
+    """Seconds before the first retry, at most; doubled for each further one, up to a minute."""
+    timeout: float = Field(default=3600.0, gt=0)
+    """Seconds without a byte after which an answer counts as lost; most servers send none before
+    the answer is whole, which takes an hour for 32,768 tokens at 9 a second."""
+    logprobs: bool = False
+    """Ask for log-probs; servers of some models refuse."""
+
+    @model_validator(mode="after")
+    def _can_count(self) -> "EndpointAccess":
+        if self.most_spend is not None and None in (self.price_in, self.price_out):
+            raise ValueError("most_spend needs price_in and price_out")
+        return self
 
 
 class Machine(Record):
@@ -64,6 +100,8 @@ class Machine(Record):
     """`accelerate` starts training stages with `accelerate launch`."""
     processes: int = Field(default=1, ge=1)
     """Ranks of a training stage under the accelerate launcher."""
+    endpoints: tuple[EndpointAccess, ...] = ()
+    """For served models; the first entry that fits an endpoint counts."""
     unsandboxed: bool = False
     """Runs programs that models wrote without the sandbox: from `--unsandboxed` alone, which has to
     be typed, never from a machine file. Manifests, verdicts and reports say so."""
@@ -74,6 +112,13 @@ class Machine(Record):
     peaks: DevicePeaks | None = None
     """Of one device, for estimates alone. None: those of this processor are measured, once a store;
     those of a GPU have to be stated."""
+
+    def access(self, url: str, model: str) -> EndpointAccess:
+        """What the file says about a served model; without a word, the defaults and no key."""
+        for one in self.endpoints:
+            if one.url.rstrip("/") == url.rstrip("/") and one.model in (None, model):
+                return one
+        return EndpointAccess(url=url)
 
     def thread_count(self) -> int:
         return self.threads or len(os.sched_getaffinity(0))

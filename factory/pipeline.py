@@ -174,8 +174,10 @@ class _Making:
         return artifact
 
     def stop(self) -> None:
-        """End the worker; what it finished is on disk."""
+        """End the worker; what it finished is on disk. The lock goes, for a next build in this
+        process."""
         self._worker.stop()
+        self._lock.release()
 
 
 def _new_rows(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:

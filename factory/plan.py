@@ -134,8 +134,8 @@ def _blank(fields: Any, keys: list[str]) -> None:
     fields[last] = "<input>"
 
 
-def _references(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, tuple[str, str]]]:
-    """(field path, (stage name, kind wanted)) of every typed reference inside a config."""
+def _references(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, tuple[str, Consumes]]]:
+    """(field path, (stage name, what is wanted)) of every typed reference inside a config."""
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         wanted = [m for m in field.metadata if isinstance(m, Consumes)]
@@ -143,13 +143,15 @@ def _references(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, tupl
         yield from _references_in(value, annotation, f"{prefix}{name}")
 
 
-def _references_in(value: Any, annotation: Any, path: str) -> Iterator[tuple[str, tuple[str, str]]]:
+def _references_in(
+    value: Any, annotation: Any, path: str
+) -> Iterator[tuple[str, tuple[str, Consumes]]]:
     if isinstance(value, BaseModel):
         yield from _references(value, f"{path}.")
     elif isinstance(value, str):
         consumes = _consumes(annotation)
         if consumes:
-            yield path, (value, consumes.kind)
+            yield path, (value, consumes)
     elif isinstance(value, tuple):
         for index, item in enumerate(value):
             yield from _references_in(item, annotation, f"{path}.{index}")
@@ -168,7 +170,7 @@ def _consumes(annotation: Any) -> Consumes | None:
 
 
 def _check_references(
-    recipe: Recipe, references: Mapping[str, Mapping[str, tuple[str, str]]]
+    recipe: Recipe, references: Mapping[str, Mapping[str, tuple[str, Consumes]]]
 ) -> None:
     import difflib
 
@@ -181,14 +183,18 @@ def _check_references(
                 hint = f" (did you mean {close[0]}?)" if close else ""
                 problems.append(f"{where}: no stage named {reference!r}{hint}")
                 continue
-            produced = STAGES[getattr(recipe.stages[reference], "kind")].produces  # noqa: B009
-            if produced != wanted:
-                problems.append(f"{where}: {reference!r} makes {produced}, {wanted} is needed")
+            config = recipe.stages[reference]
+            maker = STAGES[getattr(config, "kind")]  # noqa: B009
+            if maker.produces != wanted.kind:
+                made = f"{reference!r} makes {maker.produces}"
+                problems.append(f"{where}: {made}, {wanted.kind} is needed")
+            elif maker.is_served(config) and not wanted.only_asked:
+                problems.append(f"{where}: {reference!r} is on a server; its weights are needed")
     if problems:
         raise RecipeError("\n".join(f"{recipe.name}: {problem}" for problem in problems))
 
 
-def _ordered(references: Mapping[str, Mapping[str, tuple[str, str]]]) -> list[str]:
+def _ordered(references: Mapping[str, Mapping[str, tuple[str, Consumes]]]) -> list[str]:
     """Stage names, inputs first, otherwise in the recipe's order; a cycle is named."""
     order: list[str] = []
     state: dict[str, str] = {}

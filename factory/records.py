@@ -33,6 +33,8 @@ class Consumes:
     """Marks a string field as the name of a stage that makes an artifact of this kind."""
 
     kind: ArtifactKind
+    only_asked: bool = False
+    """Of a model: it is only asked, so that one without weights, on a server, will do."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class AddedLater:
 
 
 ModelRef = Annotated[str, Consumes("model")]
+AskedModelRef = Annotated[str, Consumes("model", only_asked=True)]
 ProblemsRef = Annotated[str, Consumes("problems")]
 TracesRef = Annotated[str, Consumes("traces")]
 ScoresRef = Annotated[str, Consumes("scores")]

@@ -58,7 +58,7 @@ def _model(fields: Fields) -> Fields:
     source = fields["source"]
     if source["type"] == "tiny":
         return fields
-    named = str(source.get("id") or source.get("path") or source["type"]).lower()
+    named = str(source.get("id") or source.get("path") or source.get("name")).lower()
     architecture = "qwen2" if "qwen" in named else "llama"
     return {
         **fields,

@@ -136,8 +136,27 @@ def hub_source(text: str) -> dict[str, Any] | None:
     return {"kind": "model", "source": {"type": "hub", "id": match[1], "revision": match[2]}}
 
 
+ENDPOINT = re.compile(r"^(https?://[^#]+)#([^#]+)(?:#([^#]+))?$")
+
+
+def endpoint_source(text: str) -> dict[str, Any] | None:
+    """Settings of a served model `URL#NAME` or `URL#NAME#AS_OF`; None where the text is no URL.
+
+    RecipeError for a URL that does not say which of the server's models is meant.
+    """
+    if not text.startswith(("http://", "https://")):
+        return None
+    match = ENDPOINT.match(text)
+    if match is None:
+        raise RecipeError(f"{text}: say which model of the server: {text.partition('#')[0]}#NAME")
+    source = {"type": "endpoint", "url": match[1].rstrip("/"), "name": match[2]}
+    return {"kind": "model", "source": {**source, "as_of": match[3]} if match[3] else source}
+
+
 def stage_name(text: str, taken: Sequence[str]) -> str:
     """A stage name from a path, an id or a name: its last part, made unlike those taken."""
+    served = ENDPOINT.match(text)
+    text = served[2] if served else text
     last = text.rstrip("/").partition("@")[0].rpartition("/")[2]
     base = re.sub(r"[^A-Za-z0-9_-]+", "_", last).strip("_-")[:48] or "model"
     name, number = base, 2

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.stages.model import Embedded, Local, ModelConfig, Source, Tiny
+from factory.stages.model import Embedded, Endpoint, Local, ModelConfig, Source, Tiny
 from factory.stages.pretrain import PretrainConfig
 from factory.training.roofline import Size
 from factory.world.vocabulary import WORDS
@@ -106,6 +106,8 @@ def _source_shape(source: Source) -> Shape:
         return tiny_shape(source)
     if isinstance(source, Local):
         return shape_of_folder(Path(source.path))
+    if isinstance(source, Endpoint):
+        raise Unpriced(f"{source.name} is on a server; `endpoints` in the machine file prices it")
     name = source.id.removesuffix("-Instruct").removesuffix("-Base")
     if name in HUB:
         return HUB[name]

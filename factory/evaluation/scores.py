@@ -120,7 +120,7 @@ def graded_sample(
         answer=response.answer,
         summary=response.summary,
         finish_reason=completion.finish_reason,
-        completion_tokens=len(completion.token_ids),
+        completion_tokens=completion.tokens,
         seed=draw.seed,
         sampling=draw.sampling,
         style=style,

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from factory.artifacts import Artifact
 from factory.chat import PromptConfig
+from factory.errors import ArtifactError
 from factory.publish.template import serving_template
 from factory.records import SamplingConfig
-from factory.stages.model import LOADING_TRACES
+from factory.sampling.served import read_served
+from factory.stages.model import LOADING_TRACES, TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -18,10 +20,6 @@ SHARD_BYTES = 5 * 10**9
 """Largest file of weights; the hub's own default for a shard is 5 GB."""
 MAX_NEW_TOKENS = 32768
 """R1's limit of an answer (arXiv 2501.12948 v2, D.1); the model's own context counts if less."""
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
-)  # fmt: skip
 
 
 def open_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
@@ -29,6 +27,13 @@ def open_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def refuse_served(artifact: Artifact) -> None:
+    """ArtifactError where a model is on a server: there are no weights to do anything with."""
+    served = read_served(artifact.path) if artifact.manifest.kind == "model" else None
+    if served is not None:
+        raise ArtifactError(f"{artifact.path}: its weights are not here: {served.url} serves them")
 
 
 def write_settings(artifact: Artifact, prompt: PromptConfig, folder: Path) -> None:

@@ -12,7 +12,13 @@ from factory.errors import ArtifactError, RecipeError
 from factory.machine import Machine
 from factory.publish import dataset
 from factory.publish.card import Card, write_card
-from factory.publish.export import is_weights, write_json, write_settings, write_weights
+from factory.publish.export import (
+    is_weights,
+    refuse_served,
+    write_json,
+    write_settings,
+    write_weights,
+)
 from factory.publish.gate import (
     Check,
     Subject,
@@ -214,6 +220,7 @@ def _check_target(target: Path, artifact: Artifact) -> None:
         raise ArtifactError(
             f"{artifact.path}: holds {artifact.manifest.kind}; models and traces can be published"
         )
+    refuse_served(artifact)
     if not NAME.fullmatch(target.name):
         raise RecipeError(
             f"--to {target}: the folder's name becomes the published name: letters, digits, "

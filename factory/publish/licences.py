@@ -114,7 +114,7 @@ def _model(config: Mapping[str, Any]) -> tuple[str, str]:
         return "random weights", OURS
     if source["type"] == "embedded":
         return EMBEDDED_IDS[source["name"]], "apache-2.0"
-    what = source.get("id") or Path(source["path"]).name
+    what = source.get("id") or source.get("name") or Path(source["path"]).name
     return str(what), str(source.get("licence") or "")
 
 

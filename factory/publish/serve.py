@@ -10,7 +10,7 @@ from pathlib import Path
 from factory.artifacts import Artifact
 from factory.errors import ArtifactError, EngineError
 from factory.machine import Machine
-from factory.publish.export import is_weights, write_settings
+from factory.publish.export import is_weights, refuse_served, write_settings
 from factory.publish.lineage import ancestry
 from factory.publish.template import training_prompt
 
@@ -27,6 +27,7 @@ def serve(artifact: Artifact, machine: Machine, *, port: int, max_length: int) -
     """
     if artifact.manifest.kind != "model":
         raise ArtifactError(f"{artifact.path}: holds {artifact.manifest.kind}, a model is needed")
+    refuse_served(artifact)
     if not find_spec("vllm"):
         raise EngineError("serve: vLLM is not installed: run `make install`, or use factory chat")
     with tempfile.TemporaryDirectory(prefix="factory-serve-") as scratch:

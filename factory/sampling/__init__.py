@@ -8,6 +8,7 @@ from pathlib import Path
 from factory.errors import EngineError
 from factory.machine import Machine
 from factory.sampling.sampler import Completion, Request, Sampler
+from factory.sampling.served import read_served
 
 __all__ = ["Completion", "Request", "Sampler", "open_sampler"]
 
@@ -19,12 +20,36 @@ def open_sampler(
     max_length: int,
     training: bool = False,
     notify: Callable[[str], None] | None = None,
+    scratch: Path | None = None,
 ) -> Sampler:
-    """An engine holding the model of a folder.
+    """An engine holding the model of a folder, or the server that the folder names.
 
     `max_length` is the most tokens of one prompt and its completion together; `training` says
-    that a trainer shares the device. `notify` hears once when vLLM is wanted but missing.
+    that a trainer shares the device. `notify` hears of what the user should know: vLLM is wanted
+    but missing, a server fails. `scratch` keeps completions of a block under way, where
+    they come one by one.
     """
+    served = read_served(model)
+    if served is not None:
+        if training:
+            raise EngineError(f"{served.name} is on a server: it cannot be trained")
+        from factory.sampling.endpoint import EndpointSampler
+
+        return EndpointSampler(
+            model, served, machine, max_length=max_length, notify=notify, scratch=scratch
+        )
+    return _open_here(model, machine, max_length=max_length, training=training, notify=notify)
+
+
+def _open_here(
+    model: Path,
+    machine: Machine,
+    *,
+    max_length: int,
+    training: bool,
+    notify: Callable[[str], None] | None,
+) -> Sampler:
+    """An engine in this process."""
     wanted = machine.engine
     if wanted == "auto":
         wanted = "transformers" if _decodes_itself(model, machine, max_length) else "vllm"

@@ -6,7 +6,6 @@ where a run was cut: a block is always sampled whole, by one engine call, or rep
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from factory.context import Context
 from factory.jsonl import append_rows, recover_rows
@@ -36,6 +35,7 @@ def ask_model(
         context.machine,
         max_length=longest + sampling.max_new_tokens,
         notify=context.note,
+        scratch=context.scratch,
     )
     try:
         return sample_blocks(
@@ -66,7 +66,7 @@ def sample_blocks(
     """
     if len({key for key, _ in keyed}) != len(keyed):
         raise ValueError("sample_blocks: keys must be unique")
-    kept = {row["key"]: _completion(row) for row in recover_rows(segment)}
+    kept = {row["key"]: Completion.from_row(row) for row in recover_rows(segment)}
     completions: list[Completion] = []
     for start in range(0, len(keyed), block):
         part = keyed[start : start + block]
@@ -74,23 +74,8 @@ def sample_blocks(
             fresh = [kept[key] for key, _ in part]
         else:
             fresh = sampler.sample([request for _, request in part], sampling)
-            append_rows(segment, (_row(key, c) for (key, _), c in zip(part, fresh, strict=True)))
+            rows = ({"key": key, **c.row()} for (key, _), c in zip(part, fresh, strict=True))
+            append_rows(segment, rows)
         completions += fresh
         on_block(start, fresh)
     return completions
-
-
-def _row(key: str, completion: Completion) -> dict[str, Any]:
-    return {
-        "key": key,
-        "text": completion.text,
-        "token_ids": list(completion.token_ids),
-        "logprobs": list(completion.logprobs),
-        "finish_reason": completion.finish_reason,
-    }
-
-
-def _completion(row: dict[str, Any]) -> Completion:
-    return Completion(
-        row["text"], tuple(row["token_ids"]), tuple(row["logprobs"]), row["finish_reason"]
-    )

@@ -1,8 +1,8 @@
 """The one protocol behind which every engine hides: prompts in, completions out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from factory.records import FinishReason, SamplingConfig
 
@@ -24,7 +24,7 @@ class Completion:
 
     `token_ids` include the end-of-text token where the model produced one; `text` leaves special
     tokens out. `logprobs` are those of the sampled tokens under the sampling distribution
-    (temperature applied, top-p not), one a token.
+    (temperature applied, top-p not), one a token. A served model's may have neither.
     """
 
     text: str
@@ -33,10 +33,41 @@ class Completion:
     finish_reason: FinishReason
     cached_prompt_tokens: int = field(default=0, compare=False)
     """Tokens of the prompt that the engine did not run, since it had run them for another."""
+    counted: int | None = None
+    """Tokens by the server's own count, where it gives no ids."""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were drawn."""
+        return len(self.token_ids) if self.counted is None else self.counted
+
+    def row(self) -> dict[str, Any]:
+        """As kept in a segment."""
+        row: dict[str, Any] = {
+            "text": self.text,
+            "token_ids": list(self.token_ids),
+            "logprobs": list(self.logprobs),
+            "finish_reason": self.finish_reason,
+        }
+        return row if self.counted is None else {**row, "counted": self.counted}
+
+    @staticmethod
+    def from_row(row: Mapping[str, Any]) -> "Completion":
+        """The completion of a segment's row."""
+        return Completion(
+            row["text"],
+            tuple(row["token_ids"]),
+            tuple(row["logprobs"]),
+            row["finish_reason"],
+            counted=row.get("counted"),
+        )
 
 
 class Sampler(Protocol):
-    """An engine that holds one model. Equal requests in an equal call give equal completions."""
+    """An engine that holds one model. Equal requests in an equal call give equal completions.
+
+    A served model keeps to that as far as its server does.
+    """
 
     name: str
 

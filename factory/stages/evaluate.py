@@ -16,8 +16,8 @@ from factory.grading import GRADERS
 from factory.jsonl import read_records, write_records
 from factory.records import (
     AddedLater,
+    AskedModelRef,
     EvalSample,
-    ModelRef,
     Problem,
     ProblemsRef,
     Record,
@@ -75,7 +75,7 @@ class EvaluateConfig(StageConfig):
     """Scores of one model under one prompt protocol."""
 
     kind: Literal["evaluate"]
-    model: ModelRef
+    model: AskedModelRef
     benchmarks: tuple[BenchmarkConfig, ...] = Field(min_length=1)
     prompt: PromptConfig = PromptConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -125,7 +125,7 @@ def run(config: EvaluateConfig, inputs: Inputs, out: Path, context: Context) -> 
     record = harness_record(asked.results)
     text = json.dumps(record, indent=2, sort_keys=True, default=float)
     (out / "harness.json").write_text(text + "\n", encoding="utf-8")
-    tokens = sum(len(completion.token_ids) for _, completion in asked.sampled)
+    tokens = sum(completion.tokens for _, completion in asked.sampled)
     return {
         **{f"{score.benchmark}.{score.metric}": score.value for score in scores},
         "completion_tokens": float(tokens),
@@ -166,6 +166,7 @@ def _ask_model(config: EvaluateConfig, inputs: Inputs, context: Context) -> _Ask
         builder = TaskBuilder(EVALS, ask, asked.verdicts, context.seed)
         asked.runs = [run for one in _benchmarks(config, inputs) for run in builder.build(one)]
         _check_versions(config, asked.runs)
+        _check_reach(asked.runs, model)
         lm = SamplerLM(
             runs={one.name: one for one in asked.runs},
             ask=ask,
@@ -205,6 +206,19 @@ def _check_versions(config: EvaluateConfig, runs: "list[Run]") -> None:
             raise RecipeError(
                 f"benchmark {run.benchmark}: version {meant[run.benchmark]} is meant, its task is "
                 f"of version {run.version}"
+            )
+
+
+def _check_reach(runs: "list[Run]", model: Path) -> None:
+    """RecipeError where a task needs the likelihoods of a model that is on a server."""
+    from factory.sampling.served import read_served
+
+    served = read_served(model)
+    for run in runs:
+        if served is not None and run.task.OUTPUT_TYPE != "generate_until":
+            raise RecipeError(
+                f"benchmark {run.benchmark}: its task compares likelihoods, for which weights are "
+                f"needed, and {served.name} is on a server; leave it out"
             )
 
 
@@ -257,7 +271,13 @@ def _held_out(artifact: Artifact, benchmark: BenchmarkConfig) -> tuple[Problem, 
 def _sampler(model: Path, context: Context, max_length: int) -> "Sampler":
     from factory.sampling import open_sampler
 
-    return open_sampler(model, context.machine, max_length=max_length, notify=context.note)
+    return open_sampler(
+        model,
+        context.machine,
+        max_length=max_length,
+        notify=context.note,
+        scratch=context.scratch,
+    )
 
 
 def _likelihood_model(model: Path, context: Context) -> "LM":

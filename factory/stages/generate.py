@@ -19,7 +19,7 @@ from factory.grading import GRADERS, GradeItem, GradingPool, check_ungradable_co
 from factory.jsonl import read_records
 from factory.records import (
     AddedLater,
-    ModelRef,
+    AskedModelRef,
     Problem,
     ProblemsRef,
     SamplingConfig,
@@ -34,7 +34,7 @@ from factory.stages.stage import Stage, StageConfig
 
 class GenerateConfig(StageConfig):
     kind: Literal["generate"]
-    model: ModelRef
+    model: AskedModelRef
     problems: ProblemsRef
     split: Literal["train", "held_out"] = "train"
     sources: tuple[str, ...] = ()
@@ -91,6 +91,7 @@ def run(config: GenerateConfig, inputs: Inputs, out: Path, context: Context) -> 
                 context.machine,
                 max_length=longest + config.longest,
                 notify=context.note,
+                scratch=context.scratch,
             )
             stack.callback(sampler.close)
             return sampler
@@ -144,7 +145,7 @@ class Writer:
                 completion=completion.text,
                 **_parts(completion, self.config.prompt),
                 finish_reason=completion.finish_reason,
-                completion_tokens=len(completion.token_ids),
+                completion_tokens=completion.tokens,
                 seed=request.seed,
                 sampling=sampling,
                 style=self.config.prompt.style,

@@ -19,8 +19,8 @@ from factory.grading import check_ungradable
 from factory.grading.judge import Judgement, judge_request, judged, read_reply
 from factory.jsonl import read_records, write_records
 from factory.records import (
+    AskedModelRef,
     FinishReason,
-    ModelRef,
     Outcome,
     Problem,
     ProblemsRef,
@@ -43,7 +43,7 @@ class JudgeConfig(StageConfig):
     traces: TracesRef
     problems: ProblemsRef
     """What the traces answer; their references are in it."""
-    model: ModelRef
+    model: AskedModelRef
     """The judge: any model with a chat template."""
     votes: int = Field(default=1, ge=1)
     """Replies for each answer; more than half of them must agree. Not stated by the paper."""

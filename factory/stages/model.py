@@ -2,16 +2,18 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from factory.artifacts import MANIFEST, Inputs, sha256_file
 from factory.context import Context, Metrics
 from factory.errors import ArtifactError, EngineError, RecipeError
 from factory.records import COMMIT, AddedLater, Record
+from factory.sampling.served import URL, Served, write_served
 from factory.stages.stage import Stage, StageConfig
 from factory.stages.turns import Turns, set_turns
 from factory.tiny import CHAT_TEMPLATE, Architecture, save_tiny_model
@@ -35,6 +37,15 @@ LOADING_TRACES = (
 
 COPIED = {".json", ".safetensors", ".jinja", ".txt", ".model"}
 """Suffixes of what belongs to a model folder; nothing else is taken over."""
+
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
+)  # fmt: skip
+PROMPT_FILES = (*TOKENIZER_FILES, "chat_template.jinja", "config.json")
+"""What of a model's folder writing a prompt needs: the config says of which kind its tokenizer is.
+"""
 
 
 class Embedded(Record):
@@ -77,7 +88,33 @@ class Tiny(Record):
     layers: int = Field(default=2, ge=1)
 
 
-Source = Annotated[Embedded | Local | Hub | Tiny, Field(discriminator="type")]
+class Endpoint(Record):
+    """A model on a server with OpenAI's HTTP interface: it can be asked, and nothing else.
+
+    Nobody can see from here what the server holds; url, name and `as_of` are all that lineage says.
+    """
+
+    type: Literal["endpoint"]
+    url: str = Field(pattern=URL)
+    """Up to and with its version, e.g. http://127.0.0.1:8000/v1. Without names, passwords and
+    queries: it is recorded in manifests."""
+    name: str = Field(min_length=1)
+    """The server's name of the model."""
+    as_of: str = ""
+    """Tells the model from others that the server has held under this name, e.g. a date: what is
+    made with equal settings is not made again."""
+    tokenizer: Annotated[Local | Hub, Field(discriminator="type")] | None = None
+    """Where the model's own tokenizer and template are: prompts are then written here and sent as
+    token ids. None sends messages, and the server's template writes the prompt."""
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the server calls the most tokens of a completion in a chat."""
+    fields: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of every request, e.g. `reasoning_effort: high`."""
+    licence: str = ""
+    """As the hub writes it, e.g. apache-2.0, llama3.1; `factory publish` refuses without."""
+
+
+Source = Annotated[Embedded | Local | Hub | Tiny | Endpoint, Field(discriminator="type")]
 
 
 class ContextExtension(Record):
@@ -102,10 +139,19 @@ class ModelConfig(StageConfig):
     context: ContextExtension | None = None
     """None keeps the model's own limit, and longer rows cannot be trained."""
 
+    @model_validator(mode="after")
+    def _can_be_changed(self) -> "ModelConfig":
+        if isinstance(self.source, Endpoint) and (self.turns or self.context):
+            raise ValueError("a model on a server is asked as it is: leave out turns and context")
+        return self
+
 
 def run(config: ModelConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
     """Fill `out` with config, safetensors, tokenizer and generation config."""
     source = config.source
+    if isinstance(source, Endpoint):
+        _take_endpoint(source, out)
+        return {}
     if isinstance(source, Tiny):
         save_tiny_model(
             out,
@@ -119,14 +165,7 @@ def run(config: ModelConfig, inputs: Inputs, out: Path, context: Context) -> Met
     elif isinstance(source, Local):
         _copy_folder(Path(source.path), out)
     else:
-        from huggingface_hub import snapshot_download
-
-        folder = snapshot_download(
-            source.id,
-            revision=source.revision,
-            allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"],
-        )
-        _copy_folder(Path(folder), out)
+        _copy_folder(_download(source, sorted(f"*{suffix}" for suffix in COPIED)), out)
     if config.turns is not None:
         set_turns(out, config.turns)
     if config.context is not None:
@@ -136,20 +175,57 @@ def run(config: ModelConfig, inputs: Inputs, out: Path, context: Context) -> Met
 
 def missing(config: ModelConfig) -> list[str]:
     """The commit, where the recipe leaves it open."""
-    source = config.source
+    source, where = config.source, "source"
+    if isinstance(source, Endpoint):
+        source, where = source.tokenizer, "source.tokenizer"
     if isinstance(source, Hub) and source.revision is None:
-        return [f"source.revision: the commit of huggingface.co/{source.id} to build from"]
+        return [f"{where}.revision: the commit of huggingface.co/{source.id} to build from"]
     return []
+
+
+def is_served(config: ModelConfig) -> bool:
+    """Whether there are no weights to be had."""
+    return isinstance(config.source, Endpoint)
 
 
 def external_files(config: ModelConfig) -> tuple[Path, ...]:
     """Files outside the store that decide what this stage makes."""
+    if isinstance(config.source, Endpoint):
+        tokenizer = config.source.tokenizer
+        is_here = isinstance(tokenizer, Local)
+        return _tokenizer_files(Path(tokenizer.path)) if is_here else ()
     if not isinstance(config.source, Local):
         return ()
     folder = Path(config.source.path)
     _check_folder(folder)
     files = (path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
     return tuple(sorted(files))
+
+
+def _take_endpoint(source: Endpoint, out: Path) -> None:
+    tokenizer = source.tokenizer
+    if tokenizer is not None:
+        is_here = isinstance(tokenizer, Local)
+        folder = Path(tokenizer.path) if is_here else _download(tokenizer, PROMPT_FILES)
+        for path in _tokenizer_files(folder):
+            shutil.copyfile(path, out / path.name)
+    asked = {"url", "name", "limit_field", "fields"}
+    known = source.model_dump(include=asked)
+    write_served(out, Served(**known, has_tokenizer=tokenizer is not None))
+
+
+def _tokenizer_files(folder: Path) -> tuple[Path, ...]:
+    found = tuple(folder / name for name in PROMPT_FILES if (folder / name).is_file())
+    if not any(path.name in ("tokenizer.json", "tokenizer.model") for path in found):
+        raise ArtifactError(f"{folder}: no tokenizer.json or tokenizer.model")
+    return found
+
+
+def _download(source: Hub, patterns: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    found = snapshot_download(source.id, revision=source.revision, allow_patterns=list(patterns))
+    return Path(found)
 
 
 def _embedded_gguf() -> Path:
@@ -276,4 +352,5 @@ STAGE = Stage(
     packages=("transformers",),
     external_files=external_files,
     missing=missing,
+    is_served=is_served,
 )

@@ -32,7 +32,7 @@ from factory.errors import DataError
 from factory.grading import GRADERS, GradeItem, GradingPool, check_ungradable
 from factory.jsonl import read_records, write_records
 from factory.records import (
-    ModelRef,
+    AskedModelRef,
     Problem,
     ProblemsRef,
     Record,
@@ -45,6 +45,7 @@ from factory.rewards.language import language_of
 from factory.rewards.steps import equations
 from factory.sampling import Completion, Request
 from factory.sampling.blocks import ask_model
+from factory.sampling.served import read_served
 from factory.seeds import derive
 from factory.stages.fitness import Fitness, Rejected, fault
 from factory.stages.stage import Stage
@@ -82,7 +83,7 @@ class RewriteConfig(Fitness):
     kind: Literal["rewrite"]
     traces: TracesRef
     """The drafts: correct ones, as `select` keeps them."""
-    model: ModelRef
+    model: AskedModelRef
     """The model that rewrites."""
     problems: ProblemsRef
     """Where the drafts' questions come from: the rewritten answer is graded again."""
@@ -207,12 +208,11 @@ def request(question: str, draft: str, answer: str, *, form: OutputForm | None) 
 
 
 def _drafts(config: RewriteConfig, inputs: Inputs) -> list[Draft]:
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
     folder = inputs["model"].path
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    text_config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
-    room = getattr(text_config, "max_position_embeddings", None) or 2**31
+    room = _room(folder)
     problems = {p.id: p for p in read_records(inputs["problems"].file("train.jsonl"), Problem)}
     prompt = asked_with(config)
     drafts = []
@@ -232,6 +232,16 @@ def _drafts(config: RewriteConfig, inputs: Inputs) -> list[Draft]:
             found = "long_draft"
         drafts.append(Draft(place, trace, problem, text, ids, found or None))
     return drafts
+
+
+def _room(folder: Path) -> int:
+    """Tokens that a prompt and its completion may have together; a server knows its own limit."""
+    from transformers import AutoConfig
+
+    if read_served(folder) is not None:
+        return 2**31
+    text_config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    return getattr(text_config, "max_position_embeddings", None) or 2**31
 
 
 def _unsafe(text: str, form: OutputForm | None, tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -320,7 +330,7 @@ def _trace(
         answer=response.answer,
         summary=response.summary,
         finish_reason=completion.finish_reason,
-        completion_tokens=len(completion.token_ids),
+        completion_tokens=completion.tokens,
         seed=seed,
         sampling=sampling,
         style="rewrite",

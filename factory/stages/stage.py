@@ -31,6 +31,10 @@ def nothing_to_object(config: Any) -> list[str]:
     return []
 
 
+def never_served(config: Any) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Stage:
     """`run(config, inputs, out, context)` fills the empty folder `out` and returns flat metrics."""
@@ -53,3 +57,5 @@ class Stage:
     missing: Callable[[Any], list[str]] = nothing_missing
     """What a recipe leaves open, e.g. `source.revision: the commit of ...`: it plans and rehearses
     without, and is not built."""
+    is_served: Callable[[Any], bool] = never_served
+    """Whether the model is on a server: it can be asked, and has no weights here."""

@@ -14,6 +14,7 @@ from factory.plan import make_plan
 from factory.recipe import Recipe
 from factory.suite import (
     Suite,
+    endpoint_source,
     evaluation_name,
     evaluation_recipe,
     hub_source,
@@ -39,7 +40,8 @@ class Evaluation:
 def evaluation_of(
     models: Sequence[str], *, suite: str, protocol: str | None, against: str | None, store: Path
 ) -> Evaluation:
-    """The evaluation of these models: artifacts, folders, `owner/name@commit`, or `embedded`.
+    """The evaluation of these models: artifacts, folders, `owner/name@commit`, `embedded`, or
+    served ones as `URL#NAME`.
 
     RecipeError or ArtifactError says which name means nothing.
     """
@@ -68,9 +70,9 @@ def model_fields(text: str, store: Path) -> dict[str, Any]:
     """Settings of a model stage for a name on the command line."""
     if text == "embedded":
         return {"kind": "model", "source": {"type": "embedded"}}
-    hub = hub_source(text)
-    if hub is not None:
-        return hub
+    elsewhere = hub_source(text) or endpoint_source(text)
+    if elsewhere is not None:
+        return elsewhere
     folder = Path(text)
     if (folder / "config.json").is_file() and not (folder / "manifest.json").exists():
         return {"kind": "model", "source": {"type": "local", "path": text}}
@@ -79,7 +81,8 @@ def model_fields(text: str, store: Path) -> dict[str, Any]:
     except ArtifactError as error:
         raise RecipeError(
             f"{text}: no model: neither a folder with a config.json, nor an artifact of {store}, "
-            "nor a hub model owner/name@commit (40 hex digits), nor `embedded`"
+            "nor a hub model owner/name@commit (40 hex digits), nor a served one URL#NAME, nor "
+            "`embedded`"
         ) from error
     manifest = artifact.manifest
     if manifest.stage == "model":

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from transformers import AutoTokenizer
 
 from factory.artifacts import Inputs
+from factory.chat import PromptConfig, render
 from factory.context import Context
 from factory.errors import ArtifactError, RecipeError
 from factory.machine import Machine
+from factory.sampling.served import messages_of, read_served
 from factory.stages.model import STAGE, ModelConfig
 from factory.stages.turns import LLAMA3_TEMPLATE
 from factory.tiny import save_tiny_model
@@ -143,3 +146,31 @@ def test_a_longer_context_is_what_the_model_then_reads(tmp_path: Path) -> None:
     assert row_limit(tmp_path / "out", 32768) == 4096
     with pytest.raises(RecipeError, match="1024 is no more than the 1024 that the model has"):
         make_changed(tmp_path / "again", context={"tokens": 1024, "rope_theta": 3e5})
+
+
+def test_a_served_model_is_an_address_and_a_tokenizer(tmp_path: Path) -> None:
+    source = save_tiny_model(tmp_path / "source", "llama", hidden=32, layers=1)
+    address = {"type": "endpoint", "url": "http://127.0.0.1:8000/v1", "name": "m", "as_of": "May"}
+    own = {**address, "tokenizer": {"type": "local", "path": str(source)}}
+    assert make(tmp_path / "own", **own) == {}
+    kept = content(tmp_path / "own")
+    assert kept["tokenizer.json"] == (source / "tokenizer.json").read_bytes()
+    assert not any(name.endswith(".safetensors") for name in kept)
+    found = read_served(tmp_path / "own")
+    assert found is not None and found.has_tokenizer
+    assert STAGE.external_files(config(**own))
+
+    make(tmp_path / "address", **address)
+    found = read_served(tmp_path / "address")
+    assert found is not None and (found.name, found.has_tokenizer) == ("m", False)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "address", local_files_only=True)
+    text = render("What?", PromptConfig(style="chat"), tokenizer)
+    assert messages_of(text) == ([{"role": "user", "content": "What?"}], "")
+    assert STAGE.external_files(config(**address)) == ()
+
+    open_commit = {**address, "tokenizer": {"type": "hub", "id": "a/b"}}
+    assert STAGE.missing(config(**open_commit)) == [
+        "source.tokenizer.revision: the commit of huggingface.co/a/b to build from"
+    ]
+    with pytest.raises(ValidationError, match="asked as it is"):
+        make_changed(tmp_path / "changed", source=address, turns="chatml")

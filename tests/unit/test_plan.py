@@ -223,3 +223,24 @@ def test_the_content_of_a_local_file_is_noticed(tmp_path: Path) -> None:
 def test_a_missing_local_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"none\.jsonl: cannot be read: No such file"):
         prints(local_problems(tmp_path, "none.jsonl"))
+
+
+def test_what_needs_weights_refuses_a_model_on_a_server(tmp_path: Path) -> None:
+    asked = {"kind": "generate", "model": "base", "problems": "sums"}
+    data = resolved()
+    data["stages"]["base"] = {
+        "kind": "model",
+        "source": {"type": "endpoint", "url": "http://127.0.0.1:8000/v1", "name": "m"},
+    }
+    with pytest.raises(RecipeError) as caught:
+        make_plan(from_data(tmp_path, data))
+    refused = {line.split(": ")[1] for line in str(caught.value).splitlines()}
+    assert "stages.zero.model" in refused
+    assert not any(place.startswith(("stages.eval", "stages.zero_traces")) for place in refused)
+    assert all(
+        "is on a server; its weights are needed" in line for line in str(caught.value).splitlines()
+    )
+    kept = {"base": data["stages"]["base"], "sums": data["stages"]["sums"], "asked": asked}
+    assert (
+        make_plan(from_data(tmp_path, {**data, "stages": kept, "claims": []}))[-1].name == "asked"
+    )

@@ -96,6 +96,22 @@ def test_names_and_hub_ids() -> None:
     assert hub_source(HUB) is not None
 
 
+def test_a_served_model_is_named_by_its_url_and_its_name_there(tmp_path: Path) -> None:
+    url = "http://127.0.0.1:8000/v1"
+    found = evaluation_of(
+        [f"{url}/#org/m-7b", f"{url}#org/m-7b#2026-11"],
+        suite="offline", protocol="r1", against=None, store=tmp_path,
+    )  # fmt: skip
+    assert found.models == ("m-7b", "m-7b_2")
+    plan = make_plan(found.recipe)
+    models = [step for step in plan if step.kind == "model"]
+    assert [step.config.model_dump()["source"]["as_of"] for step in models] == ["", "2026-11"]
+    assert {step.config.model_dump()["source"]["url"] for step in models} == {url}
+    assert len({step.fingerprint for step in plan if step.kind == "evaluate"}) == 2
+    with pytest.raises(RecipeError, match=r"say which model of the server: .*/v1#NAME"):
+        evaluation_of([url], suite="offline", protocol=None, against=None, store=tmp_path)
+
+
 def test_unknown_names_and_broken_files_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

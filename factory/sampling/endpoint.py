@@ -1,0 +1,274 @@
+"""A served model behind the Sampler protocol: any server with OpenAI's HTTP interface.
+
+A prompt that was written with the model's own tokenizer goes to `/completions` as token ids, so
+that the model reads exactly what a local engine would be given. Messages go to `/chat/completions`,
+where the server's template writes the prompt; plain text without a tokenizer goes to `/completions`
+as text.
+
+vLLM, known by its list of models, is asked more than the interface has: to go on after a prefill
+and to leave the stop text in. From other servers a prefill is left out, and what a reply writes of
+it by itself is cut off again; stop texts are not sent to them, since they would not say which one
+ended a completion: what follows the first one is cut off here.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from factory.errors import EngineError
+from factory.machine import Machine
+from factory.records import FinishReason, SamplingConfig
+from factory.sampling.connection import Connection, Interrupted, Refused
+from factory.sampling.kept import Kept
+from factory.sampling.sampler import Completion, Request
+from factory.sampling.served import Served, messages_of
+from factory.sampling.spending import Spending, Usage
+from factory.seeds import derive
+
+TEMPLATE_TOKENS = 256
+"""What a server's template may add to the messages, for the limit of spending."""
+OPENING_RETRIES = 3
+"""A server that does not answer at all is a mistake more often than a pause."""
+FINISHED: Mapping[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    # A filter cuts a text off, as a limit does.
+    "content_filter": "length",
+}
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A request as the server gets it."""
+
+    path: str
+    body: Mapping[str, Any]
+    prefill: str
+    most: Usage
+    """What it may cost; no text has more tokens than bytes."""
+
+
+class EndpointSampler:
+    """Asks a server; every answer is on disk as soon as it is there, and none is asked for twice.
+
+    Differs from an engine of ours: equal requests give equal completions only as far as the server
+    keeps to seeds; a completion has no token ids, only a count; log-probs are there where they are
+    asked for and mean what ours do, which is at temperature 1.
+    """
+
+    name = "endpoint"
+
+    def __init__(
+        self,
+        model: Path,
+        served: Served,
+        machine: Machine,
+        *,
+        max_length: int,
+        notify: Callable[[str], None] | None = None,
+        scratch: Path | None = None,
+    ) -> None:
+        self._served = served
+        self._access = machine.access(served.url, served.name)
+        self._tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+        self._connection = Connection(served.url, self._access)
+        self._spending = Spending(self._access, scratch and scratch / "endpoint-spent.jsonl")
+        self._kept = Kept(scratch, "endpoint-answers")
+        self._notify = notify
+        self._told: set[str] = set()
+        self._is_vllm = self._examine(max_length)
+
+    def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
+        questions = [self._question(request, sampling) for request in requests]
+        found = self._kept.begin([[one.path, one.body] for one in questions])
+        with ThreadPoolExecutor(self._access.concurrency) as threads:
+            waiting = {
+                threads.submit(self._answer, place, questions[place], sampling, request.seed): place
+                for place, request in enumerate(requests)
+                if place not in found
+            }
+            try:
+                for future in as_completed(waiting):
+                    found[waiting[future]] = future.result()
+            except BaseException:
+                # Nothing more is sent; what is on its way is paid for, awaited and kept.
+                self._connection.stop("stopped")
+                threads.shutdown(cancel_futures=True)
+                raise
+        return [found[place] for place in range(len(requests))]
+
+    def load_weights(self, weights: Iterable[tuple[str, Any]]) -> None:
+        raise EngineError(f"{self._served.name} is on a server: it takes no weights")
+
+    def close(self) -> None:
+        self._tell("spent", str(self._spending))
+        self._connection.close()
+
+    def _examine(self, max_length: int) -> bool:
+        """Whether the server is vLLM; EngineError if it says that it cannot answer."""
+        name = self._served.name
+        try:
+            listed = self._retried(
+                lambda: self._connection.send("GET", "/models"), seed=0, retries=OPENING_RETRIES
+            )
+        except Refused as refusal:
+            if refusal.status in (401, 403):
+                raise
+            return False  # not every server has a list
+        entries = listed.get("data") if isinstance(listed, Mapping) else None
+        cards = [one for one in entries or [] if isinstance(one, Mapping)]
+        if not any(one.get("owned_by") == "vllm" for one in cards):
+            return False
+        mine = [one for one in cards if one.get("id") == name]
+        if not mine:
+            there = ", ".join(str(one.get("id")) for one in cards)
+            raise EngineError(f"{self._served.url}: serves no {name!r}; there is {there}")
+        room = mine[0].get("max_model_len")
+        if self._served.has_tokenizer and isinstance(room, int) and room < max_length:
+            raise EngineError(
+                f"{self._served.url}: {name} takes {room} tokens, and a prompt with its completion "
+                f"may have {max_length}: lower max_new_tokens, or serve it with a longer context"
+            )
+        return True
+
+    def _question(self, request: Request, sampling: SamplingConfig) -> _Question:
+        served, limit = self._served, sampling.max_new_tokens
+        if sampling.loop is not None:
+            self._tell("loop", "does not look for loops: completions that repeat go to their limit")
+        body: dict[str, Any] = {
+            "model": served.name,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": request.seed,
+        }
+        if self._is_vllm and sampling.stop:
+            body |= {"stop": list(sampling.stop), "include_stop_str_in_output": True}
+        prompt: Any = list(request.prompt_ids)
+        if not served.has_tokenizer:
+            prompt = self._tokenizer.decode(prompt)
+            found = messages_of(prompt)
+            if found is not None:
+                return self._conversation(*found, body=body, limit=limit)
+        body |= {"prompt": prompt, "max_tokens": limit}
+        if self._access.logprobs:
+            body["logprobs"] = 1
+        most = Usage(len(request.prompt_ids) + 1, limit)
+        return _Question("/completions", {**body, **served.fields}, "", most)
+
+    def _conversation(
+        self, messages: list[dict[str, Any]], prefill: str, *, body: dict[str, Any], limit: int
+    ) -> _Question:
+        if prefill and self._is_vllm:
+            messages = [*messages, {"role": "assistant", "content": prefill}]
+            body |= {"add_generation_prompt": False, "continue_final_message": True}
+        elif prefill:
+            self._tell("prefill", f"takes no prefill: {prefill!r} is left out of the prompts")
+        body |= {"messages": messages, self._served.limit_field: limit}
+        if self._access.logprobs:
+            body["logprobs"] = True
+        length = len(json.dumps(messages, ensure_ascii=False).encode()) + TEMPLATE_TOKENS
+        most = Usage(length, limit)
+        return _Question("/chat/completions", {**body, **self._served.fields}, prefill, most)
+
+    def _answer(
+        self, place: int, question: _Question, sampling: SamplingConfig, seed: int
+    ) -> Completion:
+        try:
+            completion = self._retried(
+                lambda: self._ask(question, sampling), seed=seed, retries=self._access.retries
+            )
+        except EngineError as error:
+            # Before this thread takes the next question.
+            self._connection.stop(str(error))
+            raise
+        self._kept.add({place: completion})
+        return completion
+
+    def _ask(self, question: _Question, sampling: SamplingConfig) -> Completion:
+        with self._spending.set_aside(question.most):
+            try:
+                reply = self._connection.send("POST", question.path, question.body)
+            except Interrupted as fault:
+                if fault.is_lost:
+                    # The server may have gone on and billed it whole.
+                    self._spending.pay(question.most)
+                raise
+            usage = _usage(reply)
+            self._spending.pay(usage or question.most)
+        if usage is None:
+            raise EngineError(f"{self._served.url}: counts no tokens: its replies have no usage")
+        return _completion(reply, question, sampling, usage)
+
+    def _retried(self, attempted: Callable[[], Any], *, seed: int, retries: int) -> Any:
+        for attempt in count():
+            try:
+                return attempted()
+            except Interrupted as fault:
+                if attempt == retries:
+                    raise EngineError(
+                        f"{self._served.url}: gave up after {attempt + 1} attempts, at last: "
+                        f"{fault}; what is answered is kept: start again"
+                    ) from None
+                self._tell("fault", f"{fault}; it is asked again, up to {retries} times a request")
+                share = derive(seed, "back-off", attempt) / 2**31
+                self._connection.pause(attempt, share, wait=fault.wait)
+
+    def _tell(self, what: str, text: str) -> None:
+        """Say something to the user, each kind once."""
+        if self._notify is not None and what not in self._told:
+            self._told.add(what)
+            self._notify(f"{self._served.url}: {text}")
+
+
+def _usage(reply: Any) -> Usage | None:
+    counts = reply.get("usage") if isinstance(reply, Mapping) else None
+    if not isinstance(counts, Mapping):
+        return None
+    prompt, completion = counts.get("prompt_tokens"), counts.get("completion_tokens")
+    if isinstance(prompt, int) and isinstance(completion, int):
+        return Usage(prompt, completion)
+    return None
+
+
+def _completion(
+    reply: Mapping[str, Any], question: _Question, sampling: SamplingConfig, usage: Usage
+) -> Completion:
+    """Interrupted where the reply is no completion: gateways report faults behind them so."""
+    try:
+        choice = reply["choices"][0]
+        finish = FINISHED[choice["finish_reason"]]
+        text = choice["text"] if "text" in choice else _chat_text(choice["message"], finish)
+        logprobs = _logprobs(choice) if sampling.temperature == 1.0 else ()
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise Interrupted(f"no completion: {type(error).__name__}: {error}") from None
+    opening = question.prefill.strip()
+    if opening and text.lstrip().startswith(opening):
+        text = text.lstrip()[len(opening) :]
+    ends = [text.find(stop) + len(stop) for stop in sampling.stop if stop in text]
+    if ends:
+        text, finish = text[: min(ends)], "stop"
+    return Completion(text, (), logprobs, finish, counted=usage.completion)
+
+
+def _chat_text(message: Mapping[str, Any], finish: FinishReason) -> str:
+    """A reply's text; thoughts that the server took out of it are put back between their tags."""
+    content = message.get("content") or message.get("refusal") or ""
+    thoughts = message.get("reasoning_content") or message.get("reasoning") or ""
+    if not thoughts:
+        return content
+    if not content and finish == "length":
+        return f"<think>\n{thoughts}"
+    return f"<think>\n{thoughts.strip()}\n</think>\n\n{content}"
+
+
+def _logprobs(choice: Mapping[str, Any]) -> tuple[float, ...]:
+    given = choice.get("logprobs") or {}
+    if "token_logprobs" in given:
+        return tuple(map(float, given["token_logprobs"]))
+    return tuple(float(token["logprob"]) for token in given.get("content") or ())

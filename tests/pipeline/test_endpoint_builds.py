@@ -1,0 +1,117 @@
+"""Stages that ask a served model, built from the command line: an evaluation and traces."""
+
+import re
+from pathlib import Path
+
+import pytest
+from building import MACHINE, sealed
+from click.testing import Result
+from endpoint_server import Body, serving
+from typer.testing import CliRunner
+
+from factory import suite
+from factory.cli import app
+from factory.jsonl import read_records
+from factory.records import Score, Trace
+
+KEY = "sk-secret-0123456789"
+PROTOCOL = """
+description: one answer
+prompt: {style: chat}
+sampling: {temperature: 0.0, top_p: 1.0, max_new_tokens: 20}
+samples: 0
+greedy: true
+"""
+SUMS = """
+    kind: problems
+    sources:
+      - {type: reasoning_gym, family: chain_sum, train: 4, held_out: 6}
+"""
+SUITE = f"""
+description: sums
+protocol: tiny
+problems:
+  sums: {SUMS}
+benchmarks:
+  - {{name: sums, problems: sums}}
+"""
+RECIPE = f"""
+name: taught
+stages:
+  teacher:
+    kind: model
+    source: {{type: endpoint, url: URL, name: teacher}}
+  sums: {SUMS}
+  traces: {{kind: generate, model: teacher, problems: sums, samples: 2}}
+  told: {{kind: rewrite, model: teacher, traces: traces, problems: sums}}
+"""
+
+
+def add_up(body: Body) -> str:
+    """The right answer to a sum, or a draft of it told again."""
+    asked = body["messages"][-1]["content"]
+    if draft := re.search(r"^Answer: (.*)$", asked, re.MULTILINE):
+        thoughts = "I take the numbers of the question one by one, and so I find the answer."
+        return f"<think> {thoughts} </think> <answer> {draft[1]} </answer>"
+    signs = re.findall(r"([+-]?) ?(\d+)", asked.rpartition("problem: ")[2].partition("=")[0])
+    total = sum(-int(number) if sign == "-" else int(number) for sign, number in signs)
+    return f"<think> I add them up. </think> <answer> {total} </answer>"
+
+
+def factory(store: Path, verb: str, what: str, url: str, most: float) -> Result:
+    entry = f"{{url: {url}, key_env: TEACHER_KEY, price_in: 0, price_out: 1000000"
+    machine = store / "machine.yaml"
+    limits = f"{entry}, most_spend: {most}, first_wait: 0.01, concurrency: 2}}"
+    machine.write_text(f"{MACHINE}endpoints: [{limits}]\n", encoding="utf-8")
+    arguments = [verb, what, "--plain", "--store", str(store), "--machine", str(machine)]
+    if verb == "eval":
+        arguments += ["--suite", "sums"]
+    runner = CliRunner(env={"COLUMNS": "220", "TEACHER_KEY": KEY})
+    return runner.invoke(app, arguments, catch_exceptions=False)
+
+
+def test_a_served_model_is_measured_and_taught_from_within_its_limit_and_without_its_key_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in (("protocols/tiny", PROTOCOL), ("suites/sums", SUITE)):
+        path = tmp_path / "evals" / f"{name}.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(suite, "EVALS", tmp_path / "evals")
+    store = tmp_path / "store"
+    store.mkdir()
+    with serving(add_up) as server:
+        model = f"{server.url}#teacher#2026-11"
+        # An answer has 9 words, at most 20, and a word costs 1: 18 are spent after two, 38 are not.
+        stopped = factory(store, "eval", model, server.url, 37.0)
+        assert stopped.exit_code == 2, stopped.output
+        assert "spend limit: 18 of 37 is spent" in stopped.output
+        assert (server.answered, server.keys) == (2, {f"Bearer {KEY}"})
+        done = factory(store, "eval", model, server.url, 1000.0)
+        assert done.exit_code == 0, done.output
+        assert server.answered == 6
+        source = {"url": server.url, "name": "teacher", "as_of": "2026-11"}
+        assert source.items() <= sealed(store)["teacher"].manifest.config["source"].items()
+
+        path = tmp_path / "recipe.yaml"
+        path.write_text(RECIPE.replace("URL", server.url), encoding="utf-8")
+        built = factory(store, "build", str(path), server.url, 10000.0)
+        assert built.exit_code == 0, built.output
+        asked = len(server.asked)
+    made = sealed(store)
+    scores = read_records(made["eval_teacher"].file("scores.jsonl"), Score)
+    assert [(one.value, one.n) for one in scores if one.metric == "greedy"] == [(1.0, 6)]
+    traces = list(made["traces"].traces())
+    assert len(traces) == 8 and all(trace.verdict.is_correct for trace in traces)
+    served = made["traces"].manifest.inputs["model"].fingerprint
+    assert all(trace.completion_tokens == 9 and trace.model == served for trace in traces)
+    told = list(read_records(made["told"].file("traces.jsonl"), Trace))
+    assert [trace.style for trace in told] == ["rewrite"] * 8
+
+    # The server is gone, and nothing asks for it.
+    assert factory(store, "eval", model, server.url, 1.0).exit_code == 0
+    assert len(server.asked) == asked
+    texts = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(b"TEACHER_KEY" in text for text in texts)
+    assert not any(KEY.encode() in text for text in texts)
+    assert KEY not in stopped.output + done.output + built.output
