@@ -6,6 +6,7 @@
 #   make bench-grpo   whole GRPO steps: TRL's trainer against ours
 #   make bench-evaluate  whole evaluations: lm-eval's hf backend against ours
 #   make bench-sft    fine-tuning: TRL's trainer against ours
+#   make bench-traces  trace tokens a second: plain vLLM and transformers against ours
 #   make bench-offline  the offline suite of benchmarks on the embedded model
 #   make install      install only; does nothing while pyproject.toml and its kin are unchanged
 #   make constraints  write constraints.txt again from what .venv holds now
@@ -20,7 +21,7 @@ FAST_TESTS := $(wildcard tests/unit tests/golden tests/property tests/test_archi
 # names: xdist would put files of few tests last, and the longest of all is one of those.
 TWO_AT_ONCE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install development quickstart test check bench-grpo bench-sft bench-evaluate bench-offline constraints clean
+.PHONY: help install development quickstart test check bench-grpo bench-sft bench-traces bench-evaluate bench-offline constraints clean
 
 help:
 	@sed -n '/^#   /s/^#   //p' Makefile
@@ -48,6 +49,9 @@ bench-evaluate: $(INSTALLED)
 
 bench-sft: $(INSTALLED)
 	$(BIN)/python bench/sft.py
+
+bench-traces: $(INSTALLED)
+	$(BIN)/python bench/traces.py
 
 bench-offline: $(INSTALLED)
 	$(BIN)/factory eval embedded --suite offline

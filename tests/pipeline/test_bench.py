@@ -68,3 +68,14 @@ def test_the_bench_of_evaluations_gives_both_harnesses_the_same_scores() -> None
     assert all(float(cell) > 0 for row in rows[1:] for cell in row[1:6])
     assert rows[1][-1] == rows[2][-1]
     assert "ours: 6 of 6 completions are those of the first side" in printed
+
+
+def test_the_bench_of_traces_compares_both_ways_on_one_model() -> None:
+    small = "--model tiny --problems 3 --samples 2 --tokens 8 --block 4 --threads 1"
+    small += " --sides transformers ours-transformers"
+    head, plain, ours = bench("traces.py", small)
+    assert head == ["side", "tokens", "seconds", "tokens/s", "peak GiB", "ours / plain"]
+    assert (plain[0], ours[0]) == ("transformers", "ours, transformers")
+    # A random model hardly ever ends before its limit, but it may.
+    assert all(6 <= int(row[1]) <= 3 * 2 * 8 for row in (plain, ours))
+    assert plain[5] == "" and float(ours[5]) > 0

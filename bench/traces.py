@@ -1,0 +1,246 @@
+"""Trace tokens a second: plain vLLM and plain transformers against the factory's `generate`.
+
+    python bench/traces.py [--model MODEL_FOLDER|tiny] [--problems 64 --samples 4 --tokens 64]
+
+Every side runs in a process of its own, one after the other, in float32 with the same number of
+threads, prompts and sampling settings, and draws `samples` completions a problem:
+
+    vLLM               LLM.generate of all prompts at once, n = samples, as it comes, but for the
+                       processors: on a CPU it would keep one back for its service thread. It
+                       compiles the model before the clock starts; --eager leaves that out
+    ours, vLLM         the factory's `generate` with that engine: fixed blocks, a seed a sample,
+                       every block graded and on disk before the next
+    transformers       model.generate, `block` completions at once, padded on the left
+    ours, transformers the factory's `generate` with its own decode loop
+
+The clock runs from prompts as text to the last completion as text, for ours to the finished
+traces.jsonl. Models are loaded and have answered once before. Tokens are those that the side itself
+drew, the end-of-text token among them; the sides draw by different random numbers, so they do not
+draw the same ones. Without --model the embedded SmolLM2-135M is converted into a temporary folder.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from grpo_step import save_model
+
+from factory.launch.local import environment
+from factory.machine import Machine
+from factory.records import Problem, SamplingConfig
+
+SIDES = {
+    "vllm": "vLLM",
+    "ours-vllm": "ours, vLLM",
+    "transformers": "transformers",
+    "ours-transformers": "ours, transformers",
+}
+Measured = dict[str, float]
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", default="", help="a folder, or `tiny`")
+    parser.add_argument("--problems", type=int, default=64)
+    parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=64, help="new ones, at most")
+    parser.add_argument("--block", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--eager", action="store_true", help="plain vLLM without compiling")
+    parser.add_argument("--sides", choices=SIDES, nargs="+", default=list(SIDES))
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def problems_of(count: int) -> list[Problem]:
+    """Sums of two numbers, all different."""
+    return [
+        Problem(
+            id=f"sums/{n}", prompt=f"What is {17 + 3 * n} + {401 + 7 * n}?",
+            reference=str(418 + 10 * n), kind="exact", source="sums",
+        )
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def sampling_of(options: argparse.Namespace) -> SamplingConfig:
+    return SamplingConfig(temperature=0.6, top_p=0.95, max_new_tokens=options.tokens)
+
+
+def prompts_of(tokenizer: Any, problems: list[Problem]) -> list[str]:
+    from factory.chat import PromptConfig, render
+
+    return [render(problem.prompt, PromptConfig(), tokenizer) for problem in problems]
+
+
+def timed(work: Callable[[], int]) -> Measured:
+    """Tokens that some work drew, and its seconds."""
+    began = time.monotonic()
+    tokens = work()
+    return {"tokens": tokens, "seconds": time.monotonic() - began}
+
+
+def plain_vllm(options: argparse.Namespace, folder: Path) -> Measured:
+    from transformers import AutoTokenizer
+    from vllm import LLM, SamplingParams
+
+    prompts = prompts_of(AutoTokenizer.from_pretrained(folder), problems_of(options.problems))
+    engine = LLM(
+        str(folder), dtype="float32", max_model_len=512 + options.tokens,
+        enforce_eager=options.eager,
+    )  # fmt: skip
+    asked = sampling_of(options)
+    settings = SamplingParams(
+        n=options.samples, temperature=asked.temperature, top_p=asked.top_p,
+        max_tokens=asked.max_new_tokens,
+    )  # fmt: skip
+
+    def work(prompts: list[str] = prompts) -> int:
+        outputs = engine.generate(prompts, settings, use_tqdm=False)
+        return sum(len(one.token_ids) for output in outputs for one in output.outputs)
+
+    work(prompts[:1])
+    return timed(work)
+
+
+def plain_transformers(options: argparse.Namespace, folder: Path) -> Measured:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.set_num_threads(options.threads)
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    asked = sampling_of(options)
+    prompts = prompts_of(tokenizer, problems_of(options.problems))
+    rows = max(1, options.block // options.samples)
+
+    def work(prompts: list[str] = prompts) -> int:
+        tokens = 0
+        for first in range(0, len(prompts), rows):
+            batch = tokenizer(
+                prompts[first : first + rows], return_tensors="pt", padding=True,
+                add_special_tokens=False,
+            )  # fmt: skip
+            out = model.generate(
+                **batch, do_sample=True, temperature=asked.temperature, top_p=asked.top_p,
+                top_k=0, max_new_tokens=options.tokens, num_return_sequences=options.samples,
+            )[:, batch["input_ids"].shape[1] :]  # fmt: skip
+            tokenizer.batch_decode(out, skip_special_tokens=True)
+            for row in out.tolist():
+                end = tokenizer.eos_token_id
+                tokens += row.index(end) + 1 if end in row else len(row)
+        return tokens
+
+    work(prompts[:1])
+    return timed(work)
+
+
+def ours(options: argparse.Namespace, folder: Path) -> Measured:
+    import torch
+    from transformers import AutoTokenizer
+
+    from factory.context import Context
+    from factory.grading import GradingPool
+    from factory.sampling import Request, open_sampler
+    from factory.stages.generate import GenerateConfig, Writer, write_traces
+
+    torch.set_num_threads(options.threads)
+    machine = Machine(
+        device="cpu", threads=options.threads, block=options.block,
+        engine="vllm" if options.side == "ours-vllm" else "transformers",
+    )  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    problems = problems_of(options.problems)
+    config = GenerateConfig(
+        kind="generate", model="model", problems="problems", samples=options.samples,
+        sampling=sampling_of(options),
+    )  # fmt: skip
+    sampler = open_sampler(folder, machine, max_length=512 + options.tokens)
+    first = tuple(tokenizer(prompts_of(tokenizer, problems[:1])[0])["input_ids"])
+    sampler.sample([Request(first, n) for n in range(options.samples)], config.sampling)
+    with tempfile.TemporaryDirectory() as place, GradingPool() as pool:
+        writer = Writer(config, "", tokenizer, lambda: sampler, pool, seed=0)
+        scratch, out = Path(place, "scratch"), Path(place, "out")
+        scratch.mkdir()
+        out.mkdir()
+        context = Context(0, machine, scratch)
+
+        def work() -> int:
+            found = write_traces(
+                writer, iter(problems), count=len(problems), out=out, context=context
+            )
+            return int(found["completion_tokens"])
+
+        return timed(work)
+
+
+def measure(options: argparse.Namespace, folder: Path) -> Measured:
+    side = {"vllm": plain_vllm, "transformers": plain_transformers}.get(options.side, ours)
+    figures = side(options, folder)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {**figures, "peak GiB": peak}
+
+
+def run_side(options: argparse.Namespace, side: str, folder: Path) -> Measured:
+    """The figures of one side, measured in a process of its own."""
+    command = [sys.executable, __file__, "--side", side, "--model", str(folder)]
+    for name in ("problems", "samples", "tokens", "block", "threads"):
+        command += [f"--{name}", str(getattr(options, name))]
+    command += ["--eager"] if options.eager else []
+    machine = Machine(device="cpu", threads=options.threads, matmul="float32")
+    cores = sorted(os.sched_getaffinity(0))[: options.threads]
+    threads = {
+        "OMP_NUM_THREADS": str(options.threads),
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+    }
+    own = environment(machine) if side.startswith("ours") else threads
+    child = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **own}
+    )
+    if child.returncode:
+        sys.exit(f"{SIDES[side]}: {child.stderr[-2000:]}")
+    # vLLM's engine says more on standard output when it ends.
+    return json.loads(next(line for line in child.stdout.splitlines() if line.startswith("{")))
+
+
+def table(results: dict[str, Measured]) -> Iterator[str]:
+    """Lines of a Markdown table: a row a side; the last column is ours over the plain engine."""
+    yield "| side | tokens | seconds | tokens/s | peak GiB | ours / plain |"
+    yield "|---|---|---|---|---|---|"
+    rates = {side: found["tokens"] / found["seconds"] for side, found in results.items()}
+    for side, found in results.items():
+        plain = rates.get(side.removeprefix("ours-"))
+        ratio = f"{rates[side] / plain:.2f}" if side.startswith("ours") and plain else ""
+        yield (
+            f"| {SIDES[side]} | {found['tokens']:.0f} | {found['seconds']:.1f} | "
+            f"{rates[side]:.0f} | {found['peak GiB']:.2f} | {ratio} |"
+        )
+
+
+def main() -> None:
+    options = parse_arguments()
+    if options.side:
+        print(json.dumps(measure(options, Path(options.model))))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        model = save_model(options.model, Path(folder) / "model")
+        results = {side: run_side(options, side, model) for side in options.sides}
+    print(
+        f"{options.problems} questions x {options.samples} samples, at most {options.tokens} new "
+        f"tokens, threads {options.threads}, float32, {platform.machine()}, one run each"
+    )
+    print("\n".join(table(results)))
+
+
+if __name__ == "__main__":
+    main()
