@@ -40,7 +40,8 @@ class GenerateConfig(StageConfig):
     sources: tuple[str, ...] = ()
     """Take only problems of these sources; empty takes all."""
     limit: int | None = Field(default=None, ge=1)
-    """Take the first so many problems."""
+    """Take the first so many problems of the file, in which one source follows the other; sources
+    of which nothing is left are told in the log."""
     samples: int = Field(default=4, ge=1)
     """Completions a problem; R1 drew several and kept the correct ones (v2 B.3.3)."""
     enough: Annotated[int | None, AddedLater()] = Field(default=None, ge=1)
@@ -83,6 +84,8 @@ def run(config: GenerateConfig, inputs: Inputs, out: Path, context: Context) -> 
     count, longest = _measure(read(), config.prompt, tokenizer)
     if not count:
         raise DataError(f"{path}: no problem of sources {list(config.sources) or 'any'}")
+    for source in sources_cut_off(path, config.sources, config.limit):
+        context.note(f"limit {config.limit} ends before the first problem of {source}")
     with ExitStack() as stack:
 
         def opened() -> Sampler:
@@ -253,6 +256,14 @@ def chosen_problems(path: Path, sources: Sequence[str], limit: int | None = None
     if not problems:
         raise DataError(f"{path}: no problem of sources {list(sources) or 'any'}")
     return problems
+
+
+def sources_cut_off(path: Path, sources: Sequence[str], limit: int | None) -> list[str]:
+    """Sources that `limit` leaves nothing of: a file holds one source after the other."""
+    if limit is None:
+        return []
+    taken = {problem.source for problem in _problems(path, sources, limit)}
+    return sorted({problem.source for problem in _problems(path, sources, None)} - taken)
 
 
 def _problems(path: Path, sources: Sequence[str], limit: int | None) -> Iterator[Problem]:

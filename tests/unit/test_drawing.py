@@ -2,14 +2,16 @@
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from factory.jsonl import write_records
 from factory.records import FinishReason, Problem, SamplingConfig, Trace, Verdict
 from factory.stages.drawing import Draw, Line, Retry
-from factory.stages.generate import GenerateConfig
+from factory.stages.generate import GenerateConfig, sources_cut_off
 
 Ended = Callable[[Draw], tuple[bool, FinishReason]]
 LIMIT, HIGHER = 10, 30
@@ -167,3 +169,18 @@ def test_settings_that_cannot_be_meant_are_refused(fields: dict[str, Any], messa
     given = {"kind": "generate", "model": "m", "problems": "p", **fields}
     with pytest.raises(ValidationError, match=message):
         GenerateConfig.model_validate(given)
+
+
+def test_a_limit_tells_the_sources_that_it_leaves_out(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    rows = [
+        Problem(id=f"{source}-{n}", prompt="?", reference="1", kind="exact", source=source)
+        for source in ("add", "mul", "ops")
+        for n in range(3)
+    ]
+    write_records(path, rows)
+    assert sources_cut_off(path, (), 4) == ["ops"]
+    assert sources_cut_off(path, (), 3) == ["mul", "ops"]
+    assert sources_cut_off(path, ("mul", "ops"), 3) == ["ops"]
+    assert sources_cut_off(path, ("mul",), 1) == []
+    assert sources_cut_off(path, (), None) == []
