@@ -206,7 +206,7 @@ def table(results: dict[str, dict[str, Any]], answers: int) -> Iterator[str]:
             for figure in ("whole", "generate")
         ]
         scores = ", ".join(f"{100 * value:.1f}" for value in found["scores"].values())
-        cells = [SIDES[side], f"{found['whole']:.1f}", f"{found['generate']:.1f}"]
+        cells = [SIDES[side], f"{found['whole']:.2f}", f"{found['generate']:.2f}"]
         cells += [f"{answers / found['whole']:.2f}", *ratios, scores]
         yield "| " + " | ".join(cells) + " |"
 

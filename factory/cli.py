@@ -233,13 +233,14 @@ def publish(
     from factory.publish.folder import target_of
     from factory.recipe import load_machine
     from factory.ui.publishing import publish as publish_artifact
+    from factory.ui.publishing import stated_licences
     from factory.ui.tables import resolve
 
     folder = publish_artifact(
         resolve(artifact, store),
         target_of(to, store),
         load_machine(machine),
-        licences=_licences(licence or []),
+        licences=stated_licences(licence or []),
         is_agreed=yes,
         tokens=tokens,
         console=_console(),
@@ -468,14 +469,6 @@ def _build(
     path = write_report(recipe, store)
     console.print(f"report: {path}", markup=False, soft_wrap=True)
     console.print(f"next: factory chat {plan[-1].name if until else '<stage>'}, factory ls")
-
-
-def _licences(options: list[str]) -> dict[str, str]:
-    """`STAGE=LICENCE` options as a mapping; RecipeError for others."""
-    wrong = [option for option in options if "=" not in option]
-    if wrong:
-        raise RecipeError(f"--licence {wrong[0]}: expected STAGE=LICENCE, e.g. base=apache-2.0")
-    return dict(option.split("=", 1) for option in options)
 
 
 def _say_error(text: str) -> None:

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import to_jsonable_python
 
 from factory.errors import RecipeError
 from factory.evaluation.paired import ALPHA, Paired, holm, paired
@@ -34,6 +33,7 @@ Key = tuple[str, str, Mode]
 COUNTS = ("train", "held_out", "traces", "kept", "pairs", "labels")
 """Metrics that say how much data a stage made."""
 ABSENT = "absent"
+ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 SAME_ANSWERS = "the same answers"
 
 
@@ -194,7 +194,7 @@ def _is_default(field: FieldInfo | None, a: Any, b: Any) -> bool:
     """Whether one side merely comes from before the setting was there."""
     if field is None or ABSENT not in (a, b) or field.is_required():
         return False
-    default = to_jsonable_python(field.get_default(call_default_factory=True))
+    default = ANYTHING.dump_python(field.get_default(call_default_factory=True), mode="json")
     return default in (a, b)
 
 

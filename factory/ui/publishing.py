@@ -1,6 +1,6 @@
 """The verb `publish`, what was or would be published, and what the gate says."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +15,15 @@ from factory.publish.folder import publish as write
 from factory.publish.hub import upload
 from factory.publish.lineage import LINEAGE, faults, places_of, read_lineage
 from factory.report.text import size, visible
+
+
+def stated_licences(options: Sequence[str]) -> dict[str, str]:
+    """`STAGE=LICENCE` options as a mapping; RecipeError for others."""
+    wrong = [option for option in options if "=" not in option]
+    if wrong:
+        raise RecipeError(f"--licence {wrong[0]}: expected STAGE=LICENCE, e.g. base=apache-2.0")
+    return dict(option.split("=", 1) for option in options)
+
 
 STYLES = {"passed": "green", "refused": "red", "not run": "yellow"}
 
