@@ -89,7 +89,7 @@ def test_out_of_memory_halves_the_rows_a_pass_and_the_mathematics_is_the_same(
     whole, _, _ = made
     before = load_file(whole / "model.safetensors")
     for name, tensor in load_file(tmp_path / "out" / "model.safetensors").items():
-        torch.testing.assert_close(tensor, before[name], atol=1e-4, rtol=0)
+        torch.testing.assert_close(tensor, before[name], atol=5e-5, rtol=0)
     rows = [json.loads(line) for line in (whole / "telemetry.jsonl").read_text().splitlines()]
     again = (tmp_path / "out" / "telemetry.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in again] == [row["step"] for row in rows]
