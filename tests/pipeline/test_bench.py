@@ -67,6 +67,7 @@ def test_the_bench_of_evaluations_gives_both_harnesses_the_same_scores() -> None
     assert [row[0] for row in rows] == ["side", "lm_eval, 16", "ours"]
     assert all(float(cell) > 0 for row in rows[1:] for cell in row[1:6])
     assert rows[1][-1] == rows[2][-1]
+    assert f"Against lm_eval, 16, its fastest: {rows[1][4]} times" in printed
     assert "ours: 6 of 6 completions are those of the first side" in printed
 
 
