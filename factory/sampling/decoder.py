@@ -321,7 +321,7 @@ class DecoderBatch:
         weights = scores.softmax(dim=-1)
         of_prompt, of_own = weights.split([shared_key.shape[2], self._drawn + 1], dim=-1)
         found = self._by_row(self._by_prompt(of_prompt) @ shared_value)
-        return (found + of_own @ own_value).view(rows, queries * width)
+        return (found + of_own @ own_value).reshape(rows, queries * width)
 
     def _by_prompt(self, rows: Tensor) -> Tensor:
         """(B, KV, folds, X), rows of a prompt side by side: (U, KV, most rows x folds, X)."""

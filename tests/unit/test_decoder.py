@@ -76,6 +76,15 @@ def test_scores_are_those_of_transformers_forward_pass(
 
 
 @torch.no_grad()
+def test_several_rows_of_one_prompt() -> None:
+    model = model_of("qwen2")
+    batch = DecoderBatch(Decoder(model), [(5, 6, 7)] * 3, longest=4)
+    logits = batch.next(torch.tensor([8, 9, 10]))
+    expected = model(torch.tensor([[5, 6, 7, token] for token in (8, 9, 10)])).logits[:, -1]
+    assert torch.allclose(logits, expected, atol=1e-5)
+
+
+@torch.no_grad()
 def test_a_large_tied_head_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder, "HEAD_COPY_BYTES", 1000)
     model = model_of("llama, tied")
