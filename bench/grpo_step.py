@@ -5,13 +5,16 @@
 Every side runs in a process of its own, one after the other, in float32 on the same questions with
 the same number of threads:
 
-    TRL            trl.GRPOTrainer, samples by transformers' generate, its own passes
-    ours           the factory's trainer and sampler (vLLM where it is installed), with the settings
-                   that its workers start with (glibc keeps memory)
-    TRL tuned      TRL with those settings and torch.set_float32_matmul_precision("medium"), so that
-                   torch may ask oneDNN: our `matmul: bfloat16`. Without AMX still float32, else
-                   rounded operands
-    ours rounded   ours with the same
+    TRL         trl.GRPOTrainer as it comes: samples by transformers' generate, its own passes
+    ours        the factory's trainer and sampler as `factory build` starts them: the settings of
+                its workers (glibc keeps memory) and the kind of product that `matmul: auto`
+                measures to be faster here
+    TRL tuned   TRL with these settings and this kind of product
+    ours plain  ours with products as torch comes
+
+Where torch may round operands it asks oneDNN instead of MKL. That is still float32 on processors
+without AMX, and rounded to bfloat16 on those with it; so the relative error of a product against
+float64 is printed with the kind that was taken.
 
 A step is: sample, reward, reference log-probs, forward and backward, optimizer. Everybody trains on
 the same completions: the sampler runs in full, `tokens` new tokens a row and no end before, and
@@ -37,13 +40,14 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from factory.launch.local import environment
-from factory.machine import Machine
+from factory.launch.measure import resolve_matmul
+from factory.machine import Machine, Matmul
 
-SIDES = {"trl": "TRL", "ours": "ours", "trl-rounded": "TRL tuned", "ours-rounded": "ours rounded"}
-PAIRS = (("trl", "ours"), ("trl-rounded", "ours-rounded"))
+SIDES = {"trl": "TRL", "ours": "ours", "trl-tuned": "TRL tuned", "ours-plain": "ours plain"}
+PAIRS = (("trl", "ours"), ("trl-tuned", "ours"), ("trl", "ours-plain"))
 PROMPT_TOKENS = 40
 SHORTEST = 18
 PHASES = ("generate", "reference", "train", "optimizer", "step")
@@ -57,12 +61,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--warm-up", type=int, default=0, help="steps before the measured ones")
+    parser.add_argument("--warm-up", type=int, default=1, help="steps before the measured ones")
     parser.add_argument("--micro-groups", type=int, default=1)
     parser.add_argument("--kl", type=float, default=0.0, help="0 is TRL's default")
     parser.add_argument("--engine", choices=["auto", "vllm", "transformers"], default="auto")
     parser.add_argument("--sides", choices=SIDES, nargs="+", default=list(SIDES))
     parser.add_argument("--cpu-seconds", action="store_true", help="of the process, not the clock")
+    parser.add_argument("--matmul", choices=["auto", *get_args(Matmul)], default="auto")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -208,12 +213,13 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, fl
     """Seconds by phase of the even and the uneven step of one side in this process, and memory."""
     import torch
 
+    from factory.launch.measure import apply_matmul
+
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as output:
         trainer, sampler = make_trainer(options, folder, output)
         # After the engine has started, which sets it anew.
-        is_rounded = options.side.endswith("rounded")
-        torch.set_float32_matmul_precision("medium" if is_rounded else "highest")
+        apply_matmul(side_machine(options.side, options))
         steps: list[dict[str, float]] = []
         instrument(trainer, steps, options)
         trainer.train()
@@ -300,7 +306,7 @@ def run_side(options: argparse.Namespace, side: str, folder: Path) -> dict[str, 
     command = [sys.executable, __file__, "--side", side, "--model", str(folder)]
     for name in ("prompts", "group", "tokens", "threads", "warm_up", "micro_groups", "kl"):
         command += ["--" + name.replace("_", "-"), str(getattr(options, name))]
-    command += ["--engine", options.engine]
+    command += ["--engine", options.engine, "--matmul", options.matmul]
     command += ["--cpu-seconds"] if options.cpu_seconds else []
     child = subprocess.run(
         command, capture_output=True, text=True, check=False, env=side_environment(side, options)
@@ -314,9 +320,25 @@ def side_environment(side: str, options: argparse.Namespace) -> dict[str, str]:
     """The environment of a side's process: TRL's as it is here, the others' as our workers'."""
     if side == "trl":
         return dict(os.environ)
-    matmul = "bfloat16" if side.endswith("rounded") else "float32"
-    machine = Machine(device="cpu", threads=options.threads, matmul=matmul)
-    return {**os.environ, **environment(machine)}
+    return {**os.environ, **environment(side_machine(side, options))}
+
+
+def side_machine(side: str, options: argparse.Namespace) -> Machine:
+    """Threads and kind of product of a side."""
+    matmul = options.matmul if side in ("ours", "trl-tuned") else "float32"
+    return Machine(device="cpu", threads=options.threads, matmul=matmul)
+
+
+def product_error(machine: Machine) -> float:
+    """Relative error of a float32 product of a small model's layer, against float64."""
+    import torch
+
+    from factory.launch.measure import apply_matmul
+
+    apply_matmul(machine)
+    left, right = torch.randn(512, 576), torch.randn(576, 1536)
+    exact = left.double() @ right.double()
+    return float((left @ right - exact).norm() / exact.norm())
 
 
 def table(results: dict[str, dict[str, dict[str, float]]]) -> Iterator[str]:
@@ -341,6 +363,8 @@ def main() -> None:
         print(json.dumps(measure(options, Path(options.model))))
         return
     with tempfile.TemporaryDirectory() as folder:
+        asked = Machine(device="cpu", threads=options.threads, matmul=options.matmul)
+        options.matmul = resolve_matmul(asked, Path(folder)).matmul
         model = save_model(options.model, Path(folder) / "model")
         results = {side: run_side(options, side, model) for side in options.sides}
     print(
@@ -348,6 +372,9 @@ def main() -> None:
         f"threads {options.threads}, float32, KL weight {options.kl:g}, {platform.machine()}, "
         f"{'CPU seconds' if options.cpu_seconds else 'seconds'}, one run each"
     )
+    for side in results:
+        machine = side_machine(side, options)
+        print(f"{SIDES[side]}: matmul {machine.matmul}, error {product_error(machine):.1e}")
     print("\n".join(table(results)))
 
 

@@ -81,8 +81,9 @@ def apply_matmul(machine: Machine) -> None:
     import torch
 
     torch.set_num_threads(machine.thread_count())
-    if machine.matmul == "bfloat16":
-        torch.set_float32_matmul_precision("medium")
+    if machine.matmul != "auto":
+        is_rounded = machine.matmul == "bfloat16"
+        torch.set_float32_matmul_precision("medium" if is_rounded else "highest")
 
 
 def measure(threads: int) -> dict[str, float]:
