@@ -74,7 +74,7 @@ class Machine(Record):
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """`auto` takes vLLM where it imports. On CPUs in float32 it takes our own decode loop, which is
     faster, for models that this covers (Llama, Qwen2, Qwen3) where `engine_memory_gib` holds 32
-    rows of full length."""
+    rows of the mean length that they may reach."""
     engine_memory_gib: float = Field(default=1.0, gt=0)
     """Key-value cache of the engine on a CPU, GiB; more rows than fit are drawn in parts."""
     gpu_memory_fraction: float = Field(default=0.85, gt=0, lt=1)

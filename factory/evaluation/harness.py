@@ -50,9 +50,9 @@ class SamplerLM(LM):
     """What lm-eval takes for a model.
 
     `ask` renders a question as a prompt, `tokenize(text, add_special_tokens)` gives token ids.
-    `open_sampler(max_length)` is called once, when the longest prompt is known; `open_scorer` makes
-    lm-eval's own model for tasks that compare likelihoods, only if there are such. `on_sampled`
-    hears of all completions before lm-eval asks for any score.
+    `open_sampler(max_length, mean_length)` is called once, when all prompts are known;
+    `open_scorer` makes lm-eval's own model for tasks that compare likelihoods, only if there are
+    such. `on_sampled` hears of all completions before lm-eval asks for any score.
     """
 
     runs: dict[str, Run]
@@ -60,7 +60,7 @@ class SamplerLM(LM):
     tokenize: Callable[[str, bool], Sequence[int]]
     max_new_tokens: int
     """For foreign tasks that state no limit."""
-    open_sampler: Callable[[int], Sampler]
+    open_sampler: Callable[[int, int], Sampler]
     open_scorer: Callable[[], LM]
     on_sampled: Callable[[Sampled], None]
     context: Context
@@ -127,12 +127,12 @@ class SamplerLM(LM):
         requests = [
             Request(tuple(self.tokenize(draw.prompt, draw.run.is_raw)), draw.seed) for draw in draws
         ]
-        longest = max(
+        lengths = [
             len(request.prompt_ids) + draw.sampling.max_new_tokens
             for draw, request in zip(draws, requests, strict=True)
-        )
+        ]
         completions: dict[int, Completion] = {}
-        sampler = self.open_sampler(longest)
+        sampler = self.open_sampler(max(lengths), sum(lengths) // len(lengths))
         try:
             for number, sampling in enumerate(dict.fromkeys(draw.sampling for draw in draws)):
                 members = [i for i, draw in enumerate(draws) if draw.sampling == sampling]

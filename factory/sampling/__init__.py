@@ -18,14 +18,16 @@ def open_sampler(
     machine: Machine,
     *,
     max_length: int,
+    mean_length: int | None = None,
     training: bool = False,
     notify: Callable[[str], None] | None = None,
     scratch: Path | None = None,
 ) -> Sampler:
     """An engine holding the model of a folder, or the server that the folder names.
 
-    `max_length` is the most tokens of one prompt and its completion together; `training` says
-    that a trainer shares the device. `notify` hears of what the user should know: vLLM is wanted
+    `max_length` is the most tokens of one prompt and its completion together, `mean_length` their
+    mean over all that will be asked where that is known; `training` says that a trainer shares the
+    device. `notify` hears of what the user should know: vLLM is wanted
     but missing, a server fails. `scratch` keeps completions of a block under way, where
     they come one by one.
     """
@@ -38,7 +40,10 @@ def open_sampler(
         return EndpointSampler(
             model, served, machine, max_length=max_length, notify=notify, scratch=scratch
         )
-    return _open_here(model, machine, max_length=max_length, training=training, notify=notify)
+    return _open_here(
+        model, machine, max_length=max_length, mean_length=mean_length or max_length,
+        training=training, notify=notify,
+    )  # fmt: skip
 
 
 def _open_here(
@@ -46,13 +51,14 @@ def _open_here(
     machine: Machine,
     *,
     max_length: int,
+    mean_length: int,
     training: bool,
     notify: Callable[[str], None] | None,
 ) -> Sampler:
     """An engine in this process."""
     wanted = machine.engine
     if wanted == "auto":
-        wanted = "transformers" if _decodes_itself(model, machine, max_length) else "vllm"
+        wanted = "transformers" if _decodes_itself(model, machine, mean_length) else "vllm"
         if wanted == "vllm" and not find_spec("vllm"):
             wanted = "transformers"
             if notify:
@@ -73,11 +79,12 @@ def _open_here(
     return TransformersSampler(model, machine, max_length=max_length)
 
 
-def _decodes_itself(model: Path, machine: Machine, max_length: int) -> bool:
+def _decodes_itself(model: Path, machine: Machine, length: int) -> bool:
     """Whether `auto` takes the decode loop of ours even where vLLM is installed.
 
     On a CPU in float32 it is the faster one (docs/log.md has the numbers) for the models that its
-    decoder covers, while enough rows of full length fit into the machine's `engine_memory_gib`.
+    decoder covers, while enough rows of `length` tokens fit into the machine's
+    `engine_memory_gib`. The mean decides where it is known, not one long prompt among hundreds.
     """
     if machine.takes_gpu() or machine.torch_dtype_name(on_gpu=False) != "float32":
         return False
@@ -88,5 +95,5 @@ def _decodes_itself(model: Path, machine: Machine, max_length: int) -> bool:
     config = AutoConfig.from_pretrained(model, local_files_only=True)
     if not covers(config):
         return False
-    needed = FEWEST_ROWS * max_length * cache_bytes(config)
+    needed = FEWEST_ROWS * length * cache_bytes(config)
     return needed <= machine.engine_memory_gib * 2**30

@@ -29,11 +29,12 @@ def ask_model(
 
     `segment` is a file's name in the stage's scratch folder.
     """
-    longest = max(len(request.prompt_ids) for _, request in keyed)
+    lengths = [len(request.prompt_ids) for _, request in keyed]
     sampler = open_sampler(
         model,
         context.machine,
-        max_length=longest + sampling.max_new_tokens,
+        max_length=max(lengths) + sampling.max_new_tokens,
+        mean_length=sum(lengths) // len(lengths) + sampling.max_new_tokens,
         notify=context.note,
         scratch=context.scratch,
     )

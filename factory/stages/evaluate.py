@@ -268,13 +268,14 @@ def _held_out(artifact: Artifact, benchmark: BenchmarkConfig) -> tuple[Problem, 
     return tuple(wanted)
 
 
-def _sampler(model: Path, context: Context, max_length: int) -> "Sampler":
+def _sampler(model: Path, context: Context, max_length: int, mean_length: int) -> "Sampler":
     from factory.sampling import open_sampler
 
     return open_sampler(
         model,
         context.machine,
         max_length=max_length,
+        mean_length=mean_length,
         notify=context.note,
         scratch=context.scratch,
     )

@@ -77,7 +77,7 @@ class Bench:
         self.scratch.mkdir()
         self.inputs = Inputs({"model": model, "benchmarks.0.problems": problems})
         self.sampler: ScriptedSampler | None = None
-        self.max_length = 0
+        self.max_length = self.mean_length = 0
 
     def run(
         self, reply: Reply, monkeypatch: pytest.MonkeyPatch, **config: object
@@ -86,8 +86,10 @@ class Bench:
             lambda request: reply(TOKENIZER.decode(request.prompt_ids), request.seed), TOKENIZER
         )
 
-        def open_scripted(path: Path, context: Context, max_length: int) -> ScriptedSampler:
-            self.max_length = max_length
+        def open_scripted(
+            path: Path, context: Context, max_length: int, mean_length: int
+        ) -> ScriptedSampler:
+            self.max_length, self.mean_length = max_length, mean_length
             assert self.sampler is not None
             return self.sampler
 
@@ -182,8 +184,9 @@ def test_the_prompt_is_the_protocols_and_samples_are_in_order(
     assert [s.trace.prompt for s in samples if s.mode == "greedy"] == rendered
     assert samples[0].trace.sampling.stop == ("</answer>",)
     assert samples[-1].trace.sampling.temperature == 0.0
-    longest = max(len(TOKENIZER(text)["input_ids"]) for text in rendered)
-    assert bench.max_length == longest + 100
+    lengths = [len(TOKENIZER(text)["input_ids"]) for text in rendered]
+    assert bench.max_length == max(lengths) + 100
+    assert bench.mean_length == sum(lengths) // len(lengths) + 100
 
 
 def test_a_killed_evaluation_asks_only_for_the_missing_blocks(

@@ -189,6 +189,8 @@ def test_auto_takes_the_decode_loop_where_it_is_covered_and_fits(
     machine = Machine(device="cpu", threads=1).model_copy(update=changed)
     assert open_sampler(folder, machine, max_length=16).name == engine
     assert opened == (["vllm"] if engine == "vllm" else [])
+    # One long prompt among many short ones does not change the engine.
+    assert open_sampler(folder, machine, max_length=64, mean_length=16).name == engine
 
 
 def test_without_vllm_a_model_that_is_not_covered_is_sampled_with_a_note(
