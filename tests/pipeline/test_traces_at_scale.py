@@ -3,10 +3,14 @@
 The runs are the stage's own `run` in forks of this process, which has the imports done. The
 scripted engine's replies depend on what shares their batch, as rounding does with a real one: a run
 that went on in other blocks would end with other bytes.
+
+REAL_SAMPLES=20000 and REAL_ENGINE=vllm in the environment take the test with a real engine to that
+number of samples, and ten kills, and to that engine.
 """
 
 import hashlib
 import multiprocessing
+import os
 import random
 import resource
 import time
@@ -28,6 +32,8 @@ from factory.stages.generate import GenerateConfig
 from factory.tiny import byte_tokenizer, save_tiny_model
 
 SAMPLES, BLOCK, KILLS = 8, 128, 10
+REAL_SAMPLES = int(os.environ.get("REAL_SAMPLES", "96"))
+REAL_ENGINE = os.environ.get("REAL_ENGINE", "transformers")
 FORK = multiprocessing.get_context("fork")
 
 
@@ -88,11 +94,19 @@ def inputs_of(folder: Path, *, problems: int, model: Path | None = None) -> Inpu
 class Run:
     """One trace run in a folder, which may be started again and again."""
 
-    def __init__(self, folder: Path, inputs: Inputs, *, block: int = BLOCK, **fields: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        inputs: Inputs,
+        *,
+        block: int = BLOCK,
+        engine: Any = "transformers",
+        **fields: Any,
+    ) -> None:
         document = {"kind": "generate", "model": "m", "problems": "p", **fields}
         self.config = GenerateConfig.model_validate(document)
         self.inputs, self.out, self.scratch = inputs, folder / "out", folder / "scratch"
-        self.machine = Machine(device="cpu", threads=1, engine="transformers", block=block)
+        self.machine = Machine(device="cpu", threads=1, engine=engine, block=block)
         self.scratch.mkdir(parents=True)
 
     def here(self) -> dict[str, float]:
@@ -190,20 +204,21 @@ def test_retiring_retries_and_loops_survive_kills_too(scripted: None, tmp_path: 
 
 def test_real_samples_survive_kills(tmp_path: Path) -> None:
     model = save_tiny_model(tmp_path / "model", "llama", hidden=32, seed=3)
-    inputs = inputs_of(tmp_path / "inputs", problems=24, model=model)
+    inputs = inputs_of(tmp_path / "inputs", problems=REAL_SAMPLES // 4, model=model)
+    block, kills = (BLOCK, KILLS) if REAL_SAMPLES > 1000 else (8, 3)
     settings = {
         "samples": 4, "enough": 1, "length_stops": {"retry": 24},
         "sampling": {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 16},
     }  # fmt: skip
-    whole = Run(tmp_path / "whole", inputs, block=8, **settings)
+    whole = Run(tmp_path / "whole", inputs, block=block, engine=REAL_ENGINE, **settings)
     # In a process of its own like the killed ones: torch on the same number of threads.
     process = whole.start()
     process.join()
     assert process.exitcode == 0
-    disturbed = Run(tmp_path / "disturbed", inputs, block=8, **settings)
-    disturbed.killed(3, expected_bytes=whole.written())
+    disturbed = Run(tmp_path / "disturbed", inputs, block=block, engine=REAL_ENGINE, **settings)
+    disturbed.killed(kills, expected_bytes=whole.written())
     assert disturbed.bytes() == whole.bytes()
-    assert len(whole.traces()) == 24 * 4
+    assert len(whole.traces()) == REAL_SAMPLES
 
 
 def test_memory_does_not_grow_with_the_number_of_samples(scripted: None, tmp_path: Path) -> None:
