@@ -5,7 +5,7 @@ The formulas are transformers' own. What differs is where numbers lie and how of
 - Weights lie as (inputs, outputs) in blocks of at most BLOCK columns; query, key and value are one
   matrix, gate and up another. A head that is tied to the embedding has a copy in that order.
 - A prompt's keys and values exist once for all its samples, and all of them attend to it in one
-  product; a row of its own holds only what it has drawn.
+  product; a row of its own holds only what it has drawn. What all prompts begin with is run once.
 - The halves of a query's and of a key's head are interleaved, so that a rotation is one product of
   complex numbers, and the scale of the scores is in it. Scores do not change with the order.
 """
@@ -33,6 +33,9 @@ HEAD_COPY_BYTES = 256 * 2**20
 
 FEWEST_ROWS = 32
 """Rows that decode together even where their cache may outgrow the machine's bound."""
+
+WORTH_SHARING = 16
+"""Fewest tokens that all prompts begin with for which a run of their own pays."""
 
 PREFILL_CELLS = 4096
 """Prompt tokens that go through the layers together, at least one prompt."""
@@ -238,7 +241,10 @@ class DecoderBatch:
     """
 
     def __init__(self, decoder: Decoder, prompts: Sequence[Sequence[int]], *, longest: int) -> None:
-        """Run each distinct prompt once. `longest` is the most tokens that a row will draw."""
+        """Run each distinct prompt once, and the `common` tokens that all begin with only once.
+
+        `longest` is the most tokens that a row will draw.
+        """
         self._decoder = decoder
         self._longest = longest
         unique = list(dict.fromkeys(map(tuple, prompts)))
@@ -257,40 +263,52 @@ class DecoderBatch:
         self._padding = torch.zeros(padding.shape).masked_fill_(padding, float("-inf"))
         owners = torch.tensor(self._owners)
         self._positions = lengths[owners]
-        step = max(1, PREFILL_CELLS // size)
+        self.common = _common(unique)
+        if self.common:
+            self._prefill([unique[0][: self.common]], 0, end=self.common)
+            for shared in self._shared:
+                shared[:, 1:, :, : self.common] = shared[:, :1, :, : self.common]
+        step = max(1, PREFILL_CELLS // (size - self.common))
         ends = [
-            self._prefill(unique[start : start + step], start)
+            self._prefill(unique[start : start + step], start, known=self.common, end=size)
             for start in range(0, len(unique), step)
         ]
         self.logits = decoder.logits(torch.cat(ends))[owners]
         """Scores of every row's next token (B, vocabulary)."""
         self._arrange()
 
-    def _prefill(self, prompts: Sequence[tuple[int, ...]], start: int) -> Tensor:
-        """Keep keys and values of prompts from `start` on; returns hidden states at their ends."""
-        rows, size = len(prompts), self._shared[0].shape[3]
+    def _prefill(
+        self, prompts: Sequence[tuple[int, ...]], start: int, *, known: int = 0, end: int
+    ) -> Tensor:
+        """Keep keys and values of prompts from `start` on; returns hidden states at their ends.
+
+        Those of their first `known` tokens are there already; `end` are kept, padding included.
+        """
+        rows, size = len(prompts), end - known
         ids = torch.zeros(rows, size, dtype=torch.long)
         for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt)] = torch.tensor(prompt)
+            ids[row, : len(prompt) - known] = torch.tensor(prompt[known:])
         hidden = self._decoder.embedding[ids.flatten()]
-        turns = self._decoder.turns(torch.arange(size).repeat(rows))
+        turns = self._decoder.turns(torch.arange(known, end).repeat(rows))
+        sees = torch.ones(size, end, dtype=torch.bool).tril(known) if known else None
         for layer, shared in zip(self._decoder.layers, self._shared, strict=True):
             heads = layer.heads(hidden, turns).unflatten(0, (rows, size)).transpose(1, 2)
             counts = (layer.query_heads, layer.key_heads, layer.key_heads)
             query, key, value = heads.split(counts, dim=1)
-            shared[0, start : start + rows], shared[1, start : start + rows] = key, value
+            places = shared[:, start : start + rows, :, :end]
+            places[0, :, :, known:], places[1, :, :, known:] = key, value
             folds = layer.query_heads // layer.key_heads
             # Right-padded: no token sees the padding after it.
             attended = scaled_dot_product_attention(
                 query,
-                key.repeat_interleave(folds, dim=1),
-                value.repeat_interleave(folds, dim=1),
-                is_causal=True,
+                *places.repeat_interleave(folds, dim=2),
+                attn_mask=sees,
+                is_causal=sees is None,
                 scale=1.0,
             )
             layer.finish(hidden, attended.transpose(1, 2).reshape(rows * size, -1))
-        ends = torch.tensor([row * size + len(prompt) - 1 for row, prompt in enumerate(prompts)])
-        return hidden[ends]
+        lasts = [row * size + len(prompt) - known - 1 for row, prompt in enumerate(prompts)]
+        return hidden[torch.tensor(lasts)]
 
     def next(self, tokens: Tensor) -> Tensor:
         """Append a token (B,) to every row; scores of the tokens after it (B, vocabulary)."""
@@ -388,3 +406,11 @@ def _move(cache: Tensor, places: Sequence[int]) -> None:
     if moved:
         to, of = map(list, zip(*moved, strict=True))
         cache[:, to] = cache[:, of]
+
+
+def _common(prompts: Sequence[tuple[int, ...]]) -> int:
+    """How many tokens all of these begin with, but the last of none; 0 where it is not worth it."""
+    low, high = min(prompts), max(prompts)
+    most = min(map(len, prompts)) - 1
+    same = next((n for n in range(most) if low[n] != high[n]), most)
+    return same if len(prompts) > 1 and same >= WORTH_SHARING else 0

@@ -37,6 +37,8 @@ class Batch(Protocol):
 
     logits: Tensor
     """Scores of every row's first token (rows, vocabulary)."""
+    common: int
+    """Tokens that all prompts begin with and that were run once."""
 
     def next(self, tokens: Tensor) -> Tensor:
         """Append a token (rows,) to every row; scores of the tokens after it."""
@@ -106,7 +108,10 @@ class TransformersSampler:
         prompts = [request.prompt_ids for request in requests]
         batch = self._open(prompts, limit)
         first = {prompt: row for row, prompt in reversed(list(enumerate(prompts)))}
-        cached = [len(p) if first[p] < row else 0 for row, p in enumerate(prompts)]
+        cached = [
+            len(prompt) if first[prompt] < row else batch.common if row else 0
+            for row, prompt in enumerate(prompts)
+        ]
         drawn = torch.zeros(len(requests), limit, dtype=torch.long)
         chances = torch.zeros(len(requests), limit)
         lengths, ends = [limit] * len(requests), [End("length")] * len(requests)
@@ -210,6 +215,8 @@ class TransformersSampler:
 
 class ModelBatch:
     """Rows that decode together by transformers' own forward pass."""
+
+    common = 0
 
     def __init__(self, model: PreTrainedModel, prompts: Sequence[tuple[int, ...]]) -> None:
         """Run each distinct prompt once, left-padded; repeat its cache for its rows."""

@@ -76,6 +76,40 @@ def test_scores_are_those_of_transformers_forward_pass(
 
 
 @torch.no_grad()
+def test_what_all_prompts_begin_with_is_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder, "PREFILL_CELLS", 5)
+    model = model_of("qwen3")
+    shown = tuple(range(20, 40))
+    prompts = [(*shown, 5, 6, 7), (*shown, 5), (*shown, 9, 8), (*shown, 5)]
+    ran: list[int] = []
+    turns = Decoder.turns
+    monkeypatch.setattr(
+        Decoder, "turns", lambda held, places: ran.append(len(places)) or turns(held, places)
+    )
+    batch = DecoderBatch(Decoder(model), prompts, longest=4)
+    # The beginning; then three tokens, padding included, of each distinct prompt, one at a time.
+    assert (batch.common, ran) == (20, [20, 3, 3, 3])
+    for scores in (batch.logits, batch.next(torch.tensor([3, 4, 5, 6]))):
+        expected = [model(torch.tensor([prompt])).logits[0, -1] for prompt in prompts]
+        assert torch.allclose(scores, torch.stack(expected), atol=1e-5)
+        prompts = [(*p, token) for p, token in zip(prompts, (3, 4, 5, 6), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "common"),
+    [
+        ([tuple(range(30))], 0),
+        ([tuple(range(30)), tuple(range(15))], 0),
+        ([tuple(range(30)), tuple(range(17))], 16),
+        ([(*range(20), 7), (*range(20), 9, 4), (*range(20), 8)], 20),
+        ([(1, *range(20)), (2, *range(20))], 0),
+    ],
+)
+def test_the_last_token_of_a_prompt_is_never_shared(prompts: Any, common: int) -> None:
+    assert decoder._common(prompts) == common
+
+
+@torch.no_grad()
 def test_several_rows_of_one_prompt() -> None:
     model = model_of("qwen2")
     batch = DecoderBatch(Decoder(model), [(5, 6, 7)] * 3, longest=4)
