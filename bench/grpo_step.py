@@ -146,8 +146,9 @@ def our_trainer(
     from factory.rewards import RewardConfig
     from factory.sampling import Request, open_sampler
     from factory.stages.grpo import GrpoConfig
-    from factory.training.grpo import FactoryGrpoTrainer, policy_weights
+    from factory.training.grpo import FactoryGrpoTrainer
     from factory.training.grpo_arguments import training_arguments
+    from factory.training.weights import policy_weights
 
     machine = Machine(device="cpu", threads=options.threads, engine=options.engine)
     longest = PROMPT_TOKENS + options.tokens

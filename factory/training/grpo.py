@@ -12,7 +12,6 @@ rows that a rollout still holds: `training_arguments` sees to it.
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from trl import GRPOConfig as TrlConfig
 from trl import GRPOTrainer
 
 from factory.seeds import derive
-from factory.training.packed import causal_model, not_covered
+from factory.training.packed import not_covered
 from factory.training.packed_logprobs import packed_logprobs, rows_by_prompt, split_groups
 from factory.training.phases import PhaseClock
 
@@ -269,22 +268,3 @@ def plain_pass_reason(model: torch.nn.Module, arguments: TrlConfig) -> str | Non
     if getattr(model.config, "output_router_logits", None) is not None:
         return "a mixture of experts has an auxiliary loss"
     return not_covered(model)
-
-
-def policy_weights(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The weights to sample with, named as in the causal model's state dict.
-
-    LoRA updates are added on the fly: merging in place and back would leave rounding in the base
-    weights, which a resumed run would not have. Tied weights come once.
-    """
-    inner = causal_model(model)
-    for name, parameter in inner.named_parameters():
-        if ".lora_" in name:
-            continue
-        tensor = parameter.detach()
-        if ".base_layer." in name:
-            layer = inner.get_submodule(name.partition(".base_layer.")[0])
-            if name.endswith(".weight"):
-                tensor = tensor + layer.get_delta_weight("default").detach()
-            name = name.replace(".base_layer.", ".")
-        yield name, tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

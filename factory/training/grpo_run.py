@@ -1,7 +1,6 @@
 """One GRPO run from its parts: model, engine, graders, trainer, checkpoints."""
 
 import os
-import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -30,6 +29,7 @@ from factory.training.grpo import FactoryGrpoTrainer, plain_pass_reason
 from factory.training.grpo_arguments import plain_micro_prompts, training_arguments
 from factory.training.phases import PhaseClock
 from factory.training.preference_rewards import PreferenceRewards
+from factory.training.questions import question_order
 from factory.training.rollouts import Rollouts, RolloutSettings
 from factory.training.roofline import measure_peaks, size_of
 from factory.training.saving import save_model
@@ -270,16 +270,6 @@ def planned_questions(config: "GrpoConfig", problems: int, general: int, seed: i
             order += [next(ruled) for _ in range(config.prompts - count)]
             order += [problems + next(free) for _ in range(count)]
     return order
-
-
-def question_order(count: int, draws: int, seed: int) -> list[int]:
-    """`draws` indices below `count`: whole passes, each in an order of its own."""
-    order: list[int] = []
-    while len(order) < draws:
-        indices = list(range(count))
-        random.Random(derive(seed, "grpo", "order", len(order) // count)).shuffle(indices)
-        order += indices
-    return order[:draws]
 
 
 def telemetry_values(logs: Logs) -> dict[str, float]:

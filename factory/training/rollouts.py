@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
-from torch import Tensor
 
 from factory.chat import PromptConfig, parse_completion
-from factory.errors import EngineError
 from factory.grading import GradeItem, GradingPool
 from factory.jsonl import append_rows, read_records, recover_rows
 from factory.records import FinishReason, Problem, SamplingConfig, Trace
@@ -25,12 +23,13 @@ from factory.training.checkpoints import is_first_rank
 from factory.training.dynamic_sampling import AskedRow, Questions, fill
 from factory.training.efficiency import Drawn
 from factory.training.graded import Graded, GraderFailures, close_figures, figures
-from factory.training.grpo import FactoryGrpoTrainer, policy_weights
+from factory.training.grpo import FactoryGrpoTrainer
+from factory.training.parity import engine_parity
 from factory.training.phases import PhaseClock
-from factory.training.precision import exact_products
 from factory.training.preference_rewards import PreferenceRewards
 from factory.training.telemetry import truncate_rows
 from factory.training.watch import Ranks, Watcher
+from factory.training.weights import policy_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,17 +38,6 @@ if TYPE_CHECKING:
 
 KEPT_GROUPS, KEPT_SAMPLES = 2, 2
 """Questions of a rollout that are kept to be read, and completions of each."""
-
-PARITY_ROWS = 4
-"""Completions whose log-probs are compared between engine and trainer."""
-
-PARITY_BOUNDS = {"float32": (1e-3, 1e-2), "bfloat16": (5e-2, 2.0)}
-"""Largest mean and single absolute gap of a token's log-prob, nats.
-
-float32: both compute the same sums in another order; measured 1e-6 on tiny models, a stale or
-wrongly loaded weight shows as 1e-2 and more. bfloat16: rounding alone gives 0.04 mean and 1.05 at
-most on a 135M model with an engine in bfloat16 beside a float32 trainer.
-"""
 
 
 @dataclass(frozen=True)
@@ -166,7 +154,11 @@ class Rollouts:
         self._graded_early = [graded for group in groups for graded in group.graded]
         if self._count.bit_count() == 1:
             with self.clock.measure("parity"):
-                self._check_parity(requests, trainer)
+                self.parity = engine_parity(
+                    self.sampler, requests, self._sampling,
+                    logprobs=trainer.completion_logprobs, device=trainer.accelerator.device,
+                    dtype=self.settings.dtype, step=step + 1,
+                )  # fmt: skip
         problems = [group.problem for group in groups for _ in group.requests]
         return {
             "prompt_ids": [list(request.prompt_ids) for request in requests],
@@ -433,64 +425,9 @@ class Rollouts:
         rows = range(len(redone))
         return max(rows, key=lambda row: (redone[row], self._graded[row].verdict.is_correct))
 
-    def _check_parity(
-        self,
-        requests: Sequence[Request],
-        trainer: FactoryGrpoTrainer,
-    ) -> None:
-        """EngineError if engine and trainer disagree about the log-probs of sampled tokens.
-
-        An engine that did not take the new weights, or computes in another way, would train on
-        wrong samples silently. A few requests are drawn once more and scored by both with exact
-        float32 products: where a machine rounds operands to bfloat16 for speed, rounding alone
-        would hide a stale weight. Run on rollouts 1, 2, 4, 8, ...: what a small learning rate has
-        changed after one update may be below the bound, and only later above it.
-        """
-        rows = sorted({i * len(requests) // PARITY_ROWS for i in range(PARITY_ROWS)})
-        asked = [requests[row] for row in rows]
-        with exact_products():
-            completions = self.sampler.sample(asked, self._sampling)
-            ids, mask, length = _padded_batch(
-                [(a.prompt_ids, c.token_ids) for a, c in zip(asked, completions, strict=True)],
-                trainer.accelerator.device,
-            )
-            own = trainer.completion_logprobs(ids, mask, length).float().cpu()
-        gaps = torch.cat(
-            [
-                own[row, : len(completion.logprobs)] - torch.tensor(completion.logprobs)
-                for row, completion in enumerate(completions)
-            ]
-        ).abs()
-        mean, largest = gaps.mean().item(), gaps.max().item()
-        self.parity = {"parity/mean": mean, "parity/max": largest}
-        mean_bound, largest_bound = PARITY_BOUNDS[self.settings.dtype]
-        if not (mean <= mean_bound and largest <= largest_bound):
-            raise EngineError(
-                f"step {trainer.state.global_step + 1}: log-probs of {self.sampler.name} and of "
-                f"the trainer differ by {mean:.2g} on average and {largest:.2g} at most over "
-                f"{len(gaps)} tokens; allowed are {mean_bound} and {largest_bound} in "
-                f"{self.settings.dtype}: the engine does not hold the trainer's weights; "
-                "set engine: transformers in the machine file"
-            )
-
 
 def _ranks(trainer: FactoryGrpoTrainer) -> Ranks:
     process = trainer.accelerator
     if process.num_processes == 1:
         return Ranks()
     return Ranks(process.process_index, process.num_processes, gather_object)
-
-
-def _padded_batch(
-    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], device: Any
-) -> tuple[Tensor, Tensor, int]:
-    """Ids and mask (rows, prompt + completion), prompts left-padded, and the completion length."""
-    width = max(len(prompt) for prompt, _ in pairs)
-    length = max(len(completion) for _, completion in pairs)
-    ids = torch.zeros(len(pairs), width + length, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, (prompt, completion) in enumerate(pairs):
-        span = slice(width - len(prompt), width + len(completion))
-        ids[row, span] = torch.tensor([*prompt, *completion])
-        mask[row, span] = 1
-    return ids.to(device), mask.to(device), length

@@ -23,10 +23,11 @@ from factory.stages.grpo import GrpoConfig
 from factory.stages.sft import LoraConfig
 from factory.tiny import byte_tokenizer, save_tiny_model
 from factory.training import packed_logprobs
-from factory.training.grpo import FactoryGrpoTrainer, plain_pass_reason, policy_weights
+from factory.training.grpo import FactoryGrpoTrainer, plain_pass_reason
 from factory.training.grpo_arguments import training_arguments
 from factory.training.packed import Group, pack_groups
 from factory.training.sft import peft_config
+from factory.training.weights import policy_weights
 
 RELATIVE = 1e-4
 PROMPTS, GROUP, LENGTH = 4, 4, 7

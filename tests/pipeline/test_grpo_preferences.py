@@ -18,8 +18,9 @@ from factory.rewards import RewardConfig, reward_components, total_reward
 from factory.stages.grpo import GrpoConfig
 from factory.tiny import save_tiny_model
 from factory.training import preference_rewards
-from factory.training.grpo_run import planned_questions, question_order
+from factory.training.grpo_run import planned_questions
 from factory.training.preference_rewards import PreferenceRewards
+from factory.training.questions import question_order
 
 RULES = ({"name": "language"}, {"name": "format"})
 HELPFUL = {"name": "helpful", "model": "likes"}

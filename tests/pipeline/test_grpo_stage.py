@@ -30,7 +30,7 @@ from factory.stages.grpo import STAGE, GrpoConfig
 from factory.tiny import save_tiny_model
 from factory.training import grpo_run
 from factory.training.grpo_arguments import prompts_per_rank
-from factory.training.grpo_run import question_order
+from factory.training.questions import question_order
 from factory.training.rollouts import Rollouts
 
 MACHINE = Machine(device="cpu", engine="transformers", threads=1, checkpoint_steps=2)
