@@ -200,6 +200,19 @@ def _reward_model(fields: Fields) -> Fields:
     }
 
 
+def _distill(fields: Fields) -> Fields:
+    return {
+        **fields,
+        "sources": [],
+        # Half an update's texts are traces as soon as any are.
+        "on_policy_share": 0.5 if fields["traces"] else 1.0,
+        "completions": "verbatim",
+        "steps": 2,
+        "prompts": 2,
+        "max_new_tokens": 16 * TOKENS if fields["traces"] else TOKENS,
+    }
+
+
 def _grpo(fields: Fields) -> Fields:
     # A reward that starts late starts at the last step, so that its start is rehearsed too.
     rewards = [
@@ -269,6 +282,7 @@ SMALLER: Mapping[str, Callable[[Fields], Fields]] = {
     "pairs": _pairs,
     "labels": _labels,
     "reward_model": _reward_model,
+    "distill": _distill,
     "grpo": _grpo,
     "evaluate": _evaluate,
 }

@@ -101,6 +101,7 @@ def out_of_memory(stage: str) -> str:
     """What to tell a user whose stage ran out of memory."""
     lower = {
         "sft": "micro_batch",
+        "distill": "micro_batch, block or engine_memory_gib",
         "grpo": "micro_groups, block or engine_memory_gib",
         "generate": "block or engine_memory_gib",
         "evaluate": "block or engine_memory_gib",

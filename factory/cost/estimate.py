@@ -45,6 +45,7 @@ KINDS: Mapping[str, Estimator] = {
     "pairs": sampling.pairs,
     "labels": sampling.labels,
     "reward_model": training.reward_model,
+    "distill": training.distill,
     "grpo": training.grpo,
     "evaluate": sampling.evaluate,
 }
@@ -296,6 +297,8 @@ def _mean_length(manifest: Manifest, folder: Path) -> float | None:
     if manifest.stage == "grpo":
         updates = math.ceil(metrics["steps"] / config["updates_per_rollout"])
         rows = updates * config["updates_per_rollout"] * config["prompts"] * config["group"]
+    elif manifest.stage == "distill":
+        rows = metrics["completions"]
     elif manifest.stage == "evaluate":
         rows = lines(folder / "samples.jsonl")
     elif manifest.stage == "rewrite":

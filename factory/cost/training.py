@@ -1,4 +1,4 @@
-"""What stages take that train: sft, pretrain, reward_model, grpo."""
+"""What stages take that train: sft, pretrain, reward_model, distill, grpo."""
 
 import math
 from dataclasses import replace
@@ -10,6 +10,7 @@ from factory.cost.formulas import Draw
 from factory.cost.shapes import pretrain_shape
 from factory.cost.site import ENGINE_BYTES, TRAINER_BYTES, Amount, Model, Site, Taken
 from factory.plan import Step
+from factory.stages.distill import DistillConfig
 from factory.stages.grpo import GrpoConfig
 from factory.stages.pretrain import PretrainConfig
 from factory.stages.reward_model import RewardModelConfig
@@ -111,6 +112,36 @@ def reward_model(config: RewardModelConfig, step: Step, site: Site) -> tuple[Tak
     scored = known.rows * known.responses * length
     scoring = formulas.pass_seconds(model.shape.size(4), site.speed, scored, length)
     return replace(taken, seconds=taken.seconds + scoring), model
+
+
+def distill(config: DistillConfig, step: Step, site: Site) -> tuple[Taken, Amount]:
+    """Traces are taken to be as long as the student's own texts; every position meets the head of
+    both models, forward and again in the backward pass."""
+    model, teacher = site.model(step), site.model(step, "teacher")
+    asked: Questions = site.read(step, "problems")
+    _, question = asked.asked("train", config.sources)
+    completion, is_assumed = site.expected(step, config.max_new_tokens)
+    draw = site.draw(
+        model, config.prompt, question=question, prompts=config.own, rows=config.own,
+        completion=completion, limit=config.max_new_tokens, training=True,
+    )  # fmt: skip
+    length = draw.frame + draw.own + completion
+    rows = min(site.machine.micro_batch, config.prompts)
+    trained = _trained(
+        site, model, tokens=config.steps * config.prompts * length, length=length,
+        steps=config.steps, rows=rows, is_lora=bool(config.lora),
+    )  # fmt: skip
+    read = formulas.pass_seconds(teacher.shape.size(4), site.speed, config.prompts * length, length)
+    seconds = config.steps * (site.draw_seconds(model, draw) + read) / site.ranks
+    memory = (
+        trained.memory
+        + teacher.shape.parameters * site.engine_number
+        + site.engine_memory(model, draw, training=True)
+    )
+    return replace(
+        trained, seconds=site.start + trained.seconds + seconds,
+        tokens=config.steps * draw.tokens, memory=memory, is_assumed=is_assumed,
+    ), model  # fmt: skip
 
 
 def grpo(config: GrpoConfig, step: Step, site: Site) -> tuple[Taken, Amount]:

@@ -116,6 +116,8 @@ def trained_on(model: str, by_name: Mapping[str, Step]) -> tuple[list[Training],
             # A watch measures on held-out problems; it trains on nothing.
             if path.startswith("watch") or source not in by_name:
                 continue
+            if path == "teacher":
+                unknown.append(f"what {source} was trained on, whose distribution {name} learned")
             file = FILES.get(by_name[source].produces)
             if file is not None:
                 chosen = step.config.get("sources") if path == "problems" else None

@@ -1,6 +1,7 @@
 """The table of stages. Importing it is light: engines and trainers load inside `run`."""
 
 from factory.stages import (
+    distill,
     evaluate,
     generate,
     grpo,
@@ -35,6 +36,7 @@ STAGES: dict[str, Stage] = {
     "pairs": pairs.STAGE,
     "labels": labels.STAGE,
     "reward_model": reward_model.STAGE,
+    "distill": distill.STAGE,
     "grpo": grpo.STAGE,
     "evaluate": evaluate.STAGE,
 }

@@ -13,7 +13,7 @@ from factory.records import Problem
 from factory.report import contamination
 from factory.report.build import build
 from factory.report.contamination import trained_on
-from factory.report.lineage import index
+from factory.report.lineage import index, teachers, weight_ancestors
 from factory.report.records import Contamination, Report, Step
 from factory.report.render import render_html, render_json, render_markdown
 
@@ -178,6 +178,21 @@ def test_what_cannot_be_looked_at_is_named(steps, monkeypatch):
 
 def test_random_weights_were_trained_on_nothing(tmp_path):
     assert trained_on("base", index(lineage(tmp_path, base="tiny"))) == ([], [])
+
+
+def test_a_teacher_that_taught_by_its_distribution_is_named_and_counts_as_a_teacher(steps):
+    made = Build(steps[0].artifact.path.parent)
+    inputs = {"model": "student", "teacher": "teacher", "problems": "sums"}
+    made.step("on_policy", "distill", inputs)
+    by_name = index([*steps, *made.steps])
+    trained, unknown = trained_on("on_policy", by_name)
+    assert [one.stage for one in trained] == ["sums", "second"]
+    assert "what teacher was trained on, whose distribution on_policy learned" in unknown
+    # The teacher's weights are not the student's, and those of the base are.
+    assert teachers("on_policy", by_name) == ["teacher"]
+    assert weight_ancestors("on_policy", by_name) == ["student", "base"]
+    del by_name["teacher"]
+    assert teachers("on_policy", by_name) == []
 
 
 def test_an_rl_stage_is_trained_on_the_sources_that_it_chose(tmp_path):

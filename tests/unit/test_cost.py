@@ -195,6 +195,35 @@ def test_problems_retire_once_enough_of_their_answers_are_right(tmp_path: Path) 
     assert estimate.tokens == 11000
 
 
+def test_on_policy_distillation_is_priced_with_its_teacher(tmp_path: Path) -> None:
+    taught = {
+        "kind": "distill", "model": "base", "teacher": "base", "problems": "sums", "steps": 10,
+        "prompts": 8, "max_new_tokens": 100,
+    }  # fmt: skip
+    large = {"kind": "model", "source": {"type": "hub", "id": "Qwen/Qwen2.5-7B"}}
+    steps = plan(base=SMOLLM, large=large, sums=SUMS, taught=taught)
+    estimates = [
+        bill(some, tmp_path, CPU).rows[-1].estimate
+        for some in (
+            steps,
+            plan(base=SMOLLM, large=large, sums=SUMS, taught={**taught, "teacher": "large"}),
+        )
+    ]
+    assert all(estimates)
+    own, other = estimates
+    # 10 updates of 8 texts of 0.75 of 100 tokens.
+    assert (own.tokens, own.is_drawn, own.is_assumed) == (6000, True, True)
+    # 7.6e9 weights in float32 instead of 0.13e9, and fifty times the passes of the teacher.
+    assert other.memory_gib - own.memory_gib == pytest.approx(4 * 7.48e9 / 2**30, rel=0.01)
+    assert other.seconds > 3 * own.seconds
+    earlier = Build(tmp_path)
+    config = steps[-1].config.model_dump(mode="json")
+    metrics = {"completions": 10.0, "completion_tokens": 200.0}
+    earlier.step("taught", "distill", config=config, metrics=metrics)
+    known = bill(steps, tmp_path, CPU).rows[-1].estimate
+    assert known is not None and (known.tokens, known.is_assumed) == (80 * 20, False)
+
+
 def test_an_earlier_run_of_the_store_gives_the_length(tmp_path: Path) -> None:
     steps = plan(base=SMOLLM, sums=SUMS, traces=TRACES)
     earlier = Build(tmp_path)

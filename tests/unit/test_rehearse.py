@@ -141,6 +141,14 @@ def test_a_distill_recipe_has_the_papers_numbers_and_rehearses_as_its_parent(
     assert unlike == parent.stages["student"].model_dump()
 
 
+def test_on_policy_distillation_is_rehearsed_with_a_trace_beside_an_answer() -> None:
+    small = rehearsal(load_recipe(ROOT / "recipes" / "distill" / "on-policy.yaml")).stages
+    alone, mixed = (small[name].model_dump() for name in ("student_on_policy", "student_mixed"))
+    assert (alone["steps"], alone["prompts"], alone["on_policy_share"]) == (2, 2, 1.0)
+    assert (mixed["on_policy_share"], mixed["traces"]) == (0.5, "teacher_kept")
+    assert alone["max_new_tokens"] < mixed["max_new_tokens"]
+
+
 def test_a_short_native_context_is_extended_where_the_student_has_one() -> None:
     for name, is_short in (("qwen2.5-math-7b", True), ("qwen2.5-14b", False)):
         recipe = load_recipe(ROOT / "recipes" / "distill" / f"{name}.yaml")

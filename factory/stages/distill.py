@@ -1,0 +1,141 @@
+"""The distill stage: on-policy distillation, beyond the paper.
+
+R1's distillation is `sft` on a teacher's traces: the student only ever sees texts that it did not
+write. Here it writes itself, and at every token of its text its next-token distribution is drawn
+towards the teacher's: generalised knowledge distillation (GKD, arXiv 2306.13649, eq. 1), with
+student s, teacher t and m = (1 - beta) s + beta t, averaged over the tokens of an update:
+
+    D = beta KL(t || m) + (1 - beta) KL(s || m)      0 < beta < 1
+    D = KL(t || s)  at beta = 0,  D = KL(s || t)  at beta = 1
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from factory.artifacts import Inputs
+from factory.chat import PromptConfig, stop_texts
+from factory.context import Context, Metrics
+from factory.jsonl import recover_rows
+from factory.records import ModelRef, ProblemsRef, SamplingConfig, TracesRef
+from factory.stages.generate import chosen_problems
+from factory.stages.sft import LoraConfig
+from factory.stages.stage import Stage, StageConfig
+
+SUMMARY = 8
+"""Updates behind a figure of the summary: one update alone is mostly noise."""
+
+
+class DistillConfig(StageConfig):
+    """On-policy distillation. The paper has none: numbers are GKD's, TRL's or ours."""
+
+    kind: Literal["distill"]
+    model: ModelRef
+    """The student; its weights are trained."""
+    teacher: ModelRef
+    """Must read and write the student's tokens: distributions are compared id by id."""
+    problems: ProblemsRef
+    """Its train split is asked; the held-out one is never read. References are not needed."""
+    sources: tuple[str, ...] = ()
+    """Only problems of these sources; empty takes all."""
+    prompt: PromptConfig = PromptConfig()
+    """What student and teacher read, by the student's template."""
+    on_policy_share: float = Field(default=1.0, gt=0, le=1)
+    """GKD's lambda: so much of an update the student writes itself, rounded, at least one text;
+    the rest are traces."""
+    traces: TracesRef | None = None
+    """Texts of others, for what `on_policy_share` leaves; written as `sft` writes them."""
+    completions: Literal["canonical", "verbatim"] = "canonical"
+    """How `traces` are written; as in `sft`."""
+    beta: float = Field(default=1.0, ge=0, le=1)
+    """Which divergence: 0 is forward KL, which covers all that the teacher might say; 1, TRL's
+    default, is reverse KL, which avoids what it would not."""
+    steps: int = Field(ge=1)
+    """Updates."""
+    prompts: int = Field(default=64, ge=1)
+    """Texts an update, over all processes; ours, the batch of the paper's distillation."""
+    learning_rate: float = Field(default=1e-6, gt=0)
+    """Constant; TRL's default."""
+    temperature: float = Field(default=1.0, gt=0, le=4)
+    """Of the student's samples and of both distributions; TRL's default."""
+    max_new_tokens: int = Field(ge=1)
+    lora: LoraConfig | None = None
+    """None trains all weights."""
+
+    @model_validator(mode="after")
+    def _has_its_texts(self) -> "DistillConfig":
+        if self.traces is None and self.own < self.prompts:
+            raise ValueError(
+                f"traces: on_policy_share {self.on_policy_share} leaves {self.prompts - self.own} "
+                "texts of an update to traces; name some"
+            )
+        if self.traces is not None and self.own == self.prompts:
+            raise ValueError(
+                f"traces: on_policy_share {self.on_policy_share} leaves no text of an update to "
+                "them; lower it, or leave them out"
+            )
+        return self
+
+    @property
+    def own(self) -> int:
+        """Texts of an update that the student writes itself."""
+        return max(1, round(self.on_policy_share * self.prompts))
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        return SamplingConfig(
+            temperature=self.temperature,
+            top_p=1.0,
+            max_new_tokens=self.max_new_tokens,
+            stop=stop_texts(self.prompt),
+        )
+
+
+def run(config: DistillConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
+    """Train the student; fills `out` with the model and telemetry.jsonl.
+
+    Goes on from the last checkpoint in the context's scratch folder; the result is the same to the
+    byte as that of an undisturbed run, on CPU. RecipeError where the teacher's tokens are others;
+    EngineError where engine and trainer disagree about log-probs, or a loss is not finite.
+    """
+    from factory.training.checkpoints import is_first_rank
+    from factory.training.distillation import train
+
+    problems = chosen_problems(inputs["problems"].file("train.jsonl"), config.sources)
+    train(
+        config, problems, traces=inputs["traces"].traces() if config.traces else (),
+        student=inputs["model"].path, teacher=inputs["teacher"].path, out=out, context=context,
+    )  # fmt: skip
+    telemetry = context.scratch / "telemetry.jsonl"
+    if is_first_rank():
+        shutil.copyfile(telemetry, out / "telemetry.jsonl")
+    return _summary(config, recover_rows(telemetry))
+
+
+def _summary(config: DistillConfig, rows: Sequence[Mapping[str, float]]) -> Metrics:
+    """Counts, and figures of the first and the last updates, each a mean over up to SUMMARY."""
+    lengths = [row["completion_length"] for row in rows]
+    metrics = {
+        "steps": float(len(rows)),
+        "completions": float(len(rows) * config.own),
+        "completion_tokens": float(round(sum(lengths) * config.own)),
+    }
+    for name in ("loss", "completion_length", "truncated_share"):
+        values = [row[name] for row in rows]
+        for end, some in (("first", values[:SUMMARY]), ("last", values[-SUMMARY:])):
+            metrics[f"{name}_{end}"] = sum(some) / len(some)
+    return metrics
+
+
+STAGE = Stage(
+    config=DistillConfig,
+    produces="model",
+    version=1,
+    run=run,
+    preload=("factory.training.distillation", "factory.sampling.blocks"),
+    packages=("torch", "transformers", "trl", "peft"),
+    trains=True,
+)
