@@ -42,6 +42,7 @@ KINDS: dict[str, ArtifactKind] = {
     "select": "traces",
     "mix": "traces",
     "sft": "model",
+    "distill": "model",
     "grpo": "model",
     "evaluate": "scores",
     "pairs": "pairs",
