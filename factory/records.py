@@ -77,6 +77,8 @@ class Verdict(Record):
     outcome: Outcome
     answer: str | None
     explanation: str
+    followed: tuple[bool, ...] | None = Field(default=None, exclude_if=lambda one: one is None)
+    """Instruction by instruction, where a response was checked against several."""
     # A clock's reading: kept out of files and comparison, so that sealed traces stay byte-equal.
     seconds: float = Field(default=0.0, exclude=True)
     """Wall time that grading took; 0 where it was not measured."""
@@ -156,13 +158,41 @@ class Trace(Record):
     verdict: Verdict
 
 
+class EarlyStop(Record):
+    """When the samples of a benchmark are enough: by its own error bar, never by a comparison."""
+
+    half_width: float = Field(gt=0, lt=1)
+    """Of pass@1's 95 % interval over new samples of the same problems; 0.02 is two points."""
+    least: int = Field(default=8, ge=2)
+    """Samples a problem before the first look, and from each look to the next."""
+
+
+class Stopped(Record):
+    """What became of a rule to end early."""
+
+    asked: int
+    """Samples a problem that would have been drawn without the rule."""
+    rule: EarlyStop
+    half_width: float
+    """What the samples that were drawn reached."""
+
+    def told(self, drawn: int) -> str:
+        """`k = 16 of 64: sampling error of 1.9 points, 2 asked for`."""
+        found, wanted = 100 * self.half_width, 100 * self.rule.half_width
+        return (
+            f"k = {drawn} of {self.asked}: 95 % sampling interval ±{found:.1f} points, "
+            f"±{wanted:g} asked for"
+        )
+
+
 class Score(Record):
     """One metric of one benchmark, never without its n, its k and its settings."""
 
     benchmark: str
     version: str
     metric: str
-    """e.g. pass@1, pass@4, cons@4, greedy; lenient ones carry the suffix `_lenient`."""
+    """e.g. pass@1, pass@4, cons@4, greedy; lenient ones carry the suffix `_lenient`, shares of
+    single instructions (IFEval) `_instructions` before it."""
     value: float
     """In [0, 1]."""
     low: float
@@ -171,7 +201,9 @@ class Score(Record):
     n: int
     """Problems."""
     k: int
-    """Samples a problem."""
+    """Samples a problem that were drawn."""
+    stopped: Stopped | None = Field(default=None, exclude_if=lambda one: one is None)
+    """Where sampling might end early: the rule and what it led to."""
     outcomes: dict[str, int]
     """Counts of correct, wrong, no_answer, truncated, ungradable over all n*k samples."""
     sampling: SamplingConfig

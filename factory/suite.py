@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from factory.chat import PromptConfig
 from factory.errors import RecipeError
 from factory.recipe import Recipe, recipe_from
-from factory.records import Record, SamplingConfig
+from factory.records import EarlyStop, Record, SamplingConfig
 from factory.yaml12 import load_mapping
 
 EVALS = Path(__file__).resolve().parents[1] / "evals"
@@ -35,6 +35,8 @@ class Protocol(Record):
     greedy: bool
     limit: int | None = Field(default=None, ge=1)
     """Of each benchmark the first so many problems."""
+    stop_at: EarlyStop | None = None
+    """The error bar at which a benchmark has samples enough."""
 
 
 class NotRun(Record):
@@ -100,6 +102,8 @@ def evaluation_recipe(
         "samples": protocol.samples,
         "greedy": protocol.greedy,
     }
+    if protocol.stop_at is not None:
+        asked["stop_at"] = protocol.stop_at.model_dump(mode="json")
     stages: dict[str, Any] = {key: dict(fields) for key, fields in suite.problems.items()}
     for model, fields in models.items():
         stages[model] = dict(fields)

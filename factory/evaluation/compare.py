@@ -7,7 +7,7 @@ from factory.artifacts import Artifact
 from factory.errors import DataError
 from factory.evaluation.paired import ALPHA, Power, bootstrap_interval, fall_p, holm, paired, power
 from factory.evaluation.statistics import Interval, clusters
-from factory.evaluation.summary import ByMode, read_answers
+from factory.evaluation.summary import ByMode, common_samples, read_answers
 from factory.records import EvalSample, Record, Verdict
 
 EFFECT = 0.02
@@ -38,7 +38,9 @@ class Comparison(Record):
     of a lenient metric."""
     n: int
     samples: tuple[int, int]
-    """The smallest number of samples a problem, of a and of b."""
+    """Samples a problem that are compared, of a and of b: the first that both have."""
+    drawn: tuple[int, int]
+    """Samples a problem that a and b have."""
     power: Power
 
     @property
@@ -66,6 +68,7 @@ class Pairing:
     a: list[float]
     b: list[float]
     samples: tuple[int, int]
+    drawn: tuple[int, int]
     groups: list[str] | None
 
 
@@ -95,6 +98,8 @@ def _pairings(
                 f"benchmark {benchmark}: {names[0]} and {names[1]} were asked different problems "
                 f"({len(ours)} and {len(theirs)}, {len(ours.keys() & theirs.keys())} in common)"
             )
+        drawn = (min(map(len, ours.values())), min(map(len, theirs.values())))
+        ours, theirs, k = common_samples(ours, theirs)
         metric = "greedy" if mode == "greedy" else "pass@1"
         name, judge = (f"{metric}_lenient", _lenient) if is_lenient else (metric, _strict)
         # In the order of the first, whatever the order of the other's file.
@@ -105,7 +110,8 @@ def _pairings(
                 metric=name,
                 a=_shares(sides[0], judge),
                 b=_shares(sides[1], judge),
-                samples=(min(map(len, sides[0])), min(map(len, sides[1]))),
+                samples=(k, k),
+                drawn=drawn,
                 groups=clusters(list(ours)),
             )
         )
@@ -155,6 +161,7 @@ def _family(
             fall_p=fall,
             n=result.difference.n,
             samples=one.samples,
+            drawn=one.drawn,
             power=power(one.a, one.b, effect=EFFECT, samples=one.samples, groups=one.groups),
         )
         for one, result, p_corrected, fall in zip(pairings, results, corrected, falls, strict=True)

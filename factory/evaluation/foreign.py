@@ -73,6 +73,7 @@ def _score(
         run,
         metric if filter_name == "none" else f"{metric}_{filter_name}",
         mean_interval(list(values.values())),
+        k=run.samples,
         outcomes=outcomes,
         sampling=draws[0][0].sampling if draws else foreign_sampling({}, 1),
         # Likelihoods are always those of lm-eval's own text.

@@ -4,8 +4,8 @@ lm-eval hands over the requests of all runs at once. They are sampled in fixed b
 disk, so an evaluation that was killed goes on where it stopped and ends with the same bytes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +16,7 @@ from lm_eval.api.model import LM
 from lm_eval.evaluator import evaluate
 
 from factory.context import Context
+from factory.evaluation.rounds import IsEnough, rounds
 from factory.evaluation.tasks import Run, foreign_sampling
 from factory.records import SamplingConfig
 from factory.sampling.blocks import sample_blocks
@@ -52,7 +53,8 @@ class SamplerLM(LM):
     `ask` renders a question as a prompt, `tokenize(text, add_special_tokens)` gives token ids.
     `open_sampler(max_length, mean_length)` is called once, when all prompts are known;
     `open_scorer` makes lm-eval's own model for tasks that compare likelihoods, only if there are
-    such. `on_sampled` hears of all completions before lm-eval asks for any score.
+    such. `on_sampled` hears of every round's completions, before the next round and before lm-eval
+    asks for any score; `is_enough` ends a run that may end early.
     """
 
     runs: dict[str, Run]
@@ -64,6 +66,7 @@ class SamplerLM(LM):
     open_scorer: Callable[[], LM]
     on_sampled: Callable[[Sampled], None]
     context: Context
+    is_enough: IsEnough = lambda run, samples: False
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -71,9 +74,17 @@ class SamplerLM(LM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         draws = list(self._draws(requests))
-        sampled = list(zip(draws, self._sample(draws), strict=True))
-        self.on_sampled(sampled)
-        return [_reply(draw, completion) for draw, completion in sampled]
+        completions: dict[int, Completion] = {}
+        with closing(self._rounds(draws)) as drawing:
+            for drawn in drawing:
+                self.on_sampled([(draws[place], completion) for place, completion in drawn.items()])
+                completions |= drawn
+        # lm-eval wants a text for every sample that it asked for. Those of a run that ended early
+        # count nowhere: verdicts decide the scores of our tasks.
+        return [
+            _reply(draw, completions[place]) if place in completions else ""
+            for place, draw in enumerate(draws)
+        ]
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
@@ -122,8 +133,8 @@ class SamplerLM(LM):
         # Where a foreign task's text ends is part of the task.
         return run.sampling.model_copy(update={"stop": own.stop})
 
-    def _sample(self, draws: Sequence[Draw]) -> list[Completion]:
-        """Completions in the order of `draws`, sampled together with those of equal settings."""
+    def _rounds(self, draws: Sequence[Draw]) -> Generator[dict[int, Completion]]:
+        """The completions of each round by the place of their draw, in the order of `draws`."""
         requests = [
             Request(tuple(self.tokenize(draw.prompt, draw.run.is_raw)), draw.seed) for draw in draws
         ]
@@ -131,26 +142,28 @@ class SamplerLM(LM):
             len(request.prompt_ids) + draw.sampling.max_new_tokens
             for draw, request in zip(draws, requests, strict=True)
         ]
-        completions: dict[int, Completion] = {}
         sampler = self.open_sampler(max(lengths), sum(lengths) // len(lengths))
+        number = finished = 0
         try:
-            for number, sampling in enumerate(dict.fromkeys(draw.sampling for draw in draws)):
-                members = [i for i, draw in enumerate(draws) if draw.sampling == sampling]
-                finished = len(completions)
-                drawn = sample_blocks(
-                    sampler,
-                    [(draws[i].key, requests[i]) for i in members],
-                    sampling,
-                    segment=self.context.scratch / f"samples-{number}.jsonl",
-                    block=self.context.machine.block,
-                    on_block=lambda start, block, before=finished: self.context.progress(
-                        before + start + len(block), len(draws), unit="samples"
-                    ),
-                )
-                completions.update(zip(members, drawn, strict=True))
+            for places in rounds(draws, self.is_enough):
+                drawn: dict[int, Completion] = {}
+                for sampling in dict.fromkeys(draws[i].sampling for i in places):
+                    members = [i for i in places if draws[i].sampling == sampling]
+                    texts = sample_blocks(
+                        sampler,
+                        [(draws[i].key, requests[i]) for i in members],
+                        sampling,
+                        segment=self.context.scratch / f"samples-{number}.jsonl",
+                        block=self.context.machine.block,
+                        on_block=lambda start, block, before=finished: self.context.progress(
+                            before + start + len(block), len(draws), unit="samples"
+                        ),
+                    )
+                    drawn.update(zip(members, texts, strict=True))
+                    number, finished = number + 1, finished + len(members)
+                yield {place: drawn[place] for place in places}
         finally:
             sampler.close()
-        return [completions[i] for i in range(len(draws))]
 
 
 def _reply(draw: Draw, completion: Completion) -> str:

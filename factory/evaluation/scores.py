@@ -1,12 +1,14 @@
 """From completions to graded samples, and from graded samples to score rows."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from factory.chat import PromptConfig, parse_completion
 from factory.errors import EngineError
 from factory.evaluation.harness import Draw, Sampled
+from factory.evaluation.rounds import stopped
 from factory.evaluation.statistics import (
     Interval,
     clusters,
@@ -24,6 +26,7 @@ from factory.records import (
     Problem,
     SamplingConfig,
     Score,
+    Stopped,
     Trace,
     Verdict,
 )
@@ -84,6 +87,8 @@ def own_samples(
     run: Run, sampled: Sampled, *, verdicts: Verdicts, prompt: PromptConfig, model: str
 ) -> list[EvalSample]:
     """The graded samples of one run of ours, in order of (problem, sample)."""
+    place = {problem.id: number for number, problem in enumerate(run.problems or ())}
+    drawn = [(draw, completion) for draw, completion in sampled if draw.run is run]
     return [
         graded_sample(
             draw,
@@ -92,8 +97,9 @@ def own_samples(
             prompt=prompt,
             model=model,
         )
-        for draw, completion in sampled
-        if draw.run is run
+        for draw, completion in sorted(
+            drawn, key=lambda one: (place[one[0].document], one[0].sample)
+        )
     ]
 
 
@@ -135,23 +141,35 @@ def graded_sample(
 def own_scores(run: Run, samples: Sequence[EvalSample], *, prompt_style: str) -> list[Score]:
     """The score rows of one run of ours: pass@1, pass@k and cons@k, or greedy; each with n and k.
 
-    `samples` are this run's, k a problem. pass@1 is the mean over problems of the mean over k.
+    `samples` are this run's, k a problem, fewer than asked for where it ended early. pass@1 is the
+    mean over problems of the mean over k; where problems are instructions (IFEval),
+    `_instructions` is the share of all instructions.
     """
     by_problem: dict[str, list[EvalSample]] = {}
     for sample in samples:
         by_problem.setdefault(sample.trace.problem_id, []).append(sample)
     groups, alike = list(by_problem.values()), clusters(list(by_problem))
     first = "greedy" if run.mode == "greedy" else "pass@1"
-    k = run.samples
+    k = len(groups[0])
+    ended = stopped(run, [[sample.trace.verdict for sample in group] for group in groups])
 
     def row(
-        metric: str, value: Callable[[list[EvalSample]], float], *, of: int, lenient: bool = False
+        metric: str,
+        value: Callable[[list[EvalSample]], float],
+        *,
+        of: int,
+        lenient: bool = False,
+        sizes: Sequence[int] | None = None,
     ) -> Score:
         verdicts = [s.lenient if lenient else s.trace.verdict for s in samples]
         return score_row(
             run,
             metric,
-            mean_interval([value(group) for group in groups], samples=of, groups=alike),
+            mean_interval(
+                [value(group) for group in groups], samples=of, groups=alike, sizes=sizes
+            ),
+            k=k,
+            ended=ended,
             outcomes=_outcomes(verdicts),
             sampling=samples[0].trace.sampling,
             prompt_style=prompt_style,
@@ -167,7 +185,21 @@ def own_scores(run: Run, samples: Sequence[EvalSample], *, prompt_style: str) ->
             row(f"pass@{k}", _any_right, of=1),
             row(f"cons@{k}", _majority_right, of=1),
         ]
+    sizes = _instruction_counts(run, by_problem)
+    if sizes is not None:
+        for suffix, is_lenient in (("", False), ("_lenient", True)):
+            share = partial(_share_followed, lenient=is_lenient)
+            name = f"{first}_instructions{suffix}"
+            rows.append(row(name, share, of=k, lenient=is_lenient, sizes=sizes))
     return rows
+
+
+def _instruction_counts(run: Run, problem_ids: Iterable[str]) -> list[int] | None:
+    """How many instructions each problem has; None where problems are no instructions."""
+    if not run.problems or any(problem.kind != "instructions" for problem in run.problems):
+        return None
+    counts = {problem.id: len(problem.data["instructions"]) for problem in run.problems}
+    return [counts[problem_id] for problem_id in problem_ids]
 
 
 def _share_right(group: Sequence[EvalSample]) -> float:
@@ -176,6 +208,13 @@ def _share_right(group: Sequence[EvalSample]) -> float:
 
 def _share_right_lenient(group: Sequence[EvalSample]) -> float:
     return sum(sample.lenient.is_correct for sample in group) / len(group)
+
+
+def _share_followed(group: Sequence[EvalSample], *, lenient: bool) -> float:
+    """Of a problem's instructions; a text without a response follows none."""
+    verdicts = [sample.lenient if lenient else sample.trace.verdict for sample in group]
+    shares = [sum(found) / len(found) for one in verdicts if (found := one.followed)]
+    return sum(shares) / len(group)
 
 
 def _any_right(group: Sequence[EvalSample]) -> float:
@@ -198,6 +237,8 @@ def score_row(
     metric: str,
     interval: Interval,
     *,
+    k: int,
+    ended: Stopped | None = None,
     outcomes: dict[str, int],
     sampling: SamplingConfig,
     prompt_style: str,
@@ -211,7 +252,8 @@ def score_row(
         low=interval.low,
         high=interval.high,
         n=interval.n,
-        k=run.samples,
+        k=k,
+        stopped=ended,
         outcomes=outcomes,
         sampling=sampling,
         prompt_style=prompt_style,

@@ -78,6 +78,22 @@ def score_errors(
     return Errors(sampling=sampling, question=question, clusters=sums.size)
 
 
+def sampling_half_width(correct: Sequence[int], samples: int) -> float:
+    """Half of the 95 % interval of pass@1 over new samples of the same problems.
+
+        z sqrt((sum_i p_i (1 - p_i) + 1 / k) / (k - 1)) / n
+
+    1 / k is added as if one more problem had been right once in k: otherwise a few samples that
+    all agree would be an error of zero. Stopping at the first round whose half width is small
+    enough keeps its coverage: 93 to 97 % in simulation, from 30 problems and 4 samples on.
+    """
+    if samples < 2:
+        raise ValueError(f"sampling_half_width: {samples} samples a problem, at least 2 can tell")
+    rates = _in_unit_interval([c / samples for c in correct], "sampling_half_width")
+    squares = float((rates * (1 - rates)).sum()) + 1 / samples
+    return Z * math.sqrt(squares / (samples - 1)) / rates.size
+
+
 def cluster_sums(values: np.ndarray, groups: Sequence[Hashable] | None) -> np.ndarray:
     """Sum of the values of each group, groups in order of appearance; the values without groups."""
     if groups is None:
@@ -89,7 +105,11 @@ def cluster_sums(values: np.ndarray, groups: Sequence[Hashable] | None) -> np.nd
 
 
 def mean_interval(
-    values: Sequence[float], *, samples: int = 1, groups: Sequence[Hashable] | None = None
+    values: Sequence[float],
+    *,
+    samples: int = 1,
+    groups: Sequence[Hashable] | None = None,
+    sizes: Sequence[int] | None = None,
 ) -> Interval:
     """Mean of per-problem values in [0, 1], each a mean over `samples` draws, with its interval.
 
@@ -105,20 +125,25 @@ def mean_interval(
 
     With `groups` (a problem's passage or template) s^2 / n is the clustered error of `score_errors`
     instead, t has G - 1 degrees of freedom, and m lies between G and n * samples.
+
+    With `sizes` problem i has so many parts, values are shares of them, and the value is the share
+    of all parts: sum size_i v_i / sum size_i. Then s^2 is that of size_i (v_i - value) / mean size
+    (the linearised ratio, Cochran 1977, 6.4), and m lies below sum size_i * samples.
     """
     array = _in_unit_interval(values, "mean_interval")
     if samples < 1:
         raise ValueError(f"mean_interval: samples is {samples}; it must be at least 1")
     n = array.size
-    value = float(array.mean())
-    units = cluster_sums(array - value, groups)
+    parts = np.ones(n) if sizes is None else np.asarray(sizes, dtype=np.float64)
+    if parts.size != n or parts.min() < 1:
+        raise ValueError(f"mean_interval: {n} values need as many sizes of at least 1")
+    value = float((parts * array).sum() / parts.sum())
+    units = cluster_sums(parts * (array - value) / parts.mean(), groups)
     effective = float(units.size)
     if 0.0 < value < 1.0 and units.size > 1:
-        variance = float(array.var(ddof=1))
-        if groups is not None:
-            variance = float((units**2).sum()) * units.size / (units.size - 1) / n
+        variance = float((units**2).sum()) * units.size / (units.size - 1) / n
         shrink = (Z / t_quantile(units.size - 1)) ** 2
-        most = float(n * samples)
+        most = float(parts.sum() * samples)
         effective = value * (1 - value) * n / variance * shrink if variance > 0 else most
         effective = min(max(effective, float(units.size)), most)
     low, high = wilson(value, effective)

@@ -64,6 +64,17 @@ def read_answers(artifact: Artifact) -> ByMode:
     return found
 
 
+def common_samples(a: Answers, b: Answers) -> tuple[Answers, Answers, int]:
+    """The first k samples of every problem on both sides, k the most that all of them have.
+
+    An evaluation may have ended early by its own error bar. What it and another are compared on
+    must not depend on that.
+    """
+    k = min(len(group) for side in (a, b) for group in side.values())
+    first, second = ({name: group[:k] for name, group in side.items()} for side in (a, b))
+    return first, second, k
+
+
 def summaries(artifact: Artifact) -> list[Summary]:
     """One for each benchmark and mode, in the file's order."""
     return [summary(*key, problems) for key, problems in read_answers(artifact).items()]

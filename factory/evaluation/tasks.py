@@ -17,7 +17,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from factory.errors import DataError, RecipeError
 from factory.evaluation.documents import document_problem, pass_rates, problem_documents
-from factory.records import Mode, Problem, SamplingConfig, Verdict
+from factory.records import EarlyStop, Mode, Problem, SamplingConfig, Verdict
 
 Verdicts = dict[tuple[str, str], list[tuple[Verdict, Verdict]]]
 """Strict and lenient verdict of each sample, by run name and problem id."""
@@ -44,6 +44,7 @@ class Benchmark:
     """A foreign task's text goes to the model as it is, without the prompt protocol."""
     overrides_sampling: bool = False
     """`sampling` was asked for by name, so it also replaces a foreign task's own settings."""
+    stop_at: EarlyStop | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Run:
     """None for foreign tasks."""
     is_raw: bool = False
     limit: int | None = None
+    stop_at: EarlyStop | None = None
+    """When fewer than `samples` are enough; of sampled runs of our own tasks only."""
 
 
 @dataclass
@@ -126,7 +129,10 @@ class TaskBuilder:
             }
         )
         version = str(config["metadata"]["version"])
-        return Run(benchmark.name, name, mode, task, version, samples, sampling, problems)
+        stop_at = benchmark.stop_at if mode == "sampled" else None
+        return Run(
+            benchmark.name, name, mode, task, version, samples, sampling, problems, stop_at=stop_at
+        )
 
     def _foreign(self, benchmark: Benchmark) -> Run:
         task = self._load(benchmark.task)

@@ -22,7 +22,7 @@ PUNKT = ("llama-index-core", "llama_index/core/_static/nltk_cache")
 
 
 def grade_instructions(problem: Problem, response: str, *, is_loose: bool = False) -> Verdict:
-    """Correct iff the response follows every instruction (IFEval's prompt level).
+    """Correct iff the response follows every instruction (IFEval's prompt level), with each.
 
     DataError if the problem's instructions or their arguments cannot be used.
     """
@@ -44,12 +44,17 @@ def grade_instructions(problem: Problem, response: str, *, is_loose: bool = Fals
         followed = _followed(check, example, response)
     # They were just seen to work, so that this is the text's fault (JSON nested too deep).
     except Exception as error:
-        return _wrong(f"a checker raised {type(error).__name__} on this text")
+        explanation = f"a checker raised {type(error).__name__} on this text"
+        return Verdict(outcome="wrong", answer=None, explanation=explanation)
     broken = [name for name, is_followed in zip(names, followed, strict=True) if not is_followed]
     kept = f"follows {len(names) - len(broken)} of {len(names)} instructions"
-    if broken:
-        return _wrong(f"{kept}; not {', '.join(broken)}")
-    return Verdict(outcome="correct", answer=None, explanation=kept)
+    return Verdict(
+        outcome="wrong" if broken else "correct",
+        # No answer: what was looked at can be very long, and stands in the completion.
+        answer=None,
+        explanation=f"{kept}; not {', '.join(broken)}" if broken else kept,
+        followed=tuple(followed),
+    )
 
 
 def _followed(check: Callable[..., Any], example: Any, response: str) -> list[bool]:
@@ -64,11 +69,6 @@ def _followed(check: Callable[..., Any], example: Any, response: str) -> list[bo
         return check(example, response).follow_instruction_list
     finally:
         random.setstate(before)
-
-
-def _wrong(explanation: str) -> Verdict:
-    # No answer: what was looked at can be very long, and stands in the completion.
-    return Verdict(outcome="wrong", answer=None, explanation=explanation)
 
 
 @lru_cache(maxsize=1)

@@ -326,6 +326,11 @@ def _gap(a: Tally | None, b: Tally | None, versions: Sequence[str | None]) -> st
         return "only in B"
     if versions[0] != versions[1]:
         return f"other versions of the benchmark: {versions[0]} and {versions[1]}"
+    if a.samples != b.samples and (a.ended_early or b.ended_early):
+        return (
+            f"ended early: k = {a.samples} and {b.samples}; `factory compare` takes the samples "
+            "that both have"
+        )
     shared = len(a.shares.keys() & b.shares.keys())
     return "" if shared > 1 else f"other problems: {shared} in common"
 

@@ -112,6 +112,8 @@ class Comparison(Record):
     model that wrote its training traces."""
     n: int
     """Problems that both answered."""
+    samples: int | None = Field(default=None, exclude_if=lambda one: one is None)
+    """Of every problem the first so many samples are compared, where one side has more of them."""
     difference: float
     low: float
     high: float
@@ -292,6 +294,8 @@ class Tally(Record):
     mode: Mode
     samples: int
     """A problem; the fewest, where they differ."""
+    ended_early: bool = Field(default=False, exclude_if=lambda one: not one)
+    """By the evaluation's own error bar."""
     shares: dict[str, float]
     """By problem id: share of its samples that are right, strictly."""
 

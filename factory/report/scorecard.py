@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from factory.evaluation.paired import holm, paired
 from factory.evaluation.published import Reproduction, hub_id, load_published, reproductions
 from factory.evaluation.statistics import clusters
-from factory.evaluation.summary import ByMode, read_answers, summary, trap
+from factory.evaluation.summary import ByMode, common_samples, read_answers, summary, trap
 from factory.jsonl import read_records
 from factory.records import EvalSample, Mode, Score
 from factory.report.lineage import model_input, teachers, weight_ancestors
@@ -185,9 +185,12 @@ def _compare_pair(
     shared = [problem for problem in old if problem in new]
     if len(shared) < 2 or versions[0] != versions[1]:
         return None
+    old, new, fewest = common_samples(
+        {problem: old[problem] for problem in shared}, {problem: new[problem] for problem in shared}
+    )
     old_means = [correct_share(old[problem]) for problem in shared]
     new_means = [correct_share(new[problem]) for problem in shared]
-    fewest = min(len(group[problem]) for group in (old, new) for problem in shared)
+    drawn = {len(answers[row.label][key][shared[0]]) for row in (before, after)}
     result = paired(new_means, old_means, samples=fewest, groups=clusters(shared))
     change = result.difference
     pairs = list(zip(old_means, new_means, strict=True))
@@ -198,6 +201,7 @@ def _compare_pair(
         after=after.label,
         relation=relation,
         n=len(shared),
+        samples=fewest if len(drawn) > 1 else None,
         difference=change.value,
         low=change.low,
         high=change.high,
@@ -246,6 +250,11 @@ def tallies(rows: Sequence[Evaluation], answers: AllAnswers) -> list[Tally]:
             benchmark=benchmark,
             mode=mode,
             samples=min(map(len, problems.values())),
+            ended_early=any(
+                score.stopped is not None and score.stopped.asked > score.k
+                for score in row.scores
+                if score.benchmark == benchmark and mode == "sampled"
+            ),
             shares={name: correct_share(samples) for name, samples in problems.items()},
         )
         for row in rows

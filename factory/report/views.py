@@ -127,7 +127,10 @@ def _card_row(
         score = find_score(row, benchmark, metric)
         if score is not None:
             counts = tuple((name, score.outcomes.get(name, 0)) for name in OUTCOMES)
-            outcomes.append(Outcomes(mode, settings(score.sampling, score.prompt_style), counts))
+            words = settings(score.sampling, score.prompt_style)
+            if score.stopped is not None:
+                words += f"; {score.stopped.told(score.k)}"
+            outcomes.append(Outcomes(mode, words, counts))
     clean = next(
         (clean_score(c) for c in contaminations if c.label == row.label), ("not known", "")
     )
@@ -161,7 +164,8 @@ def value_with_span(score: Score) -> str:
 
 
 def difference_with_span(row: Comparison) -> str:
-    return f"{points(row.difference)} {point_span(row.low, row.high)}"
+    found = f"{points(row.difference)} {point_span(row.low, row.high)}"
+    return found if row.samples is None else f"{found}, first {plural(row.samples, 'sample')}"
 
 
 def shown_comparisons(report: Report, benchmark: str) -> list[Comparison]:

@@ -17,6 +17,7 @@ from factory.jsonl import read_records, write_records
 from factory.records import (
     AddedLater,
     AskedModelRef,
+    EarlyStop,
     EvalSample,
     Problem,
     ProblemsRef,
@@ -84,6 +85,9 @@ class EvaluateConfig(StageConfig):
     """k: samples a problem. R1 takes 4 to 64, by the benchmark's size; 0 asks greedily only."""
     greedy: bool = True
     """One more answer a problem at temperature 0."""
+    stop_at: Annotated[EarlyStop | None, AddedLater()] = None
+    """Ends the sampling of a benchmark of ours as soon as its error bar is so narrow, in whole
+    rounds over all its problems; k is then what the rule led to, at most `samples`."""
 
     @model_validator(mode="after")
     def _asks_something(self) -> "EvaluateConfig":
@@ -144,6 +148,7 @@ class _Asked:
 
 def _ask_model(config: EvaluateConfig, inputs: Inputs, context: Context) -> _Asked:
     from factory.evaluation.harness import SamplerLM, datasets_cache, run_harness
+    from factory.evaluation.rounds import is_narrow
     from factory.evaluation.scores import grade_draws
     from factory.evaluation.tasks import TaskBuilder
 
@@ -160,7 +165,8 @@ def _ask_model(config: EvaluateConfig, inputs: Inputs, context: Context) -> _Ask
             processes=context.machine.thread_count(),
             is_isolated=not context.machine.unsandboxed,
         )
-        asked.verdicts.update(verdicts)
+        for key, pairs in verdicts.items():
+            asked.verdicts.setdefault(key, []).extend(pairs)
 
     with datasets_cache(context.scratch / "datasets"):
         builder = TaskBuilder(EVALS, ask, asked.verdicts, context.seed)
@@ -175,6 +181,7 @@ def _ask_model(config: EvaluateConfig, inputs: Inputs, context: Context) -> _Ask
             open_sampler=partial(_sampler, model, context),
             open_scorer=partial(_likelihood_model, model, context),
             on_sampled=grade,
+            is_enough=lambda run, samples: is_narrow(run, samples, asked.verdicts),
             context=context,
         )
         asked.results = run_harness(asked.runs, lm)
@@ -251,6 +258,7 @@ def _benchmarks(config: EvaluateConfig, inputs: Inputs) -> "list[Benchmark]":
                 limit=one.limit,
                 is_raw=one.raw,
                 overrides_sampling=one.sampling is not None,
+                stop_at=config.stop_at,
             )
         )
     return benchmarks

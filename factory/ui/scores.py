@@ -113,6 +113,12 @@ def show_comparisons(rows: Sequence[Comparison], console: Console) -> None:
         if not row.metric.endswith("_lenient"):
             told = advice(row.power, n=row.n, samples=row.samples)
             console.print(f"{row.benchmark} {row.metric}: {told}", markup=False, highlight=False)
+            if row.drawn[0] != row.drawn[1]:
+                console.print(
+                    f"{row.benchmark} {row.metric}: {row.a} has {row.drawn[0]} samples a problem, "
+                    f"{row.b} {row.drawn[1]}: the first {row.samples[0]} of both are compared",
+                    markup=False, highlight=False, soft_wrap=True,
+                )  # fmt: skip
 
 
 def reading(row: Comparison) -> Text:

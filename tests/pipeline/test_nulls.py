@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ifeval_gold import CONTRADICTORY, following
 from namespaces import needs_namespaces
 from test_harness import Bench, model, problems, tagged
 
@@ -43,7 +44,7 @@ def run(
         return tagged(answer(known, numbers[question], seed))
 
     bench = Bench(root, model, problems)
-    room = SamplingConfig(max_new_tokens=5000)
+    room = SamplingConfig(max_new_tokens=7000)
     benchmark = BenchmarkConfig(name=name, task=name, limit=len(known), sampling=room)
     bench.run(reply, monkeypatch, benchmarks=(benchmark,), samples=samples, greedy=not samples)
     scores = bench.scores()
@@ -63,7 +64,7 @@ def gold_of_another(known: list[Problem], number: int, seed: int) -> str:
 
 
 @needs_namespaces
-# Instructions have no gold: tests/unit/test_instructions.py.
+# Instructions have no gold of their own: below.
 @pytest.mark.parametrize("name", [name for name in BUNDLES if name != "ifeval_541"])
 def test_gold_gives_all_and_shuffled_gold_about_nothing(
     name: BundleName, tmp_path: Path, model: Artifact, problems: Artifact,
@@ -77,6 +78,26 @@ def test_gold_gives_all_and_shuffled_gold_about_nothing(
         tmp_path / "shuffled", model, problems, monkeypatch, name=name, answer=gold_of_another
     )
     assert wrong == {"greedy": 0.0, "greedy_lenient": 0.0}
+
+
+def test_what_follows_every_instruction_gives_all(
+    tmp_path: Path, model: Artifact, problems: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = run(
+        tmp_path, model, problems, monkeypatch,
+        name="ifeval_541", answer=lambda known, number, seed: following(known[number]),
+    )  # fmt: skip
+    # Five prompts contradict themselves, in one instruction each.
+    rest = len(CONTRADICTORY)
+    assert scores == pytest.approx(
+        {
+            "greedy": 1 - rest / 541,
+            "greedy_lenient": 1.0,
+            "greedy_instructions": 1 - rest / 834,
+            "greedy_instructions_lenient": 1.0,
+        },
+        abs=1e-12,
+    )
 
 
 def test_a_random_letter_gives_chance(

@@ -72,6 +72,20 @@ def test_strict_comparisons_are_corrected_for_their_own_number(tmp_path: Path) -
     assert (rows["a", "pass@1"].value_a, rows["a", "pass@1"].value_b) == (1.0, 0.0)
 
 
+def test_unequal_samples_are_compared_on_those_that_both_have(tmp_path: Path) -> None:
+    """One side may have ended early; what it is compared on must not depend on when."""
+    scores(tmp_path, "early", answers({"a": "cw" * 12}, k=2))
+    scores(tmp_path, "whole", answers({"a": "wcccccc" + "w" + "cw" * 44}, k=8), 1)
+    done = factory("compare", "whole", "early", "--store", tmp_path)
+    assert done.exit_code == 0, done.output
+    # The first two of eight: one of two right everywhere, as on the other side.
+    assert "+0.0" in done.output and "12 x 2 " in done.output
+    assert (
+        "a pass@1: whole has 8 samples a problem, early 2: the first 2 of both are compared"
+        in done.output
+    )
+
+
 def test_questions_of_one_passage_do_not_make_a_difference_sure(tmp_path: Path) -> None:
     def renamed(letters: str) -> dict[str, str]:
         text = answers({"reading": letters})["samples.jsonl"]

@@ -2,15 +2,18 @@
 
 import random
 from itertools import islice
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from ifeval_gold import CONTRADICTORY, following
 
 from factory.chat import OutputForm, PromptConfig, completion_text, form_text
-from factory.evaluation.scores import both_readings
+from factory.evaluation.scores import both_readings, own_scores
 from factory.grading import GradeItem, GradingPool, grade, grade_item, grade_lenient
 from factory.grading.instructions import _checkers
 from factory.problems.bundled import BundledSource, supply
-from factory.records import FinishReason, Problem, Verdict
+from factory.records import EvalSample, FinishReason, Problem, SamplingConfig, Trace, Verdict
 
 ENGLISH = "this is a plain english sentence about the weather in the north of the country."
 EXAMPLES: list[tuple[str, dict[str, object], str, str]] = [
@@ -232,6 +235,101 @@ def test_the_same_texts_score_as_in_lm_evals_own_task() -> None:
             assert ours == (theirs["prompt_level_strict_acc"], theirs["prompt_level_loose_acc"])
             counts[ours[0]] += 1
     assert min(counts.values()) > 20
+
+
+def test_all_four_scores_are_those_of_lm_evals_own_task() -> None:
+    checkers = _checkers()
+    asked = ifeval()[::5]
+    texts = [[*RESPONSES, following(one)][place % 8] for place, one in enumerate(asked)]
+    theirs = [
+        checkers.process_results(
+            {"key": 0, "prompt": one.prompt, "instruction_id_list": one.data["instructions"],
+             "kwargs": one.data["arguments"]}, [text],
+        )
+        for one, text in zip(asked, texts, strict=True)
+    ]  # fmt: skip
+    samples = [
+        answered(one, grade(one, text), grade_lenient(one, text))
+        for one, text in zip(asked, texts, strict=True)
+    ]
+    run: Any = SimpleNamespace(
+        benchmark="b", version="1", mode="greedy", samples=1, problems=asked, stop_at=None
+    )
+    ours = {row.metric: row for row in own_scores(run, samples, prompt_style="chat")}
+    names = {"greedy": "strict", "greedy_lenient": "loose"}
+    for metric, reading in names.items():
+        level = [one[f"prompt_level_{reading}_acc"] for one in theirs]
+        assert ours[metric].value == pytest.approx(sum(level) / len(level), abs=1e-12)
+        single = checkers.agg_inst_level_acc([one[f"inst_level_{reading}_acc"] for one in theirs])
+        found = ours[metric.replace("greedy", "greedy_instructions")]
+        assert found.value == pytest.approx(single, abs=1e-12)
+        assert found.low < single < found.high and found.n == len(asked)
+        # A prompt counts as often as it has instructions: not the mean over prompts.
+        even = [sum(o := one[f"inst_level_{reading}_acc"]) / len(o) for one in theirs]
+        assert abs(found.value - sum(even) / len(even)) > 1e-3
+    assert len({row.value for row in ours.values()}) == 4
+    # A text without a response follows none of its two instructions.
+    two = problem(("punctuation:no_comma", {}), ("startend:quotation", {}))
+    silent = Verdict(outcome="no_answer", answer=None, explanation="")
+    run.problems = (two, NO_COMMA.model_copy(update={"id": "q"}))
+    samples = [
+        answered(two, silent, silent),
+        answered(run.problems[1], *(grade(NO_COMMA, "a"),) * 2),
+    ]
+    rows = {row.metric: row.value for row in own_scores(run, samples, prompt_style="chat")}
+    assert rows["greedy"] == 1 / 2 and rows["greedy_instructions"] == pytest.approx(1 / 3)
+
+
+def answered(one: Problem, strict: Verdict, lenient: Verdict) -> EvalSample:
+    trace = Trace(
+        problem_id=one.id, sample=0, question="q", prompt="q", completion="c", reasoning=None,
+        answer=None, finish_reason="stop", completion_tokens=1, seed=0, sampling=SamplingConfig(),
+        style="chat", model="m", verdict=strict,
+    )  # fmt: skip
+    return EvalSample(benchmark="b", mode="greedy", trace=trace, lenient=lenient)
+
+
+def test_what_is_built_to_follow_all_instructions_does_but_where_a_prompt_contradicts_itself() -> (
+    None
+):
+    asked = ifeval()
+    texts = [following(one) for one in asked]
+    strict = [
+        grade(one, completion_text("a, B", text)) for one, text in zip(asked, texts, strict=True)
+    ]
+    broken = {
+        one.id: verdict
+        for one, verdict in zip(asked, strict, strict=True)
+        if not verdict.is_correct
+    }
+    assert set(broken) == {f"ifeval_541-{number}" for number in CONTRADICTORY}
+    assert all(grade_lenient(one, text).is_correct for one, text in zip(asked, texts, strict=True))
+    # What they must begin with holds what they must not: nothing that follows it helps.
+    monotone = {"punctuation:no_comma", "keywords:forbidden_words", "keywords:frequency"}
+    for one in asked:
+        if one.id in broken:
+            names, arguments = one.data["instructions"], one.data["arguments"]
+            (repeated,) = (a["prompt_to_repeat"] for a in arguments if a.get("prompt_to_repeat"))
+            for verdict in (broken[one.id], grade(one, completion_text("a", repeated))):
+                assert verdict.followed is not None
+                told = zip(names, verdict.followed, strict=True)
+                assert monotone & {name for name, is_followed in told if not is_followed}
+
+
+def test_what_follows_another_prompt_follows_a_seventh_by_chance() -> None:
+    """Most are single bans (no comma, no such word), which nearly any text keeps."""
+    asked = ifeval()
+    texts = [following(one) for one in asked]
+    counts = [0, 0]
+    for place, one in enumerate(asked):
+        other = next(
+            texts[n % len(asked)]
+            for n in range(place + 1, place + len(asked))
+            if asked[n % len(asked)].data != one.data
+        )
+        counts[0] += grade(one, completion_text("a", other)).is_correct
+        counts[1] += grade_lenient(one, other).is_correct
+    assert counts == [73, 81]
 
 
 def test_the_pool_grades_instructions_in_a_process_that_can_be_killed() -> None:

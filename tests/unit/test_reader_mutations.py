@@ -141,7 +141,9 @@ def _scores() -> list[str]:
         for name in strict
         for number in range(4)
     ]
-    run: Any = SimpleNamespace(benchmark="b", version="1", mode="sampled", samples=4)
+    run: Any = SimpleNamespace(
+        benchmark="b", version="1", mode="sampled", samples=4, problems=(), stop_at=None
+    )
     rows = {row.metric: row.value for row in scores.own_scores(run, samples, prompt_style="chat")}
     pairs = list(zip(strict["b"], lenient["b"], strict=True))
     found = {**rows, **{f"lm_eval {k}": v for k, v in documents.pass_rates(pairs).items()}}

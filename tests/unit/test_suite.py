@@ -8,6 +8,7 @@ from factory.errors import RecipeError
 from factory.evaluation.published import load_published
 from factory.plan import make_plan, missing
 from factory.problems.bundled import BUNDLES, BundledSource, supply
+from factory.records import EarlyStop
 from factory.stages.evaluate import EvaluateConfig
 from factory.suite import (
     EVALS,
@@ -51,6 +52,18 @@ def test_the_protocol_r1_is_the_papers() -> None:
     k = r1.samples_by
     assert (k["aime24"], k["gpqa_diamond"], k["math_500"], k["livecodebench"]) == (64, 64, 16, 8)
     assert k["codeforces"] == 16
+
+
+def test_a_protocol_may_end_benchmarks_early(tmp_path: Path) -> None:
+    rule = EarlyStop(half_width=0.02, least=4)
+    early = load_protocol("r1").model_copy(update={"stop_at": rule})
+    recipe = evaluation_recipe(
+        {"m": {"kind": "model", "source": {"type": "embedded"}}},
+        load_suite("offline"), early, name="e",
+    )  # fmt: skip
+    config = recipe.stages["eval_m"]
+    assert isinstance(config, EvaluateConfig) and config.stop_at == rule
+    assert asked("offline", "r1", tmp_path).stop_at is None
 
 
 def test_a_protocol_sets_k_and_the_limit_of_each_benchmark(tmp_path: Path) -> None:
