@@ -24,7 +24,7 @@ MACHINES = sorted((ROOT / "recipes" / "machines").glob("*.yaml"))
 LAYERS = (
     ("errors", "seeds", "records", "install", "provenance"),
     ("claim",),
-    ("jsonl", "yaml12", "tiny", "world"),
+    ("jsonl", "yaml12", "tiny", "world", "attention"),
     ("artifacts", "machine", "context"),
     ("chat", "lint", "problems", "grading"),
     ("rewards", "sampling", "preferences", "review"),

@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
+from torch.nn.functional import rms_norm, silu
 from transformers import PreTrainedConfig, PreTrainedModel
+
+from factory.attention import attention
 
 COVERED = ("llama", "qwen2", "qwen3")
 """Model types whose layers are those below."""
@@ -290,22 +292,16 @@ class DecoderBatch:
             ids[row, : len(prompt) - known] = torch.tensor(prompt[known:])
         hidden = self._decoder.embedding[ids.flatten()]
         turns = self._decoder.turns(torch.arange(known, end).repeat(rows))
-        sees = torch.ones(size, end, dtype=torch.bool).tril(known) if known else None
+        # Right-padded: no token sees the padding after it.
+        mask = torch.full((size, end), float("-inf")).triu_(known + 1)
         for layer, shared in zip(self._decoder.layers, self._shared, strict=True):
             heads = layer.heads(hidden, turns).unflatten(0, (rows, size)).transpose(1, 2)
             counts = (layer.query_heads, layer.key_heads, layer.key_heads)
             query, key, value = heads.split(counts, dim=1)
             places = shared[:, start : start + rows, :, :end]
             places[0, :, :, known:], places[1, :, :, known:] = key, value
-            folds = layer.query_heads // layer.key_heads
-            # Right-padded: no token sees the padding after it.
-            attended = scaled_dot_product_attention(
-                query,
-                *places.repeat_interleave(folds, dim=2),
-                attn_mask=sees,
-                is_causal=sees is None,
-                scale=1.0,
-            )
+            keys, values = places.repeat_interleave(layer.query_heads // layer.key_heads, dim=2)
+            attended = attention(query, keys, values, mask, scale=1.0)
             layer.finish(hidden, attended.transpose(1, 2).reshape(rows * size, -1))
         lasts = [row * size + len(prompt) - known - 1 for row, prompt in enumerate(prompts)]
         return hidden[torch.tensor(lasts)]

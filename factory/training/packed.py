@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
+from factory.attention import attention
 from factory.training.layers import last_hidden
 
 COVERED = ("llama", "qwen2", "qwen3")
@@ -181,11 +181,8 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     rows, length, heads, width = query.shape
     groups = key.shape[2]
     folded = query.view(rows, length, groups, -1, width).permute(0, 2, 3, 1, 4)
-    output = scaled_dot_product_attention(
-        folded.reshape(rows, groups, -1, width),
-        key.transpose(1, 2),
-        value.transpose(1, 2),
-        attn_mask=mask,
+    output = attention(
+        folded.reshape(rows, groups, -1, width), key.transpose(1, 2), value.transpose(1, 2), mask
     )
     return output.view(rows, heads, length, width).transpose(1, 2)
 

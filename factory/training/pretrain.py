@@ -13,6 +13,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from factory.attention import TWO_PRODUCTS
 from factory.context import Context
 from factory.training.checkpoints import CompleteCheckpoints, resume_point, saving_fields
 from factory.training.telemetry import Logs, Telemetry
@@ -69,7 +70,9 @@ def new_model(config: "PretrainConfig", seed: int) -> "PreTrainedModel":
         initializer_range=0.04,
     )
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
+    return AutoModelForCausalLM.from_config(
+        shape, dtype=torch.float32, attn_implementation=TWO_PRODUCTS
+    )
 
 
 def train(config: "PretrainConfig", out: Path, context: Context) -> None:
