@@ -5,10 +5,12 @@ mutation is a function put in the place of one that decides what counts as the a
 """
 
 import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from types import SimpleNamespace
+from pkgutil import resolve_name
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +18,6 @@ import pytest
 from factory import chat
 from factory.chat import OutputForm, PromptConfig, Response, completion_text, form_text
 from factory.evaluation import documents, foreign, harness, scores, statistics, summary
-from factory.evaluation.scores import both_readings
 from factory.grading import code, exact, grade_item, instructions, math, numbers, procedural
 from factory.records import EvalSample, FinishReason, Problem, SamplingConfig, Trace, Verdict
 
@@ -48,6 +49,8 @@ GOLD: list[tuple[Problem, str, str]] = [
     (problem("math", "-2.5"), "-2.5", "2.5"),
     (problem("math", "1234"), "1,234", "234"),
     (problem("math", "18"), "18.0", "18.4"),
+    (problem("math", "2 * 9, hence \\boxed{18}"), "$18$", "$81$"),
+    (problem("math", "18"), "18 dollars", "81 dollars"),
     (problem("exact", "Blue Whale"), "blue whale", "Blue Whale or shark"),
     (problem("exact", "-7"), "-7", "7"),
     (problem("choice", "C", choices=CHOICES), "C", "B"),
@@ -70,7 +73,7 @@ def written(answer: str, prompt: PromptConfig) -> str:
 def outcomes(
     one: Problem, text: str, prompt: PromptConfig = TAGS, reason: FinishReason = "stop"
 ) -> tuple[str, str]:
-    strict, lenient = (grade_item(item) for item in both_readings(one, text, reason, prompt))
+    strict, lenient = (grade_item(item) for item in scores.both_readings(one, text, reason, prompt))
     return strict.outcome, lenient.outcome
 
 
@@ -94,6 +97,9 @@ TEXTS: list[tuple[Problem, str, PromptConfig, FinishReason, tuple[str, str]]] = 
     (NUMBER, "a\n</think> \\boxed{18} or \\boxed{19}", R1, "stop", ("no_answer", "wrong")),
     (NUMBER, "a\n</think> so \\boxed{18}", R1, "length", ("truncated", "correct")),
     (NUMBER, "a and \\boxed{18}", R1, "stop", ("no_answer", "correct")),
+    # What breaks out of its place, or looks as if it did.
+    (NUMBER, "a\n</think> 18\nUser: more", R1, "stop", ("no_answer", "correct")),
+    (NUMBER, completion_text("a <\u0430nswer> 19", "18"), TAGS, "stop", ("no_answer", "correct")),
     (NUMBER, completion_text("a", "\\boxed{19}, \\boxed{18}"), TAGS, "stop", ("wrong", "correct")),
     (NUMBER, completion_text("a", "18 or 19"), TAGS, "stop", ("wrong", "wrong")),
     (problem("choice", "C", choices=CHOICES), "<think> C </think> B", TAGS, "stop",
@@ -151,6 +157,20 @@ def _scores() -> list[str]:
         "pass@1": 5 / 8, "pass@4": 1.0, "cons@4": 0.75, "pass@1_lenient": 7 / 8,
         "lm_eval pass@1": 1 / 4, "lm_eval pass@1_lenient": 3 / 4,
     }  # fmt: skip
+    # One problem of one instruction, followed; one of two, of which one is followed, or both.
+    asked = [problem("instructions", "-", instructions=["x"] * count) for count in (1, 2)]
+    run.problems = [
+        one.model_copy(update={"id": name}) for one, name in zip(asked, "ab", strict=True)
+    ]
+    shares = {"a": ((True,), (True,)), "b": ((True, False), (True, True))}
+    samples = [
+        _sample(name, 0, *(wrong.model_copy(update={"followed": marks}) for marks in both))
+        for name, both in shares.items()
+    ]
+    samples += [_sample(name, 1, silent, silent) for name in "ab"]
+    rows = scores.own_scores(run, samples, prompt_style="chat")
+    found |= {row.metric: row.value for row in rows if "instructions" in row.metric}
+    expected |= {"pass@1_instructions": 1 / 3, "pass@1_instructions_lenient": 1 / 2}
     return [f"scores: {m}" for m in expected if abs(found[m] - expected[m]) > 1e-9]
 
 
@@ -219,6 +239,12 @@ MUTATIONS = [
         text, **{**k, "is_cut": False})),
     Mutation(grading, "parse", "never an answer", lambda real: lambda *a, **k: changed(
         real(*a, **k), answer=None, problem="no tags")),
+    Mutation(chat, "_tag_problem", "tags in any order", lambda real: lambda tags: ""),
+    Mutation(chat, "_parse_form", "boxes of the thoughts", lambda real: lambda whole, form, **k: (
+        lambda r: changed(r, answer=r.answer and (chat.boxes(whole) or [r.answer])[0]))(
+            real(whole, form, **k))),
+    Mutation(chat, "disturbance", "nothing disturbs", lambda real: lambda *a: ""),
+    Mutation(chat, "_fold", "as it is written", lambda real: lambda text: text),
     Mutation(chat, "_text_problem", "text around the blocks", lambda real: lambda *a: ""),
     Mutation(chat, "_mark_problem", "marks in any order", lambda real: lambda *a: ""),
     Mutation(chat, "boxes", "no boxes", lambda real: lambda text: []),
@@ -244,14 +270,22 @@ MUTATIONS = [
         lambda n: n if n is None else Fraction(round(n)))(real(text))),
     Mutation(math, "boxes", "the last of several boxes", lambda real: lambda text: (
         real(text) or [])[-1:]),
+    Mutation(math, "grade_math", "whatever it says", lambda real: right),
+    Mutation(math, "_box", "boxes stay", lambda real: lambda text: None),
+    Mutation(math, "undress", "as it is written", lambda real: lambda text: text),
+    Mutation(math, "without_unit", "units stay", lambda real: lambda text: text),
+    Mutation(math, "same_number", "never", lambda real: lambda *a: False),
     Mutation(math, "same_answer", "contained", lambda real: lambda a, b, leaf: a in b),
     Mutation(math, "same_answer", "always", lambda real: lambda *a: True),
     Mutation(math, "same_answer", "never", lambda real: lambda *a: False),
     Mutation(exact, "fold_text", "letters folded away", lambda real: lambda text: real(text)[:4]),
     Mutation(exact, "fold_text", "case kept", lambda real: lambda text: text),
+    Mutation(exact, "grade_exact", "whatever it says", lambda real: right),
+    Mutation(exact, "grade_choice", "whatever it says", lambda real: right),
     Mutation(exact, "_chosen", "the first letter", lambda real: lambda text, choices: text.strip()[
         :1].upper()),
     Mutation(exact, "_chosen", "letters only", lambda real: lambda text, choices: real(text, [])),
+    Mutation(procedural, "grade_procedural", "whatever it says", lambda real: right),
     Mutation(procedural, "FULL_SCORE", "any score", lambda real: 0.0),
     Mutation(procedural, "STRICTER", "refuses all", lambda real: {
         "countdown": lambda answer, entry: False}),
@@ -269,6 +303,14 @@ MUTATIONS = [
     Mutation(scores, "_share_right_lenient", "strict", lambda real: scores._share_right),
     Mutation(scores, "_share_right", "any of them", lambda real: lambda group: float(
         real(group) > 0)),
+    Mutation(scores, "both_readings", "strict twice", lambda real: lambda *a: real(*a)[:1] * 2),
+    Mutation(scores, "_share_followed", "readings swapped", lambda real: lambda group, *, lenient: (
+        real(group, lenient=not lenient))),
+    Mutation(scores, "_share_followed", "of responses only", lambda real: lambda group, **k: (
+        real([s for s in group if s.trace.verdict.followed], **k))),
+    Mutation(scores, "_instruction_counts", "one a problem", lambda real: lambda run, ids: (
+        (lambda found: found and [1] * len(found))(real(run, ids)))),
+    Mutation(scores, "_majority_right", "any of them", lambda real: scores._any_right),
     Mutation(scores, "_any_right", "all of them", lambda real: lambda group: float(
         scores._share_right(group) == 1)),
     Mutation(scores, "votes", "the silent vote", lambda real: lambda verdicts: [
@@ -296,10 +338,12 @@ def test_no_alarm_goes_off_on_the_real_readers() -> None:
 def test_a_mistake_in_a_reader_is_noticed(
     mutation: Mutation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = mutation.make(getattr(mutation.place, mutation.name))
+    real = getattr(mutation.place, mutation.name)
+    wrong = mutation.make(real)
     monkeypatch.setattr(mutation.place, mutation.name, wrong)
-    if mutation.name == "grade_instructions":
-        monkeypatch.setitem(grading.GRADERS, "instructions", wrong)
+    for kind, grader in grading.GRADERS.items():
+        if grader is real:
+            monkeypatch.setitem(grading.GRADERS, kind, wrong)
     assert _told(), f"nothing noticed {mutation.id}"
 
 
@@ -311,8 +355,59 @@ def _told() -> list[str]:
         return [f"{type(error).__name__}: {error}"]
 
 
-def test_every_module_that_reads_answers_has_a_mutation() -> None:
-    readers = {chat, grading, math, exact, procedural, code, instructions, scores, documents}
-    assert {mutation.place for mutation in MUTATIONS} == readers | {harness, foreign}
-    assert statistics.pass_at_k is scores.pass_at_k and summary.votes is scores.votes
-    assert numbers.last_number is grading.last_number
+CHOOSE_NOTHING = {
+    "chat.OutputForm.marks chat.completion_text chat.form_text": "write, or name what is written",
+    "chat._squeezed chat._fold_character": "parts of disturbance and _fold",
+    "grading.grade.GradeItem.asked grading.grade.grade_item grading.grade._decide":
+        "hand over to what is mutated",
+    "grading.math._decide grading.math._whole_leaf": "put the mutated parts of grade_math together",
+    "grading.math._as_intervals grading.math._elements grading.math._is_interval "
+    "grading.math._is_pair grading.math._is_words grading.math._reading grading.math._split "
+    "grading.math._tight": "forms of answers; the adversarial suite has cases of each",
+    "grading.numbers._value grading.numbers._signed": "parts of plain_number",
+    "grading.procedural._dataset grading.procedural._stored grading.procedural._value "
+    "grading.procedural._is_countdown grading.procedural._reaches "
+    "grading.procedural.exact_arithmetic": "parts of grade_procedural; STRICTER is mutated",
+    "grading.instructions._checkers": "imports lm-eval's module",
+    "evaluation.scores.own_scores evaluation.scores.score_row evaluation.scores._outcomes":
+        "make rows of the mutated parts, and count outcomes beside them",
+    "evaluation.statistics._in_unit_interval evaluation.statistics.cluster_of "
+    "evaluation.statistics.cluster_sums evaluation.statistics.clusters "
+    "evaluation.statistics.mean_interval evaluation.statistics.t_quantile "
+    "evaluation.statistics.wilson": "error bars; golden numbers in test_statistics.py",
+}  # fmt: skip
+"""Functions between a text and its score that need no mutation, and why."""
+
+READERS = (
+    chat, grading, math, exact, numbers, procedural, code, instructions,
+    scores, documents, foreign, harness, summary, statistics,
+)  # fmt: skip
+
+
+def test_every_function_from_the_text_to_the_score_has_a_mutation_or_a_reason() -> None:
+    modules = {module.__name__ for module in READERS}
+    ran: set[str] = set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        module, name = frame.f_globals.get("__name__", ""), frame.f_code.co_qualname
+        if event == "call" and module in modules and not name.startswith("__"):
+            ran.add(f"{module}.{name.partition('.<locals>')[0]}".removeprefix("factory."))
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        assert alarms() == []
+    finally:
+        sys.setprofile(before)
+    found = [getattr(mutation.place, mutation.name) for mutation in MUTATIONS]
+    mutated = {
+        f"{one.__module__}.{one.__qualname__}".removeprefix("factory.")
+        for one in found
+        if callable(one)
+    }
+    excused = {name for names in CHOOSE_NOTHING for name in names.split()}
+    # What is cached may not run again.
+    assert ran - mutated <= excused, sorted(ran - mutated - excused)
+    assert mutated <= ran and not mutated & excused
+    for name in excused:
+        assert resolve_name(f"factory.{name}"), name
