@@ -9,7 +9,7 @@ import pytest
 
 from factory.evaluation.rounds import is_narrow, rounds, stopped
 from factory.evaluation.statistics import Z, mean_interval, sampling_half_width
-from factory.records import EarlyStop, Problem, Score, Verdict
+from factory.records import EarlyStop, Problem, SamplingConfig, Score, Stopped, Verdict
 from factory.report.difference import _gap
 from factory.report.records import Evaluation, Tally
 from factory.report.views import _card_row
@@ -113,8 +113,8 @@ def test_intervals_cover_as_they_say_where_sampling_ended_early(
 def test_a_report_says_why_sampling_ended() -> None:
     score = Score(
         benchmark="b", version="1", metric="pass@1", value=0.5, low=0.4, high=0.6, n=30, k=16,
-        stopped={"asked": 64, "rule": {"half_width": 0.02, "least": 8}, "half_width": 0.0189},
-        outcomes={"correct": 1}, sampling={}, prompt_style="chat",
+        stopped=Stopped(asked=64, rule=EarlyStop(half_width=0.02), half_width=0.0189),
+        outcomes={"correct": 1}, sampling=SamplingConfig(), prompt_style="chat",
     )  # fmt: skip
     row = Evaluation(
         label="m", model="m", model_kind="model", stage="e", prompt="chat", role=None,
