@@ -3,6 +3,8 @@
 A random letter gives chance. No model is run: a script answers in the engine's place.
 """
 
+import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +13,16 @@ from ifeval_gold import CONTRADICTORY, following
 from namespaces import needs_namespaces
 from test_harness import Bench, model, problems, tagged
 
-from factory.artifacts import Artifact
+from factory.artifacts import Artifact, Inputs
+from factory.context import stderr_context
+from factory.grading import grade, grade_lenient
+from factory.jsonl import read_records
+from factory.machine import Machine
 from factory.problems.bundled import BUNDLES, BundledSource, BundleName, supply
 from factory.records import Problem, SamplingConfig
 from factory.stages.evaluate import BenchmarkConfig
+from factory.stages.problems import STAGE, ProblemsConfig
+from factory.suite import load_suite
 
 __all__ = ["model", "problems"]
 """Fixtures of the harness's tests."""
@@ -110,3 +118,28 @@ def test_a_random_letter_gives_chance(
     # 400 letters, one of four right: standard error 0.022.
     assert 0.18 < scores["pass@1"] < 0.32
     assert scores["pass@1"] == scores["pass@1_lenient"]
+
+
+@pytest.mark.parametrize("level", ["easy", "medium", "hard"])
+def test_generated_benchmarks_of_the_offline_suite_have_their_nulls(
+    level: str, tmp_path: Path
+) -> None:
+    """The twelve families by level, without the harness around them."""
+    config = ProblemsConfig.model_validate_json(json.dumps(load_suite("offline").problems[level]))
+    (tmp_path / "out").mkdir()
+    STAGE.run(config, Inputs(), tmp_path / "out", stderr_context(0, tmp_path, Machine(threads=1)))
+    families: dict[str, list[Problem]] = {}
+    for problem in read_records(tmp_path / "out" / "held_out.jsonl", Problem):
+        families.setdefault(problem.source, []).append(problem)
+    assert {source: len(known) for source, known in families.items()} == {
+        f"reasoning_gym/{name}": 50 for name in ("chain_sum", "gcd", "leg_counting", "countdown")
+    }
+    for known in families.values():
+        for number, problem in enumerate(known):
+            for answer, is_right in ((gold, True), (gold_of_another, False)):
+                text = answer(known, number, 0)
+                verdicts = grade(problem, tagged(text)), grade_lenient(problem, text)
+                assert [verdict.is_correct for verdict in verdicts] == [is_right] * 2, problem.id
+        # What a constant answer gets.
+        ((_, often),) = Counter(problem.reference for problem in known).most_common(1)
+        assert often <= 0.32 * len(known)
