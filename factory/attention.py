@@ -82,7 +82,9 @@ def attention_forward(
 
 
 def _are_few(query: Tensor, key: Tensor) -> bool:
-    is_plain = query.device.type == "cpu" and query.dtype == torch.float32
+    # Under autocast a product of its own would round the scores, which torch's attention does not.
+    is_plain = query.is_cpu and query.dtype == torch.float32
+    is_plain = is_plain and not torch.is_autocast_enabled("cpu")
     return is_plain and _row_bytes(query, key) <= ROW_BYTES
 
 

@@ -91,6 +91,10 @@ class Machine(Record):
     """SFT rows a forward pass; gradient accumulation follows from the recipe's batch."""
     micro_groups: int = Field(default=1, ge=1)
     """GRPO prompt groups a packed pass."""
+    training_pass: Literal["auto", "measure", "packed", "trl"] = "auto"
+    """How GRPO computes log-probs and gradients where both passes can: packed, or as TRL does.
+    `measure` times both on the first rollout, about a second, and takes the faster; `auto` does so
+    but on CPUs in float32, where it takes the packed one."""
     parallel: int = Field(default=1, ge=1)
     """Stages at work side by side where they do not need each other, each with `threads` threads:
     pays where models are too small to keep several threads busy."""

@@ -1,8 +1,8 @@
 """TRL's GRPO trainer with our rollouts, R1's settings and the packed pass.
 
 TRL keeps the mathematics: advantages, ratios, clipping, KL and loss are its code. Overridden are
-the log-prob pass (packed where it may be), how a batch is cut into micro-batches that keep a
-prompt's rows together, and what resume needs beyond a plain Trainer: the reference model and the
+the log-prob pass (packed where it may be and pays), how a batch is cut into micro-batches that keep
+a prompt's rows together, and what resume needs beyond a plain Trainer: the reference model and the
 shuffling of a rollout.
 
 A checkpoint at step s resumes exactly only if a rollout starts at s, since TRL does not save the
@@ -12,6 +12,8 @@ rows that a rollout still holds: `training_arguments` sees to it.
 import math
 import warnings
 from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
+from transformers.training_args import ParallelMode
 from trl import GRPOConfig as TrlConfig
 from trl import GRPOTrainer
 
 from factory.seeds import derive
 from factory.training.packed import not_covered
-from factory.training.packed_logprobs import packed_logprobs, rows_by_prompt, split_groups
+from factory.training.packed_logprobs import (
+    packed_logprobs,
+    padded_batch,
+    rows_by_prompt,
+    split_groups,
+)
+from factory.training.pass_choice import FasterPass, untouched
 from factory.training.phases import PhaseClock
 
 REFERENCE = "reference.safetensors"
@@ -41,18 +50,24 @@ class FactoryGrpoTrainer(GRPOTrainer):
 
     `packed_rows` bounds the completions of one micro-batch; backward runs micro-batch by
     micro-batch, so memory is that of one. Rows whose advantage is zero are left out where that
-    changes nothing. None takes TRL's own pass.
+    changes nothing. None takes TRL's own pass over TRL's own batches.
+
+    With `faster_pass` the first rollout decides which pass the micro-batches take.
     """
 
     def __init__(
         self,
         *args: Any,
         packed_rows: int | None = None,
+        faster_pass: FasterPass | None = None,
         clock: PhaseClock | None = None,
         **kwargs: Any,
     ) -> None:
         self.clock = clock or PhaseClock()
         self.packed_rows = packed_rows
+        self.faster_pass = faster_pass
+        self.is_packed = True
+        """Whether micro-batches take the packed pass, or TRL's."""
         self.asked: list[int] = []
         """Problem index of every row of the rollout that is being drawn, as planned."""
         self._policy_logprobs: Tensor | None = None
@@ -94,6 +109,36 @@ class FactoryGrpoTrainer(GRPOTrainer):
         self.asked = [row["problem"] for row in inputs]
         return super()._generate_and_score_completions(inputs)
 
+    def choose_pass(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
+        """Take the faster pass from now on, where that is not settled.
+
+        `rows` are the prompts and completions of the first rollout. Tried is the micro-batch with
+        most tokens, where packing saves least, padded as TRL pads the whole rollout.
+        """
+        if self.faster_pass is None:
+            return
+        device = self.accelerator.device
+        ids, mask, length = padded_batch(rows, device)
+        groups = rows_by_prompt(ids[:, :-length], mask[:, :-length])
+        parts = [
+            torch.tensor([row for group in part for row in group], device=device)
+            for part in split_groups(groups, self.packed_rows)
+        ]
+        tried = max(parts, key=lambda part: mask[part].sum().item())
+        trial = partial(self._try_pass, ids[tried], mask[tried], length)
+        with self.clock.measure("trial"), untouched(self.model, device):
+            self.is_packed = self.faster_pass.is_packed(
+                partial(trial, is_packed=True), partial(trial, is_packed=False)
+            )
+
+    def _try_pass(self, ids: Tensor, mask: Tensor, length: int, *, is_packed: bool) -> None:
+        """One pass with its backward, as the loss asks for it."""
+        self.is_packed = is_packed
+        logprobs = self._logprobs(self.model, ids, mask, length, (), {"compute_entropy": True})[0]
+        logprobs.sum().backward()
+        if ids.is_cuda:
+            torch.cuda.synchronize(ids.device)
+
     def _get_per_token_logps_and_entropies(
         self,
         model: torch.nn.Module,
@@ -119,19 +164,22 @@ class FactoryGrpoTrainer(GRPOTrainer):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        if self.packed_rows is None:
+        if self.packed_rows is None or not self.is_packed:
+            if self.packed_rows is not None:
+                kwargs["batch_size"] = self.packed_rows
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
-        logprobs, entropies = packed_logprobs(
-            self.accelerator.unwrap_model(model),
-            input_ids,
-            attention_mask,
-            completion_length=logits_to_keep,
-            temperature=self.temperature,
-            # With gradient the batch is one micro-batch already.
-            rows_per_pack=None if torch.is_grad_enabled() else self.packed_rows,
-        )
+        with self.accelerator.autocast():
+            logprobs, entropies = packed_logprobs(
+                self.accelerator.unwrap_model(model),
+                input_ids,
+                attention_mask,
+                completion_length=logits_to_keep,
+                temperature=self.temperature,
+                # With gradient the batch is one micro-batch already.
+                rows_per_pack=None if torch.is_grad_enabled() else self.packed_rows,
+            )
         return logprobs, entropies, None
 
     @torch.no_grad()
@@ -142,7 +190,7 @@ class FactoryGrpoTrainer(GRPOTrainer):
         return self._logprobs(self.model, input_ids, attention_mask, completion_length, (), {})[0]
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Tensor:
-        """TRL's loss; packed, as a sum over micro-batches whose backward has run but for the last.
+        """TRL's loss, as a sum over micro-batches whose backward has run but for the last.
 
         Each micro-batch's loss is TRL's own, weighted so that the sum is the batch's loss.
         """
@@ -254,13 +302,17 @@ def _merge_metrics(parts: list[tuple[float, dict[str, list[float]]]]) -> dict[st
 
 
 def plain_pass_reason(model: torch.nn.Module, arguments: TrlConfig) -> str | None:
-    """Why TRL's own pass has to be taken, or None if the packed one gives the same numbers."""
-    if not arguments.use_cpu:
-        return "the device is not a CPU"
-    if arguments.world_size > 1:
-        return f"there are {arguments.world_size} ranks"
-    if arguments.bf16 or arguments.fp16:
-        return "the pass runs in mixed precision"
+    """Why TRL's own pass has to be taken, or None if the packed one gives the same numbers.
+
+    Several ranks: DDP and FSDP2 count one backward pass a step and wait for one another in it, but
+    each rank has a number of micro-batches of its own.
+    """
+    if arguments.parallel_mode is ParallelMode.DISTRIBUTED:
+        return f"it runs in the ranks of a launcher ({arguments.world_size})"
+    if arguments.fp16:
+        return "the pass runs in float16"
+    if arguments.bf16 and arguments.cast_lm_head_to_fp32:
+        return "cast_lm_head_to_fp32 keeps the head out of mixed precision"
     if arguments.entropy_coef or arguments.use_adaptive_entropy:
         return "an entropy bonus needs gradients of the entropy"
     if arguments.top_entropy_quantile < 1.0:

@@ -6,7 +6,9 @@ gradient for every use of a weight and then adds it to `grad`; here the product 
 their backward passes likewise. On a CPU this takes a fifth off a training pass of a small model,
 of which three quarters are matrix products.
 
-Modules that are not plain linear layers (LoRA's) are called as they are. `backward` may run once a
+On other devices and in mixed precision the model's own modules are called instead, so autograd and
+autocast do there what they do in TRL's pass. So are everywhere modules that are not plain linear
+layers (LoRA's). `backward` may run once a
 forward pass. Parameters are kept as they are and not through `save_for_backward`: under gradient
 checkpointing that gives back copies, and what is added to the `grad` of a copy is lost.
 """
@@ -26,13 +28,21 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Attention of the flat row: (N, H, D), (N, KV, D), (N, KV, D) -> (N, H, D)."""
 
 
+def is_by_hand(tensor: Tensor) -> bool:
+    """Whether the backward passes of this file are taken: on CPUs, in one precision."""
+    return tensor.is_cpu and not torch.is_autocast_enabled("cpu")
+
+
 def last_hidden(
     inner: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, attend: Attend
 ) -> Tensor:
     """Hidden states (N, width) after the last norm of a causal model, for a flat row (N,)."""
     decoder = inner.base_model
     embedding = inner.get_input_embeddings()
-    hidden = Lookup.apply(input_ids, embedding.weight, embedding.padding_idx)
+    if is_by_hand(embedding.weight):
+        hidden = Lookup.apply(input_ids, embedding.weight, embedding.padding_idx)
+    else:
+        hidden = embedding(input_ids)
     cosine, sine = decoder.rotary_emb(hidden[None], position_ids[None])
     half = cosine.shape[-1] // 2
     # Both halves hold the same angles.
@@ -53,7 +63,7 @@ def _layer(layer: nn.Module, hidden: Tensor, angles: tuple[Tensor, Tensor], atte
     query, key, value = (part.unflatten(-1, (-1, attention.head_dim)) for part in projected)
     if hasattr(attention, "q_norm"):
         query, key = _norm(attention.q_norm, query), _norm(attention.k_norm, key)
-    attended = attend(Rotation.apply(query, *angles), Rotation.apply(key, *angles), value)
+    attended = attend(_turned(query, *angles), _turned(key, *angles), value)
     hidden = hidden + _products(attended.flatten(1), attention.o_proj)[0]
     normed = _norm(layer.post_attention_layernorm, hidden)
     gate, up = _products(normed, mlp.gate_proj, mlp.up_proj)
@@ -62,14 +72,24 @@ def _layer(layer: nn.Module, hidden: Tensor, angles: tuple[Tensor, Tensor], atte
 
 def _products(rows: Tensor, *modules: nn.Module) -> tuple[Tensor, ...]:
     """What linear layers make of the same rows."""
-    if all(type(module) is nn.Linear for module in modules):
+    if is_by_hand(rows) and all(type(module) is nn.Linear for module in modules):
         flat = [tensor for module in modules for tensor in (module.weight, module.bias)]
         return Products.apply(rows, *flat)
     return tuple(module(rows) for module in modules)
 
 
 def _norm(module: Any, rows: Tensor) -> Tensor:
-    return Norm.apply(rows, module.weight, module.variance_epsilon)
+    if is_by_hand(rows):
+        return Norm.apply(rows, module.weight, module.variance_epsilon)
+    return module(rows)
+
+
+def _turned(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotary positions of heads (N, H, D); see `Rotation`."""
+    if is_by_hand(heads):
+        return Rotation.apply(heads, cosine, sine)
+    left, right = heads.chunk(2, dim=-1)
+    return torch.cat([left * cosine - right * sine, right * cosine + left * sine], dim=-1)
 
 
 def gradient_of(weight: Tensor) -> Tensor:

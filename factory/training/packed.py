@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from factory.attention import attention
-from factory.training.layers import last_hidden
+from factory.training.layers import is_by_hand, last_hidden
 
 COVERED = ("llama", "qwen2", "qwen3")
 """Model types whose layers were checked against the plain pass."""
@@ -102,16 +102,17 @@ def pack_groups(groups: Sequence[Group], device: torch.device | str = "cpu") -> 
     unpad[prompt_cells[prompt_valid]] = prompt_valid.view(-1).nonzero()[:, 0]
     unpad[completion_cells[completion_valid]] = offset + completion_valid.view(-1).nonzero()[:, 0]
     owners = torch.tensor(owner, dtype=torch.long)
-    own_prompt = prompt_valid[owners][:, None, None, :].expand(-1, 1, completion_cells.shape[1], -1)
-    own_past = _causal(completion_cells.shape[1]).expand(len(owner), -1, -1, -1)
+    own_prompt = prompt_valid[owners].to(device)[:, None, None, :]
+    own_past = _causal(completion_cells.shape[1], device)
+    shape = (len(owner), 1, completion_cells.shape[1], -1)
     fields = {
         "input_ids": torch.tensor(ids),
         "position_ids": torch.tensor(positions),
         "prompt_cells": prompt_cells,
         "completion_cells": completion_cells,
         "owner": owners,
-        "prompt_mask": _causal(prompt_cells.shape[1]),
-        "completion_mask": torch.cat([own_prompt, own_past], dim=-1),
+        "prompt_mask": _causal(prompt_cells.shape[1], device),
+        "completion_mask": torch.cat([own_prompt.expand(shape), own_past.expand(shape)], dim=-1),
         "unpad": unpad,
         "scored_cells": torch.tensor(scored),
         "pair_row": torch.tensor(pair_row),
@@ -131,8 +132,8 @@ def _padded(spans: Sequence[range]) -> tuple[Tensor, Tensor]:
     return cells, valid
 
 
-def _causal(length: int) -> Tensor:
-    return torch.ones(1, 1, length, length, dtype=torch.bool).tril()
+def _causal(length: int, device: torch.device | str) -> Tensor:
+    return torch.ones(1, 1, length, length, dtype=torch.bool, device=device).tril()
 
 
 def shared_prompt_attention(
@@ -175,11 +176,14 @@ class Spread(Function):
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     """Attention (rows, length, H, D) under a mask that is added to the scores.
 
-    Query heads that share a key-value head are folded into the query length, so keys and values
-    are not copied once a head.
+    As many query heads that share a key-value head as the mask is made for are folded into the
+    query length; for the others keys and values are copied.
     """
     rows, length, heads, width = query.shape
-    groups = key.shape[2]
+    groups = heads * length // mask.shape[2]
+    copies = groups // key.shape[2]
+    if copies > 1:
+        key, value = (part.repeat_interleave(copies, dim=2) for part in (key, value))
     folded = query.view(rows, length, groups, -1, width).permute(0, 2, 3, 1, 4)
     output = attention(
         folded.reshape(rows, groups, -1, width), key.transpose(1, 2), value.transpose(1, 2), mask
@@ -187,10 +191,27 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     return output.view(rows, heads, length, width).transpose(1, 2)
 
 
-def _folded(mask: Tensor, folds: int, like: Tensor) -> Tensor:
+def _folded(mask: Tensor, folds: int, dtype: torch.dtype) -> Tensor:
     """A boolean mask as numbers to add, its query axis once for each of `folds` query heads."""
-    numbers = torch.zeros_like(mask, dtype=like.dtype).masked_fill_(~mask, float("-inf"))
+    numbers = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
     return numbers.repeat(1, 1, folds, 1)
+
+
+def _masks(inner: PreTrainedModel, pack: Pack) -> tuple[Tensor, Tensor]:
+    """The masks of prompts and completions, as one dtype and folding asks for.
+
+    Folding spares a CPU the copies of keys and values. On GPUs, where completions are long, the
+    mask is what is large: for 16 rows of 4,096 tokens after 512 of the prompt, with 6 query heads a
+    key-value head, 3.6 GB in bfloat16 instead of 0.6.
+    """
+    weight = inner.get_input_embeddings().weight
+    folds, dtype = 1, weight.dtype
+    if is_by_hand(weight):
+        folds = inner.config.num_attention_heads // inner.config.num_key_value_heads
+    elif torch.is_autocast_enabled(weight.device.type):
+        dtype = torch.get_autocast_dtype(weight.device.type)
+    prompts, completions = pack.prompt_mask, pack.completion_mask
+    return _folded(prompts, folds, dtype), _folded(completions, folds, dtype)
 
 
 def causal_model(model: torch.nn.Module) -> PreTrainedModel:
@@ -220,10 +241,7 @@ def not_covered(model: torch.nn.Module) -> str | None:
 def hidden_states(model: torch.nn.Module, pack: Pack) -> Tensor:
     """Last hidden states (R, width) at the scored cells."""
     inner = causal_model(model)
-    folds = inner.config.num_attention_heads // inner.config.num_key_value_heads
-    weight = inner.get_input_embeddings().weight
-    # Made once for all layers.
-    masks = tuple(_folded(mask, folds, weight) for mask in (pack.prompt_mask, pack.completion_mask))
-    attend = partial(shared_prompt_attention, pack=pack, masks=masks)
+    # The masks are made once for all layers.
+    attend = partial(shared_prompt_attention, pack=pack, masks=_masks(inner, pack))
     hidden = last_hidden(inner, pack.input_ids, pack.position_ids, attend)
     return hidden.index_select(0, pack.scored_cells)

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from trl.kernels import ChunkedLogProbFunction
 
-from factory.training.layers import gradient_of
+from factory.training.layers import gradient_of, is_by_hand
 from factory.training.packed import Group, Pack, causal_model, hidden_states, pack_groups
 
 KEPT_BYTES = 256 * 2**20
@@ -16,6 +17,9 @@ has 100 MB with 50,000 tokens."""
 HEAD_BYTES = 32 * 2**20 - 2**16
 """Logits that exist at one time: 170 positions in float32 with 50,000 tokens. Blocks of 32 MiB and
 more glibc maps anew each time, page by page; smaller ones it keeps for the next chunk."""
+
+TILE = 32_768
+"""Tokens of the vocabulary that TRL's kernel meets at a time: its own default in 1.16."""
 
 
 def packed_logprobs(
@@ -34,13 +38,15 @@ def packed_logprobs(
     pack (whole groups, at least one), None takes all. Entropies carry no gradient. Padding is 0.
     Shapes: -> (rows, completion_length), twice.
     """
+    device = input_ids.device
+    # A pack is laid out from lists: on a GPU each of them would wait for it anew.
+    input_ids, mask = input_ids.cpu(), attention_mask.bool().cpu()
     split = input_ids.shape[1] - completion_length
-    mask = attention_mask.bool()
     lengths = mask[:, split:].sum(dim=1).tolist()
     groups = rows_by_prompt(input_ids[:, :split], mask[:, :split])
     groups = [[row for row in group if lengths[row]] for group in groups]
     groups = [group for group in groups if group]
-    logprobs = torch.zeros(len(input_ids), completion_length, device=input_ids.device)
+    logprobs = torch.zeros(len(input_ids), completion_length, device=device)
     entropies = torch.zeros_like(logprobs)
     for part in split_groups(groups, rows_per_pack):
         pack = pack_groups(
@@ -53,17 +59,35 @@ def packed_logprobs(
                 )
                 for group in part
             ],
-            input_ids.device,
+            device,
         )
         chosen, entropy = _score(model, pack, temperature)
         order = [row for group in part for row in group]
         place = (
-            torch.cat([torch.full((lengths[row],), row) for row in order]),
-            torch.cat([torch.arange(lengths[row]) for row in order]),
+            torch.cat([torch.full((lengths[row],), row) for row in order]).to(device),
+            torch.cat([torch.arange(lengths[row]) for row in order]).to(device),
         )
         logprobs = logprobs.index_put(place, chosen)
-        entropies = entropies.index_put(place, entropy[pack.pair_row])
+        entropies = entropies.index_put(place, entropy)
     return logprobs, entropies
+
+
+def padded_batch(
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device
+) -> tuple[Tensor, Tensor, int]:
+    """TRL's padded batch of prompts and completions: input_ids, attention_mask, completion_length.
+
+    Both are (rows, prompt + completion), prompts padded on the left, completions on the right.
+    """
+    width = max(len(prompt) for prompt, _ in pairs)
+    length = max(len(completion) for _, completion in pairs)
+    ids = torch.zeros(len(pairs), width + length, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, (prompt, completion) in enumerate(pairs):
+        span = slice(width - len(prompt), width + len(completion))
+        ids[row, span] = torch.tensor([*prompt, *completion])
+        mask[row, span] = 1
+    return ids.to(device), mask.to(device), length
 
 
 def rows_by_prompt(prompt_ids: Tensor, prompt_mask: Tensor) -> list[list[int]]:
@@ -72,7 +96,8 @@ def rows_by_prompt(prompt_ids: Tensor, prompt_mask: Tensor) -> list[list[int]]:
     TRL shuffles a rollout's rows, so a group's rows do not lie together.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
-    for row, (ids, valid) in enumerate(zip(prompt_ids, prompt_mask.bool(), strict=True)):
+    pairs = zip(prompt_ids.cpu(), prompt_mask.bool().cpu(), strict=True)
+    for row, (ids, valid) in enumerate(pairs):
         groups.setdefault(tuple(ids[valid].tolist()), []).append(row)
     return list(groups.values())
 
@@ -90,10 +115,19 @@ def split_groups(groups: Sequence[list[int]], rows: int | None) -> Iterator[list
 
 
 def _score(model: torch.nn.Module, pack: Pack, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probs (T,) of a pack's completion tokens and entropies (R,) of its scored cells."""
+    """Log-probs and entropies (T,) of a pack's completion tokens."""
     head = causal_model(model).get_output_embeddings().weight
     hidden = hidden_states(model, pack)
-    return HeadLogprobs.apply(hidden, head, pack.pair_row, pack.pair_token, temperature)
+    if is_by_hand(hidden):
+        row, token = pack.pair_row, pack.pair_token
+        logprobs, entropy = HeadLogprobs.apply(hidden, head, row, token, temperature)
+        return logprobs, entropy[row]
+    # TRL's own head, a Triton kernel on GPUs, which rounds as autocast says and sums in float32.
+    scored, no_bias, no_cap, scale = hidden[pack.pair_row], None, None, 1.0
+    logprobs, entropy, *_ = ChunkedLogProbFunction.apply(
+        scored, head, no_bias, pack.pair_token, temperature, TILE, no_cap, scale, ("entropy",)
+    )
+    return logprobs, entropy.detach()
 
 
 class HeadLogprobs(torch.autograd.Function):

@@ -9,6 +9,7 @@ from torch import Tensor
 from factory.errors import EngineError
 from factory.records import SamplingConfig
 from factory.sampling.sampler import Request, Sampler
+from factory.training.packed_logprobs import padded_batch
 from factory.training.precision import exact_products
 
 PARITY_ROWS = 4
@@ -48,7 +49,7 @@ def engine_parity(
     asked = [requests[row] for row in rows]
     with exact_products():
         completions = sampler.sample(asked, sampling)
-        ids, mask, length = _padded_batch(
+        ids, mask, length = padded_batch(
             [(a.prompt_ids, c.token_ids) for a, c in zip(asked, completions, strict=True)], device
         )
         own = logprobs(ids, mask, length).float().cpu()
@@ -69,18 +70,3 @@ def engine_parity(
             "set engine: transformers in the machine file"
         )
     return {"parity/mean": mean, "parity/max": largest}
-
-
-def _padded_batch(
-    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], device: Any
-) -> tuple[Tensor, Tensor, int]:
-    """Ids and mask (rows, prompt + completion), prompts left-padded, and the completion length."""
-    width = max(len(prompt) for prompt, _ in pairs)
-    length = max(len(completion) for _, completion in pairs)
-    ids = torch.zeros(len(pairs), width + length, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, (prompt, completion) in enumerate(pairs):
-        span = slice(width - len(prompt), width + len(completion))
-        ids[row, span] = torch.tensor([*prompt, *completion])
-        mask[row, span] = 1
-    return ids.to(device), mask.to(device), length

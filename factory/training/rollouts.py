@@ -152,6 +152,10 @@ class Rollouts:
         requests = [request for group in groups for request in group.requests]
         completions = [completion for group in groups for completion in group.completions]
         self._graded_early = [graded for group in groups for graded in group.graded]
+        if self._count == 1:
+            trainer.choose_pass(
+                [(r.prompt_ids, c.token_ids) for r, c in zip(requests, completions, strict=True)]
+            )
         if self._count.bit_count() == 1:
             with self.clock.measure("parity"):
                 self.parity = engine_parity(

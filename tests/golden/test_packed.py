@@ -1,13 +1,24 @@
 """The packed pass against TRL's own: same losses, same gradients, for every used objective."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from passes import (
+    GROUP,
+    LENGTH,
+    RELATIVE,
+    ROWS,
+    assert_same,
+    batch,
+    loss_and_gradients,
+    make_trainer,
+    save_model,
+    with_old_and_reference,
+)
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -15,77 +26,15 @@ from transformers import (
     MistralConfig,
     MixtralConfig,
     Qwen2Config,
-    Qwen3Config,
 )
+from transformers.training_args import ParallelMode
 
-from factory.machine import Machine
-from factory.stages.grpo import GrpoConfig
 from factory.stages.sft import LoraConfig
-from factory.tiny import byte_tokenizer, save_tiny_model
+from factory.tiny import save_tiny_model
 from factory.training import packed_logprobs
 from factory.training.grpo import FactoryGrpoTrainer, plain_pass_reason
-from factory.training.grpo_arguments import training_arguments
 from factory.training.packed import Group, pack_groups
-from factory.training.sft import peft_config
 from factory.training.weights import policy_weights
-
-RELATIVE = 1e-4
-PROMPTS, GROUP, LENGTH = 4, 4, 7
-ROWS = PROMPTS * GROUP
-
-
-def make_trainer(
-    folder: Path,
-    output: Path,
-    *,
-    questions: Sequence[str] = ("q",),
-    draw: Any = lambda prompts, trainer: {},
-    reward: Any = lambda **_: [],
-    passes: int = 1,
-    **settings: Any,
-) -> FactoryGrpoTrainer:
-    config = GrpoConfig(
-        **{
-            "kind": "grpo", "model": "-", "problems": "-", "steps": 1, "prompts": PROMPTS,
-            "group": GROUP, "updates_per_rollout": 1, "max_new_tokens": LENGTH,
-            "temperature": 1.3, "epsilon": 0.2, "kl": 0.05, "reference_refresh_steps": 0,
-            "rewards": ({"name": "accuracy"},), **settings,
-        }
-    )  # fmt: skip
-    arguments = training_arguments(
-        config, Machine(device="cpu"), output=str(output), seed=0, micro_prompts=PROMPTS
-    )
-    arguments.num_iterations = passes
-    reward.__name__ = "accuracy"
-    rows = {"prompt": list(questions), "problem": list(range(len(questions)))}
-    trainer = FactoryGrpoTrainer(
-        model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
-        args=arguments,
-        train_dataset=Dataset.from_dict(rows),
-        processing_class=AutoTokenizer.from_pretrained(folder),
-        peft_config=peft_config(config.lora),
-        reward_funcs=[reward],
-        rollout_func=draw,
-    )
-    trainer.current_gradient_accumulation_steps = 1
-    trainer.model.train()
-    return trainer
-
-
-def save_model(folder: Path, architecture: Any) -> Path:
-    """A tiny model with four query heads on two key-value heads, so that folding is not trivial."""
-    if architecture != "qwen3":
-        return save_tiny_model(folder, architecture, hidden=128)
-    # Its layers also normalise queries and keys, and its heads are wider than hidden / heads.
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=259, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=32, initializer_range=0.05,
-        bos_token_id=1, eos_token_id=2, pad_token_id=2,
-    )  # fmt: skip
-    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen2", "qwen3"])
@@ -94,78 +43,6 @@ def trainer(
 ) -> Iterator[FactoryGrpoTrainer]:
     folder = save_model(tmp_path_factory.mktemp("model"), request.param)
     yield make_trainer(folder, tmp_path_factory.mktemp("output"))
-
-
-def batch(seed: int = 0, *, empty_row: bool = False) -> dict[str, Any]:
-    """TRL's inputs: shuffled rows of four prompts of other lengths, completions of 1 to 7 tokens.
-
-    The rows of prompt 1 have no advantage; every log-prob of old and reference policy differs
-    from the policy's by up to about 0.3.
-    """
-    stream = torch.Generator().manual_seed(seed)
-
-    def draw(low: int, high: int, *shape: int) -> torch.Tensor:
-        return torch.randint(low, high, shape, generator=stream)
-
-    widths = (9, 4, 6, 9)
-    prompts = [draw(3, 259, width) for width in widths]
-    owner = torch.randperm(ROWS, generator=stream) % PROMPTS
-    lengths = torch.tensor([1, LENGTH, *draw(1, LENGTH + 1, ROWS - 2).tolist()])
-    if empty_row:
-        lengths[3] = 0
-    prompt_ids = torch.full((ROWS, max(widths)), 2)
-    prompt_mask = torch.zeros_like(prompt_ids)
-    for row, prompt in enumerate(owner.tolist()):
-        prompt_ids[row, -widths[prompt] :] = prompts[prompt]
-        prompt_mask[row, -widths[prompt] :] = 1
-    completion_mask = (torch.arange(LENGTH) < lengths[:, None]).long()
-    advantages = torch.randn(ROWS, generator=stream)
-    advantages[owner == 1] = 0.0
-    return {
-        "prompt_ids": prompt_ids,
-        "prompt_mask": prompt_mask,
-        "completion_ids": torch.where(completion_mask == 1, draw(3, 259, ROWS, LENGTH), 2),
-        "completion_mask": completion_mask,
-        "advantages": advantages,
-        "num_items_in_batch": completion_mask.sum(),
-        "noise": 0.3 * torch.randn(ROWS, LENGTH, generator=stream),
-    }
-
-
-def loss_and_gradients(
-    trainer: FactoryGrpoTrainer, inputs: dict[str, Any], packed_rows: int | None
-) -> tuple[float, dict[str, torch.Tensor]]:
-    trainer.packed_rows = packed_rows
-    trainer.model.zero_grad()
-    loss = trainer._compute_loss(trainer.model, inputs)
-    loss.backward()
-    gradients = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
-    return loss.item(), gradients
-
-
-def with_old_and_reference(
-    trainer: FactoryGrpoTrainer, inputs: dict[str, Any], *, old: bool
-) -> dict[str, Any]:
-    """Old and reference log-probs near the policy's own, as an earlier policy would give them."""
-    trainer.packed_rows = None
-    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
-    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
-    own = trainer.completion_logprobs(ids, mask, LENGTH)
-    inputs["ref_per_token_logps"] = own + inputs["noise"]
-    if old:
-        inputs["old_per_token_logps"] = own + inputs["noise"].roll(1, dims=0)
-    return inputs
-
-
-def assert_same(
-    plain: tuple[float, dict[str, torch.Tensor]], packed: tuple[float, dict[str, torch.Tensor]]
-) -> None:
-    assert packed[0] == pytest.approx(plain[0], rel=RELATIVE, abs=1e-6)
-    scale = max(gradient.norm() for gradient in plain[1].values())
-    for name, expected in plain[1].items():
-        # A key bias moves no score: its true gradient is 0 and what is left is rounding.
-        bound = RELATIVE * max(expected.norm(), 1e-3 * scale)
-        assert (packed[1][name] - expected).norm() <= bound, name
 
 
 @pytest.mark.parametrize("packed_rows", [1, 2 * GROUP, ROWS])
@@ -374,8 +251,9 @@ def test_models_that_are_not_covered_say_why(model: Any, reason: str | None) -> 
 
 def arguments(**changed: Any) -> Any:
     plain = {
-        "use_cpu": True, "world_size": 1, "bf16": False, "fp16": False, "entropy_coef": 0.0,
-        "use_adaptive_entropy": False, "top_entropy_quantile": 1.0,
+        "parallel_mode": ParallelMode.NOT_PARALLEL, "world_size": 1, "bf16": False, "fp16": False,
+        "cast_lm_head_to_fp32": False, "entropy_coef": 0.0, "use_adaptive_entropy": False,
+        "top_entropy_quantile": 1.0,
     }  # fmt: skip
     return SimpleNamespace(**{**plain, **changed})
 
@@ -383,17 +261,23 @@ def arguments(**changed: Any) -> Any:
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"use_cpu": False}, "the device is not a CPU"),
-        ({"world_size": 2}, "there are 2 ranks"),
-        ({"bf16": True}, "the pass runs in mixed precision"),
-        ({"fp16": True}, "the pass runs in mixed precision"),
+        ({"bf16": True}, None),
+        (
+            {"parallel_mode": ParallelMode.DISTRIBUTED, "world_size": 2},
+            "it runs in the ranks of a launcher (2)",
+        ),
+        ({"fp16": True}, "the pass runs in float16"),
+        (
+            {"bf16": True, "cast_lm_head_to_fp32": True},
+            "cast_lm_head_to_fp32 keeps the head out of mixed precision",
+        ),
         ({"entropy_coef": 0.1}, "an entropy bonus needs gradients of the entropy"),
         ({"use_adaptive_entropy": True}, "an entropy bonus needs gradients of the entropy"),
         ({"top_entropy_quantile": 0.8}, "top_entropy_quantile looks at the whole batch"),
     ],
 )
 def test_settings_that_are_not_covered_say_why(
-    trainer: FactoryGrpoTrainer, changed: dict[str, Any], reason: str
+    trainer: FactoryGrpoTrainer, changed: dict[str, Any], reason: str | None
 ) -> None:
     assert plain_pass_reason(trainer.model, trainer.args) is None
     assert plain_pass_reason(trainer.model, arguments(**changed)) == reason

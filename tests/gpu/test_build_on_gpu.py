@@ -41,6 +41,13 @@ def test_the_smoke_recipe_builds_on_a_gpu_in_bfloat16(
     machine = Machine(device="cuda", dtype="bfloat16", block=8, micro_batch=4, checkpoint_steps=1)
     made = build(make_plan(recipe), tmp_path, machine, Quiet())
     assert set(made) == set(recipe.stages)
-    telemetry = open_artifact(made["zero"].path).file("telemetry.jsonl").read_text()
-    rows = [json.loads(line) for line in telemetry.splitlines()]
+    zero = open_artifact(made["zero"].path)
+    rows = [json.loads(line) for line in zero.file("telemetry.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]
+    events = [
+        json.loads(line) for line in (zero.run_path / "metrics.jsonl").read_text().splitlines()
+    ]
+    notes = [row["text"] for row in events if row["event"] == "note"]
+    assert sum("training pass, as measured" in note for note in notes) == 1
+    first = next(row["values"] for row in events if row["event"] == "metrics")
+    assert first["pass/packed_seconds"] > 0 and first["pass/plain_seconds"] > 0

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from factory.records import ArtifactKind, Problem, Trace
 from factory.sampling.transformers import TransformersSampler
 from factory.stages.grpo import STAGE, GrpoConfig
 from factory.tiny import save_tiny_model
-from factory.training import grpo_run
+from factory.training import grpo_run, pass_choice
 from factory.training.grpo_arguments import prompts_per_rank
 from factory.training.questions import question_order
 from factory.training.rollouts import Rollouts
@@ -253,6 +253,63 @@ def test_the_plain_pass_gives_the_same_figures_and_says_why_it_is_taken(
     packed = (undisturbed[0] / "telemetry.jsonl").read_text().splitlines()
     for row, line in zip(plain, packed[:2], strict=True):
         assert row == pytest.approx(json.loads(line), rel=1e-3, abs=1e-5)
+
+
+MEASURED = MACHINE.model_copy(update={"training_pass": "measure"})
+
+
+def clocked(monkeypatch: pytest.MonkeyPatch, packed: float, plain: float) -> list[int]:
+    """Both passes run once and take these seconds; the list grows by one a measurement."""
+    measured: list[int] = []
+
+    def least_seconds(runs: Sequence[Callable[[], None]]) -> list[float]:
+        for run in runs:
+            run()
+        measured.append(len(runs))
+        return [packed, plain]
+
+    monkeypatch.setattr(pass_choice, "least_seconds", least_seconds)
+    return measured
+
+
+def test_measuring_changes_no_byte_of_what_is_trained(
+    undisturbed: Any, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = clocked(monkeypatch, packed=1.0, plain=2.0)
+    out, _, events = run_stage(config(), inputs, tmp_path, machine=MEASURED)
+    assert measured == [2]
+    assert digests(out) == digests(undisturbed[0])
+    notes = [row["text"] for row in events if row["event"] == "note"]
+    assert sum("the packed training pass, as measured: 1 s" in note for note in notes) == 1
+    timings = [row["values"] for row in events if row["event"] == "metrics"]
+    assert timings[0]["pass/packed_seconds"] == 1.0 and timings[0]["pass/plain_seconds"] == 2.0
+    assert ["pass/plain_seconds" in row for row in timings] == [True] + [False] * 5
+
+
+def test_trls_pass_is_kept_over_an_interruption_where_it_was_faster(
+    undisturbed: Any, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocked(monkeypatch, packed=2.0, plain=1.0)
+    whole, _, _ = run_stage(config(), inputs, tmp_path / "whole", machine=MEASURED)
+    assert digests(whole) != digests(undisturbed[0]), "the passes differ in rounding"
+    rows = [(folder / "telemetry.jsonl").read_text() for folder in (whole, undisturbed[0])]
+    for plain, packed in zip(*(text.splitlines()[:2] for text in rows), strict=True):
+        assert json.loads(plain) == pytest.approx(json.loads(packed), rel=1e-3, abs=1e-5)
+
+    class PowerCut(Exception):
+        pass
+
+    def cut(pid: int, number: int) -> None:
+        raise PowerCut
+
+    with monkeypatch.context() as patched, pytest.raises(PowerCut):
+        patched.setattr(os, "kill", cut)
+        run_stage(config(), inputs, tmp_path / "cut", machine=MEASURED, killed_after=3)
+    measured = clocked(monkeypatch, packed=1.0, plain=2.0)
+    out, _, events = run_stage(config(), inputs, tmp_path / "cut", machine=MEASURED)
+    assert measured == [] and digests(out) == digests(whole)
+    notes = [row["text"] for row in events if row["event"] == "note"]
+    assert any("TRL's own training pass, as measured when this run began" in note for note in notes)
 
 
 class StaleSampler(TransformersSampler):
