@@ -80,7 +80,7 @@ def test_in_bfloat16_gradients_are_as_near_to_float32_as_trls(
 
 
 def test_no_tensor_strays_from_the_models_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On torch's device without storage, in place of a GPU: there too, ops refuse to mix devices."""
+    """On torch's device without storage, in place of a GPU: there too ops refuse to mix devices."""
     # It knows nothing of that device.
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
     config = Qwen3Config(

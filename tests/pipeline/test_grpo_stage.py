@@ -286,6 +286,26 @@ def test_measuring_changes_no_byte_of_what_is_trained(
     assert ["pass/plain_seconds" in row for row in timings] == [True] + [False] * 5
 
 
+def test_in_bfloat16_the_clock_decides_unless_the_machine_file_does(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pass_choice, "SECONDS", 0.1)
+    machine = MACHINE.model_copy(update={"dtype": "bfloat16"})
+    for wanted, text in (
+        ("auto", "training pass, as measured"),
+        ("trl", "TRL's own training pass, since the machine file says so"),
+        ("packed", None),
+    ):
+        told = machine.model_copy(update={"training_pass": wanted})
+        settings = config(steps=1, updates_per_rollout=1, kl=0.0)
+        _, _, events = run_stage(settings, inputs, tmp_path / wanted, machine=told)
+        notes = [row["text"] for row in events if row["event"] == "note"]
+        passes = [note for note in notes if "training pass" in note]
+        assert len(passes) == (text is not None) and all(text in note for note in passes)
+        first = next(row["values"] for row in events if row["event"] == "metrics")
+        assert ("pass/packed_seconds" in first) == (wanted == "auto")
+
+
 def test_trls_pass_is_kept_over_an_interruption_where_it_was_faster(
     undisturbed: Any, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
