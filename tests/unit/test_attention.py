@@ -59,9 +59,11 @@ def test_many_scores_of_a_row_and_other_types_go_to_torch(monkeypatch: pytest.Mo
     )
     half = [part.bfloat16() for part in (query, key, value)]
     assert torch.equal(attention(*half, mask.bfloat16()), own(*half, attn_mask=mask.bfloat16()))
+    with torch.autocast("cpu", torch.bfloat16):
+        attention(query, key, value, mask)
     monkeypatch.setattr(factory.attention, "ROW_BYTES", 3 * 6 * 6 * 4 - 1)
     assert torch.allclose(attention(query, key, value, mask), few, atol=1e-6)
-    assert calls == [torch.bfloat16, torch.float32]
+    assert calls == [torch.bfloat16, torch.float32, torch.float32]
 
 
 @pytest.mark.parametrize("rows_of_mask", [None, 1, 5])
