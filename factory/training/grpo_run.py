@@ -247,7 +247,7 @@ def _placement(
         context.note(f"grpo: TRL's own training pass, since {reason}")
         return plain, None, False
     packed = training_arguments(config, machine, micro_prompts=config.prompts, **where)
-    # On CPUs in float32 the packed pass was measured to need a third of the time and less.
+    # On CPUs in float32 the packed pass was 2.8 to 6.6 times as fast as TRL's (docs/log.md).
     is_known = plain.use_cpu and not plain.bf16
     measured = {"measure"} if is_known else {"measure", "auto"}
     is_measured = machine.training_pass in measured

@@ -8,9 +8,11 @@ of which three quarters are matrix products.
 
 On other devices and in mixed precision the model's own modules are called instead, so autograd and
 autocast do there what they do in TRL's pass. So are everywhere modules that are not plain linear
-layers (LoRA's). `backward` may run once a
-forward pass. Parameters are kept as they are and not through `save_for_backward`: under gradient
-checkpointing that gives back copies, and what is added to the `grad` of a copy is lost.
+layers (LoRA's).
+
+By hand, `backward` may run once a forward pass. Parameters are kept as they are and not through
+`save_for_backward`: under gradient checkpointing that gives back copies, and what is added to the
+`grad` of a copy is lost.
 """
 
 from collections.abc import Callable
