@@ -5,9 +5,9 @@ import json
 import os
 import shutil
 import signal
-import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -86,7 +86,7 @@ def build(
                     artifacts[making.step.name] = artifact
                     running.remove(making)
             if len(waiting) + len(running) == before:
-                time.sleep(POLL_SECONDS)
+                _wait(running)
     finally:
         for making in running:
             making.stop()
@@ -96,6 +96,13 @@ def build(
 def _ready(waiting: Sequence[Step], artifacts: Mapping[str, Artifact]) -> list[Step]:
     """Steps whose inputs are all there, in the plan's order."""
     return [step for step in waiting if all(name in artifacts for name in step.inputs.values())]
+
+
+def _wait(running: "Sequence[_Making]") -> None:
+    """Until one of the workers ends; less long, since events and the locks of other builds are
+    looked at in between."""
+    sentinels = [making.sentinel for making in running if making.sentinel is not None]
+    connection.wait(sentinels, POLL_SECONDS)
 
 
 class _Making:
@@ -147,6 +154,11 @@ class _Making:
         )
         text = job.model_dump_json(indent=2) + "\n"
         (self._run / "job.json").write_text(text, encoding="utf-8")
+
+    @property
+    def sentinel(self) -> int | None:
+        """Becomes readable when the worker ends."""
+        return self._worker.sentinel
 
     def advance(self) -> Artifact | None:
         """Pass new events on; the sealed artifact once the worker has ended well.

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from factory.machine import Machine
 from factory.stages import Stage
@@ -27,6 +27,11 @@ GRACE_SECONDS = 10.0
 
 class Worker(Protocol):
     """A started worker process."""
+
+    @property
+    def sentinel(self) -> int | None:
+        """A file descriptor that becomes readable when the worker ends, where there is one."""
+        ...
 
     def poll(self) -> int | None:
         """Exit status, negative for a signal, or None while it runs."""
@@ -47,7 +52,7 @@ class Launcher:
         self._context = multiprocessing.get_context("forkserver")
         # What the server inherits: library settings are read when a library is imported.
         os.environ.update(self._environment)
-        self._context.set_forkserver_preload(["factory.worker", *_modules(machine, stages)])
+        self._context.set_forkserver_preload(preload(_modules(machine, stages)))
         with _output_to(log):
             forkserver.ensure_running()
 
@@ -55,7 +60,8 @@ class Launcher:
         """Start the worker of a job in a session of its own, its output appended to `log`."""
         if trains and self.machine.launcher == "accelerate":
             return _Accelerated(_accelerate(self.machine, job), log, self._environment)
-        return _Forked(self._context, job, log, self._environment)
+        # The fork server may have been started with another environment, by an earlier build.
+        return _Forked(self._context, job, log, {**os.environ, **self._environment})
 
 
 class _Forked:
@@ -68,6 +74,7 @@ class _Forked:
     ) -> None:
         self._process = context.Process(target=_work, args=(str(job), str(log), environ))
         self._process.start()
+        self.sentinel = self._process.sentinel
 
     def poll(self) -> int | None:
         return self._process.exitcode
@@ -81,6 +88,8 @@ class _Forked:
 
 
 class _Accelerated:
+    sentinel = None
+
     def __init__(self, command: list[str], log: Path, environ: dict[str, str]) -> None:
         with log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -108,6 +117,7 @@ class _Accelerated:
 def _work(job: str, log: str, environ: dict[str, str]) -> None:
     """What a forked worker runs: a session and a log of its own, then the job."""
     os.setsid()
+    _let_the_server_go()
     # The server ignores Ctrl-C and its children inherit that; a stop must reach libraries' waits.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     target = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -118,6 +128,18 @@ def _work(job: str, log: str, environ: dict[str, str]) -> None:
     from factory.worker import main
 
     sys.exit(main(Path(job)))
+
+
+def _let_the_server_go() -> None:
+    """Give up this worker's end of the pipe by which the fork server learns that it is not needed.
+
+    Python's server (3.11 to 3.14) goes once nobody holds the pipe, and hands it to its children
+    too: a worker would keep it after a build that was killed, and itself, since it dies with the
+    server (worker.py).
+    """
+    server: Any = forkserver._forkserver
+    os.close(server._forkserver_alive_fd)
+    server._forkserver_alive_fd = None
 
 
 def environment(machine: Machine) -> dict[str, str]:
@@ -148,6 +170,12 @@ def environment(machine: Machine) -> dict[str, str]:
         # cuBLAS needs it for repeatable sums; without CUDA nobody reads it.
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
+
+
+def preload(modules: Sequence[str]) -> list[str]:
+    """What a fork server imports, in this order."""
+    first, last = "factory.launch.before_imports", "factory.launch.after_imports"
+    return [first, "factory.worker", *modules, last]
 
 
 def _modules(machine: Machine, stages: Sequence[Stage]) -> list[str]:
