@@ -85,10 +85,12 @@ def rehearse(
 ) -> None:
     """Run a recipe's whole graph on tiny random models, in minutes on a CPU, to find mistakes."""
     from factory.recipe import load_recipe
-    from factory.rehearse import MACHINE, rehearsal
+    from factory.rehearse import MACHINE, alike, rehearsal
 
     small = rehearsal(load_recipe(recipe, overrides or []))
     _build(small, MACHINE, store / "rehearsals", until=None, plain=plain, priced=False)
+    for made, *others in alike(small):
+        _console().print(f"{made} stands for {', '.join(others)}", markup=False, soft_wrap=True)
     _console().print(f"next: factory plan {recipe}", markup=False)
 
 

@@ -85,7 +85,8 @@ def _fingerprint(config: StageConfig, stage: Stage, seed: int, inputs: Mapping[s
     """sha256 over everything that decides the content; names of stages do not."""
     fields = config.model_dump(mode="json", exclude={**_at_rest(config), "seed": True})
     for path in inputs:
-        _blank(fields, path.split("."))
+        # The fingerprint of what is read counts, not its name.
+        put(fields, path, "<input>")
     parts = {
         "version": stage.version,
         "config": fields,
@@ -126,12 +127,12 @@ def _external(path: Path) -> list[str | int]:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _blank(fields: Any, keys: list[str]) -> None:
-    """Replace a reference by a constant: its artifact's fingerprint counts, not its name."""
-    for key in keys[:-1]:
+def put(fields: Any, path: str, value: str) -> None:
+    """Replace what stands at a dotted path of a config's fields."""
+    *keys, last = path.split(".")
+    for key in keys:
         fields = fields[int(key)] if isinstance(fields, list) else fields[key]
-    last: Any = int(keys[-1]) if isinstance(fields, list) else keys[-1]
-    fields[last] = "<input>"
+    fields[int(last) if isinstance(fields, list) else last] = value
 
 
 def _references(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, tuple[str, Consumes]]]:

@@ -3,13 +3,18 @@
 It finds the mistakes of a recipe (names, batch arithmetic, arguments that TRL refuses, filters
 that leave nothing) in minutes on a CPU, before hours on GPUs. What is learned means nothing: a
 random model solves nothing, so filters keep what fails too.
+
+Every stage's own settings are rehearsed. Stages that are then the same are made once, and of models
+that differ in nothing but their weights the first is read in the place of the others.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from factory.machine import Machine
+from factory.plan import make_plan, put
 from factory.recipe import Recipe
 from factory.stages import StageConfig
 
@@ -32,7 +37,7 @@ Fields = dict[str, Any]
 def rehearsal(recipe: Recipe) -> Recipe:
     """The recipe in small, under the name `<name>-rehearsal`; every setting that does not cost
     time stays as it is."""
-    stages = {name: _small(config) for name, config in recipe.stages.items()}
+    stages = _stages(recipe)
     name = f"{recipe.name[:54]}-rehearsal"
     # The few problems left are of the first source only.
     claims = tuple(claim.model_copy(update={"sources": ()}) for claim in recipe.header.claims)
@@ -47,11 +52,37 @@ def rehearsal(recipe: Recipe) -> Recipe:
     return Recipe(header, stages, recipe.overrides, resolved)
 
 
-def _small(config: StageConfig) -> StageConfig:
-    fields = config.model_dump(mode="json")
-    # Stages that differ in their seed alone are rehearsed once.
-    shrunk = {**SMALLER[fields["kind"]](fields), "seed": None}
-    return type(config).model_validate(shrunk, strict=False)
+SHOWN: Mapping[str, tuple[str, ...]] = {
+    "pretrain": ("hidden", "layers", "heads", "feed_forward", "sequence"),
+    "sft": ("model", "prompt", "completions", "add_tokens", "lora"),
+    "grpo": ("model", "prompt", "lora"),
+    "distill": ("model", "prompt", "completions", "lora"),
+}
+"""Settings of training that its model shows to who reads it; the others change weights alone."""
+
+
+def _stages(recipe: Recipe) -> dict[str, StageConfig]:
+    small: dict[str, StageConfig] = {}
+    stand_ins: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for step in make_plan(recipe):
+        fields = step.config.model_dump(mode="json")
+        # Stages that differ in their seed alone are rehearsed once.
+        fields = {**SMALLER[step.kind](fields), "seed": None}
+        for path, name in step.inputs.items():
+            put(fields, path, stand_ins[name])
+        small[step.name] = type(step.config).model_validate(fields, strict=False)
+        shown = {key: fields[key] for key in ("kind", *SHOWN.get(step.kind, fields))}
+        stand_ins[step.name] = first.setdefault(json.dumps(shown, sort_keys=True), step.name)
+    return {name: small[name] for name in recipe.stages}
+
+
+def alike(recipe: Recipe) -> list[tuple[str, ...]]:
+    """Names of the stages of a rehearsal that are made once, the one that is made first."""
+    groups: dict[str, tuple[str, ...]] = {}
+    for step in make_plan(recipe):
+        groups[step.fingerprint] = (*groups.get(step.fingerprint, ()), step.name)
+    return [names for names in groups.values() if len(names) > 1]
 
 
 def _model(fields: Fields) -> Fields:

@@ -9,7 +9,7 @@ from factory.machine import Machine
 from factory.pipeline import build
 from factory.plan import make_plan, missing
 from factory.recipe import load_recipe
-from factory.rehearse import SMALLER, rehearsal
+from factory.rehearse import SMALLER, alike, rehearsal
 from factory.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +46,32 @@ def test_the_graph_stays_and_hub_sources_become_local(recipe) -> None:
     source = questions.model_dump()["sources"][0]
     assert (source["type"], source["train"], source["held_out"]) == ("reasoning_gym", 16, 4)
     assert (traces.model_dump()["sources"], traces.model_dump()["samples"]) == ((), 2)
+
+
+LIKE_EACH_OTHER = (
+    OPEN
+    + """
+  slow: {kind: grpo, model: base, problems: questions, steps: 9, prompts: 16, learning_rate: 1e-6}
+  fast: {like: slow, learning_rate: 1e-5}
+  again: {like: slow, seed: 3}
+  eval_slow: {kind: evaluate, model: slow, benchmarks: [{name: maths, problems: questions}]}
+  eval_fast: {like: eval_slow, model: fast}
+  eval_base: {like: eval_slow, model: base}
+"""
+)
+
+
+def test_models_that_differ_in_their_weights_alone_are_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "alike.yaml"
+    path.write_text(LIKE_EACH_OTHER, encoding="utf-8")
+    small = rehearsal(load_recipe(path))
+    stages = {name: stage.model_dump() for name, stage in small.stages.items()}
+    assert list(stages) == list(load_recipe(path).stages)
+    # Its own settings are rehearsed, whoever reads it.
+    assert stages["fast"]["learning_rate"] == 1e-5
+    read = {name: stages[name]["model"] for name in ("eval_slow", "eval_fast", "eval_base")}
+    assert read == {"eval_slow": "slow", "eval_fast": "slow", "eval_base": "base"}
+    assert alike(small) == [("slow", "again"), ("eval_slow", "eval_fast")]
 
 
 def test_what_a_recipe_leaves_open_is_listed_and_not_built(recipe, tmp_path: Path) -> None:
