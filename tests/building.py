@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from warm import WarmProgram
+
 from factory.artifacts import SHORT, Artifact, open_artifact
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,27 +32,39 @@ peaks: {gflops: 100, gigabytes_per_second: 10, memory_gib: 8}
 class Build:
     """One `factory` command that runs; its output goes to a file."""
 
-    def __init__(self, store: Path, *arguments: str, verb: str = "build") -> None:
+    def __init__(
+        self, store: Path, *arguments: str, verb: str = "build", recipe: Path = SMOKE,
+        is_warm: bool = False,
+    ) -> None:  # fmt: skip
+        """`is_warm`: with its imports done, see warm.py."""
         store.mkdir(exist_ok=True)
         machine = store / "machine.yaml"
         machine.write_text(MACHINE, encoding="utf-8")
-        options = ["--store", str(store), *arguments]
+        command = [verb, str(recipe), "--store", str(store), *arguments]
+        if verb != "plan":
+            command += ["--plain"]
         if verb == "build":
-            options += ["--machine", str(machine), "--plain"]
-        code = "from factory.cli import main; main()"
+            command += ["--machine", str(machine)]
         self.store = store
         self.began = time.time_ns()
         self._output = store / f"output-{self.began}.txt"
+        # Wide enough for a table's rows.
+        wide = {"COLUMNS": "200"}
+        self.process: subprocess.Popen[bytes] | WarmProgram
+        if is_warm:
+            self.process = WarmProgram(
+                ["factory", *command], output=self._output, errors=self._output, settings=wide
+            )
+            return
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", code, verb, str(SMOKE), *options],
+                [sys.executable, "-c", "from factory.cli import main; main()", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,
                 start_new_session=True,
-                # Wide enough for a table's rows.
-                env={**os.environ, "COLUMNS": "200"},
+                env={**os.environ, **wide},
             )
 
     def finish(self, timeout: float = 500.0) -> str:

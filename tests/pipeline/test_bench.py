@@ -1,25 +1,17 @@
 """The benches run on tiny models. Of GRPO steps TRL's trainer and ours: the two tuned sides are
 the same code with other environments."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from warm import run_script
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 
 
 def run_bench(name: str, settings: str) -> str:
     """What a bench prints."""
-    done = subprocess.run(
-        [sys.executable, str(BENCH / name), *settings.split()],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_script(BENCH / name, *settings.split(), settings={"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

@@ -14,6 +14,8 @@ from factory.cli import app
 from factory.jsonl import read_records
 from factory.records import Score, Trace
 
+pytestmark = pytest.mark.usefixtures("warm_builds")
+
 KEY = "sk-secret-0123456789"
 PROTOCOL = """
 description: one answer

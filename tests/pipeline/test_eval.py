@@ -14,6 +14,8 @@ from factory.jsonl import read_records
 from factory.records import Score
 from factory.tiny import save_tiny_model
 
+pytestmark = pytest.mark.usefixtures("warm_builds")
+
 TINY = """
 description: two short answers
 prompt: {style: reflect}

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from warm import run_script
 
 from factory.artifacts import Artifact, Inputs, open_artifact, seal
 from factory.context import Context
@@ -199,16 +199,11 @@ def test_the_model_is_a_folder_without_traces_of_this_machine(
 
 def killed_child(inputs: Inputs, folder: Path, *, step: int, settings: dict[str, Any]) -> None:
     """Run the stage in a process of its own until it kills itself after `step`."""
-    child = subprocess.run(
-        [
-            sys.executable, __file__, str(inputs["model"].path.parent), str(folder), str(step),
-            json.dumps(settings),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        check=False,
+    child = run_script(
+        Path(__file__), str(inputs["model"].path.parent), str(folder), str(step),
+        json.dumps(settings), settings={"CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
-    assert child.returncode == -signal.SIGKILL, child.stderr.decode()[-2000:]
+    assert child.returncode == -signal.SIGKILL, child.stderr[-2000:]
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(

@@ -1,11 +1,9 @@
 """Every shipped recipe rehearses: its whole graph, on tiny models, as a user starts it."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from building import Build
 
 from factory.artifacts import find
 from factory.plan import make_plan
@@ -28,16 +26,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_shipped_recipe_rehearses(recipe: Path, shared: Path) -> None:
-    code = "from factory.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "rehearse", str(recipe), "--store", str(shared), "--plain"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "200"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    Build(shared, verb="rehearse", recipe=recipe, is_warm=True).succeed()
     store = shared / "rehearsals"
     small = rehearsal(load_recipe(recipe))
     plan = make_plan(small)

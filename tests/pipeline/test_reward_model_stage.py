@@ -2,10 +2,8 @@
 
 import json
 import math
-import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from test_grpo_stage import Events, artifact
+from warm import run_script
 
 from factory.artifacts import Inputs
 from factory.context import Context
@@ -243,13 +242,7 @@ def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
     whole, metrics = undisturbed["labels"]
     killed = tmp_path / "killed"
     killed.mkdir()
-    code = "import sys; from test_reward_model_stage import child; child(*sys.argv[1:])"
-    here = str(Path(__file__).parent)
-    path = os.pathsep.join([here, str(Path(here).parents[1]), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(killed), "15"],
-        check=False, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
+    done = run_script(Path(__file__), str(killed), "15", settings={"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert list((killed / "scratch" / "trainer").glob("checkpoint-*/COMPLETE"))
     again, same = run_stage(config(labels="labels"), inputs, killed)
@@ -259,3 +252,7 @@ def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
     assert [
         name for name in names if (whole / name).read_bytes() != (again / name).read_bytes()
     ] == []
+
+
+if __name__ == "__main__":
+    child(*sys.argv[1:])

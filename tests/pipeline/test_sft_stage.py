@@ -4,7 +4,6 @@ import io
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from warm import run_script
 
 from factory.artifacts import Artifact, Inputs, seal
 from factory.chat import OutputForm, PromptConfig
@@ -355,8 +355,8 @@ def killed_runs(tmp_path_factory) -> Path:
     """Each kind of run undisturbed and killed; trained in forks of a process that itself does not
     touch autograd, which does not survive a fork on machines with a GPU."""
     folder = tmp_path_factory.mktemp("killed")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([sys.executable, __file__, str(folder)], check=True, env=environment)
+    done = run_script(Path(__file__), str(folder), settings={"CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 0, done.stderr[-2000:]
     return folder
 
 
