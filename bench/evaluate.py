@@ -21,10 +21,7 @@ engine takes for the completions. Without --model the embedded SmolLM2-135M is c
 
 import argparse
 import json
-import os
 import platform
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_step import save_model
+from sides import passed_on, run_alone
 
 from factory.launch.local import environment
 from factory.machine import Machine
@@ -186,23 +184,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def run_side(options: argparse.Namespace, side: str, folder: Path) -> dict[str, Any]:
     """The figures of one side, measured in a process of its own."""
     machine = Machine(device="cpu", threads=options.threads, matmul="float32")
-    command = [sys.executable, __file__, "--side", side, "--folder", str(folder)]
-    command += ["--threads", str(options.threads), "--engine", options.engine]
-    child = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={
-            **os.environ,
-            **environment(machine),
-            "HF_DATASETS_CACHE": str(folder / "cache"),
-            "HF_HUB_OFFLINE": "1",
-        },
-    )
-    if child.returncode:
-        sys.exit(f"{SIDES[side]}: {child.stderr[-2000:]}")
-    return json.loads(child.stdout.splitlines()[-1])
+    arguments = ["--side", side, "--folder", str(folder)]
+    arguments += passed_on(options, ("threads", "engine"))
+    settings = {
+        **environment(machine),
+        "HF_DATASETS_CACHE": str(folder / "cache"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    return run_alone(__file__, arguments, settings, title=SIDES[side])
 
 
 def table(results: dict[str, dict[str, Any]], answers: int) -> Iterator[str]:

@@ -18,10 +18,8 @@ it is printed. Without --model the embedded SmolLM2-135M is converted into a tem
 
 import argparse
 import json
-import os
 import platform
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_step import save_model
+from sides import passed_on, run_alone
 
 from factory.launch.local import environment
 from factory.machine import Machine
@@ -148,17 +147,11 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
 
 def run_side(options: argparse.Namespace, side: str, folder: Path) -> dict[str, float]:
     """The figures of one side, measured in a process of its own; ours as our workers start."""
-    command = [sys.executable, __file__, "--side", side, "--model", str(folder)]
-    for name in ("rows", "tokens", "steps", "threads"):
-        command += [f"--{name}", str(getattr(options, name))]
+    arguments = ["--side", side, "--model", str(folder)]
+    arguments += passed_on(options, ("rows", "tokens", "steps", "threads"))
     machine = Machine(device="cpu", threads=options.threads, matmul="float32")
     settings = environment(machine) if side == "ours" else {}
-    child = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, **settings}
-    )
-    if child.returncode:
-        sys.exit(f"{SIDES[side]}: {child.stderr[-2000:]}")
-    return json.loads(child.stdout.splitlines()[-1])
+    return run_alone(__file__, arguments, settings, title=SIDES[side])
 
 
 def table(results: dict[str, dict[str, float]]) -> Iterator[str]:

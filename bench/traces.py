@@ -24,8 +24,6 @@ import json
 import os
 import platform
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_step import save_model
+from sides import passed_on, run_alone
 
 from factory.launch.local import environment
 from factory.machine import Machine
@@ -192,10 +191,9 @@ def measure(options: argparse.Namespace, folder: Path) -> Measured:
 
 def run_side(options: argparse.Namespace, side: str, folder: Path) -> Measured:
     """The figures of one side, measured in a process of its own."""
-    command = [sys.executable, __file__, "--side", side, "--model", str(folder)]
-    for name in ("problems", "samples", "tokens", "block", "threads"):
-        command += [f"--{name}", str(getattr(options, name))]
-    command += ["--eager"] if options.eager else []
+    arguments = ["--side", side, "--model", str(folder)]
+    arguments += passed_on(options, ("problems", "samples", "tokens", "block", "threads"))
+    arguments += ["--eager"] if options.eager else []
     machine = Machine(device="cpu", threads=options.threads, matmul="float32")
     cores = sorted(os.sched_getaffinity(0))[: options.threads]
     threads = {
@@ -203,14 +201,8 @@ def run_side(options: argparse.Namespace, side: str, folder: Path) -> Measured:
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
         "VLLM_CPU_KVCACHE_SPACE": "1",
     }
-    own = environment(machine) if side.startswith("ours") else threads
-    child = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, **own}
-    )
-    if child.returncode:
-        sys.exit(f"{SIDES[side]}: {child.stderr[-2000:]}")
-    # vLLM's engine says more on standard output when it ends.
-    return json.loads(next(line for line in child.stdout.splitlines() if line.startswith("{")))
+    settings = environment(machine) if side.startswith("ours") else threads
+    return run_alone(__file__, arguments, settings, title=SIDES[side])
 
 
 def table(results: dict[str, Measured]) -> Iterator[str]:

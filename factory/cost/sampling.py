@@ -152,24 +152,26 @@ def pairs(config: PairsConfig, step: Step, site: Site) -> tuple[Taken, Amount]:
     source = config.source
     if not isinstance(source, JudgedPairs):
         return Taken(0.01), texts(source, 2)
-    traces: Answers = site.read(step, "source.traces")
-    taken = _asked(
-        site, step, "source.judge", source.sampling,
-        question=INSTRUCTION_CHARACTERS + traces.question, extra=2 * traces.completion,
-        prompts=traces.rows / 2, samples=source.votes,
-    )  # fmt: skip
-    characters = traces.question + 3.6 * traces.completion
-    return taken, Texts(JUDGED_SHARE * traces.rows / 2, 2, characters)
+    return _judged(site, step, source, at_once=2, kept=JUDGED_SHARE)
 
 
 def labels(config: LabelsConfig, step: Step, site: Site) -> tuple[Taken, Amount]:
     source = config.source
     if not isinstance(source, JudgedLabels):
         return Taken(0.01), texts(source, 1)
+    return _judged(site, step, source, at_once=1, kept=1.0)
+
+
+def _judged(
+    site: Site, step: Step, source: JudgedPairs | JudgedLabels, *, at_once: int, kept: float
+) -> tuple[Taken, Amount]:
+    """A judge that reads so many answers at once, and the share of its decisions that is kept."""
     traces: Answers = site.read(step, "source.traces")
+    decisions = traces.rows / at_once
     taken = _asked(
         site, step, "source.judge", source.sampling,
-        question=INSTRUCTION_CHARACTERS + traces.question, extra=traces.completion,
-        prompts=traces.rows, samples=source.votes,
+        question=INSTRUCTION_CHARACTERS + traces.question, extra=at_once * traces.completion,
+        prompts=decisions, samples=source.votes,
     )  # fmt: skip
-    return taken, Texts(traces.rows, 1, traces.question + 3.6 * traces.completion)
+    characters = traces.question + 3.6 * traces.completion
+    return taken, Texts(kept * decisions, at_once, characters)

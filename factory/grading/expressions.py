@@ -211,8 +211,10 @@ def _same(right: Any, value: Any) -> bool:
         if not isinstance(right, sympy.Expr) or not isinstance(value, sympy.Expr):
             return bool(right == value)
         return _same_value(right, value)
-    # sympy raises many types on expressions it cannot simplify; unproven equality is not equal.
-    except (ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError):
+    # What sympy raises on objects that do not go together (a matrix and a number in an inequality:
+    # TypeError), on what it cannot evaluate (NotImplementedError, division by zero) or compare (the
+    # maximum of a complex number: ValueError). Equality that is not proven is not equal.
+    except (ArithmeticError, NotImplementedError, TypeError, ValueError):
         return False
 
 

@@ -3,7 +3,6 @@
 import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -344,12 +343,19 @@ def train(
     half the rows and twice as many of them a step. What shares a batch, and the loss as a mean over
     the whole batch, do not depend on how it is cut. EngineError where one row is too much.
     """
+
+    def attempt() -> None:
+        model = _open_model(folder, tokenizer, pieces)
+        trainer = make_trainer(
+            config, rows, model=model, tokenizer=tokenizer, micro_batch=micro_batch, context=context
+        )
+        resumed = resume_point(Path(trainer.args.output_dir))
+        require_space(context.scratch, trainer.model)
+        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        save_model(trainer, folder, out, new_tokens=tuple(pieces))
+
     share = config.batch // context.machine.processes
-    attempt = partial(
-        _train_from_checkpoint, config, rows, folder=folder, tokenizer=tokenizer, out=out,
-        context=context, pieces=pieces,
-    )  # fmt: skip
-    while not _fits(partial(attempt, micro_batch=micro_batch), context.machine):
+    while not _fits(attempt, context.machine):
         if micro_batch == 1:
             raise EngineError(
                 "sft: out of memory with one row at a time: lower context, train adapters (lora), "
@@ -386,19 +392,13 @@ def _fits(attempt: Callable[[], None], machine: Machine) -> bool:
     return False
 
 
-def _train_from_checkpoint(
-    config: "SftConfig",
-    rows: Sequence[Row],
-    *,
-    folder: Path,
-    tokenizer: "PreTrainedTokenizerBase",
-    micro_batch: int,
-    out: Path,
-    context: Context,
-    pieces: Pieces,
-) -> None:
-    """The weights are trained in float32 (on GPUs under bfloat16 autocast) whatever they are stored
-    in: updates are smaller than bfloat16 can add.
+def _open_model(
+    folder: Path, tokenizer: "PreTrainedTokenizerBase", pieces: Pieces
+) -> "PreTrainedModel":
+    """The model with a row for every new token.
+
+    It is trained in float32 (on GPUs under bfloat16 autocast) whatever it is stored in: updates are
+    smaller than bfloat16 can add.
     """
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -413,11 +413,4 @@ def _train_from_checkpoint(
         raise ArtifactError(f"{folder}: not a model that can be opened: {error}") from error
     if pieces:
         grow_embeddings(model, tokenizer, pieces)
-    trainer = make_trainer(
-        config, rows, model=model, tokenizer=tokenizer, micro_batch=micro_batch, context=context
-    )
-    checkpoints = Path(trainer.args.output_dir)
-    resumed = resume_point(checkpoints)
-    require_space(context.scratch, trainer.model)
-    trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
-    save_model(trainer, folder, out, new_tokens=tuple(pieces))
+    return model
