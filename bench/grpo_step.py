@@ -42,9 +42,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from factory.launch.local import environment
 from factory.launch.measure import resolve_matmul
-from factory.machine import Machine, Matmul
+from factory.machine import Machine, Matmul, environment
 
 SIDES = {"trl": "TRL", "ours": "ours", "trl-tuned": "TRL tuned", "ours-plain": "ours plain"}
 PAIRS = (("trl", "ours"), ("trl-tuned", "ours"), ("trl", "ours-plain"))
@@ -214,7 +213,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, fl
     """Seconds by phase of the even and the uneven step of one side in this process, and memory."""
     import torch
 
-    from factory.launch.measure import apply_matmul
+    from factory.machine import apply_matmul
 
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as output:
@@ -334,7 +333,7 @@ def product_error(machine: Machine) -> float:
     """Relative error of a float32 product of a small model's layer, against float64."""
     import torch
 
-    from factory.launch.measure import apply_matmul
+    from factory.machine import apply_matmul
 
     apply_matmul(machine)
     left, right = torch.randn(512, 576), torch.randn(576, 1536)

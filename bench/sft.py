@@ -30,8 +30,7 @@ from typing import Any
 from grpo_step import save_model
 from sides import passed_on, run_alone
 
-from factory.launch.local import environment
-from factory.machine import Machine
+from factory.machine import Machine, environment
 
 SIDES = {"trl": "TRL defaults", "trl-float32": "TRL float32", "ours": "ours"}
 PROMPT_TOKENS = 40

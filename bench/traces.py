@@ -33,8 +33,7 @@ from typing import Any
 from grpo_step import save_model
 from sides import passed_on, run_alone
 
-from factory.launch.local import environment
-from factory.machine import Machine
+from factory.machine import Machine, environment
 from factory.records import Problem, SamplingConfig
 
 SIDES = {

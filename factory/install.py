@@ -139,7 +139,7 @@ def install_package(pip: Pip, engine: Engine) -> bool:
 
 
 def editable(extra: str) -> list[str]:
-    """pip's arguments that install this repository, editable, with one extra or none."""
+    """pip's arguments that install this repository, editable, with its extras, or none."""
     target = f"{ROOT}[{extra}]" if extra else str(ROOT)
     return ["install", "--constraint", str(CONSTRAINTS), "--editable", target]
 
@@ -269,7 +269,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.refresh_constraints:
         refresh_constraints()
     elif options.development:
-        return 0 if run_pip(editable("dev")) else 1
+        # Ray too: the tests start a cluster of two nodes.
+        return 0 if run_pip(editable("cluster,dev")) else 1
     else:
         try:
             install(run_pip, find_engine(), Path(sysconfig.get_path("purelib")))

@@ -58,6 +58,26 @@ class EndpointAccess(Record):
         return self
 
 
+class Cluster(Record):
+    """Engines on the nodes of a Ray cluster, for the stages that draw and do not train."""
+
+    address: str = Field(pattern=r"^(local|[^\s:/]+:\d+)$")
+    """HOST:PORT of the head of a running cluster, of which this machine is a node; or `local`: one
+    of this machine alone, on 127.0.0.1, for as long as a stage draws."""
+    engines: int = Field(ge=1)
+    """Each in a process of its own, which draws one block at a time. On GPUs an engine takes
+    `tensor_parallel` of them, all of one node."""
+    cores: int = Field(default=1, ge=1)
+    """CPU cores that an engine takes; its threads, instead of `threads`."""
+    blocks: int = Field(default=16, ge=1)
+    """Blocks handed out before the stage looks at what has come. The last of them keeps the other
+    engines waiting, so take several for each engine."""
+    restarts: int = Field(default=8, ge=0)
+    """Engines started anew in one start of a stage, after their process or their node has died."""
+    start_seconds: float = Field(default=1800.0, gt=0)
+    """Until the first engine has found room and loaded the model."""
+
+
 class Machine(Record):
     """What a machine file may say. Every field has a default that fits a small CPU machine."""
 
@@ -106,6 +126,8 @@ class Machine(Record):
     """Ranks of a training stage under the accelerate launcher."""
     endpoints: tuple[EndpointAccess, ...] = ()
     """For served models; the first entry that fits an endpoint counts."""
+    cluster: Cluster | None = None
+    """Where the stages that only draw find their engines; None: here, one for a stage."""
     unsandboxed: bool = False
     """Runs programs that models wrote without the sandbox: from `--unsandboxed` alone, which has to
     be typed, never from a machine file. Manifests, verdicts and reports say so."""
@@ -123,6 +145,11 @@ class Machine(Record):
             if one.url.rstrip("/") == url.rstrip("/") and one.model in (None, model):
                 return one
         return EndpointAccess(url=url)
+
+    @property
+    def requests_at_once(self) -> int:
+        """Requests that a stage asks an engine for in one call."""
+        return self.block * (self.cluster.blocks if self.cluster else 1)
 
     def thread_count(self) -> int:
         return self.threads or len(os.sched_getaffinity(0))
@@ -149,3 +176,43 @@ def free_gib(path: Path) -> float:
     """Free disk space at `path`, GiB."""
     stats = os.statvfs(path)
     return stats.f_bavail * stats.f_frsize / 2**30
+
+
+def environment(machine: Machine) -> dict[str, str]:
+    """A worker's settings: threads fixed, no telemetry, repeatable hashing and sums."""
+    threads = str(machine.thread_count())
+    return {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "warning",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        # The engine lives in the worker: weights go over without a copy through a pipe.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        # The engine sets torch's precision by this when it starts, for the whole process.
+        "VLLM_FLOAT32_MATMUL_PRECISION": "medium" if machine.matmul == "bfloat16" else "highest",
+        # glibc would map and unmap every large tensor anew: a third of a training pass on a CPU
+        # went into page faults. Kept, the memory is used again; the largest blocks (32 MiB is
+        # glibc's own limit) still go back, or the peak would grow by gigabytes.
+        "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+        "MALLOC_TRIM_THRESHOLD_": str(100 * 2**30),
+        "MALLOC_TOP_PAD_": str(256 * 2**20),
+        # Some reasoning-gym families draw from sets of strings, whose order is salted.
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+        # cuBLAS needs it for repeatable sums; without CUDA nobody reads it.
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+
+
+def apply_matmul(machine: Machine) -> None:
+    """Make torch compute float32 products as the machine says; for engine and trainer alike."""
+    import torch
+
+    torch.set_num_threads(machine.thread_count())
+    if machine.matmul != "auto":
+        is_rounded = machine.matmul == "bfloat16"
+        torch.set_float32_matmul_precision("medium" if is_rounded else "highest")

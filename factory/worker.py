@@ -18,8 +18,7 @@ from typing import Any
 from factory.artifacts import Inputs, open_artifact, verify
 from factory.context import Context, Metrics
 from factory.errors import EngineError, FactoryError, is_out_of_memory
-from factory.launch.measure import apply_matmul
-from factory.machine import Machine
+from factory.machine import Machine, apply_matmul
 from factory.records import Record
 
 PR_SET_PDEATHSIG = 1
@@ -66,7 +65,7 @@ def main(path: Path) -> int:
             context.error(type(error).__name__, str(error))
             return 2
     if is_main_rank:
-        result = Result(metrics=metrics, peak_memory_gib=_peak_memory_gib())
+        result = Result(metrics={**context.figures, **metrics}, peak_memory_gib=_peak_memory_gib())
         (folder / "result.json").write_text(result.model_dump_json() + "\n", encoding="utf-8")
     return 0
 

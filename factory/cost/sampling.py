@@ -52,7 +52,7 @@ def _sampled(site: Site, model: Model, draw: Draw, *, is_assumed: bool) -> Taken
     letters = model.shape.characters_per_token
     line = 400 + letters * (draw.frame + 2 * draw.own + 2 * draw.completion)
     return Taken(
-        site.start + site.draw_seconds(model, draw),
+        site.start + site.draw_seconds(model, draw) / site.engines,
         draw.tokens,
         ENGINE_BYTES * (not site.on_gpu) + site.engine_memory(model, draw),
         draw.rows * line,

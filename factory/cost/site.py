@@ -97,6 +97,11 @@ class Site:
     def ranks(self) -> int:
         return self.machine.processes if self.machine.launcher == "accelerate" else 1
 
+    @property
+    def engines(self) -> int:
+        """Engines that share what a stage draws that does nothing else."""
+        return self.machine.cluster.engines if self.machine.cluster else 1
+
     def expected(self, step: Step, limit: int) -> tuple[float, bool]:
         """Mean tokens of a completion, and whether that is an assumption."""
         known = self.lengths.get(step.name)

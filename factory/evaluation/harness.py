@@ -154,7 +154,7 @@ class SamplerLM(LM):
                         [(draws[i].key, requests[i]) for i in members],
                         sampling,
                         segment=self.context.scratch / f"samples-{number}.jsonl",
-                        block=self.context.machine.block,
+                        block=self.context.machine.requests_at_once,
                         on_block=lambda start, block, before=finished: self.context.progress(
                             before + start + len(block), len(draws), unit="samples"
                         ),

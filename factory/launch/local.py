@@ -19,7 +19,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, Protocol
 
-from factory.machine import Machine
+from factory.machine import Machine, environment
 from factory.stages import Stage
 
 GRACE_SECONDS = 10.0
@@ -140,36 +140,6 @@ def _let_the_server_go() -> None:
     server: Any = forkserver._forkserver
     os.close(server._forkserver_alive_fd)
     server._forkserver_alive_fd = None
-
-
-def environment(machine: Machine) -> dict[str, str]:
-    """A worker's settings: threads fixed, no telemetry, repeatable hashing and sums."""
-    threads = str(machine.thread_count())
-    return {
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "TOKENIZERS_PARALLELISM": "false",
-        "TRANSFORMERS_VERBOSITY": "warning",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "DO_NOT_TRACK": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        # The engine lives in the worker: weights go over without a copy through a pipe.
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        # The engine sets torch's precision by this when it starts, for the whole process.
-        "VLLM_FLOAT32_MATMUL_PRECISION": "medium" if machine.matmul == "bfloat16" else "highest",
-        # glibc would map and unmap every large tensor anew: a third of a training pass on a CPU
-        # went into page faults. Kept, the memory is used again; the largest blocks (32 MiB is
-        # glibc's own limit) still go back, or the peak would grow by gigabytes.
-        "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-        "MALLOC_TRIM_THRESHOLD_": str(100 * 2**30),
-        "MALLOC_TOP_PAD_": str(256 * 2**20),
-        # Some reasoning-gym families draw from sets of strings, whose order is salted.
-        "PYTHONHASHSEED": "0",
-        "PYTHONUNBUFFERED": "1",
-        # cuBLAS needs it for repeatable sums; without CUDA nobody reads it.
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    }
 
 
 def preload(modules: Sequence[str]) -> list[str]:

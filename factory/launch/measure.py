@@ -76,16 +76,6 @@ def choose(rates: Rates, matmul: str) -> tuple[int, Matmul]:
     return threads, kind(threads)
 
 
-def apply_matmul(machine: Machine) -> None:
-    """Make torch compute float32 products as the machine says; for engine and trainer alike."""
-    import torch
-
-    torch.set_num_threads(machine.thread_count())
-    if machine.matmul != "auto":
-        is_rounded = machine.matmul == "bfloat16"
-        torch.set_float32_matmul_precision("medium" if is_rounded else "highest")
-
-
 def measure(threads: int) -> dict[str, float]:
     """Best GFLOP/s of float32, float32 with operands that may be rounded, bfloat16 and float16."""
     import torch

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from factory.errors import EngineError
-from factory.launch.measure import apply_matmul, resolve_matmul
-from factory.machine import Machine
+from factory.launch.measure import resolve_matmul
+from factory.machine import Machine, apply_matmul
 from factory.records import Record
 from factory.training.roofline import Peaks, measure_peaks
 

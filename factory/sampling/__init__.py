@@ -5,6 +5,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+from factory.context import Metrics
 from factory.errors import EngineError
 from factory.machine import Machine
 from factory.sampling.sampler import Completion, Request, Sampler
@@ -22,14 +23,16 @@ def open_sampler(
     training: bool = False,
     notify: Callable[[str], None] | None = None,
     scratch: Path | None = None,
+    figures: Metrics | None = None,
 ) -> Sampler:
-    """An engine holding the model of a folder, or the server that the folder names.
+    """An engine holding the model of a folder, those of a cluster, or the folder's server.
 
     `max_length` is the most tokens of one prompt and its completion together, `mean_length` their
     mean over all that will be asked where that is known; `training` says that a trainer shares the
-    device. `notify` hears of what the user should know: vLLM is wanted
-    but missing, a server fails. `scratch` keeps completions of a block under way, where
-    they come one by one.
+    device. `notify` hears of what the user should know: vLLM is wanted but missing, a server fails,
+    a node died. `scratch` is for stages that draw much: it keeps completions of a call under way
+    where they come in parts, and only with it the machine file's cluster is asked. `figures` takes
+    what an engine counts.
     """
     served = read_served(model)
     if served is not None:
@@ -40,8 +43,16 @@ def open_sampler(
         return EndpointSampler(
             model, served, machine, max_length=max_length, notify=notify, scratch=scratch
         )
+    mean_length = mean_length or max_length
+    if machine.cluster is not None and scratch is not None:
+        from factory.sampling.cluster import ClusterSampler
+
+        return ClusterSampler(
+            model, machine, machine.cluster, max_length=max_length, mean_length=mean_length,
+            scratch=scratch, notify=notify, figures=figures,
+        )  # fmt: skip
     return _open_here(
-        model, machine, max_length=max_length, mean_length=mean_length or max_length,
+        model, machine, max_length=max_length, mean_length=mean_length,
         training=training, notify=notify,
     )  # fmt: skip
 

@@ -37,6 +37,7 @@ def ask_model(
         mean_length=sum(lengths) // len(lengths) + sampling.max_new_tokens,
         notify=context.note,
         scratch=context.scratch,
+        figures=context.figures,
     )
     try:
         return sample_blocks(
@@ -44,7 +45,7 @@ def ask_model(
             keyed,
             sampling,
             segment=context.scratch / segment,
-            block=context.machine.block,
+            block=context.machine.requests_at_once,
             on_block=on_block,
         )
     finally:

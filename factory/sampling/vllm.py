@@ -126,7 +126,8 @@ def _prepare_cpu(machine: Machine) -> None:
     cores = sorted(os.sched_getaffinity(0))[: machine.thread_count()]
     # "auto" keeps a core back for its own service thread, half of a two-core machine; in process
     # the trainer, the engine and that thread take turns.
-    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
+    if os.environ.get("VLLM_CPU_OMP_THREADS_BIND") != "nobind":
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     try:

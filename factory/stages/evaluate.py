@@ -286,6 +286,7 @@ def _sampler(model: Path, context: Context, max_length: int, mean_length: int) -
         mean_length=mean_length,
         notify=context.note,
         scratch=context.scratch,
+        figures=context.figures,
     )
 
 

@@ -95,6 +95,7 @@ def run(config: GenerateConfig, inputs: Inputs, out: Path, context: Context) -> 
                 max_length=longest + config.longest,
                 notify=context.note,
                 scratch=context.scratch,
+                figures=context.figures,
             )
             stack.callback(sampler.close)
             return sampler
@@ -184,7 +185,7 @@ def write_traces(
     begins = array("Q", bytes(8 * total))
     segment = Segment(context.scratch / "traces.jsonl")
     try:
-        while draws := line.next(context.machine.block):
+        while draws := line.next(context.machine.requests_at_once):
             keys = [(draw.problem.id, draw.sample, draw.max_new_tokens) for draw in draws]
             block = segment.replay(keys)
             if block is None:

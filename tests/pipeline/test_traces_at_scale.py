@@ -9,142 +9,22 @@ number of samples, and ten kills, and to that engine.
 """
 
 import hashlib
-import multiprocessing
 import os
-import random
 import resource
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from trace_runs import BLOCK, FORK, Run, Script, inputs_of
 
-from factory.artifacts import Artifact, FileEntry, Inputs, Manifest
-from factory.context import Context
 from factory.errors import DataError
-from factory.jsonl import read_records, write_records
-from factory.machine import Machine
-from factory.records import Problem, SamplingConfig, Trace
-from factory.sampling import Completion, Request
+from factory.sampling import Completion
 from factory.stages import generate
-from factory.stages.generate import GenerateConfig
-from factory.tiny import byte_tokenizer, save_tiny_model
+from factory.tiny import save_tiny_model
 
-SAMPLES, BLOCK, KILLS = 8, 128, 10
+SAMPLES, KILLS = 8, 10
 REAL_SAMPLES = int(os.environ.get("REAL_SAMPLES", "96"))
 REAL_ENGINE = os.environ.get("REAL_ENGINE", "transformers")
-FORK = multiprocessing.get_context("fork")
-
-
-class Script:
-    """An engine whose replies are a function of the batch: right, wrong, cut and looping ones."""
-
-    name = "script"
-
-    def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
-        batch = hashlib.sha256(repr([r.seed for r in requests]).encode()).hexdigest()[:8]
-        return [self._complete(request, batch, sampling) for request in requests]
-
-    def _complete(self, request: Request, batch: str, sampling: SamplingConfig) -> Completion:
-        chance = random.Random(request.seed)
-        # The problem's number stands in its prompt, and even ones are easy.
-        is_easy = sum(request.prompt_ids) % 2 == 0
-        answer = 7 if chance.random() < (0.8 if is_easy else 0.1) else 8
-        text = f"<think> {batch} {chance.random()} </think>\n<answer> {answer} </answer>"
-        length = chance.randrange(sampling.max_new_tokens * 3 // 2) + 1
-        reason = "stop" if length <= sampling.max_new_tokens else "length"
-        length = min(length, sampling.max_new_tokens)
-        if sampling.loop is not None and chance.random() < 0.05:
-            reason = "loop"
-        return Completion(text, (5,) * length, (0.0,) * length, reason)
-
-    def load_weights(self, weights: Any) -> None:
-        raise AssertionError("a trace run loads no weights into its engine")
-
-    def close(self) -> None:
-        pass
-
-
-def sealed(folder: Path, kind: Any, names: Sequence[str]) -> Artifact:
-    manifest = Manifest(
-        kind=kind, name="given", stage="given", stage_version=1, fingerprint="f" * 64, content="",
-        config={}, inputs={}, seed=0, metrics={}, versions={}, machine={}, commit="", dirty=False,
-        seconds=0.0, peak_memory_gib=0.0, created="",
-        files={name: FileEntry(size=0, sha256="") for name in names},
-    )  # fmt: skip
-    return Artifact(folder, manifest)
-
-
-def inputs_of(folder: Path, *, problems: int, model: Path | None = None) -> Inputs:
-    folder.mkdir()
-    asked = (
-        Problem(id=f"sums/{n}", prompt=f"{n}?", reference="7", kind="exact", source="sums")
-        for n in range(problems)
-    )
-    write_records(folder / "train.jsonl", asked)
-    if model is None:
-        byte_tokenizer().save_pretrained(folder)
-    return Inputs(
-        problems=sealed(folder, "problems", ["train.jsonl"]),
-        model=sealed(model or folder, "model", []),
-    )
-
-
-class Run:
-    """One trace run in a folder, which may be started again and again."""
-
-    def __init__(
-        self,
-        folder: Path,
-        inputs: Inputs,
-        *,
-        block: int = BLOCK,
-        engine: Any = "transformers",
-        **fields: Any,
-    ) -> None:
-        document = {"kind": "generate", "model": "m", "problems": "p", **fields}
-        self.config = GenerateConfig.model_validate(document)
-        self.inputs, self.out, self.scratch = inputs, folder / "out", folder / "scratch"
-        self.machine = Machine(device="cpu", threads=1, engine=engine, block=block)
-        self.scratch.mkdir(parents=True)
-
-    def here(self) -> dict[str, float]:
-        """The whole run in this process; its metrics."""
-        self.out.mkdir(exist_ok=True)
-        context = Context(5, self.machine, self.scratch)
-        return generate.run(self.config, self.inputs, self.out, context)
-
-    def start(self) -> Any:
-        process = FORK.Process(target=self.here, daemon=True)
-        process.start()
-        return process
-
-    def written(self) -> int:
-        path = self.scratch / "traces.jsonl"
-        return path.stat().st_size if path.exists() else 0
-
-    def killed(self, kills: int, *, expected_bytes: int, seed: int = 3) -> None:
-        """Kill it so many times at random places, and then let it end."""
-        chance = random.Random(seed)
-        places = sorted(chance.random() for _ in range(kills))
-        for place in places:
-            process = self.start()
-            while process.is_alive() and self.written() < place * expected_bytes:
-                time.sleep(0.001)
-            time.sleep(chance.random() * 0.02)
-            process.kill()
-            process.join()
-            assert process.exitcode == -9, f"ended before it was killed at {place:.2f}"
-        process = self.start()
-        process.join()
-        assert process.exitcode == 0
-
-    def bytes(self) -> bytes:
-        return (self.out / "traces.jsonl").read_bytes()
-
-    def traces(self) -> list[Trace]:
-        return list(read_records(self.out / "traces.jsonl", Trace))
 
 
 @pytest.fixture

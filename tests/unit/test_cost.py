@@ -27,7 +27,7 @@ from factory.cost.shapes import (
 )
 from factory.launch import peaks
 from factory.launch.peaks import processor_peaks
-from factory.machine import DevicePeaks, Machine
+from factory.machine import Cluster, DevicePeaks, Machine
 from factory.plan import Step, make_plan
 from factory.recipe import load_machine, load_recipe, recipe_from
 from factory.report.build import build
@@ -185,6 +185,17 @@ def test_generation_is_the_product_of_problems_samples_and_length(tmp_path: Path
     faster = bill(steps, tmp_path, fast).rows[-1].estimate
     assert faster is not None
     assert 8 < faster.seconds < last.seconds  # the engine's start does not get shorter
+    # Engines share what is drawn, and start side by side: s + d, s + d / 2 and s + d / 4.
+    shared = []
+    for engines in (1, 2, 4):
+        cluster = Cluster(address="local", engines=engines)
+        machine = CPU.model_copy(update={"cluster": cluster})
+        estimate = bill(steps, tmp_path, machine).rows[-1].estimate
+        assert estimate is not None
+        shared.append(estimate.seconds)
+    assert shared[0] == last.seconds
+    assert shared[0] - shared[1] == pytest.approx(2 * (shared[1] - shared[2]))
+    assert shared[1] < shared[0]
 
 
 def test_problems_retire_once_enough_of_their_answers_are_right(tmp_path: Path) -> None:

@@ -223,7 +223,8 @@ def test_constraints_are_read_by_normalised_name(tmp_path: Path) -> None:
 
 def test_constraints_pin_every_direct_dependency_and_agree_with_its_own_pin() -> None:
     pins = install.read_constraints()
-    requirements = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+    extras = PROJECT["optional-dependencies"]
+    requirements = [*PROJECT["dependencies"], *extras["dev"], *extras["cluster"]]
     for requirement in requirements:
         name = requirement_name(requirement)
         assert name in pins, f"{name} is missing from constraints.txt: `make constraints`"
@@ -259,7 +260,8 @@ def test_the_installer_imports_the_standard_library_only() -> None:
 
 def test_every_package_the_factory_imports_is_declared() -> None:
     extras = PROJECT["optional-dependencies"]
-    requirements = [*PROJECT["dependencies"], *extras["cpu"], *extras["gpu"]]
+    own = (*extras["cpu"], *extras["gpu"], *extras["cluster"])
+    requirements = [*PROJECT["dependencies"], *own]
     declared = {requirement_name(requirement) for requirement in requirements}
     declared |= set(install.DATA_WHEELS)
     by_module = importlib.metadata.packages_distributions()

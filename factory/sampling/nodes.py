@@ -1,0 +1,151 @@
+"""A Ray cluster as far as engines need one: connected to, or started on this machine alone.
+
+Written against ray 2.60.0.
+"""
+
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from factory.errors import EngineError
+from factory.machine import Cluster
+
+REACH_SECONDS = 10.0
+LOCAL_STORE = 256 * 2**20
+"""Bytes of shared memory for completions on their way."""
+
+
+class Nodes:
+    """The connection of one stage to its cluster; a cluster of its own ends with it."""
+
+    def __init__(self, settings: Cluster) -> None:
+        if not find_spec("ray"):
+            raise EngineError(
+                "machine file: cluster: Ray is not installed; install the extra that has it: "
+                "pip install -c constraints.txt -e '.[cluster]'"
+            )
+        self._settings = settings
+        self._folder: Path | None = None
+        # Read when Ray is imported or started, hence set before.
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        if settings.address == "local":
+            self.ray = self._start()
+        else:
+            self.ray = self._join(settings.address)
+
+    def _start(self) -> ModuleType:
+        """A cluster of this machine, whose processes die with this one."""
+        stay_on_loopback()
+        # Every user of this machine can reach a port of 127.0.0.1, and who reaches Ray runs what he
+        # likes. Ray asks for a token where nothing is said, and would leave one in the home folder.
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+            os.environ.pop(name, None)
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        import ray
+
+        # The path of a socket may have 107 characters, too few for a store's scratch folder.
+        self._folder = Path(tempfile.mkdtemp(prefix="factory-ray-"))
+        try:
+            ray.init(
+                address="local",
+                num_cpus=len(os.sched_getaffinity(0)),
+                object_store_memory=LOCAL_STORE,
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(self._folder),
+            )
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+        finally:
+            # Ray has read it, and no other child of this process needs it.
+            del os.environ["RAY_AUTH_TOKEN"]
+        return ray
+
+    def _join(self, address: str) -> ModuleType:
+        host, _, port = address.rpartition(":")
+        advice = (
+            f"start Ray's head there (`ray start --head --port {port} --disable-usage-stats`) and "
+            f"every node, this machine too, with `ray start --address {address}`; or write "
+            "`address: local`"
+        )
+        try:
+            socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
+        except OSError as error:
+            raise EngineError(
+                f"machine file: cluster.address: {address} does not answer ({error}); {advice}"
+            ) from None
+        if host in ("localhost", "127.0.0.1"):
+            stay_on_loopback()
+        import ray
+
+        try:
+            ray.init(address=address)
+        except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError) as error:
+            raise EngineError(
+                f"machine file: cluster.address: {address} answers, but this machine cannot join: "
+                f"{error}; {advice}"
+            ) from error
+        return ray
+
+    def require_room(self, need: Mapping[str, float]) -> None:
+        """EngineError if the engines do not fit on the nodes, each of which takes `need`."""
+        nodes = self._alive()
+        room = sum(fitting(node["Resources"], need) for node in nodes)
+        wanted = self._settings.engines
+        if room < wanted:
+            each = ", ".join(f"{amount:g} {name}" for name, amount in need.items())
+            raise EngineError(
+                f"machine file: cluster.engines is {wanted}, and {self._settings.address} has room "
+                f"for {room}: each takes {each}; there is {resources(nodes)}; ask for fewer, lower "
+                "cluster.cores, or add nodes"
+            )
+
+    def has_gpus(self) -> bool:
+        return any(node["Resources"].get("GPU") for node in self._alive())
+
+    def _alive(self) -> list[dict[str, Any]]:
+        return [node for node in self.ray.nodes() if node["Alive"]]
+
+    def __str__(self) -> str:
+        return resources(self._alive())
+
+    def close(self) -> None:
+        """End all engines of this stage, and a cluster of its own."""
+        self.ray.shutdown()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def fitting(resources: Mapping[str, float], need: Mapping[str, float]) -> int:
+    """How many engines fit on a node."""
+    return int(min(resources.get(name, 0.0) // amount for name, amount in need.items()))
+
+
+def resources(nodes: list[dict[str, Any]]) -> str:
+    """What nodes have, in words."""
+    return "; ".join(
+        f"node {node['NodeManagerAddress']}/{node['NodeID'][:8]} with "
+        + ", ".join(f"{node['Resources'].get(name, 0.0):g} {name}" for name in ("CPU", "GPU"))
+        for node in nodes
+    )
+
+
+def stay_on_loopback() -> None:
+    """Let Ray bind to 127.0.0.1 alone where that is the address it is given.
+
+    It replaces 127.0.0.1 by the machine's outer address, and then listens on all of them; not with
+    this switch, which is meant for systems whose firewalls ask about every open port.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    from ray._private import ray_constants
+
+    # Ray may have been imported before, by vLLM.
+    ray_constants.ENABLE_RAY_CLUSTER = False

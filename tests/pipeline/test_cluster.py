@@ -1,0 +1,235 @@
+"""Traces drawn by engines on a Ray cluster: what dies on the way changes nothing."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from trace_runs import Run, Script, inputs_of
+from two_nodes import DEATHS, Mortal, Scripted, two_nodes
+
+from factory.artifacts import Inputs
+from factory.context import Metrics
+from factory.errors import EngineError
+from factory.machine import Cluster
+from factory.sampling import cluster
+from factory.stages import generate
+from factory.tiny import save_tiny_model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.skipif(
+    not find_spec("ray"), reason="Ray is not installed: make development"
+)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    with two_nodes() as nodes:
+        yield nodes
+
+
+class OnCluster:
+    """A trace run whose engines are on the test's cluster."""
+
+    def __init__(self, run: Run, address: str, **settings: Any) -> None:
+        self.run = run
+        given = {"engines": 2, "blocks": 4, **settings}
+        run.machine = run.machine.model_copy(update={"cluster": Cluster(address=address, **given)})
+
+    def here(self, engine: type) -> dict[str, float]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cluster, "Engine", engine)
+            return self.run.here()
+
+    @property
+    def notes(self) -> str:
+        return self.run.events.getvalue()
+
+    @property
+    def figures(self) -> Metrics:
+        return self.run.figures
+
+
+def expect_deaths(inputs: Inputs, *names: str) -> Path:
+    """Deaths of a run's engines, see `two_nodes.Mortal`."""
+    folder = inputs["model"].path.parent / DEATHS
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+SETTINGS = {"samples": 8, "sampling": {"max_new_tokens": 60, "loop": {}}}
+
+
+def scripted_here(folder: Path, inputs: Inputs, **settings: Any) -> Run:
+    """The same run with the scripted engine in this process."""
+    run = Run(folder, inputs, block=8, **settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "open_sampler", lambda *_, **__: Script())
+        run.here()
+    return run
+
+
+def test_a_killed_engine_and_a_lost_node_change_no_byte(nodes: Any, tmp_path: Path) -> None:
+    inputs = inputs_of(tmp_path / "inputs", problems=40)
+    here = scripted_here(tmp_path / "here", inputs, **SETTINGS)
+    run = Run(tmp_path / "there", inputs, block=8, **SETTINGS)
+    # One engine fits on each of three nodes; the place of the lost one stays empty.
+    there = OnCluster(run, nodes.address, engines=3, cores=2)
+    lost = nodes.add_node(**nodes.settings)
+    due = expect_deaths(inputs, "engine", f"node-{lost.node_id[:8]}")
+    metrics = there.here(Scripted)
+    assert list(due.iterdir()) == []
+    assert there.run.bytes() == here.bytes()
+    assert metrics["traces"] == 320
+    assert there.notes.count("was lost: ") == 2
+    assert "node has died" in there.notes or "worker process has died" in there.notes
+    assert there.figures["cluster_engines"] == 3
+    assert there.figures["cluster_restarts"] == 2
+    # Every block is drawn to its end once.
+    assert sum(map(int, re.findall(r": (\d+) blocks", there.notes))) == 40
+
+
+def test_real_samples_are_those_of_a_run_here(nodes: Any, one_thread: None, tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path / "model", "llama", hidden=32, seed=3)
+    inputs = inputs_of(tmp_path / "inputs", problems=12, model=model)
+    settings = {"samples": 4, "sampling": {"max_new_tokens": 16}}
+    here = Run(tmp_path / "here", inputs, block=8, **settings)
+    here.here()
+    run = Run(tmp_path / "there", inputs, block=8, **settings)
+    there = OnCluster(run, nodes.address, engines=1)
+    due = expect_deaths(inputs, "engine")
+    there.here(Mortal)
+    assert list(due.iterdir()) == []
+    assert there.figures["cluster_restarts"] == 1
+    assert there.run.bytes() == here.bytes()
+    assert len(there.run.traces()) == 48
+
+
+def test_deaths_without_end_stop_the_stage_and_cost_no_finished_block(
+    nodes: Any, tmp_path: Path
+) -> None:
+    inputs = inputs_of(tmp_path / "inputs", problems=8)
+    here = scripted_here(tmp_path / "here", inputs, **SETTINGS)
+    run = Run(tmp_path / "there", inputs, block=8, **SETTINGS)
+    there = OnCluster(run, nodes.address, engines=1, blocks=8, restarts=1)
+    expect_deaths(inputs, "first", "second")
+    with pytest.raises(EngineError) as caught:
+        there.here(Scripted)
+    told = str(caught.value)
+    assert f"cluster {nodes.address}: engine 1 on node 127.0.0.1/" in told
+    assert "worker process has died" in told
+    assert "1 engines were started anew before, and cluster.restarts allows no more" in told
+    # Each of the two processes finished one of the eight blocks and died in its second.
+    (kept,) = run.scratch.glob("cluster-blocks-*.jsonl")
+    assert len(kept.read_bytes().splitlines()) == 16
+    there.here(Scripted)
+    assert there.figures["cluster_most_blocks"] == 6
+    assert run.bytes() == here.bytes()
+
+
+def test_more_engines_than_there_is_room_for_are_refused_with_what_there_is(
+    nodes: Any, tmp_path: Path
+) -> None:
+    inputs = inputs_of(tmp_path / "inputs", problems=1)
+    run = Run(tmp_path / "there", inputs, samples=1)
+    told = r"cluster\.engines is 3.*room for 2: each takes 2 CPU; .*with 2 CPU, 0 GPU"
+    with pytest.raises(EngineError, match=told):
+        OnCluster(run, nodes.address, engines=3, cores=2).here(Scripted)
+
+
+def test_a_node_that_sees_another_model_is_named(
+    nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = inputs_of(tmp_path / "inputs", problems=1)
+    monkeypatch.setattr(cluster, "file_sizes", lambda folder: {"model.safetensors": 5})
+    run = Run(tmp_path / "there", inputs, samples=1)
+    told = r"engine \d: node 127\.0\.0\.1/\w{8}: .*/model\.safetensors is missing, not 5 bytes"
+    with pytest.raises(EngineError, match=told):
+        OnCluster(run, nodes.address).here(Scripted)
+
+
+ALONE = """
+import os, sys
+from pathlib import Path
+from trace_runs import Script
+from two_nodes import Scripted
+from factory.machine import Cluster, Machine
+from factory.records import SamplingConfig
+from factory.sampling import Request, cluster
+
+cluster.Engine = Scripted
+settings = Cluster(address="local", engines=1)
+sampler = cluster.ClusterSampler(
+    Path(sys.argv[1]) / "model", Machine(device="cpu", block=2, cluster=settings), settings,
+    max_length=8, mean_length=8, scratch=Path(sys.argv[1]),
+)
+requests = [Request((number,), number) for number in range(4)]
+sampling = SamplingConfig(max_new_tokens=8)
+script = Script()
+wanted = [one for at in (0, 2) for one in script.sample(requests[at : at + 2], sampling)]
+assert sampler.sample(requests, sampling) == wanted
+assert "RAY_AUTH_TOKEN" not in os.environ
+print("drawn", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_cluster_of_one_machine_is_reached_from_it_alone_and_dies_with_its_stage(
+    tmp_path: Path,
+) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="alone-"))
+    (tmp_path / "model").mkdir()
+    given = {
+        "TMPDIR": str(folder), "HOME": str(tmp_path), "HF_TOKEN": "hf_secretsecret",
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))),
+    }  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", ALONE, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **given},
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert "drawn\n" in iter(process.stdout.readline, "")
+        own = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        listening = {
+            one.laddr.ip.removeprefix("::ffff:")
+            for each in own
+            for one in each.net_connections("tcp")
+            if one.status == psutil.CONN_LISTEN
+        }
+        assert listening == {"127.0.0.1"}
+        (raylet,) = [each for each in own if each.name() == "raylet"]
+        token = raylet.environ()["RAY_AUTH_TOKEN"]
+        assert any(each.name() == "gcs_server" for each in own)
+        # Two helpers of the raylet try for a minute to tell the others of its end.
+        helpers = [
+            one for one in own if one.name() in ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+        ]
+        assert len(helpers) == 2
+    finally:
+        process.kill()
+        process.communicate()
+    _, alive = psutil.wait_procs([each for each in own if each not in helpers], timeout=30)
+    assert alive == []
+    for helper in helpers:
+        with suppress(psutil.NoSuchProcess):
+            helper.kill()
+    logs = [path for path in folder.rglob("*") if path.is_file()]
+    assert any(path.name == "raylet.out" for path in logs)
+    for path in logs:
+        data = path.read_bytes()
+        assert token.encode() not in data and b"hf_secretsecret" not in data, path
+    assert not (tmp_path / ".ray").exists()
+    shutil.rmtree(folder)

@@ -1,0 +1,95 @@
+"""What a cluster needs is checked, and refused with what to do, before an engine is asked."""
+
+import socket
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from factory.errors import EngineError
+from factory.machine import Cluster, Machine
+from factory.sampling import engine, nodes
+from factory.sampling.nodes import Nodes, fitting
+
+
+@pytest.mark.parametrize("address", ["local", "10.0.0.1:6379", "head.example:6379"])
+def test_an_address_is_a_host_with_its_port_or_local(address: str) -> None:
+    assert Cluster(address=address, engines=2).address == address
+
+
+@pytest.mark.parametrize("address", ["", "auto", "10.0.0.1", "ray://10.0.0.1:10001", "a b:1"])
+def test_other_addresses_are_refused(address: str) -> None:
+    with pytest.raises(ValidationError):
+        Cluster(address=address, engines=2)
+
+
+def test_a_stage_asks_for_the_blocks_of_all_engines_at_once() -> None:
+    assert Machine(block=32).requests_at_once == 32
+    cluster = Cluster(address="local", engines=2, blocks=6)
+    assert Machine(block=32, cluster=cluster).requests_at_once == 192
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "find_spec", lambda name: None)
+    with pytest.raises(EngineError, match=r"Ray is not installed.*'\.\[cluster\]'"):
+        Nodes(Cluster(address="local", engines=1))
+
+
+def test_a_head_that_does_not_answer_is_named_with_the_command_that_starts_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nodes, "find_spec", lambda name: True)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(EngineError) as caught:
+            Nodes(Cluster(address=address, engines=1))
+    told = str(caught.value)
+    assert f"cluster.address: {address} does not answer" in told
+    assert "ray start --head" in told
+    assert f"ray start --address {address}" in told
+
+
+@pytest.mark.parametrize(
+    ("resources", "need", "count"),
+    [
+        ({"CPU": 8.0}, {"CPU": 2}, 4),
+        ({"CPU": 7.0}, {"CPU": 2}, 3),
+        ({"CPU": 64.0, "GPU": 8.0}, {"CPU": 4, "GPU": 4}, 2),
+        ({"CPU": 4.0, "GPU": 8.0}, {"CPU": 4, "GPU": 1}, 1),
+        ({"CPU": 64.0}, {"CPU": 4, "GPU": 1}, 0),
+    ],
+)
+def test_a_node_has_room_for_what_each_of_its_resources_allows(
+    resources: dict[str, float], need: dict[str, float], count: int
+) -> None:
+    assert fitting(resources, need) == count
+
+
+def test_versions_that_differ_are_told_apart() -> None:
+    here = {"the factory": "abc", "torch": "2.13.0", "transformers": "5.17.0"}
+    assert engine.differences(here, here) == ""
+    there = {**here, "torch": "2.12.0", "the factory": "abd"}
+    told = "the factory is abd, not abc, torch is 2.12.0, not 2.13.0"
+    assert engine.differences(here, there) == told
+
+
+def test_builds_of_one_version_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "installed_version", {"torch": "2.13.0+cpu"}.get)
+    assert engine.public("torch") == "2.13.0"
+    assert engine.public("vllm") == "missing"
+
+
+def test_a_model_that_a_node_does_not_see_alike_is_named_with_its_node(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "deeper").mkdir()
+    sizes = engine.file_sizes(tmp_path)
+    assert sizes == {"config.json": 2}
+    engine.check_files(tmp_path, sizes, "n1")
+    with pytest.raises(EngineError, match=r"node n1: .*/gone is not there; .*shared file system"):
+        engine.check_files(tmp_path / "gone", sizes, "n1")
+    with pytest.raises(EngineError, match=r"node n1: .*model\.safetensors is missing, not 7 bytes"):
+        engine.check_files(tmp_path, {**sizes, "model.safetensors": 7}, "n1")
+    with pytest.raises(EngineError, match=r"node n1: .*config\.json is 2 bytes, not 3 bytes"):
+        engine.check_files(tmp_path, {"config.json": 3}, "n1")
