@@ -112,9 +112,10 @@ class ClusterSampler:
         while left:
             self._hand_out(blocks, waiting, sampling)
             for slot in self._answering():
-                number, completions = self._answer(slot, waiting)
-                if number is None:
+                answer = self._answer(slot, waiting)
+                if answer is None:
                     continue
+                number, completions = answer
                 drawn = dict(zip(places[number], completions, strict=True))
                 self._kept.add(drawn)
                 found |= drawn
@@ -177,10 +178,8 @@ class ClusterSampler:
             )
         return [slots[task] for task in ready]
 
-    def _answer(
-        self, slot: _Slot, waiting: deque[int]
-    ) -> tuple[int, list[Completion]] | tuple[None, None]:
-        """A block and its completions; neither if the slot was opened, or its process is lost."""
+    def _answer(self, slot: _Slot, waiting: deque[int]) -> tuple[int, list[Completion]] | None:
+        """A block and its completions; None if the slot was opened, or its process is lost."""
         number, task = slot.block, slot.task
         slot.task = slot.block = None
         try:
@@ -193,13 +192,13 @@ class ClusterSampler:
             if number is not None:
                 waiting.appendleft(number)
             self._replace(slot, error)
-            return None, None
+            return None
         if number is not None:
             slot.drawn += 1
             return number, value
         slot.opened = value
         self._examine(slot)
-        return None, None
+        return None
 
     def _examine(self, slot: _Slot) -> None:
         """EngineError if engines differ: what they draw would depend on who drew it."""

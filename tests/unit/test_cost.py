@@ -194,8 +194,9 @@ def test_generation_is_the_product_of_problems_samples_and_length(tmp_path: Path
         assert estimate is not None
         shared.append(estimate.seconds)
     assert shared[0] == last.seconds
-    assert shared[0] - shared[1] == pytest.approx(2 * (shared[1] - shared[2]))
-    assert shared[1] < shared[0]
+    # All are rounded to tenths: at most 0.05 + 3 * 0.05 + 2 * 0.05 of error together.
+    assert abs(shared[0] - shared[1] - 2 * (shared[1] - shared[2])) < 0.31
+    assert shared[0] - shared[1] > 3
 
 
 def test_problems_retire_once_enough_of_their_answers_are_right(tmp_path: Path) -> None:
