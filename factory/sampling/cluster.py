@@ -129,7 +129,7 @@ class ClusterSampler:
         nodes = Counter(slot.opened.node for slot in self._slots if slot.opened)
         drawn = [slot.drawn for slot in self._slots]
         told = "; ".join(f"{slot.place}: {slot.drawn} blocks" for slot in self._slots)
-        self._tell(f"{len(nodes)} nodes, {self._restarts} restarts; {told}")
+        self._tell(f"nodes: {len(nodes)}; restarts: {self._restarts}; {told}")
         if self._figures is not None:
             self._figures |= {
                 "cluster_engines": float(len(self._slots)),

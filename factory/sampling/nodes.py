@@ -84,6 +84,8 @@ class Nodes:
             ) from None
         if host in ("localhost", "127.0.0.1"):
             stay_on_loopback()
+        # One attempt of 40 seconds instead of twenty, should something else than Ray listen there.
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
         import ray
 
         try:
