@@ -25,8 +25,8 @@ DEATHS = "deaths"
 """Folder beside the model's: each file in it is a death to come."""
 
 
-class Mortal(Engine):
-    """Dies in the middle of a block, as often as there are files in DEATHS.
+class Scripted(Engine):
+    """Replies by a function of what shares the batch; dies as often as there are files in DEATHS.
 
     A file `node-<beginning of its id>` is for an engine on that node, and takes the node along; the
     other engines wait for it. Any other file is for the first engine that has a second block.
@@ -38,6 +38,9 @@ class Mortal(Engine):
     def open(self, order: Order) -> Opened:
         self._deaths = order.model.parent / DEATHS
         return super().open(order)
+
+    def opened(self, order: Order, notes: list[str]) -> Sampler:
+        return Script()
 
     def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
         completions = super().sample(requests, sampling)
@@ -63,19 +66,9 @@ def die(process: int) -> None:
     signal.pause()
 
 
-class Scripted(Mortal):
-    """Replies by a function of what shares the batch."""
-
-    def opened(self, order: Order, notes: list[str]) -> Sampler:
-        return Script()
-
-
 @contextmanager
 def two_nodes() -> Iterator[Any]:
-    """Ray's own test cluster: a head and a node with two cores each, so it is told.
-
-    `settings` are those of its nodes, to add more.
-    """
+    """Ray's own test cluster: a head and a node with two cores each, so it is told."""
     # The path of a socket may have 107 characters, too few for a folder of a test.
     folder = tempfile.mkdtemp(prefix="ray-")
     paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -101,6 +94,5 @@ def two_nodes() -> Iterator[Any]:
         head = {**settings, "_system_config": system}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         stack.callback(cluster.shutdown)
-        cluster.settings = settings
         cluster.add_node(**settings)
         yield cluster
