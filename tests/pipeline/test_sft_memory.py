@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from test_sft_stage import MACHINE, ROWS, config, make_inputs, stage, trace
+from fine_tuning import MACHINE, config, stage
 
 from factory.artifacts import Inputs
 from factory.chat import PromptConfig
@@ -14,18 +14,6 @@ from factory.errors import EngineError, is_out_of_memory
 from factory.tiny import byte_tokenizer, tiny_model
 from factory.training.sft_rows import plan_order, tokenise
 from factory.training.stopping import stopped_share
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> Inputs:
-    folder = tmp_path_factory.mktemp("inputs")
-    return make_inputs(folder, [trace(number) for number in range(ROWS)])
-
-
-@pytest.fixture(scope="module")
-def made(inputs: Inputs, tmp_path_factory) -> tuple[Path, dict[str, float], list[dict]]:
-    root = tmp_path_factory.mktemp("made")
-    return root / "out", *stage(root, config(), inputs)
 
 
 @pytest.mark.parametrize("level", [False, True])
@@ -75,18 +63,18 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, *, rows: int, step: int) ->
 
 
 def test_out_of_memory_halves_the_rows_a_pass_and_the_mathematics_is_the_same(
-    tmp_path: Path, inputs: Inputs, made, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sft_inputs: Inputs, sft_made, monkeypatch: pytest.MonkeyPatch
 ):
     import torch
     from safetensors.torch import load_file
 
     # A checkpoint lies at step 3; the batch of step 5 does not fit, nor do its halves.
     short_of_memory(monkeypatch, rows=1, step=4)
-    metrics, events = stage(tmp_path, config(), inputs)
+    metrics, events = stage(tmp_path, config(), sft_inputs)
     told = [event["text"] for event in events if "out of memory" in event.get("text", "")]
     assert "with 4 rows a pass: goes on with 2, 4 passes a step instead of 2" in told[0]
     assert "with 2 rows a pass: goes on with 1" in told[1] and len(told) == 2
-    whole, _, _ = made
+    whole, _, _ = sft_made
     before = load_file(whole / "model.safetensors")
     for name, tensor in load_file(tmp_path / "out" / "model.safetensors").items():
         torch.testing.assert_close(tensor, before[name], atol=5e-5, rtol=0)
@@ -97,13 +85,13 @@ def test_out_of_memory_halves_the_rows_a_pass_and_the_mathematics_is_the_same(
 
 
 def test_what_does_not_fit_row_by_row_is_refused_and_other_errors_are_not_tried_again(
-    tmp_path: Path, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sft_inputs: Inputs, monkeypatch: pytest.MonkeyPatch
 ):
     from factory.training.sft import _fits
 
     short_of_memory(monkeypatch, rows=0, step=0)
     with pytest.raises(EngineError, match="one row at a time: lower context"):
-        stage(tmp_path, config(), inputs)
+        stage(tmp_path, config(), sft_inputs)
     ranks = MACHINE.model_copy(update={"processes": 2})
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
     for error, machine in (("shapes do not match", MACHINE), ("CUDA out of memory.", ranks)):
@@ -116,11 +104,11 @@ def _fail(reason: str) -> None:
 
 
 def test_a_model_that_does_not_stop_is_told_and_one_that_stops_is_not(
-    tmp_path: Path, made, inputs: Inputs
+    tmp_path: Path, sft_made, sft_inputs: Inputs
 ):
     import torch
 
-    rows = tokenise(inputs["traces"].traces(), PromptConfig(), byte_tokenizer())
+    rows = tokenise(sft_inputs["traces"].traces(), PromptConfig(), byte_tokenizer())
     model = tiny_model("qwen2", hidden=32, layers=1)
     # Constant hidden states: the head alone decides, first for token 0 and then for the end.
     with torch.no_grad():
@@ -136,6 +124,6 @@ def test_a_model_that_does_not_stop_is_told_and_one_that_stops_is_not(
         model.save_pretrained(folder)
         byte_tokenizer().save_pretrained(folder)
         assert stopped_share(folder, rows, MACHINE) == share
-    _, metrics, events = made
+    _, metrics, events = sft_made
     told = [event["text"] for event in events if "learned to stop" in event.get("text", "")]
     assert bool(told) == (metrics["stopped_share"] < 0.8)

@@ -1,116 +1,31 @@
 """The sft stage from sealed artifacts to a model folder: whole, killed and resumed, refused."""
 
-import io
 import json
 import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fine_tuning import MACHINE, ROWS, config, make_inputs, sealed, stage, trace
 from pydantic import ValidationError
 from warm import run_script
 
-from factory.artifacts import Artifact, Inputs, seal
+from factory.artifacts import Inputs
 from factory.chat import OutputForm, PromptConfig
-from factory.context import Context
 from factory.errors import DataError, RecipeError
-from factory.jsonl import write_records
-from factory.machine import Machine
-from factory.records import SamplingConfig, Trace, Verdict
-from factory.stages.sft import LoraConfig, SftConfig, run, validate
+from factory.stages.sft import LoraConfig, validate
 from factory.tiny import byte_tokenizer, save_tiny_model, tiny_model
 from factory.training.sft_rows import Row, length_report, plan_order, step_count, tokenise
 
-MACHINE = Machine(device="cpu", threads=1, micro_batch=4, checkpoint_steps=3)
-ROWS = 20
 
-
-def trace(number: int, *, reasoning: str | None = None, answer: str | None = "4") -> Trace:
-    return Trace(
-        problem_id=f"p{number}",
-        sample=0,
-        question=f"What is {number}?",
-        prompt="another prompt, with examples",
-        completion="as it was sampled",
-        reasoning=reasoning if answer is None or reasoning else "so" + " so" * (number % 5),
-        answer=answer,
-        finish_reason="stop",
-        completion_tokens=9,
-        seed=0,
-        sampling=SamplingConfig(),
-        style="few_shot",
-        model="0" * 64,
-        verdict=Verdict(outcome="correct", answer=answer, explanation=""),
-    )
-
-
-def sealed(folder: Path, kind: str) -> Artifact:
-    """Seal a folder as an artifact of the kind, made by no particular stage."""
-    fields = {
-        "kind": kind,
-        "name": kind,
-        "stage": kind,
-        "stage_version": 1,
-        "fingerprint": "0" * 64,
-        "config": {},
-        "inputs": {},
-        "seed": 0,
-        "metrics": {},
-        "versions": {},
-        "machine": {},
-        "commit": "",
-        "dirty": False,
-        "seconds": 0.0,
-        "peak_memory_gib": 0.0,
-        "created": "",
-    }
-    return seal(folder, folder.with_name(folder.name + "-sealed"), fields)
-
-
-def make_inputs(root: Path, traces: Sequence[Trace]) -> Inputs:
-    root.mkdir(parents=True, exist_ok=True)
-    model = save_tiny_model(root / "model", "llama", hidden=32, layers=1)
-    (root / "traces").mkdir()
-    write_records(root / "traces" / "traces.jsonl", traces)
-    return Inputs(model=sealed(model, "model"), traces=sealed(root / "traces", "traces"))
-
-
-def config(**changes) -> SftConfig:
-    values = {"learning_rate": 1e-2, "epochs": 3, "batch": 8, **changes}
-    return SftConfig(kind="sft", model="model", traces="traces", **values)
-
-
-def stage(
-    root: Path, settings: SftConfig, inputs: Inputs, *, machine: Machine = MACHINE
-) -> tuple[dict[str, float], list[dict]]:
-    """Run the stage into root/out; returns its metrics and the events it sent."""
-    for name in ("out", "scratch"):
-        (root / name).mkdir(parents=True, exist_ok=True)
-    events = io.StringIO()
-    metrics = run(settings, inputs, root / "out", Context(7, machine, root / "scratch", events))
-    return metrics, [json.loads(line) for line in events.getvalue().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> Inputs:
-    folder = tmp_path_factory.mktemp("inputs")
-    return make_inputs(folder, [trace(number) for number in range(ROWS)])
-
-
-@pytest.fixture(scope="module")
-def made(inputs: Inputs, tmp_path_factory) -> tuple[Path, dict[str, float], list[dict]]:
-    root = tmp_path_factory.mktemp("made")
-    return root / "out", *stage(root, config(), inputs)
-
-
-def test_the_stage_writes_a_whole_model_folder_that_learned(made):
+def test_the_stage_writes_a_whole_model_folder_that_learned(sft_made):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    out, metrics, _ = made
+    out, metrics, _ = sft_made
     model = AutoModelForCausalLM.from_pretrained(out, use_safetensors=True)
     assert model.dtype == torch.float32
     assert model.config.use_cache is True
@@ -133,16 +48,16 @@ def test_the_stage_writes_a_whole_model_folder_that_learned(made):
     assert metrics["loss_last"] < 0.8 * metrics["loss_first"]
 
 
-def test_the_folder_holds_no_path_of_this_machine(made, inputs: Inputs):
-    out, _, _ = made
+def test_the_folder_holds_no_path_of_this_machine(sft_made, sft_inputs: Inputs):
+    out, _, _ = sft_made
     for path in out.iterdir():
         content = path.read_bytes()
         assert str(out.parent).encode() not in content, path.name
-        assert str(inputs["model"].path).encode() not in content, path.name
+        assert str(sft_inputs["model"].path).encode() not in content, path.name
 
 
-def test_telemetry_has_a_row_a_step_and_timings_go_to_the_context(made):
-    out, metrics, events = made
+def test_telemetry_has_a_row_a_step_and_timings_go_to_the_context(sft_made):
+    out, metrics, events = sft_made
     rows = [json.loads(line) for line in (out / "telemetry.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 9))
     names = {"step", "loss", "learning_rate", "grad_norm", "token_accuracy"}
@@ -172,12 +87,12 @@ def test_weights_go_back_into_the_dtype_they_came_in(tmp_path: Path):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
-def test_adapters_are_merged_into_the_weights(tmp_path: Path, inputs: Inputs):
+def test_adapters_are_merged_into_the_weights(tmp_path: Path, sft_inputs: Inputs):
     import torch
     from safetensors.torch import load_file
 
-    stage(tmp_path, config(lora=LoraConfig(rank=2)), inputs)
-    before = load_file(inputs["model"].path / "model.safetensors")
+    stage(tmp_path, config(lora=LoraConfig(rank=2)), sft_inputs)
+    before = load_file(sft_inputs["model"].path / "model.safetensors")
     after = load_file(tmp_path / "out" / "model.safetensors")
     assert set(after) == set(before)
     changed = {name for name in after if not torch.equal(after[name], before[name])}
@@ -228,14 +143,14 @@ def test_no_traces_or_traces_without_an_answer_are_refused(tmp_path: Path):
 
 @pytest.mark.parametrize(("batch", "micro_batch", "processes"), [(10, 4, 1), (8, 4, 3), (12, 4, 2)])
 def test_a_batch_that_cannot_be_cut_evenly_is_refused(
-    tmp_path: Path, inputs: Inputs, batch: int, micro_batch: int, processes: int
+    tmp_path: Path, sft_inputs: Inputs, batch: int, micro_batch: int, processes: int
 ):
     machine = MACHINE.model_copy(update={"micro_batch": micro_batch, "processes": processes})
     with pytest.raises(RecipeError, match=f"multiple of {micro_batch * processes}"):
-        stage(tmp_path, config(batch=batch), inputs, machine=machine)
+        stage(tmp_path, config(batch=batch), sft_inputs, machine=machine)
 
 
-def test_wrong_trl_arguments_are_named_with_what_to_do(tmp_path: Path, inputs: Inputs):
+def test_wrong_trl_arguments_are_named_with_what_to_do(tmp_path: Path, sft_inputs: Inputs):
     assert validate(config()) == []
     assert validate(config(trl={"optim": "sgd", "neftune_noise_alpha": 5.0})) == []
     problems = validate(
@@ -261,7 +176,7 @@ def test_wrong_trl_arguments_are_named_with_what_to_do(tmp_path: Path, inputs: I
     assert "unknown" in problems[1]
     assert "key context" in problems[2]
     with pytest.raises(RecipeError, match=r"refused by trl\.SFTConfig"):
-        stage(tmp_path, config(trl={"optim": "no such optimizer"}), inputs)
+        stage(tmp_path, config(trl={"optim": "no such optimizer"}), sft_inputs)
 
 
 def test_an_unknown_or_mistyped_key_of_the_config_is_refused():
