@@ -3,8 +3,8 @@
 torch's own attention for CPUs works through small tiles, each a product of its own. Where oneDNN
 multiplies, those cost more than they compute: 64 rows x 4 heads x 60 queries x 78 keys of 32 take
 14 ms and 41 ms backward against 3 and 5 for two products over all rows (one thread of a Zen 5,
-float32; docs/log.md). Where MKL multiplies, few scores take the same time either way. Where the
-scores of one row fall out of the cache, the tiles win.
+float32; docs/log.md). Where MKL multiplies, few scores take about the same time either way. Where
+the scores of one row fall out of the cache, the tiles win.
 """
 
 from typing import Any
@@ -20,7 +20,8 @@ TWO_PRODUCTS = "two_products"
 """Name under which transformers finds `attention_forward`."""
 
 ROW_BYTES = 2 * 2**20
-"""Scores of a row up to which two products were not slower in any shape that was tried."""
+"""Scores of a row up to which two products win: in the shapes that were tried they took 0.1 to 0.6
+of the tiles' time, forward and backward, where oneDNN multiplies, and 0.5 to 1.14 with MKL."""
 
 PART_BYTES = 16 * 2**20
 """Scores that exist at one time. With 45 MB two products took twice as long as the tiles."""
@@ -37,7 +38,7 @@ def attention(
         return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     query = query if scale == 1 else query * scale
-    size = max(1, PART_BYTES // max(1, _row_bytes(query, key)))
+    size = PART_BYTES // max(1, _row_bytes(query, key))
     if size >= len(query):
         return _two_products(query, key, value, mask)
     is_of_rows = mask.dim() == 4 and len(mask) == len(query)

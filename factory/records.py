@@ -177,7 +177,7 @@ class Stopped(Record):
     """What the samples that were drawn reached."""
 
     def told(self, drawn: int) -> str:
-        """`k = 16 of 64: sampling error of 1.9 points, 2 asked for`."""
+        """`k = 16 of 64: 95 % sampling interval ±1.9 points, ±2 asked for`."""
         found, wanted = 100 * self.half_width, 100 * self.rule.half_width
         return (
             f"k = {drawn} of {self.asked}: 95 % sampling interval ±{found:.1f} points, "

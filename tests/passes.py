@@ -1,6 +1,6 @@
 """Trainers, batches and comparisons for tests that hold the packed pass against TRL's own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +162,28 @@ def assert_same(
         # A key bias moves no score: its true gradient is 0 and what is left is rounding.
         bound = RELATIVE * max(expected.norm(), 1e-3 * scale)
         assert (packed[1][name] - expected).norm() <= bound, name
+
+
+def fill_adapters(trainer: FactoryGrpoTrainer) -> None:
+    """Adapters that change something: they start as zeros."""
+    for name, parameter in trainer.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+
+
+def bfloat16_distances(
+    architecture: str, folder: Path, device: Any
+) -> tuple[FactoryGrpoTrainer, float, Callable[[], float]]:
+    """A bfloat16 trainer, how far its gradients by TRL's pass are from float32's, and, when
+    called, how far those by the packed pass are."""
+    model = save_model(folder / "model", architecture)
+    exact = make_trainer(model, folder)
+    # On-policy: a ratio that rounding moves over the clip range would drown all else.
+    inputs = with_old_and_reference(exact, batch(), old=False)
+    expected = loss_and_gradients(exact, inputs, None)[1]
+    mixed = make_trainer(model, folder, machine=Machine(device=device, dtype="bfloat16"))
+
+    def distance(rows: int | None) -> float:
+        return relative_distance(expected, loss_and_gradients(mixed, inputs, rows)[1])
+
+    return mixed, distance(None), lambda: distance(GROUP)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PrinterCallback
+from transformers import PrinterCallback
 from trl import DistillationConfig as TrlConfig
 from trl import DistillationTrainer
 
 from factory.context import Context
-from factory.errors import ArtifactError, RecipeError
+from factory.errors import RecipeError
 from factory.machine import Machine
 from factory.records import Problem, Trace
 from factory.sampling import open_sampler
@@ -31,7 +31,8 @@ from factory.training.checkpoints import (
     resume_point,
     saving_fields,
 )
-from factory.training.distillation_texts import Planned, plan_texts, require_room
+from factory.training.distillation_texts import Planned, plan_texts
+from factory.training.opening import open_model, require_room
 from factory.training.parity import engine_parity
 from factory.training.phases import PhaseClock
 from factory.training.saving import save_model
@@ -177,9 +178,13 @@ def train(
     """
     tokenizer = shared_tokenizer(student, teacher)
     planned = plan_texts(config, problems, traces, tokenizer=tokenizer, context=context)
-    longest = require_room(config, planned, student, teacher)
+    prompt = max(len(text.prompt_ids) for text in planned)
+    longest, _ = (
+        require_room(folder, model=name, prompt=prompt, completion=config.max_new_tokens)
+        for name, folder in (("student", student), ("teacher", teacher))
+    )
     machine = context.machine
-    model = _load(student, torch.float32)
+    model = open_model(student)
     sampler = open_sampler(student, machine, max_length=longest, training=True, notify=context.note)
     dtype = machine.torch_dtype_name(on_gpu=machine.takes_gpu())
     try:
@@ -291,7 +296,7 @@ def load_teacher(
     Tables are padded beyond the tokenizer's ids by different lengths (Qwen2.5: 151,936 up to 3B,
     152,064 above). A longer one of the teacher is cut there: no text has these ids.
     """
-    teacher = _load(folder, getattr(torch, dtype))
+    teacher = open_model(folder, getattr(torch, dtype))
     ours, theirs = (one.config.get_text_config().vocab_size for one in (student, teacher))
     needed = 1 + max(tokenizer.get_vocab().values())
     if theirs > ours >= needed:
@@ -302,16 +307,6 @@ def load_teacher(
             f"tokenizer uses {needed}: take a teacher with at least as many rows as the student"
         )
     return teacher.requires_grad_(False).eval()
-
-
-def _load(folder: Path, dtype: torch.dtype) -> "PreTrainedModel":
-    """A model; the student in float32, since updates are smaller than bfloat16 can add."""
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True
-        )
-    except OSError as error:
-        raise ArtifactError(f"{folder}: not a model that can be opened: {error}") from error
 
 
 def telemetry_values(logs: Logs) -> dict[str, float]:

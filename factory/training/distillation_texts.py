@@ -2,14 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from transformers import AutoConfig
 
 from factory.chat import render
 from factory.context import Context
-from factory.errors import DataError, RecipeError
+from factory.errors import DataError
 from factory.records import Problem, Trace
 from factory.seeds import derive
 from factory.training.questions import question_order
@@ -74,18 +71,3 @@ def _written(
     if len(kept) < len(rows):
         context.note(f"distill: {told} tokens: they are left out")
     return [Planned(row.prompt_ids, row.completion_ids) for row in kept]
-
-
-def require_room(config: "DistillConfig", planned: Sequence[Planned], *folders: Path) -> int:
-    """Tokens of the longest prompt with its completion; RecipeError if a model ends before."""
-    longest = max(len(text.prompt_ids) for text in planned)
-    needed = longest + config.max_new_tokens
-    for name, folder in zip(("student", "teacher"), folders, strict=True):
-        text_config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
-        limit = getattr(text_config, "max_position_embeddings", None) or needed
-        if needed > limit:
-            raise RecipeError(
-                f"max_new_tokens: {config.max_new_tokens} and the longest prompt of {longest} "
-                f"tokens are more than the {name}'s {limit}: at most {limit - longest} are possible"
-            )
-    return needed

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from transformers import AutoTokenizer, PrinterCallback
 
 from factory.artifacts import Artifact
 from factory.chat import render
 from factory.context import Context
-from factory.errors import ArtifactError, RecipeError
+from factory.errors import RecipeError
 from factory.grading import GradingPool
 from factory.records import Problem
 from factory.sampling import open_sampler
@@ -27,6 +27,7 @@ from factory.training.early_stop import EarlyStop
 from factory.training.efficiency import Efficiency
 from factory.training.grpo import FactoryGrpoTrainer, plain_pass_reason
 from factory.training.grpo_arguments import plain_micro_prompts, training_arguments
+from factory.training.opening import open_model, require_room
 from factory.training.pass_choice import FasterPass
 from factory.training.phases import PhaseClock
 from factory.training.preference_rewards import PreferenceRewards
@@ -81,8 +82,9 @@ def train(
         [render(problem.prompt, config.prompt, tokenizer) for problem in some]
         for some in (asked, watched)
     )
-    length = _longest(config, [*prompts, *watch_prompts], tokenizer, folder=model.path)
-    policy = _load_policy(model.path)
+    longest = _longest([*prompts, *watch_prompts], tokenizer)
+    length = require_room(model.path, prompt=longest, completion=config.largest_limit)
+    policy = open_model(model.path)
     isolated = not context.machine.unsandboxed
     with GradingPool(context.machine.thread_count(), is_isolated=isolated) as pool:
         sampler = open_sampler(
@@ -358,32 +360,6 @@ def _preferences(
     )
 
 
-def _load_policy(folder: Path) -> "PreTrainedModel":
-    """The model in float32: updates are smaller than bfloat16 can add."""
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
-        )
-    except OSError as error:
-        raise ArtifactError(f"{folder}: not a model that can be opened: {error}") from error
-
-
-def _longest(
-    config: "GrpoConfig",
-    prompts: Sequence[str],
-    tokenizer: "PreTrainedTokenizerBase",
-    *,
-    folder: Path,
-) -> int:
-    """Tokens of the longest prompt with its completion; RecipeError if the model ends before."""
-    longest = max(map(len, tokenizer(list(prompts), add_special_tokens=False)["input_ids"]))
-    limit = config.largest_limit
-    needed = longest + limit
-    text_config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
-    context = getattr(text_config, "max_position_embeddings", None) or needed
-    if needed > context:
-        raise RecipeError(
-            f"max_new_tokens: {limit} and the longest prompt of {longest} tokens are more than "
-            f"the model's {context}: at most {context - longest} are possible"
-        )
-    return needed
+def _longest(prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Tokens of the longest prompt."""
+    return max(map(len, tokenizer(list(prompts), add_special_tokens=False)["input_ids"]))

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import AutoConfig, AutoModelForCausalLM, PrinterCallback
+from transformers import PrinterCallback
 from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
 from factory.attention import TWO_PRODUCTS
 from factory.context import Context
-from factory.errors import ArtifactError, EngineError, RecipeError, is_out_of_memory
+from factory.errors import EngineError, RecipeError, is_out_of_memory
 from factory.machine import Machine
 from factory.training.checkpoints import (
     CompleteCheckpoints,
@@ -24,6 +24,8 @@ from factory.training.checkpoints import (
     saving_fields,
 )
 from factory.training.completion_loss import completion_loss
+from factory.training.opening import context_length, open_model
+from factory.training.packed import COVERED
 from factory.training.saving import save_model
 from factory.training.sft_rows import IGNORED, Row, plan_order, step_count
 from factory.training.telemetry import Logs, Telemetry
@@ -241,8 +243,7 @@ def training_arguments(
 
 def row_limit(model: Path, context: int) -> int:
     """Tokens a row may have: the recipe's context, or the model's own if that is less."""
-    config = AutoConfig.from_pretrained(model, local_files_only=True).get_text_config()
-    return min(context, getattr(config, "max_position_embeddings", None) or context)
+    return min(context, context_length(model) or context)
 
 
 def row_dataset(rows: Sequence[Row], order: Sequence[int]) -> "Dataset":
@@ -395,22 +396,12 @@ def _fits(attempt: Callable[[], None], machine: Machine) -> bool:
 def _open_model(
     folder: Path, tokenizer: "PreTrainedTokenizerBase", pieces: Pieces
 ) -> "PreTrainedModel":
-    """The model with a row for every new token.
-
-    It is trained in float32 (on GPUs under bfloat16 autocast) whatever it is stored in: updates are
-    smaller than bfloat16 can add.
-    """
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            # On GPUs and for many scores the same as transformers' "sdpa".
-            attn_implementation=TWO_PRODUCTS,
-        )
-    except OSError as error:
-        raise ArtifactError(f"{folder}: not a model that can be opened: {error}") from error
+    """The model with a row for every new token."""
+    model = open_model(folder)
+    # Of other types attention may do more than this one knows of (sinks, capped scores). On GPUs
+    # and for many scores it is transformers' "sdpa".
+    if model.config.model_type in COVERED:
+        model.set_attn_implementation(TWO_PRODUCTS)
     if pieces:
         grow_embeddings(model, tokenizer, pieces)
     return model

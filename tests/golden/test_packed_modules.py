@@ -9,15 +9,15 @@ from passes import (
     GROUP,
     assert_same,
     batch,
+    bfloat16_distances,
+    fill_adapters,
     loss_and_gradients,
     make_trainer,
-    relative_distance,
     save_model,
     with_old_and_reference,
 )
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from factory.machine import Machine
 from factory.stages.sft import LoraConfig
 from factory.training import layers, packed, packed_logprobs
 from factory.training.packed import Group, pack_groups
@@ -51,9 +51,7 @@ def test_adapters_train_through_modules(no_hands: None, tmp_path: Path) -> None:
     trainer = make_trainer(
         save_model(tmp_path / "model", "qwen2"), tmp_path, lora=LoraConfig(rank=4)
     )
-    for name, parameter in trainer.model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
+    fill_adapters(trainer)
     inputs = with_old_and_reference(trainer, batch(), old=True)
     plain = loss_and_gradients(trainer, inputs, None)
     assert_same(plain, loss_and_gradients(trainer, inputs, GROUP))
@@ -64,19 +62,11 @@ def test_in_bfloat16_gradients_are_as_near_to_float32_as_trls(
     architecture: str, tmp_path: Path
 ) -> None:
     """Rounding is all that may differ, and it is about that of TRL's own bfloat16 pass."""
-    folder = save_model(tmp_path / "model", architecture)
-    exact = make_trainer(folder, tmp_path)
-    # On-policy: a ratio that rounding moves over the clip range would drown all else.
-    inputs = with_old_and_reference(exact, batch(), old=False)
-    expected = loss_and_gradients(exact, inputs, None)[1]
-    mixed = make_trainer(folder, tmp_path, machine=Machine(device="cpu", dtype="bfloat16"))
+    mixed, trls, ours = bfloat16_distances(architecture, tmp_path, "cpu")
     assert mixed.accelerator.native_amp
-    trls = relative_distance(expected, loss_and_gradients(mixed, inputs, None)[1])
-    ours = relative_distance(expected, loss_and_gradients(mixed, inputs, GROUP)[1])
-    assert 1e-4 < ours < 1.5 * trls
+    assert 1e-4 < ours() < 1.5 * trls
     mixed.model.gradient_checkpointing_enable()
-    again = loss_and_gradients(mixed, inputs, GROUP)[1]
-    assert 1e-4 < relative_distance(expected, again) < 1.5 * trls
+    assert 1e-4 < ours() < 1.5 * trls
 
 
 def test_no_tensor_strays_from_the_models_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from test_harness import Bench, bench, contents, half_right, model, problems
+from test_harness import Bench, bench, contents, dies_after, half_right, model, problems
 
 from factory.artifacts import Artifact
 from factory.evaluation.statistics import sampling_half_width
@@ -59,17 +59,8 @@ def test_an_evaluation_that_may_end_early_goes_on_to_the_same_end(
     bench: Bench, tmp_path: Path, model: Artifact, problems: Artifact,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    replies = 0
-
-    def dies_in_the_second_round(prompt: str, seed: int) -> str:
-        nonlocal replies
-        replies += 1
-        if replies > 24:
-            raise KeyboardInterrupt
-        return half_right(prompt, seed)
-
     with pytest.raises(KeyboardInterrupt):
-        bench.run(dies_in_the_second_round, monkeypatch, samples=12, stop_at=EARLY)
+        bench.run(dies_after(24), monkeypatch, samples=12, stop_at=EARLY)
     bench.run(half_right, monkeypatch, samples=12, stop_at=EARLY)
     assert bench.sampler is not None
     # The first round is 12 sampled requests and 6 greedy ones; of the second a block of 4 was done.

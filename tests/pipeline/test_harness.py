@@ -127,6 +127,20 @@ def half_right(prompt: str, seed: int) -> str:
     return f"It is {answer}" if seed % 2 else tagged("none")
 
 
+def dies_after(count: int) -> Callable[[str, int], str]:
+    """`half_right` for so many replies; then the process ends."""
+    left = count
+
+    def reply(prompt: str, seed: int) -> str:
+        nonlocal left
+        if not left:
+            raise KeyboardInterrupt
+        left -= 1
+        return half_right(prompt, seed)
+
+    return reply
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
@@ -196,17 +210,8 @@ def test_a_killed_evaluation_asks_only_for_the_missing_blocks(
     problems: Artifact,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    replies = 0
-
-    def dies_in_the_third_block(prompt: str, seed: int) -> str:
-        nonlocal replies
-        replies += 1
-        if replies > 10:
-            raise KeyboardInterrupt
-        return half_right(prompt, seed)
-
     with pytest.raises(KeyboardInterrupt):
-        bench.run(dies_in_the_third_block, monkeypatch, samples=2)
+        bench.run(dies_after(10), monkeypatch, samples=2)  # in the third block
     assert contents(bench.out) == {}
     bench.run(half_right, monkeypatch, samples=2)
     # 12 sampled requests in blocks of 4, of which 2 blocks were finished; 6 greedy ones in 2.

@@ -5,10 +5,18 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+)
 
 import factory.attention
 from factory.attention import TWO_PRODUCTS, attention
+from factory.tiny import byte_tokenizer
+from factory.training import sft
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -90,3 +98,14 @@ def test_a_saved_model_does_not_name_it(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     assert TWO_PRODUCTS not in (tmp_path / "config.json").read_text(encoding="utf-8")
     assert AutoConfig.from_pretrained(tmp_path)._attn_implementation != TWO_PRODUCTS
+
+
+@pytest.mark.parametrize(
+    ("config", "taken"), [(LlamaConfig, TWO_PRODUCTS), (MistralConfig, "sdpa")]
+)
+def test_fine_tuning_leaves_models_that_were_not_checked_their_own(
+    config: Any, taken: str, tmp_path: Path
+) -> None:
+    AutoModelForCausalLM.from_config(config(**SHAPE)).save_pretrained(tmp_path)
+    model = sft._open_model(tmp_path, byte_tokenizer(), {})
+    assert model.config._attn_implementation == taken

@@ -1,0 +1,47 @@
+"""A model's folder opened for training, and the tokens that it has room for."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from factory.errors import ArtifactError, RecipeError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def open_model(folder: Path, dtype: torch.dtype = torch.float32) -> "PreTrainedModel":
+    """The causal language model of a folder; ArtifactError if it cannot be opened.
+
+    What is trained is opened in float32 whatever it is stored in: updates are smaller than bfloat16
+    can add.
+    """
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+    except OSError as error:
+        raise ArtifactError(f"{folder}: not a model that can be opened: {error}") from error
+
+
+def context_length(folder: Path) -> int | None:
+    """Positions of the model in a folder, or None if its configuration does not say."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    return getattr(config, "max_position_embeddings", None)
+
+
+def require_room(folder: Path, *, prompt: int, completion: int, model: str = "model") -> int:
+    """Tokens of the longest prompt with its completion; RecipeError if the model ends before.
+
+    `model` says whose folder it is, in words.
+    """
+    needed = prompt + completion
+    context = context_length(folder) or needed
+    if needed > context:
+        raise RecipeError(
+            f"max_new_tokens: {completion} and the longest prompt of {prompt} tokens are more than "
+            f"the {model}'s {context}: at most {context - prompt} are possible"
+        )
+    return needed
