@@ -73,8 +73,7 @@ def train(
     Returns what there is to say of a run that an alarm ended, else nothing.
 
     `general` are prompts that only reward models judge, `reward_models` the folders of those by
-    component. Leaves telemetry.jsonl, rollouts.jsonl and, with a watch, watch.jsonl in the
-    context's scratch folder.
+    component. Leaves telemetry.jsonl, rollouts.jsonl and (with a watch) watch.jsonl in scratch.
     """
     tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True)
     asked = [*problems, *general]
