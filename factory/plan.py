@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -72,13 +73,16 @@ def missing(plan: Sequence[Step]) -> list[str]:
 
 def stage_versions(stage: Stage) -> dict[str, str]:
     """Installed versions of the packages that change a stage's numbers."""
-    found = {}
-    for package in stage.packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "absent"
-    return found
+    return {package: _installed(package) for package in stage.packages}
+
+
+@cache
+def _installed(package: str) -> str:
+    """Its version, read once: a large plan asks hundreds of times."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
 
 
 def _fingerprint(config: StageConfig, stage: Stage, seed: int, inputs: Mapping[str, str]) -> str:

@@ -194,7 +194,7 @@ def test_a_package_version_and_a_stage_version_are_noticed(monkeypatch) -> None:
     import factory.plan as module
 
     before = prints(load_recipe(QUICKSTART))
-    monkeypatch.setattr(module, "version", lambda package: "99")
+    monkeypatch.setattr(module, "_installed", lambda package: "99")
     after = prints(load_recipe(QUICKSTART))
     assert before["base"] != after["base"]
     monkeypatch.undo()
