@@ -3,10 +3,10 @@
     [prompt 1, c 1.1, ..., c 1.G, prompt 2, c 2.1, ...]     (N cells, no padding)
 
 Linear layers see the flat row. Position ids restart after the prompt for every completion, so a
-token sits at the position it has in a row of its own. Attention is two small padded batches:
-prompts on themselves, and completions on (own prompt + own past). The last token of a completion
-is scored but is never an input. It is the same computation as one padded row a sample, gradient
-into the prompt included; only the order of additions differs.
+token sits at the position it has in a row of its own. Attention is a few small padded batches:
+prompts on themselves, and completions of about one length on (own prompt + own past). The last
+token of a completion is scored but is never an input. It is the same computation as one padded row
+a sample, gradient into the prompt included; only the order of additions differs.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,10 @@ from transformers import PreTrainedModel
 from factory.attention import attention
 from factory.training.layers import is_by_hand, last_hidden
 
+ALIKE = 0.5
+"""Completions attend together that are at least this share of the longest among them. Scores grow
+with the square of a length, and RL's completions are many short ones and a few at the limit."""
+
 COVERED = ("llama", "qwen2", "qwen3")
 """Model types whose layers were checked against the plain pass."""
 
@@ -36,11 +40,22 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Alike:
+    """Completions that attend together: B of them with at least one input, the longest of C."""
+
+    cells: Tensor
+    """(B, C) cell of every completion input, right-padded with cell 0."""
+    owner: Tensor
+    """(B,) prompt of each completion."""
+    mask: Tensor
+    """(B, 1, C, P + C) own prompt's tokens, then causal."""
+
+
+@dataclass(frozen=True)
 class Pack:
     """Where every token of some groups sits in the flat row, and what is scored there.
 
-    N cells; U prompts, the longest of P tokens; B completions with at least two tokens (so with
-    at least one input), the longest of C inputs; R scored cells; T tokens of all completions.
+    N cells; U prompts, the longest of P tokens; R scored cells; T tokens of all completions.
     """
 
     input_ids: Tensor
@@ -49,16 +64,12 @@ class Pack:
     """(N,)"""
     prompt_cells: Tensor
     """(U, P) cell of every prompt token, right-padded with cell 0."""
-    completion_cells: Tensor
-    """(B, C) cell of every completion input, right-padded with cell 0."""
-    owner: Tensor
-    """(B,) prompt of each completion."""
     prompt_mask: Tensor
     """(1, 1, P, P) causal."""
-    completion_mask: Tensor
-    """(B, 1, C, P + C) own prompt's tokens, then causal."""
+    completions: tuple[Alike, ...]
+    """Those of at least two tokens, the longest first."""
     unpad: Tensor
-    """(N,) place of each cell among the U*P + B*C padded outputs."""
+    """(N,) place of each cell among the padded outputs of prompts and completions."""
     scored_cells: Tensor
     """(R,) cells whose next token is scored; a prompt's last cell stands once for its group."""
     pair_row: Tensor
@@ -96,29 +107,39 @@ def pack_groups(groups: Sequence[Group], device: torch.device | str = "cpu") -> 
                 owner.append(len(prompts) - 1)
 
     prompt_cells, prompt_valid = _padded(prompts)
-    completion_cells, completion_valid = _padded(inputs)
     unpad = torch.empty(len(ids), dtype=torch.long)
-    offset = prompt_cells.numel()
     unpad[prompt_cells[prompt_valid]] = prompt_valid.view(-1).nonzero()[:, 0]
-    unpad[completion_cells[completion_valid]] = offset + completion_valid.view(-1).nonzero()[:, 0]
-    owners = torch.tensor(owner, dtype=torch.long)
-    own_prompt = prompt_valid[owners].to(device)[:, None, None, :]
-    own_past = _causal(completion_cells.shape[1], device)
-    shape = (len(owner), 1, completion_cells.shape[1], -1)
+    offset = prompt_cells.numel()
+    completions = []
+    for rows in _alike(inputs):
+        cells, valid = _padded([inputs[row] for row in rows])
+        unpad[cells[valid]] = offset + valid.view(-1).nonzero()[:, 0]
+        offset += cells.numel()
+        owners = torch.tensor([owner[row] for row in rows])
+        mask = _completion_mask(prompt_valid[owners].to(device), cells.shape[1])
+        completions.append(Alike(cells.to(device), owners.to(device), mask))
     fields = {
         "input_ids": torch.tensor(ids),
         "position_ids": torch.tensor(positions),
         "prompt_cells": prompt_cells,
-        "completion_cells": completion_cells,
-        "owner": owners,
         "prompt_mask": _causal(prompt_cells.shape[1], device),
-        "completion_mask": torch.cat([own_prompt.expand(shape), own_past.expand(shape)], dim=-1),
         "unpad": unpad,
         "scored_cells": torch.tensor(scored),
         "pair_row": torch.tensor(pair_row),
         "pair_token": torch.tensor(pair_token),
     }
-    return Pack(**{name: tensor.to(device) for name, tensor in fields.items()})
+    on_device = {name: tensor.to(device) for name, tensor in fields.items()}
+    return Pack(completions=tuple(completions), **on_device)
+
+
+def _alike(spans: Sequence[range]) -> list[list[int]]:
+    """Places of the spans, the longest first, in runs of about one length."""
+    runs: list[list[int]] = []
+    for place in sorted(range(len(spans)), key=lambda place: -len(spans[place])):
+        if not runs or len(spans[place]) < ALIKE * len(spans[runs[-1][0]]):
+            runs.append([])
+        runs[-1].append(place)
+    return runs
 
 
 def _padded(spans: Sequence[range]) -> tuple[Tensor, Tensor]:
@@ -132,44 +153,55 @@ def _padded(spans: Sequence[range]) -> tuple[Tensor, Tensor]:
     return cells, valid
 
 
+def _completion_mask(own_prompt: Tensor, length: int) -> Tensor:
+    """Which of a prompt's P tokens are real (B, P), as the mask of completions of this length."""
+    shape = (len(own_prompt), 1, length, -1)
+    own_past = _causal(length, own_prompt.device).expand(shape)
+    return torch.cat([own_prompt[:, None, None, :].expand(shape), own_past], dim=-1)
+
+
 def _causal(length: int, device: torch.device | str) -> Tensor:
     return torch.ones(1, 1, length, length, dtype=torch.bool, device=device).tril()
 
 
 def shared_prompt_attention(
-    query: Tensor, key: Tensor, value: Tensor, *, pack: Pack, masks: tuple[Tensor, Tensor]
+    query: Tensor, key: Tensor, value: Tensor, *, pack: Pack, masks: Sequence[Tensor]
 ) -> Tensor:
     """Attention of a flat row: (N, H, D), (N, KV, D), (N, KV, D) -> (N, H, D).
 
-    `masks` are those of prompts and completions as `_folded` gives them.
+    `masks` are those of prompts and of every run of completions as `_folded` gives them.
     """
-    prompt_query, own_query = Spread.apply(query, pack)
-    prompt_key, own_key = Spread.apply(key, pack)
-    prompt_value, own_value = Spread.apply(value, pack)
+    (prompt_query, *queries), (prompt_key, *keys), (prompt_value, *values) = (
+        Spread.apply(flat, pack) for flat in (query, key, value)
+    )
     outputs = [_attend(prompt_query, prompt_key, prompt_value, masks[0])]
-    if len(pack.owner):
-        keys = torch.cat([prompt_key[pack.owner], own_key], dim=1)
-        values = torch.cat([prompt_value[pack.owner], own_value], dim=1)
-        outputs.append(_attend(own_query, keys, values, masks[1]))
+    for alike, mask, own_query, own_key, own_value in zip(
+        pack.completions, masks[1:], queries, keys, values, strict=True
+    ):
+        seen_key = torch.cat([prompt_key[alike.owner], own_key], dim=1)
+        seen_value = torch.cat([prompt_value[alike.owner], own_value], dim=1)
+        outputs.append(_attend(own_query, seen_key, seen_value, mask))
     return torch.cat([output.flatten(0, 1) for output in outputs]).index_select(0, pack.unpad)
 
 
 class Spread(Function):
-    """A flat row (N, heads, D) as padded prompts (U, P, heads, D) and completions (B, C, heads, D).
+    """A flat row (N, heads, D) as padded prompts (U, P, heads, D) and runs of completions.
+
+    A run is (B, C, heads, D).
 
     Every cell has one place there and gets that place's gradient. Padding is masked as a key and
     dropped as a query, so no gradient comes from it.
     """
 
     @staticmethod
-    def forward(ctx: Any, flat: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, flat: Tensor, pack: Pack) -> tuple[Tensor, ...]:
         ctx.unpad = pack.unpad
-        return flat[pack.prompt_cells], flat[pack.completion_cells]
+        return flat[pack.prompt_cells], *(flat[alike.cells] for alike in pack.completions)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, prompts: Tensor, completions: Tensor) -> tuple[Tensor, None]:
-        padded = torch.cat([prompts.flatten(0, 1), completions.flatten(0, 1)])
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        padded = torch.cat([gradient.flatten(0, 1) for gradient in gradients])
         return padded.index_select(0, ctx.unpad), None
 
 
@@ -197,8 +229,8 @@ def _folded(mask: Tensor, folds: int, dtype: torch.dtype) -> Tensor:
     return numbers.repeat(1, 1, folds, 1)
 
 
-def _masks(inner: PreTrainedModel, pack: Pack) -> tuple[Tensor, Tensor]:
-    """The masks of prompts and completions, as one dtype and folding asks for.
+def _masks(inner: PreTrainedModel, pack: Pack) -> list[Tensor]:
+    """The masks of prompts and of every run of completions, as one dtype and folding asks for.
 
     Folding spares a CPU the copies of keys and values. On GPUs, where completions are long, the
     mask is what is large: for 16 rows of 4,096 tokens after 512 of the prompt, with 6 query heads a
@@ -210,8 +242,8 @@ def _masks(inner: PreTrainedModel, pack: Pack) -> tuple[Tensor, Tensor]:
         folds = inner.config.num_attention_heads // inner.config.num_key_value_heads
     elif torch.is_autocast_enabled(weight.device.type):
         dtype = torch.get_autocast_dtype(weight.device.type)
-    prompts, completions = pack.prompt_mask, pack.completion_mask
-    return _folded(prompts, folds, dtype), _folded(completions, folds, dtype)
+    masks = [pack.prompt_mask, *(alike.mask for alike in pack.completions)]
+    return [_folded(mask, folds, dtype) for mask in masks]
 
 
 def causal_model(model: torch.nn.Module) -> PreTrainedModel:

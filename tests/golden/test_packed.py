@@ -215,6 +215,21 @@ def test_a_pack_runs_each_prompt_once_and_no_last_token() -> None:
     assert pack.pair_token.tolist() == [3, 4, 5, 7, 8, 9]
 
 
+def test_completions_of_about_one_length_attend_together() -> None:
+    # One token more than there are inputs.
+    pack = pack_groups([Group([1, 2], [[3] * n for n in (2, 9, 1)]), Group([6], [[3] * 5] * 2)])
+    assert [tuple(alike.cells.shape) for alike in pack.completions] == [(3, 8), (1, 1)]
+    assert [alike.owner.tolist() for alike in pack.completions] == [[0, 1, 1], [0]]
+    # The second prompt is one token shorter than the first.
+    first, second = pack.completions[0].mask[:2, 0]
+    assert first[0].tolist() == [True, True, True] + [False] * 7
+    assert second[1].tolist() == [True, False, True, True] + [False] * 6
+    # Every cell but those of padding comes back to its own place.
+    flat = torch.arange(len(pack.input_ids))
+    padded = [pack.prompt_cells, *(alike.cells for alike in pack.completions)]
+    assert torch.cat([flat[cells].flatten() for cells in padded])[pack.unpad].equal(flat)
+
+
 SMALL: dict[str, Any] = {
     "vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
     "num_attention_heads": 2, "num_key_value_heads": 1,
