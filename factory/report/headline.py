@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from factory.records import Score
-from factory.report.records import Comparison, Evaluation, Headline, Role, StageRow
+from factory.report.records import Comparison, Evaluation, Headline, StageRow
 from factory.report.scorecard import find_score, main_benchmark, main_score
 from factory.report.text import listing, percent, plural, point_span, points, span
 from factory.stages.review import NOT_REVIEWED
@@ -41,10 +41,6 @@ def headline(
     )
 
 
-def _by_role(rows: Sequence[Evaluation], role: Role) -> Evaluation | None:
-    return next((row for row in rows if row.role == role), None)
-
-
 def _share(score: Score) -> str:
     return f"{percent(score.value)} {span(score.low, score.high)}"
 
@@ -64,10 +60,8 @@ def _sentence(rows: Sequence[Evaluation], comparisons: Sequence[Comparison], ben
         f"On {benchmark} ({plural(first_score.n, 'problem')}{drawn}) the first model"
         f"{_named(first, 'first model')} answers {_share(first_score)} correctly"
     )
-    teacher, student = _by_role(rows, "teacher"), _by_role(rows, "student")
-    if teacher is not None and student is not None:
-        parts = [("teacher", teacher), ("student", student)]
-    else:
+    parts = [(role, row) for role in ("teacher", "student") for row in rows if row.role == role]
+    if not parts:
         parts = [("last model", rows[-1])] if len(rows) > 1 else []
     for words, row in parts:
         score = main_score(row, benchmark)

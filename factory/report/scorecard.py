@@ -69,14 +69,16 @@ def _labels(rows: Sequence[tuple[str, str, str]]) -> list[str]:
 
 
 def _roles(models: Sequence[str], by_name: Mapping[str, Step]) -> list[Role | None]:
-    """First model, and student and teacher where the last model learned from another's traces."""
+    """First model; a teacher where the last model learned from its traces, and all its students."""
     roles: list[Role | None] = [None] * len(models)
     if not models:
         return roles
     writers = [name for name in teachers(models[-1], by_name) if name in models[:-1]]
     if writers:
         roles[_last(models, writers[-1])] = "teacher"
-        roles[-1] = "student"
+        for position, model in enumerate(models):
+            if writers[-1] in teachers(model, by_name):
+                roles[position] = "student"
     if roles[0] is None:
         roles[0] = "first model"
     return roles

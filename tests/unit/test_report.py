@@ -11,6 +11,7 @@ from report_example import Build, evaluation, jsonl, r1_build, trace
 from factory.artifacts import open_artifact
 from factory.errors import DataError
 from factory.records import OUTCOMES, EvalSample, SamplingConfig, Score, Verdict
+from factory.report import scorecard
 from factory.report.build import build
 from factory.report.records import Report, Step
 from factory.report.render import render_html, render_json, render_markdown, write
@@ -109,6 +110,15 @@ def test_the_headline_gives_first_model_teacher_and_student_with_intervals(repor
         score = find_score(row, "chain_sum", "pass@1")
         figures = f"{100 * score.value:.1f} % [{100 * score.low:.1f}, {100 * score.high:.1f}]"
         assert figures in report.headline.sentence
+
+
+def test_every_model_that_learned_from_the_teachers_traces_is_a_student(monkeypatch) -> None:
+    learned = {"teacher": ["rl"], "student": ["aligned"], "small": ["aligned"]}
+    monkeypatch.setattr(scorecard, "teachers", lambda name, _: learned.get(name, []))
+    models = ("base", "rl", "teacher", "aligned", "student", "small")
+    roles = ["first model", None, None, "teacher", "student", "student"]
+    assert scorecard._roles(models, {}) == roles
+    assert scorecard._roles(models[:3], {}) == ["first model", "teacher", "student"]
 
 
 def test_the_headline_compares_the_student_with_every_form_of_its_own_base(report):
