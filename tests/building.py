@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -28,12 +27,6 @@ checkpoint_steps: 1
 # Stated, or every new store would be measured for seconds.
 peaks: {gflops: 100, gigabytes_per_second: 10, memory_gib: 8}
 """
-
-
-def processor_seconds() -> float:
-    """Processor time of finished children: what a wait would be on an idle machine."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 class Build:

@@ -2,12 +2,12 @@
 
 import errno
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from building import processor_seconds
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -49,11 +49,17 @@ def test_help_answers_within_half_a_second(verb: str) -> None:
     code = f"import sys; sys.argv = {arguments!r}; from factory.cli import main; main()"
     seconds = []
     for _ in range(3):
-        start = processor_seconds()
+        start = _processor_seconds()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        seconds.append(processor_seconds() - start)
+        seconds.append(_processor_seconds() - start)
         assert done.returncode == 0 and "Usage" in done.stdout
     assert min(seconds) < 0.5, seconds
+
+
+def _processor_seconds() -> float:
+    """Processor time of finished children: what a wait would be on an idle machine."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 @pytest.mark.parametrize("verb", ["build", "plan", "report"])
