@@ -33,10 +33,13 @@ class PretrainConfig(StageConfig):
     """Sequences a step."""
     sequence: int = Field(default=128, ge=8)
     """Tokens a sequence; documents follow each other without padding."""
+    matrix_learning_rate: float = Field(default=0.02, gt=0)
+    """Of Muon, for all matrices but the embedding. Falls linearly to zero after the warm-up."""
     learning_rate: float = Field(default=3e-3, gt=0)
-    """Falls linearly to zero after the warm-up."""
+    """Of AdamW, for the embedding and the norms; falls likewise."""
     warmup_steps: int = Field(default=40, ge=0)
     weight_decay: float = Field(default=0.05, ge=0)
+    """Of the matrices."""
     adam_betas: tuple[float, float] = (0.9, 0.95)
 
     @model_validator(mode="after")
@@ -77,7 +80,7 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, context: Context) -> 
 STAGE = Stage(
     config=PretrainConfig,
     produces="model",
-    version=1,
+    version=2,
     run=run,
     preload=("factory.training.pretrain",),
     packages=("torch", "transformers"),

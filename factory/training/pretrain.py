@@ -16,6 +16,7 @@ from transformers import (
 from factory.attention import TWO_PRODUCTS
 from factory.context import Context
 from factory.training.checkpoints import CompleteCheckpoints, resume_point, saving_fields
+from factory.training.muon import MuonWithAdamW
 from factory.training.telemetry import Logs, Telemetry
 from factory.world.corpus import CorpusConfig, documents
 from factory.world.vocabulary import WORDS, world_tokenizer
@@ -83,12 +84,8 @@ def train(config: "PretrainConfig", out: Path, context: Context) -> None:
         seed=context.seed,
         max_steps=config.steps,
         per_device_train_batch_size=config.batch,
-        learning_rate=config.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        adam_beta1=config.adam_betas[0],
-        adam_beta2=config.adam_betas[1],
         max_grad_norm=1.0,
         train_sampling_strategy="sequential",
         use_cpu=not machine.takes_gpu(),
@@ -103,10 +100,19 @@ def train(config: "PretrainConfig", out: Path, context: Context) -> None:
     rows = Sequences(
         config.corpus, context.seed, rows=config.steps * config.batch, length=config.sequence
     )
+    model = new_model(config, context.seed)
+    optimizer = MuonWithAdamW(
+        model,
+        matrix_learning_rate=config.matrix_learning_rate,
+        weight_decay=config.weight_decay,
+        learning_rate=config.learning_rate,
+        betas=config.adam_betas,
+    )
     trainer = Trainer(
-        model=new_model(config, context.seed),
+        model=model,
         args=arguments,
         train_dataset=rows,
+        optimizers=(optimizer, None),
         callbacks=[
             CompleteCheckpoints(),
             Telemetry(context.scratch / "telemetry.jsonl", context, values=_values),
