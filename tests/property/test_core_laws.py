@@ -36,7 +36,7 @@ def test_records_written_are_records_read(pairs: list[tuple[str, str]]) -> None:
         assert list(read_records(path, Verdict)) == records
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(ROW, max_size=3))
 def test_a_file_torn_at_any_byte_gives_its_whole_lines_and_can_go_on(rows: list[dict]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +74,7 @@ def test_a_derived_seed_is_the_same_in_every_release() -> None:
     assert derive(7, "generate", 3) == int(digest[:8], 16) // 2
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     NAME, TEXT, st.integers(0, 2**31 - 1), st.lists(NAME, min_size=1, max_size=4, unique=True),
     st.floats(1e-9, 1.0),
@@ -100,7 +100,7 @@ def test_a_recipe_dumped_and_loaded_plans_the_same(
     assert make_plan(again) == make_plan(first)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.dictionaries(NAME, st.binary(min_size=1, max_size=50), min_size=1, max_size=3),
     st.data(),
