@@ -4,7 +4,6 @@ import gc
 import os
 
 import pytest
-from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
@@ -14,9 +13,6 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["DO_NOT_TRACK"] = "1"
-# An example's own deadline is by the clock: one that writes a file in 4 ms once took 556.
-settings.register_profile("factory", deadline=None)
-settings.load_profile("factory")
 # Trainers call for full collections, half a second each over all that libraries hold: 6.8 of the 15
 # CPU seconds of the tests of `sft`. What the files of tests import is left out of them.
 gc.disable()

@@ -1,9 +1,9 @@
 """Muon for a model's matrices, AdamW for its embeddings and norms, as one optimizer.
 
 Muon (Jordan et al., 2024, "Muon: An optimizer for hidden layers in neural networks") steps along a
-gradient's momentum with its singular values made about equal. The lab's base learns as much from
-half the tokens with it (docs/log.md). torch has it for matrices alone, and a Trainer, its scheduler
-and its checkpoints know one optimizer.
+gradient's momentum with its singular values made about equal. With it the lab's base learns from
+six million tokens what AdamW taught it from ten, or did not (docs/log.md). torch has it for
+matrices alone, and a Trainer, its scheduler and its checkpoints know one optimizer.
 """
 
 from collections.abc import Callable

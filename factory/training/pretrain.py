@@ -127,4 +127,5 @@ def train(config: "PretrainConfig", out: Path, context: Context) -> None:
 
 
 def _values(logs: Logs) -> dict[str, float]:
+    # A Trainer logs the rate of the first group: that of the matrices.
     return {name: logs[name] for name in ("loss", "learning_rate", "grad_norm")}

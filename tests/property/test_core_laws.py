@@ -27,6 +27,8 @@ FIELDS: dict[str, Any] = {
 }  # fmt: skip
 
 
+# It writes files, as those below: 4 ms each, and once 556.
+@settings(deadline=None)
 @given(st.lists(st.tuples(TEXT, TEXT), max_size=5))
 def test_records_written_are_records_read(pairs: list[tuple[str, str]]) -> None:
     records = [Verdict(outcome="wrong", answer=a, explanation=b) for a, b in pairs]
@@ -36,7 +38,7 @@ def test_records_written_are_records_read(pairs: list[tuple[str, str]]) -> None:
         assert list(read_records(path, Verdict)) == records
 
 
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(ROW, max_size=3))
 def test_a_file_torn_at_any_byte_gives_its_whole_lines_and_can_go_on(rows: list[dict]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +76,7 @@ def test_a_derived_seed_is_the_same_in_every_release() -> None:
     assert derive(7, "generate", 3) == int(digest[:8], 16) // 2
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(
     NAME, TEXT, st.integers(0, 2**31 - 1), st.lists(NAME, min_size=1, max_size=4, unique=True),
     st.floats(1e-9, 1.0),
@@ -100,7 +102,7 @@ def test_a_recipe_dumped_and_loaded_plans_the_same(
     assert make_plan(again) == make_plan(first)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(
     st.dictionaries(NAME, st.binary(min_size=1, max_size=50), min_size=1, max_size=3),
     st.data(),

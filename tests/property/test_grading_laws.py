@@ -22,6 +22,7 @@ KINDS = st.sampled_from(["math", "exact", "choice", "procedural", "code", "open"
 MATHS = st.text(alphabet="0123456789xpi+-*/^=(){}[]\\,.%$ <>!_|", max_size=24)
 
 
+@settings(deadline=None)
 @given(st.text(), KINDS, st.sampled_from(["stop", "length"]))
 def test_no_text_makes_a_grader_raise(text, kind, finish):
     asked = problem("B" if kind == "choice" else "7", kind)
@@ -30,7 +31,7 @@ def test_no_text_makes_a_grader_raise(text, kind, finish):
         grade_lenient(asked, whole, finish_reason=finish)
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 @given(MATHS)
 def test_no_mathematics_makes_the_expression_reader_raise(text):
     grade(problem(r"\sqrt{2}"), completion_text("a", text))
@@ -55,6 +56,7 @@ def test_the_last_number_of_a_text_is_found(number, words):
     assert plain_number(found) == Fraction(number)
 
 
+@settings(deadline=None)
 @given(MATHS, st.sampled_from(["7", "1/2", "x+1", "1,2"]))
 def test_what_is_decided_plainly_is_decided_alike_with_sympy(text, reference):
     item = GradeItem(problem(reference), completion_text("a", text))

@@ -58,7 +58,7 @@ def fraction_forms(value: Fraction, by: int) -> list[str]:
     return forms
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 @given(st.fractions(-60, 60, max_denominator=60), small, st.integers(0, 11), dresses)
 def test_a_fraction_is_right_in_every_form_and_its_neighbours_in_none(value, by, form, dress):
     reference = rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
@@ -82,7 +82,7 @@ def surd_forms(factor: int, root: int, by: int) -> list[str]:
     ]
 
 
-@settings(max_examples=40)
+@settings(deadline=None, max_examples=40)
 @given(small, st.sampled_from([2, 3, 5, 6, 7, 10, 11]), small, st.integers(0, 7), dresses)
 def test_a_surd_is_right_in_every_form_and_another_in_none(factor, root, by, form, dress):
     reference = rf"{factor}\sqrt{{{root}}}"
@@ -97,7 +97,7 @@ def polynomial(coefficients: list[int], order: list[int]) -> str:
     return "".join(terms).lstrip("+")
 
 
-@settings(max_examples=40)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.integers(1, 9), min_size=2, max_size=4),
     st.randoms(use_true_random=False),
@@ -120,7 +120,7 @@ def test_a_polynomial_is_right_in_any_order_and_with_other_coefficients_wrong(
     assert not is_right(reference, dress(polynomial(coefficients, order).replace("x", "y")))
 
 
-@settings(max_examples=40)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.integers(-50, 50), min_size=2, max_size=5, unique=True),
     st.randoms(use_true_random=False),
@@ -141,7 +141,7 @@ def test_sets_take_any_order_tuples_only_theirs_and_neither_another_member(value
         assert not is_right(reference, dress(f"{opening}{inside}, 77{closing}"))
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 @given(st.integers(-999, 999), st.integers(-999, 999), dresses, st.sampled_from(
     ["{a} or {b}", "{a}, {b}", "{a} and {b}", "{a} = {b}", r"\boxed{{{a}}} \boxed{{{b}}}",
      "{a} ({b})", r"{a} \text{{ or }} {b}", "{b}, {a}", r"\{{{a}, {b}\}}", "{a}; {b}"]

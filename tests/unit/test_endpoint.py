@@ -125,7 +125,7 @@ def test_plain_text_without_a_tokenizer_is_sent_as_text(tmp_path: Path) -> None:
     assert path == "/v1/completions" and body["prompt"].endswith("User: What is 2 + 2? Assistant:")
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(["system", "user"]), st.text()), min_size=1, max_size=4),
     st.sampled_from(["", "<think>\n", "]", '"}]']),
