@@ -31,7 +31,8 @@ CLEAR_WIN = 1.25
 PRODUCT_WIN = 1.05
 """How much faster the other product must be. To err costs little: where the win is small both
 multiply in float32 (operands that are rounded, on AMX, win fourfold). On a Zen 4, where it was
-1.06 to 1.24, pre-training won 1.16, a training pass 1.05 to 1.10, a reference 0.95 to 1."""
+1.06 to 1.24, the lab's pre-training was 1.16 times as fast, a training pass of its RL 1.05 to 1.10
+times, a reference pass 0.95 to 1."""
 
 Rates = Mapping[str, Mapping[str, float]]
 """GFLOP/s by number of threads and kind of product."""
