@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -21,7 +22,7 @@ from factory.ui.options import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from factory.ui.console import Console
 
 app = typer.Typer(
     name="factory",
@@ -474,13 +475,11 @@ def _build(
 
 
 def _say_error(text: str) -> None:
-    _console(stderr=True).print(
-        f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True
-    )
+    _console(stderr=True).print(f"error: {text}", style="red", highlight=False, soft_wrap=True)
 
 
 def _console(*, stderr: bool = False) -> "Console":
-    from rich.console import Console
+    from factory.ui.console import Console
 
     return Console(stderr=stderr)
 
@@ -492,5 +491,9 @@ def _shown(arguments: list[str]) -> str:
 
 
 def main() -> None:
-    """Entry point of the `factory` command."""
-    app()
+    """Entry point of the `factory` command. A bug's traceback may quote a model."""
+    try:
+        app()
+    except Exception:  # whatever it is, it is told in full and ends the command
+        _console(stderr=True).print(traceback.format_exc(), highlight=False, soft_wrap=True)
+        raise SystemExit(1) from None

@@ -22,7 +22,7 @@ MACHINES = sorted((ROOT / "recipes" / "machines").glob("*.yaml"))
 # From the bottom up. A module may import modules of its own layer and of those below. A package
 # named here stands for its modules, unless one of them is named by itself.
 LAYERS = (
-    ("errors", "seeds", "records", "install", "provenance"),
+    ("errors", "seeds", "visible", "records", "install", "provenance"),
     ("claim",),
     ("jsonl", "yaml12", "tiny", "world", "attention"),
     ("artifacts", "machine", "context"),
@@ -39,7 +39,20 @@ LAYERS = (
     ("cli",),
 )
 HEAVY = ("torch", "transformers", "vllm", "trl", "datasets", "lm_eval", "numpy")
-PRINTERS = ("factory.cli", "factory.ui", "factory.install")
+DOOR = "factory.ui.console"
+"""The one module that prints. Rich is imported elsewhere for tables and for the live display."""
+WRITERS = {
+    "factory.context": "events where there is no run folder: JSON",
+    "factory.grading.rows": "JSON whose texts are escaped",
+    "factory.install": "runs before rich is installed",
+    "factory.launch.measure": "JSON for its parent",
+    "factory.launch.peaks": "JSON for its parent",
+    "factory.grading.inside.asker": "runs alone in the sandbox",
+    "factory.world.examples": "JSON, made again by hand",
+    "factory.world.preferences": "JSON, made again by hand",
+    "factory.preferences.examples": "JSON, made again by hand",
+}
+"""What writes to standard streams by itself, and why it may."""
 LINES_A_FILE = 500
 LINES_A_FUNCTION = 60
 LINES_A_TRAINER_LOOP = 90
@@ -145,17 +158,52 @@ def test_an_import_leaves_the_heavy_libraries_unimported(module: str) -> None:
     assert done.stdout.split() == []
 
 
-def test_only_the_command_line_prints() -> None:
-    printing = [
-        name
-        for name, tree in modules().items()
-        if not name.startswith(PRINTERS)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id == "print"
+def test_only_one_module_opens_a_console_or_makes_text_for_it() -> None:
+    wrong = []
+    for name, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                taken = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                taken = [str(node.module)]
+            else:
+                continue
+            taken = [module for module in taken if module.split(".")[0] == "rich"]
+            allowed = name == DOOR or (
+                (name.startswith("factory.ui.") and all(module == "rich.table" for module in taken))
+                or (name == "factory.ui.display" and taken == ["rich.progress"])
+            )
+            wrong += [f"{name} imports {module}" for module in taken if not allowed]
+    assert wrong == []
+
+
+def test_the_live_display_draws_on_that_console_and_reads_no_markup() -> None:
+    calls = [
+        node
+        for node in ast.walk(modules()["factory.ui.display"])
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("TextColumn", "Progress")
     ]
-    assert printing == []
+    assert len(calls) > 1
+    for call in calls:
+        stated = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        if ast.unparse(call.func) == "TextColumn":
+            assert stated["markup"] == "False", ast.unparse(call)
+        else:
+            assert stated["console"] == "console"
+
+
+def test_nothing_prints_past_that_console() -> None:
+    names = ("print", "echo", "secho", "sys.stdout", "sys.stderr", "sys.__stdout__", "pprint")
+    past = [
+        f"{name}:{node.lineno}"
+        for name, tree in modules().items()
+        if name not in WRITERS
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Name) and node.id in names)
+        or (isinstance(node, ast.Attribute) and ast.unparse(node) in names)
+        or (isinstance(node, ast.Attribute) and node.attr in ("echo", "secho"))
+    ]
+    assert past == []
 
 
 def test_no_code_of_a_model_folder_is_ever_trusted() -> None:

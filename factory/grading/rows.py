@@ -15,6 +15,7 @@ from factory.chat import completion_text
 from factory.grading.grade import GradeItem
 from factory.grading.pool import GradingPool
 from factory.records import Outcome, Problem, ProblemKind, Record
+from factory.visible import visible_json
 
 AT_ONCE = 256
 """Rows in memory: enough to keep the pool's processes busy."""
@@ -146,10 +147,13 @@ def _broken(line: str, where: str, reason: str) -> BrokenRow:
 def write_graded(
     rows: Iterator[GradedRow | BrokenRow], out: TextIO, *, on_broken: Callable[[str], None]
 ) -> Counter[str]:
-    """Write the rows as JSONL; how often each outcome occurred, and `broken` rows."""
+    """Write the rows as JSONL; how often each outcome occurred, and `broken` rows.
+
+    What a terminal would obey in an answer is escaped.
+    """
     counts: Counter[str] = Counter()
     for row in rows:
-        out.write(row.model_dump_json() + "\n")
+        out.write(visible_json(row.model_dump_json()) + "\n")
         if isinstance(row, BrokenRow):
             on_broken(row.explanation)
         counts["broken" if isinstance(row, BrokenRow) else row.outcome] += 1

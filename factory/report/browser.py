@@ -15,7 +15,8 @@ from factory.records import OUTCOMES, EvalSample, Problem
 from factory.report.asked import AllAsked
 from factory.report.records import Answer, Answered, Browser, Evaluation
 from factory.report.scorecard import MODES, AllAnswers, benchmarks
-from factory.report.text import abridged, visible
+from factory.report.text import abridged
+from factory.visible import visible
 
 MOST_ANSWERS = 20_000
 MOST_CHARACTERS = 40_000_000

@@ -6,23 +6,11 @@ control characters are not allowed in a page at all. They are written out as `�
 """
 
 import re
-import unicodedata
+
+from factory.visible import visible
 
 MINUS = "\u2212"
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~<&])|^(?=[#+=>-])|^(\d+)(?=[.)])")
-
-
-def visible(text: str) -> str:
-    """`text` with every invisible or reordering character written out; newline and tab stay."""
-    shown = {ord(letter): f"⟨U+{ord(letter):04X}⟩" for letter in set(text) if _is_hidden(letter)}
-    return text.translate(shown)
-
-
-def _is_hidden(character: str) -> bool:
-    # Cc controls, Cf formats (bidi, zero width), Cs lone surrogates, Co private, Zl/Zp separators.
-    return character not in "\n\t" and unicodedata.category(character) in {
-        "Cc", "Cf", "Cs", "Co", "Zl", "Zp",
-    }  # fmt: skip
 
 
 def markdown_text(text: str) -> str:

@@ -17,6 +17,7 @@ import httpx
 
 from factory.errors import EngineError
 from factory.machine import EndpointAccess
+from factory.visible import visible
 
 PASSING = (408, 409, 425, 429)
 """Refusals that may pass, besides all of 5xx."""
@@ -176,4 +177,4 @@ def _message(text: str) -> str:
         words = str(found)
     except ValueError:
         words = text
-    return " ".join(words.split())[:SHOWN] or "no reason given"
+    return visible(" ".join(words.split())[:SHOWN]) or "no reason given"

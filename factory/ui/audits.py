@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from factory.evaluation.audit import Row
+from factory.ui.console import Console
 
 
 def show_audit(rows: Sequence[Row], console: Console) -> None:

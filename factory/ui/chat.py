@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-from rich.console import Console
-from rich.text import Text
-
 from factory.artifacts import Artifact
 from factory.chat import OutputForm, PromptConfig, parse_completion, render, stop_texts
 from factory.errors import ArtifactError
 from factory.machine import Machine
 from factory.records import SamplingConfig
 from factory.seeds import derive
+from factory.ui.console import Console, Text
 
 
 def chat(
@@ -38,7 +36,7 @@ def chat(
     turn = 0
     while True:
         try:
-            question = console.input("[bold cyan]> [/]").strip()
+            question = console.input(Text("> ", "bold cyan")).strip()
         except EOFError:
             break
         if not question:

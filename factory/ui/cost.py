@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from factory.cost.amounts import COMPLETION_SHARE, COMPLETION_TOKENS, RL_SHARE
@@ -11,6 +10,7 @@ from factory.cost.estimate import Bill, Row, bill
 from factory.machine import Machine
 from factory.plan import Step, missing
 from factory.report.text import count, duration
+from factory.ui.console import Console
 
 NUMBERS = ("tokens", "time", "GiB mem", "GiB disk", "price")
 

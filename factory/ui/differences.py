@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from factory.report.difference import SAME_ANSWERS, Difference, difference, open_report
+from factory.ui.console import Console, Text
+from factory.visible import visible_json
 
 SHOWN = 60
 """Characters of a setting's value."""
@@ -22,7 +22,7 @@ def show_difference(
     """Compare two reports, B against A."""
     found = difference(open_report(run_a, store), open_report(run_b, store))
     if as_json:
-        console.print_json(found.model_dump_json(), indent=1)
+        console.print(visible_json(found.model_dump_json(indent=1)), soft_wrap=True)
         return
     console.print(Text(f"A: {found.a} ({run_a})\nB: {found.b} ({run_b})"))
     _settings(found, console)

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +17,7 @@ from rich.progress import (
 
 from factory.artifacts import Artifact
 from factory.plan import Step
+from factory.ui.console import Console
 
 PLAIN_SECONDS = 15.0
 SHOWN = ("reward", "accuracy", "correct_share", "loss", "pass@1", "kept", "greedy")
@@ -102,14 +102,14 @@ class LiveDisplay(PlainDisplay):
     def __init__(self, total: int, console: Console, price: float | None = None) -> None:
         super().__init__(total, console, price)
         self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("[cyan]{task.fields[figures]}"),
+            TextColumn("{task.fields[unit]}", markup=False),
+            TextColumn("{task.fields[rate]}", markup=False),
+            TextColumn("{task.fields[figures]}", style="cyan", markup=False),
             TimeElapsedColumn(),
-            TextColumn("left"),
+            TextColumn("left", markup=False),
             TimeRemainingColumn(),
             console=console,
             transient=True,
@@ -118,7 +118,7 @@ class LiveDisplay(PlainDisplay):
         self._bar.start()
 
     def started(self, step: Step, folder: Path) -> None:
-        description = f"[{self._place(step)}] {step.name} ({step.kind})".replace("[", r"\[")
+        description = f"[{self._place(step)}] {step.name} ({step.kind})"
         self._tasks[step.name] = self._bar.add_task(
             description, total=None, unit="starting", rate="", figures=""
         )

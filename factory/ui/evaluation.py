@@ -5,9 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
-
 from factory.artifacts import Artifact, find, open_artifact
 from factory.errors import ArtifactError, RecipeError
 from factory.plan import make_plan
@@ -22,6 +19,7 @@ from factory.suite import (
     load_suite,
     stage_name,
 )
+from factory.ui.console import Console, Text
 from factory.ui.tables import resolve
 
 

@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from factory.artifacts import Artifact, sha256_file
 from factory.errors import RecipeError
@@ -14,7 +12,8 @@ from factory.publish.folder import Outcome, Target, is_written, refused
 from factory.publish.folder import publish as write
 from factory.publish.hub import upload
 from factory.publish.lineage import LINEAGE, faults, places_of, read_lineage
-from factory.report.text import size, visible
+from factory.report.text import size
+from factory.ui.console import Console, Text
 
 
 def stated_licences(options: Sequence[str]) -> dict[str, str]:
@@ -80,7 +79,7 @@ def show_outcome(outcome: Outcome, console: Console, *, is_trial: bool) -> None:
     for column in ("check", "", "reason"):
         checks.add_column(column)
     for one in outcome.checks:
-        reason = Text(visible(one.reason))
+        reason = Text(one.reason)
         checks.add_row(one.name, Text(one.status, STYLES[one.status]), reason)
     console.print(checks)
     if is_trial:

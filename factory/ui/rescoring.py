@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from factory.records import Verdict
 from factory.rescore import rescore
+from factory.ui.console import Console, Text
 from factory.ui.tables import resolve
 
 SHOWN = 60

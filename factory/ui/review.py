@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import get_args
 
 import click
-from rich.console import Console
-from rich.text import Text
 
 from factory.artifacts import find
 from factory.chat import OutputForm, canonical_text
@@ -17,7 +15,6 @@ from factory.lint import lint
 from factory.plan import make_plan
 from factory.recipe import load_recipe
 from factory.records import Trace
-from factory.report.text import visible
 from factory.review import (
     Decision,
     Decisions,
@@ -30,11 +27,14 @@ from factory.review import (
     standing,
 )
 from factory.stages.review import ReviewConfig
+from factory.ui.console import Console, Text
 from factory.ui.tables import resolve
+from factory.visible import visible
 
 REASONS: tuple[Reason, ...] = get_args(Reason)
 THOUGHTS, ENDING = "=== thoughts ===", "=== answer ==="
 RECIPES = (".yaml", ".yml", ".json")
+CHOICES = "(a)ccept, (e)dit, (r)eject, (s)kip, (q)uit: "
 
 
 @dataclass(frozen=True)
@@ -141,14 +141,14 @@ class _Stopped(Exception):
 
 
 def _show(trace: Trace, form: OutputForm | None, *, place: str, console: Console) -> None:
-    """The trace, with everything in it that a terminal would obey written out."""
-    console.rule(Text(f"{place}: {visible(trace.problem_id)}, {trace.verdict.outcome}"))
+    """The trace in its parts, and what the linter says about it."""
+    console.rule(Text(f"{place}: {trace.problem_id}, {trace.verdict.outcome}"))
     parts = (("question", trace.question), ("thoughts", trace.reasoning or trace.completion))
     for name, text in (*parts, ("answer", trace.summary or trace.answer or "(none)")):
         console.print(Text(name, "bold"))
-        console.print(Text(visible(text)))
+        console.print(Text(text))
     for found in lint(trace.completion, form=form):
-        console.print(Text(f"linter: {visible(found)}", "yellow"))
+        console.print(Text(f"linter: {found}", "yellow"))
 
 
 def _ask(
@@ -157,8 +157,7 @@ def _ask(
     """One decision; _Skipped, _Stopped or EOFError where there is none."""
     made = {"trace": key(trace), "reviewer": reviewer, "review_pass": review_pass}
     while True:
-        choice = console.input("[bold]a[/]ccept, [bold]e[/]dit, [bold]r[/]eject, "
-                               "[bold]s[/]kip, [bold]q[/]uit: ").strip().lower()  # fmt: skip
+        choice = console.input(CHOICES).strip().lower()
         if choice in ("a", "accept"):
             return Decision(**made, choice="accept")
         if choice in ("s", "skip"):
@@ -197,6 +196,6 @@ def _edit(trace: Trace, form: OutputForm | None, console: Console) -> tuple[str,
     ending = ending.strip()
     faults = lint(canonical_text(reasoning, ending, ending, form), form=form)
     if faults:
-        console.print(Text(f"not taken: {visible('; '.join(faults))}", "yellow"))
+        console.print(Text(f"not taken: {'; '.join(faults)}", "yellow"))
         return None
     return reasoning, ending

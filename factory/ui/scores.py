@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from factory.artifacts import Artifact, find
 from factory.errors import RecipeError
@@ -14,6 +12,7 @@ from factory.evaluation.paired import advice
 from factory.evaluation.published import Reproduction, hub_id, load_published, reproductions
 from factory.evaluation.statistics import Interval
 from factory.evaluation.summary import Summary, summaries
+from factory.ui.console import Console, Text
 from factory.ui.tables import resolve
 
 

@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from factory.artifacts import Artifact, find, open_artifact, stored
 from factory.doctor import Finding
 from factory.errors import ArtifactError
 from factory.plan import Step, missing
 from factory.records import ArtifactKind, Trace
+from factory.ui.console import Console, Text
 
 
 def show_plan(plan: Sequence[Step], store: Path, console: Console) -> None:

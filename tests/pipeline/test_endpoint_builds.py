@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from building import MACHINE, sealed
 from click.testing import Result
-from endpoint_server import Body, serving
+from endpoint_server import Body, Fault, serving
 from typer.testing import CliRunner
 
 from factory import suite
@@ -60,16 +60,17 @@ def add_up(body: Body) -> str:
     return f"<think> I add them up. </think> <answer> {total} </answer>"
 
 
-def factory(store: Path, verb: str, what: str, url: str, most: float) -> Result:
+def factory(store: Path, verb: str, what: str, url: str, most: float, *, given: str = "") -> Result:
     entry = f"{{url: {url}, key_env: TEACHER_KEY, price_in: 0, price_out: 1000000"
     machine = store / "machine.yaml"
     limits = f"{entry}, most_spend: {most}, first_wait: 0.01, concurrency: 2}}"
     machine.write_text(f"{MACHINE}endpoints: [{limits}]\n", encoding="utf-8")
-    arguments = [verb, what, "--plain", "--store", str(store), "--machine", str(machine)]
+    arguments = [verb, what, "--store", str(store), "--machine", str(machine)]
+    arguments += [] if verb == "chat" else ["--plain"]
     if verb == "eval":
         arguments += ["--suite", "sums"]
     runner = CliRunner(env={"COLUMNS": "220", "TEACHER_KEY": KEY})
-    return runner.invoke(app, arguments, catch_exceptions=False)
+    return runner.invoke(app, arguments, input=given, catch_exceptions=False)
 
 
 def test_a_served_model_is_measured_and_taught_from_within_its_limit_and_without_its_key_on_disk(
@@ -117,3 +118,27 @@ def test_a_served_model_is_measured_and_taught_from_within_its_limit_and_without
     assert any(b"TEACHER_KEY" in text for text in texts)
     assert not any(KEY.encode() in text for text in texts)
     assert KEY not in stopped.output + done.output + built.output
+
+
+def test_words_of_a_server_reach_the_terminal_written_out(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    hostile = "MARKED \x1b]52;c;ZWNobw==\x1b\\ \x9b2J \x08\x07\r \u202e [red]x[/red]"
+    recipe = tmp_path / "served.yaml"
+    fields = "{kind: model, source: {type: endpoint, url: URL, name: teacher}}"
+
+    def answer(body: Body) -> str:
+        thoughts = f"<think> {hostile} </think> <answer> {hostile} </answer>"
+        return hostile if "bare" in str(body) else thoughts
+
+    with serving(answer) as server:
+        text = f"name: served\nstages:\n  teacher: {fields}\n".replace("URL", server.url)
+        recipe.write_text(text, encoding="utf-8")
+        assert factory(store, "build", str(recipe), server.url, 1e6).exit_code == 0
+        said = factory(store, "chat", "teacher", server.url, 1e6, given="2+2?\nbare?\n").output
+        server.faults.append(Fault(403, text=hostile))
+        refused = factory(store, "chat", "teacher", server.url, 1e6, given="3+3?\n").output
+    for output, times in ((said, 3), (refused, 1)):
+        assert output.count("MARKED") >= times and "[red]x[/red]" in output, output
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", output)
+        assert "⟨U+001B⟩]52;c;ZWNobw==⟨U+001B⟩" in output and "⟨U+202E⟩" in output

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from report_example import Build
-from rich.console import Console
 
 from factory.artifacts import find, folder_name
 from factory.chat import PromptConfig
@@ -38,6 +37,7 @@ from factory.stages.model import Tiny
 from factory.stages.pretrain import PretrainConfig
 from factory.stages.problems import ProblemsConfig
 from factory.training.roofline import size_of
+from factory.ui.console import Console
 from factory.ui.cost import show_cost
 from factory.ui.display import PlainDisplay, rates
 
@@ -66,9 +66,9 @@ def plan(**stages: dict[str, Any]) -> tuple[Step, ...]:
 
 
 def shown(steps: tuple[Step, ...], store: Path, machine: Machine = CPU) -> str:
-    console = Console(width=100, record=True, file=io.StringIO())
-    show_cost(steps, store, machine, console)
-    return console.export_text()
+    screen = io.StringIO()
+    show_cost(steps, store, machine, Console(width=100, file=screen))
+    return screen.getvalue()
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
