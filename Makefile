@@ -31,6 +31,7 @@ development: $(DEVELOPMENT)
 
 quickstart: $(INSTALLED)
 	$(BIN)/factory build recipes/quickstart.yaml
+	@echo "the whole chain, about three times as long: $(BIN)/factory build recipes/r1-small.yaml"
 
 test: $(DEVELOPMENT)
 	$(BIN)/python -m pytest $(TWO_AT_ONCE)

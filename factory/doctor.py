@@ -33,7 +33,8 @@ Status = Literal["ok", "warning", "problem"]
 MEMORY_GIB = 8.0
 """What the quickstart recipe stays under."""
 DISK_GIB = 10.0
-"""A build of the quickstart: about eight 0.5 GiB checkpoints, optimizer states while one trains."""
+"""A build of r1-small: nine 0.5 GiB checkpoints, optimizer states while one trains. The quickstart
+has five of them."""
 DISK_FLOOR_GIB = 2.0
 """Below this one checkpoint with its optimizer state does not fit."""
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
@@ -93,7 +94,7 @@ def processor_finding(architecture: str, cpuinfo: str, cores: int) -> Finding:
         advice = "vLLM's CPU build needs AVX2: set `engine: transformers` in the machine file"
         return _warning("processor", found, advice)
     if cores < 2:
-        return _warning("processor", found, "the quickstart's 40 minutes are meant for two cores")
+        return _warning("processor", found, "the quickstart's 20 minutes are meant for two cores")
     return _ok("processor", found)
 
 
@@ -131,7 +132,7 @@ def disk_finding(artifacts: Path) -> Finding:
     """Free space where artifacts go."""
     free = free_gib(_existing(artifacts))
     found = f"{free:.1f} GiB free for {artifacts}"
-    advice = f"the quickstart wants {DISK_GIB:.0f} GiB: free some, or remove old artifacts"
+    advice = f"recipes/r1-small.yaml wants {DISK_GIB:.0f} GiB: free some, or remove old artifacts"
     if free < DISK_FLOOR_GIB:
         return _problem("disk", found, advice)
     return _warning("disk", found, advice) if free < DISK_GIB else _ok("disk", found)

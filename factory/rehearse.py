@@ -29,7 +29,7 @@ DATA = Path(__file__).resolve().parents[1] / "recipes" / "data"
 PAIRS = str(DATA / "general_pairs.jsonl")
 LABELS = str(DATA / "safety_labels.jsonl")
 PROMPTS = str(DATA / "general_prompts.jsonl")
-"""The quickstart's preferences stand in for data sets."""
+"""The preferences of r1-small stand in for data sets."""
 
 Fields = dict[str, Any]
 
@@ -201,7 +201,7 @@ def _sft(fields: Fields) -> Fields:
 
 
 def _pairs(fields: Fields) -> Fields:
-    """A data set or a missing file becomes the quickstart's; a random judge decides nothing."""
+    """A data set or a missing file becomes r1-small's; a random judge decides nothing."""
     loose = {"margin": -1.0, "compares": "completion"}
     return {**fields, "source": _preferences(fields["source"], PAIRS, loose)}
 

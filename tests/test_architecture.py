@@ -273,5 +273,5 @@ def test_every_machine_file_loads(path: Path) -> None:
 
 
 def test_the_recipes_are_found() -> None:
-    assert {"quickstart", "smoke"} <= {path.stem for path in RECIPES}
+    assert {"quickstart", "r1-small", "smoke"} <= {path.stem for path in RECIPES}
     assert {"cpu", "smoke"} <= {path.stem for path in MACHINES}

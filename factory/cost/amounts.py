@@ -25,19 +25,19 @@ LOOKED_AT = 64
 
 COMPLETION_SHARE = 0.55
 """Of `max_new_tokens`, where no earlier run tells. Small limits are set by what is needed: the
-quickstart's stages used 0.43 to 0.66 of theirs."""
+stages of r1-small used 0.43 to 0.66 of theirs."""
 RL_SHARE = 0.75
 """The same while a policy is trained, which has not learned to end yet: 0.67, 0.76 and 0.80."""
 COMPLETION_TOKENS = 6094.0
 """The same for large limits: the mean of R1's mathematical SFT samples, whose limit was 32,768
 (arXiv 2501.12948 v2, Table 5)."""
 KEPT_SHARE = 0.6
-"""Of answers that selection keeps; of problems with one answer kept. The quickstart's four kept
+"""Of answers that selection keeps; of problems with one answer kept. The four of r1-small kept
 0.31, 0.45, 0.67 and 0.70."""
 QUESTION_CHARACTERS = 440.0
 """Of a hub data set's question: R1's mathematical prompts had 122 tokens (v2, Table 4)."""
 WRITTEN_CHARACTERS = 2.0
-"""A token, of worked texts, which are full of digits and signs; 1.9 in the quickstart's traces."""
+"""A token, of worked texts, which are full of digits and signs; 1.9 in r1-small's traces."""
 CHAT_TOKENS = 10
 """What a chat template puts around a question; 9 in ChatML."""
 

@@ -1,7 +1,7 @@
 """Seconds and bytes of the work that stages do, as pure functions of sizes and rates.
 
 Operations and bytes are those of `training.roofline`; what a device reaches of its peaks is a
-share. The shares for CPUs are fitted: to one build of recipes/quickstart.yaml (docs/log.md). Those
+share. The shares for CPUs are fitted: to one build of recipes/r1-small.yaml (docs/log.md). Those
 for GPUs are taken from published measurements and were not checked by us.
 """
 
@@ -44,7 +44,7 @@ class Speed:
 
 
 def processor(peaks: Peaks) -> Speed:
-    """A CPU: shares fitted to one build of the quickstart."""
+    """A CPU: shares fitted to one build of r1-small."""
     return Speed(
         peaks, decode=0.45, read=1.0, forward=0.8, sft=0.75, rl=0.6, start=8.0, layer=1e-4,
         token=3e-5,

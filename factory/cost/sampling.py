@@ -21,7 +21,7 @@ from factory.stages.rewrite import RewriteConfig
 HARNESS_SECONDS = 2.5
 """Of lm-eval, fitted."""
 REWRITTEN_SHARE = 0.5
-"""Of drafts whose rewriting passes; an assumption, the quickstart's was 0.13."""
+"""Of drafts whose rewriting passes; an assumption, r1-small's was 0.13."""
 JUDGED_SHARE = 0.5
 """Of pairs that a judge decides and that balancing keeps; an assumption."""
 INSTRUCTION_CHARACTERS = 1500

@@ -15,7 +15,7 @@ from factory.plan import Step
 GIB = 2**30
 TRANSFORMERS_START = 1.0
 PROCESS_BYTES = 0.53 * GIB
-"""A worker that holds no model: every light stage of the quickstart."""
+"""A worker that holds no model: every light stage of r1-small."""
 ENGINE_BYTES = 0.95 * GIB
 TRAINER_BYTES = 0.8 * GIB
 """Libraries and buffers of a process with an engine or a trainer, beside what is counted. These

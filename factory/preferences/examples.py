@@ -1,4 +1,4 @@
-"""Synthetic preferences in small: what the quickstart's reward models learn from.
+"""Synthetic preferences in small: what r1-small's reward models learn from.
 
 `python -m factory.preferences.examples pairs > recipes/data/general_pairs.jsonl` and likewise
 `labels > safety_labels.jsonl` and `prompts > general_prompts.jsonl`; a test holds files and

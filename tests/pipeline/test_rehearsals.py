@@ -11,7 +11,7 @@ from factory.recipe import load_recipe
 from factory.rehearse import rehearsal
 
 ROOT = Path(__file__).resolve().parents[2]
-# The smoke recipe is a rehearsal of the quickstart by itself, and is built by other tests.
+# The smoke recipe is a rehearsal of r1-small by itself, and is built by other tests.
 RECIPES = sorted(p for p in (ROOT / "recipes").glob("*.yaml") if p.stem != "smoke")
 # The other recipes of the folder differ from the ladder in data only: tests/unit/test_rehearse.py.
 DISTILL = ("ladder", "ablation-filters", "ablation-rl")

@@ -15,7 +15,7 @@ from factory.records import AddedLater, Record
 from factory.stages import Stage, StageConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
+R1_SMALL = ROOT / "recipes" / "r1-small.yaml"
 
 
 def prints(recipe: Recipe) -> dict[str, str]:
@@ -29,7 +29,7 @@ def from_data(folder: Path, data: dict[str, Any]) -> Recipe:
 
 
 def resolved() -> dict[str, Any]:
-    return json.loads(json.dumps(load_recipe(QUICKSTART).resolved))
+    return json.loads(json.dumps(load_recipe(R1_SMALL).resolved))
 
 
 def descendants(plan: tuple[Step, ...], name: str) -> set[str]:
@@ -41,7 +41,7 @@ def descendants(plan: tuple[Step, ...], name: str) -> set[str]:
 
 
 def test_every_input_comes_before_what_needs_it() -> None:
-    plan = make_plan(load_recipe(QUICKSTART))
+    plan = make_plan(load_recipe(R1_SMALL))
     seen: set[str] = set()
     for step in plan:
         assert set(step.inputs.values()) <= seen
@@ -49,17 +49,17 @@ def test_every_input_comes_before_what_needs_it() -> None:
 
 
 def test_until_keeps_a_stage_and_what_it_needs() -> None:
-    plan = make_plan(load_recipe(QUICKSTART), until="zero_kept")
+    plan = make_plan(load_recipe(R1_SMALL), until="zero_kept")
     assert [step.name for step in plan] == ["base", "sums", "zero", "zero_traces", "zero_kept"]
 
 
 def test_an_unknown_until_is_named() -> None:
     with pytest.raises(RecipeError, match="--until nowhere: no such stage; there are base"):
-        make_plan(load_recipe(QUICKSTART), until="nowhere")
+        make_plan(load_recipe(R1_SMALL), until="nowhere")
 
 
 def test_the_resolved_recipe_gives_the_same_fingerprints(tmp_path: Path) -> None:
-    assert prints(from_data(tmp_path, resolved())) == prints(load_recipe(QUICKSTART))
+    assert prints(from_data(tmp_path, resolved())) == prints(load_recipe(R1_SMALL))
 
 
 def test_key_order_does_not_change_a_fingerprint(tmp_path: Path) -> None:
@@ -68,30 +68,30 @@ def test_key_order_does_not_change_a_fingerprint(tmp_path: Path) -> None:
             return {key: turned(value[key]) for key in reversed(value)}
         return [turned(item) for item in value] if isinstance(value, list) else value
 
-    assert prints(from_data(tmp_path, turned(resolved()))) == prints(load_recipe(QUICKSTART))
+    assert prints(from_data(tmp_path, turned(resolved()))) == prints(load_recipe(R1_SMALL))
 
 
 def test_stage_names_do_not_change_a_fingerprint(tmp_path: Path) -> None:
     text = json.dumps(resolved())
     for name in ("base", "cold", "few_shot_kept"):
         text = text.replace(f'"{name}"', f'"{name}-renamed"')
-    before = set(prints(load_recipe(QUICKSTART)).values())
+    before = set(prints(load_recipe(R1_SMALL)).values())
     assert set(prints(from_data(tmp_path, json.loads(text))).values()) == before
 
 
 def test_the_recipes_name_does_not_change_a_fingerprint_and_its_seed_changes_all() -> None:
-    plain = prints(load_recipe(QUICKSTART))
-    assert prints(load_recipe(QUICKSTART, ["name=other", "description=x"])) == plain
-    seeded = prints(load_recipe(QUICKSTART, ["seed=8"]))
+    plain = prints(load_recipe(R1_SMALL))
+    assert prints(load_recipe(R1_SMALL, ["name=other", "description=x"])) == plain
+    seeded = prints(load_recipe(R1_SMALL, ["seed=8"]))
     assert all(seeded[name] != plain[name] for name in plain)
 
 
 @pytest.mark.parametrize("stage", ["zero", "cold", "reasoning", "student"])
 def test_a_learning_rate_changes_its_stage_and_its_descendants_only(stage: str) -> None:
     # `student` is like `teacher`: a change of the student's own rate must leave the teacher alone.
-    recipe = load_recipe(QUICKSTART)
+    recipe = load_recipe(R1_SMALL)
     before = prints(recipe)
-    after = prints(load_recipe(QUICKSTART, [f"stages.{stage}.learning_rate=3.3e-6"]))
+    after = prints(load_recipe(R1_SMALL, [f"stages.{stage}.learning_rate=3.3e-6"]))
     changed = {name for name in before if before[name] != after[name]}
     assert changed == descendants(make_plan(recipe), stage)
     assert changed != set(before)
@@ -137,7 +137,7 @@ def another(value: Any) -> Any:
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 def test_every_field_of_every_config_is_noticed() -> None:
     noticed = 0
-    for step in make_plan(load_recipe(QUICKSTART)):
+    for step in make_plan(load_recipe(R1_SMALL)):
         inputs = {path: "0" * 64 for path in step.inputs}
         before = _fingerprint(step.config, step.stage, step.seed, inputs)
         for path, value in leaves(step.config.model_dump(mode="json")):
@@ -193,14 +193,14 @@ def test_a_package_version_and_a_stage_version_are_noticed(monkeypatch) -> None:
 
     import factory.plan as module
 
-    before = prints(load_recipe(QUICKSTART))
+    before = prints(load_recipe(R1_SMALL))
     monkeypatch.setattr(module, "_installed", lambda package: "99")
-    after = prints(load_recipe(QUICKSTART))
+    after = prints(load_recipe(R1_SMALL))
     assert before["base"] != after["base"]
     monkeypatch.undo()
     select = dataclasses.replace(module.STAGES["select"], version=99)
     monkeypatch.setitem(module.STAGES, "select", select)
-    raised = prints(load_recipe(QUICKSTART))
+    raised = prints(load_recipe(R1_SMALL))
     assert before["few_shot_traces"] == raised["few_shot_traces"]
     assert before["few_shot_kept"] != raised["few_shot_kept"]
 

@@ -99,7 +99,7 @@ def test_a_rehearsal_is_a_recipe_that_loads_again(recipe, tmp_path: Path) -> Non
 
 
 def test_a_stages_own_seed_counts_instead_of_the_recipes() -> None:
-    path = ROOT / "recipes" / "quickstart.yaml"
+    path = ROOT / "recipes" / "r1-small.yaml"
     plain = {s.name: s.fingerprint for s in make_plan(load_recipe(path))}
     same = {s.name: s.fingerprint for s in make_plan(load_recipe(path, ["stages.zero.seed=7"]))}
     other = {s.name: s.fingerprint for s in make_plan(load_recipe(path, ["stages.zero.seed=8"]))}
