@@ -6,6 +6,8 @@ import os
 import resource
 import sys
 
+from pydantic_core import PydanticSerializationError
+
 from factory.chat import OutputForm
 from factory.grading.grade import GradeItem, grade_item
 from factory.records import Problem, Verdict
@@ -34,7 +36,7 @@ def main(deadline_seconds: float, *, is_lean: bool = False) -> None:
         item = _item(line)
         patience = 3 * (deadline_seconds + item.seconds) + 5
         faulthandler.dump_traceback_later(patience, exit=True)
-        out.write(_answer(item).model_dump_json() + "\n")
+        out.write(_line(_answer(item)) + "\n")
         out.flush()
         faulthandler.cancel_dump_traceback_later()
 
@@ -52,6 +54,19 @@ def _answer(item: GradeItem) -> Verdict:
     except (MemoryError, RecursionError) as error:
         explanation = f"grading ran out of memory or stack ({type(error).__name__})"
         return Verdict(outcome="ungradable", answer=None, explanation=explanation)
+
+
+def _line(verdict: Verdict) -> str:
+    """The verdict as JSON; halves of surrogate pairs, which no file can hold, written out."""
+    try:
+        return verdict.model_dump_json()
+    except PydanticSerializationError:
+        texts = {"answer": verdict.answer, "explanation": verdict.explanation}
+        clean = {
+            name: text and text.encode("utf-8", "backslashreplace").decode()
+            for name, text in texts.items()
+        }
+        return verdict.model_copy(update=clean).model_dump_json()
 
 
 if __name__ == "__main__":

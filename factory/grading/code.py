@@ -55,7 +55,7 @@ class CodeTests(Record):
     prompt: str = ""
     language: Literal["python", "cpp"] = "python"
     timeout_seconds: float = Field(default=5.0, gt=0, le=60)
-    tolerance: float = Field(default=0.0, ge=0)
+    tolerance: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _has_one_form(self) -> "CodeTests":
@@ -97,6 +97,9 @@ def tests_of(problem: Problem) -> CodeTests:
         return CodeTests.model_validate_json(json.dumps(problem.data))
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
+        raise DataError(f"problem {problem.id}: no usable tests in its data: {reason}") from error
+    except (RecursionError, TypeError, ValueError) as error:
+        reason = f"it is no JSON: {error}"
         raise DataError(f"problem {problem.id}: no usable tests in its data: {reason}") from error
 
 
@@ -182,31 +185,49 @@ def _lines(text: str) -> list[str]:
 def _run_calls(source: str, tests: CodeTests, sandbox: Sandbox) -> tuple[Outcome, str]:
     """All calls in one sandbox; their values come back as plain JSON and are compared here."""
     nonce = secrets.token_hex(8)
-    questions = "".join(
-        plain.dump([tests.entry_point, _plain(call.args)]) + "\n" for call in tests.calls
-    )
-    files = {**_inside("answerer.py"), "main.py": whole_program(tests.prompt, source).encode()}
+    try:
+        expected = [_plain(call.expected) for call in tests.calls]
+        plain.dump(expected)
+        questions = [plain.dump([tests.entry_point, _plain(call.args)]) for call in tests.calls]
+    except ValueError as error:
+        raise DataError(f"a value of the tests cannot be used: {error}") from error
+    program = whole_program(tests.prompt, source).encode("utf-8", "replace")
+    files = {**_inside("answerer.py"), "main.py": program}
     finished = sandbox.run(
         [*python_command("answerer.py"), nonce],
         files=files,
-        stdin=questions.encode(),
+        stdin="".join(f"{question}\n" for question in questions).encode(),
         limits=_limits(tests),
     )
-    replies = _replies(finished.stdout, nonce)
-    for number, call in enumerate(tests.calls, start=1):
-        where = f"call {number} of {len(tests.calls)}"
+    replies = _replies(finished.stdout, nonce, most=len(expected))
+    return _judged(finished, replies, expected, tolerance=tests.tolerance)
+
+
+def _judged(
+    finished: Finished, replies: list[Mapping[str, Any]], expected: list[Any], *, tolerance: float
+) -> tuple[Outcome, str]:
+    """The outcome of a run's calls from its replies, whatever they are."""
+    for number, value in enumerate(expected, start=1):
+        where = f"call {number} of {len(expected)}"
         if number > len(replies):
             if finished.timed_out:
                 return "timeout", f"{where}: stopped after {finished.seconds:.1f} s"
             return "crashed", f"{where}: the program ended before it answered"
         reply = replies[number - 1]
         if "value" not in reply:
-            return "crashed", f"{where}: {_short(str(reply.get('error', 'no value')))}"
-        expected = _plain(call.expected)
-        if not equal(reply["value"], expected, tolerance=tests.tolerance):
-            found = _short(repr(reply["value"]))
-            return "wrong", f"{where}: gave {found}, expected {_short(repr(expected))}"
-    return "correct", f"passed {len(tests.calls)} calls"
+            error = reply.get("error", "no value")
+            return "crashed", f"{where}: {_short(error) if type(error) is str else _shown(error)}"
+        if not equal(reply["value"], value, tolerance=tolerance):
+            return "wrong", f"{where}: gave {_shown(reply['value'])}, expected {_shown(value)}"
+    return "correct", f"passed {len(expected)} calls"
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a plain value's text; integers that Python refuses to print in hex."""
+    try:
+        return _short(repr(value))
+    except ValueError:
+        return _short(plain.dump(value))
 
 
 def _plain(value: Any) -> Any:
@@ -220,16 +241,18 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _replies(output: bytes, nonce: str) -> list[Mapping[str, Any]]:
-    """The answers, each on a line that begins with the run's nonce; anything else ends them."""
+def _replies(output: bytes, nonce: str, *, most: int) -> list[Mapping[str, Any]]:
+    """The first `most` answers, each on a line that begins with the run's nonce; else it ends."""
     replies = []
-    for line in output.decode("utf-8", "replace").split("\n")[:-1]:
+    for line in output.decode("utf-8", "replace").split("\n")[:-1][:most]:
         mark, _, text = line.partition(" ")
+        if mark != nonce:
+            break
         try:
             reply = plain.load(text)
         except ValueError:
             break
-        if mark != nonce or type(reply) is not dict:
+        if type(reply) is not dict:
             break
         replies.append(reply)
     return replies
@@ -239,20 +262,20 @@ def equal(found: Any, expected: Any, *, tolerance: float = 0.0) -> bool:
     """Whether two plain values are the same: types too, but for 1 and 1.0 in either place.
 
     True is not 1, a tuple is not a list, nan is nan. With a tolerance, floats may differ by it,
-    absolutely or relative to the expected one.
+    absolutely or relative to the larger one. Integers may have any size: no float has to hold them.
     """
     if type(expected) in (int, float) and type(found) in (int, float):
-        if math.isnan(expected) or math.isnan(found):
-            return math.isnan(expected) and math.isnan(found)
-        if found == expected or not tolerance:
-            return found == expected
-        return math.isclose(found, expected, rel_tol=tolerance, abs_tol=tolerance)
+        if found == expected or (found != found and expected != expected):
+            return True
+        return bool(tolerance) and _is_close(found, expected, tolerance)
     if type(found) is not type(expected):
         return False
     if isinstance(expected, list | tuple):
         return len(found) == len(expected) and all(
             equal(a, b, tolerance=tolerance) for a, b in zip(found, expected, strict=True)
         )
+    if isinstance(expected, complex):
+        return equal(found.real, expected.real) and equal(found.imag, expected.imag)
     if isinstance(expected, dict):
         return found.keys() == expected.keys() and all(
             equal(found[key], value, tolerance=tolerance) for key, value in expected.items()
@@ -260,12 +283,28 @@ def equal(found: Any, expected: Any, *, tolerance: float = 0.0) -> bool:
     return found == expected
 
 
+def _is_close(a: float, b: float, tolerance: float) -> bool:
+    """`math.isclose` with the tolerance as the relative and the absolute one, also of integers that
+    are larger than every float."""
+    if any(type(side) is float and not math.isfinite(side) for side in (a, b)):
+        return False
+    try:
+        return math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance)
+    except OverflowError:
+        pass
+    # Over a common denominator there are integers alone; a float's denominator is small.
+    (top_a, bottom_a), (top_b, bottom_b) = a.as_integer_ratio(), b.as_integer_ratio()
+    first, second, common = top_a * bottom_b, top_b * bottom_a, bottom_a * bottom_b
+    share, of = tolerance.as_integer_ratio()
+    return of * abs(first - second) <= share * max(abs(first), abs(second), common)
+
+
 def _run_check(source: str, tests: CodeTests, sandbox: Sandbox) -> tuple[Outcome, str]:
     check = f"{tests.prompt}\n\n{tests.check}\n"
     finished = sandbox.converse(
         python_command("asker.py", tests.entry_point),
         python_command("answerer.py"),
-        asking_files={**_inside("asker.py"), "check.py": check.encode()},
+        asking_files={**_inside("asker.py"), "check.py": check.encode("utf-8", "replace")},
         answering_files={
             **_inside("answerer.py"),
             "main.py": whole_program(tests.prompt, source).encode("utf-8", "replace"),
@@ -290,5 +329,6 @@ def _said(finished: Finished) -> str:
 
 
 def _short(text: str) -> str:
+    text = text.encode("utf-8", "backslashreplace").decode()
     shown = text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
     return repr(shown) if "\n" in shown else shown

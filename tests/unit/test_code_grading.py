@@ -293,3 +293,27 @@ def test_values_with_behaviour_do_not_cross() -> None:
     for value in (Sly(4), object(), print, [Sly(1)], {"a": Sly(1)}):
         with pytest.raises(plain.NotPlainError):
             plain.dump(value)
+
+
+def test_a_value_or_a_text_that_no_file_can_hold_ends_no_worker() -> None:
+    """10**9000 is no float and is not printed; half of a surrogate pair is no UTF-8."""
+    called = problem(entry_point="f", calls=[{"args": [], "expected": 1}])
+    surd = Problem(id="m", prompt="", reference="\\sqrt{2}", kind="math", source="s")
+    with GradingPool(1) as pool:
+        items = [
+            GradeItem(called, completion_text("", "def f():\n    return 10**9000")),
+            GradeItem(called, completion_text("", "def f():\n    return 1  # \ud800")),
+            GradeItem(surd, completion_text("", "\\sqrt{3} \ud800")),
+        ]
+        found = pool.grade(items[:2]) + pool.grade(items[2:])
+    assert [one.outcome for one in found] == ["wrong", "correct", "wrong"], found
+    assert "0x" in found[0].explanation and "\\ud800" in (found[1].answer or "")
+
+
+def test_values_of_the_tests_that_cannot_be_used_are_the_problems_fault() -> None:
+    broken = {"entry_point": "f", "calls": [{"args": [], "expected": {"$": "int", "v": "no"}}]}
+    with pytest.raises(DataError, match="a value of the tests"):
+        verdict("def f(): ...", **broken)
+    huge = {"entry_point": "f", "calls": [{"args": [], "expected": 10**5000}]}
+    with pytest.raises(DataError, match="no usable tests"):
+        verdict("def f(): ...", **huge)

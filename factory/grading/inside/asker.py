@@ -37,8 +37,8 @@ def candidate(*arguments):
     except ValueError as error:
         fail(2, f"the program answered no plain value: {error}")
     if type(reply) is not dict or "value" not in reply:
-        error = reply.get("error", "no value") if type(reply) is dict else "no value"
-        fail(2, f"a call failed: {error}")
+        error = reply.get("error") if type(reply) is dict else None
+        fail(2, f"a call failed: {error if type(error) is str else 'no value'}")
     return reply["value"]
 
 
