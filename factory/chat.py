@@ -10,17 +10,19 @@ or, where the prompt has an output form, R1's cold-start form (R1v1, 2.3.1) with
 
 with nothing but white space outside and no further tag or mark inside. Everything else (an answer
 inside the thoughts, a second answer, a made-up further turn, look-alike tags) names its problem
-and is never graded, so it can never be rewarded.
+and is never graded, so it can never be rewarded. Thoughts may speak of turns and their marks: that
+is text. An exchange that they make up, and any further turn behind the answer, is a problem.
 """
 
+import json
 import re
-import unicodedata
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from factory.errors import RecipeError
+from factory.lookalike import TAG_LIKE, fold, made_up_exchange, made_up_turn
 from factory.records import AddedLater, FinishReason, Record, SamplingConfig
 
 if TYPE_CHECKING:
@@ -170,9 +172,10 @@ def with_stops(sampling: SamplingConfig, prompt: PromptConfig) -> SamplingConfig
 def render(question: str, prompt: PromptConfig, tokenizer: "PreTrainedTokenizerBase") -> str:
     """The whole prompt as text, to be tokenised with add_special_tokens=False.
 
-    RecipeError if a chat style meets a tokenizer without a chat template. A chat template that
-    adds a system message of its own would be at odds with `system: None`: the `model` stage saves
-    templates without such a default.
+    Worked examples stand in it with their thoughts. RecipeError if a chat style meets a tokenizer
+    without a chat template, or one that refuses the messages or leaves an example out. A chat
+    template that adds a system message of its own would be at odds with `system: None`: the
+    `model` stage saves templates without such a default.
     """
     if prompt.style == "zero":
         text = _leading_token(tokenizer) + _zero_text(question, prompt.demonstrations)
@@ -184,12 +187,70 @@ def render(question: str, prompt: PromptConfig, tokenizer: "PreTrainedTokenizerB
         )
     if prompt.form is not None:
         _check_marks(prompt.form, tokenizer)
-    text = tokenizer.apply_chat_template(
-        _messages(question, prompt), tokenize=False, add_generation_prompt=True
-    )
+    text = _conversation(question, prompt, tokenizer)
     # Templates of R1's distills already open the thoughts; opening them twice is malformed.
     opened = prompt.prefill.strip() and text.rstrip().endswith(prompt.prefill.strip())
     return text if opened else text + prompt.prefill
+
+
+def _conversation(question: str, prompt: PromptConfig, tokenizer: "PreTrainedTokenizerBase") -> str:
+    """The rendered messages, up to where the model writes, each worked example as it stands.
+
+    Templates of reasoning models leave out the thoughts of earlier turns, and an example without
+    its thoughts shows the wrong thing. They look for the mark that closes the thoughts: such a
+    template renders names in place of the examples, which are written in afterwards.
+    """
+    answers = [
+        canonical_text(shown.reasoning, shown.answer, shown.summary, prompt.form)
+        for shown in prompt.demonstrations
+    ]
+    text = _rendered(_messages(question, prompt, answers), prompt, tokenizer)
+    # A template may write its messages as JSON, for a server to render.
+    if _in_order(answers, text) or _in_order([_quoted(answer) for answer in answers], text):
+        return text
+    names = [f"\ue000example {number}\ue000" for number in range(len(answers))]
+    text = _rendered(_messages(question, prompt, names), prompt, tokenizer)
+    lost = [name for name in names if text.count(name) != 1]
+    if lost:
+        raise RecipeError(
+            f"prompt.demonstrations: the model's chat template does not show {len(lost)} of "
+            f"{len(names)} worked examples as they stand; use style zero, or a model whose "
+            "template shows earlier turns"
+        )
+    for name, answer in zip(names, answers, strict=True):
+        text = text.replace(name, answer)
+    return text
+
+
+def _rendered(
+    messages: list[dict[str, str]], prompt: PromptConfig, tokenizer: "PreTrainedTokenizerBase"
+) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        raise RecipeError(
+            f"prompt.style {prompt.style}: the model's chat template refuses the roles "
+            f"{', '.join(message['role'] for message in messages)}: {error}; leave out what it "
+            "has no turn for, such as prompt.system, or use style zero"
+        ) from error
+    return str(text)
+
+
+def _in_order(parts: Sequence[str], text: str) -> bool:
+    """Whether every part is in the text, one behind the other."""
+    position = 0
+    for part in parts:
+        start = text.find(part, position)
+        if start < 0:
+            return False
+        position = start + len(part)
+    return True
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 def _check_marks(form: OutputForm, tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -218,12 +279,11 @@ def _zero_text(question: str, demonstrations: tuple[Demonstration, ...]) -> str:
     return "\n".join([ZERO_FRAME, *turns, f"User: {question}\nAssistant:"])
 
 
-def _messages(question: str, prompt: PromptConfig) -> list[dict[str, str]]:
+def _messages(question: str, prompt: PromptConfig, answers: Sequence[str]) -> list[dict[str, str]]:
     messages = []
     if prompt.system is not None:
         messages.append({"role": "system", "content": prompt.system})
-    for shown in prompt.demonstrations:
-        answer = canonical_text(shown.reasoning, shown.answer, shown.summary, prompt.form)
+    for shown, answer in zip(prompt.demonstrations, answers, strict=True):
         messages.append({"role": "user", "content": shown.question})
         messages.append({"role": "assistant", "content": answer})
     if prompt.style in REQUESTS:
@@ -248,37 +308,6 @@ def _leading_token(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 _TAG = re.compile(r"</?(?:think|answer)>")
-# These two look at folded text: lower case, compatibility forms and look-alikes undone. Every
-# repetition is bounded, so that a flood of "<" costs linear time.
-_TURN = re.compile(
-    r"<\|[a-z_\u2581 ]{3,40}\|>"
-    r"|<(?:start|end)_of_turn>|\[/?inst\]|<</?sys>>"
-    r"|(?m:^)[ \t*#>_-]{0,12}(?:user|assistant|system|human|instruction)[ \t*_]{0,4}:"
-)
-_TAG_LIKE = re.compile(
-    r"<[\s/\\]{0,16}(?:t\s?h\s?i\s?n\s?k|a\s?n\s?s\s?w\s?e\s?r)(?:ing|s)?"
-    r"(?:\s{1,4}[a-z_]{1,20}=[^<>]{0,40})?[\s/\\]{0,16}>"
-)
-_WRITTEN_OUT = {"&lt;": "<", "&gt;": ">"}
-_INVISIBLE = frozenset("\u115f\u1160\u3164\uffa0\u2800")
-"""Letters and signs that show nothing, though Unicode counts them as letters or symbols."""
-_CONFUSABLES = {
-    "<": "\u2039\u3008\u27e8\u276e\u02c2\u1438\u300a\u00ab",
-    ">": "\u203a\u3009\u27e9\u276f\u02c3\u1433\u300b\u00bb",
-    "/": "\u2215\u2044\u2571",
-    "a": "\u0430\u0251\u03b1",
-    "e": "\u0435\u0454\u03b5",
-    "h": "\u04bb\u0570",
-    "i": "\u0456\u0131\u0269\u03b9",
-    "k": "\u043a\u03ba",
-    "n": "\u043f\u0578\u03b7",
-    "r": "\u0433\u0280\u1d26",
-    "s": "\u0455\ua731",
-    "t": "\u0442\u03c4\u1d1b",
-    "w": "\u051d\u1d21\u0561\u03c9",
-}
-"""Characters of other scripts that look like those of the tags, after case folding."""
-_LATIN = {other: letter for letter, others in _CONFUSABLES.items() for other in others}
 
 
 def parse(
@@ -333,10 +362,14 @@ def _parse_form(whole: str, form: OutputForm, *, is_cut: bool) -> Response:
         problem = "a box that is never closed"
     elif len({box.strip() for box in boxed}) > 1:
         problem = "more than one boxed answer"
-    elif not _fold(answer).strip():
+    elif not fold(answer).strip():
         problem = "the answer is empty"
     else:
-        problem = disturbance(reasoning or "", form) or disturbance(summary, form)
+        problem = (
+            disturbance(reasoning or "", form)
+            or made_up_turn(summary)
+            or disturbance(summary, form)
+        )
     return Response(
         reasoning=reasoning,
         answer=None if problem else answer,
@@ -359,13 +392,14 @@ def _mark_problem(marks: tuple[str, ...], form: OutputForm) -> str:
 def disturbance(text: str, form: OutputForm | None = None) -> str:
     """What in a text, meant to stand inside another, would break out of it; empty if nothing.
 
-    Made-up turns, tags and what looks like them, and the marks of the form.
+    Made-up exchanges, tags and what looks like them, and the marks of the form. Special tokens are
+    a matter of the tokenizer: text is tokenised so that it cannot become one.
     """
-    folded = _fold(text)
-    turn = _TURN.search(folded)
-    if turn:
-        return f"a made-up turn: {turn.group().strip()}"
-    if _TAG_LIKE.search(folded):
+    problem = made_up_exchange(text)
+    if problem:
+        return problem
+    folded = fold(text)
+    if TAG_LIKE.search(folded):
         return "a look-alike tag"
     squeezed = "".join(folded.split())
     if form is not None and any(_squeezed(mark) in squeezed for mark in form.marks):
@@ -374,7 +408,7 @@ def disturbance(text: str, form: OutputForm | None = None) -> str:
 
 
 def _squeezed(mark: str) -> str:
-    return "".join(_fold(mark).split())
+    return "".join(fold(mark).split())
 
 
 def boxes(text: str) -> list[str] | None:
@@ -415,41 +449,22 @@ def _tag_problem(tags: tuple[str, ...]) -> str:
 
 def _text_problem(whole: str, found: list[re.Match[str]]) -> str:
     """What is wrong with a text whose four tags are right."""
-    folded = _fold(whole)
-    turn = _TURN.search(folded)
+    thoughts, between, answer = (
+        whole[found[part].end() : found[part + 1].start()] for part in range(3)
+    )
+    behind = whole[found[3].end() :]
+    # What stands behind the answer is not its first line.
+    turn = made_up_exchange(thoughts) or made_up_turn(answer) or made_up_turn(f"|\n{behind}")
     if turn:
-        return f"a made-up turn: {turn.group().strip()}"
+        return turn
     if whole[: found[0].start()].strip():
         return "text before <think>"
-    if whole[found[1].end() : found[2].start()].strip():
+    if between.strip():
         return "text between the thinking and the answer"
-    if whole[found[3].end() :].strip():
+    if behind.strip():
         return "text after </answer>"
-    if not _fold(whole[found[2].end() : found[3].start()]).strip():
+    if not fold(answer).strip():
         return "the answer is empty"
-    if len(_TAG_LIKE.findall(folded)) > len(GRAMMAR):
+    if len(TAG_LIKE.findall(fold(whole))) > len(GRAMMAR):
         return "a look-alike tag"
     return ""
-
-
-def _fold(text: str) -> str:
-    """Text as a reader may see it: compatibility forms, case, accents and other scripts undone.
-
-    Folded character by character: normalising a whole hostile text (long runs of combining
-    marks) takes quadratic time.
-    """
-    folded = text.translate({ord(c): _fold_character(c) for c in set(text)})
-    for written, sign in _WRITTEN_OUT.items():
-        folded = folded.replace(written, sign)
-    return folded
-
-
-@lru_cache(maxsize=4096)
-def _fold_character(character: str) -> str:
-    plain = unicodedata.normalize("NFKD", character).casefold()
-    seen = (
-        c
-        for c in plain
-        if unicodedata.category(c) not in ("Mn", "Me", "Cf") and c not in _INVISIBLE
-    )
-    return "".join(_LATIN.get(c, c) for c in seen)

@@ -56,7 +56,7 @@ def recipe(folder: Path, **changes: Mapping[str, Any]) -> Recipe:
 
 
 def make_store(
-    folder: Path, student: Path, **changes: Mapping[str, Any]
+    folder: Path, student: Path, /, **changes: Mapping[str, Any]
 ) -> tuple[Path, dict[str, Artifact]]:
     """The recipe's artifacts, sealed under the fingerprints that its plan gives.
 

@@ -26,7 +26,7 @@ LAYERS = (
     ("claim",),
     ("jsonl", "yaml12", "tiny", "world", "attention"),
     ("artifacts", "machine", "context"),
-    ("chat", "lint", "problems", "grading"),
+    ("lookalike", "chat", "lint", "problems", "grading"),
     ("rewards", "sampling", "preferences", "review"),
     ("training", "evaluation"),
     ("stages",),

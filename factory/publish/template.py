@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from factory.artifacts import Artifact
+from factory.artifacts import Artifact, find
 from factory.chat import PromptConfig, render
 from factory.errors import ArtifactError
 
@@ -36,6 +36,25 @@ def training_prompt(artifact: Artifact, ancestors: Sequence[Artifact]) -> Prompt
         entry = current.manifest.inputs.get("model")
         current = None if entry is None else by_fingerprint.get(entry.fingerprint)
     return PromptConfig()
+
+
+def stored_prompt(artifact: Artifact) -> PromptConfig:
+    """`training_prompt` of a model in a store, whatever else of its ancestry is gone from there.
+
+    ArtifactError where a model between it and the stage that last trained it is gone.
+    """
+    models, current = [], artifact
+    while "prompt" not in current.manifest.config and "model" in current.manifest.inputs:
+        entry, store = current.manifest.inputs["model"], artifact.path.parent
+        source = find(store, entry.fingerprint)
+        if source is None:
+            raise ArtifactError(
+                f"{current.name}: how it was asked in training is not known: its model "
+                f"{entry.name} ({entry.fingerprint[:12]}) is not in {store}; build it again"
+            )
+        models.append(source)
+        current = source
+    return training_prompt(artifact, models)
 
 
 def serving_template(tokenizer: "PreTrainedTokenizerBase", prompt: PromptConfig) -> str:

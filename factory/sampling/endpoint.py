@@ -35,6 +35,10 @@ TEMPLATE_TOKENS = 256
 """What a server's template may add to the messages, for the limit of spending."""
 OPENING_RETRIES = 3
 """A server that does not answer at all is a mistake more often than a pause."""
+EXAMPLES_NOTE = (
+    "writes the prompts itself: its template may leave the thoughts out of worked examples; name "
+    "the model's tokenizer (source.tokenizer) to write them here"
+)
 FINISHED: Mapping[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -154,6 +158,8 @@ class EndpointSampler:
             prompt = self._tokenizer.decode(prompt)
             found = messages_of(prompt)
             if found is not None:
+                if any(message["role"] == "assistant" for message in found[0]):
+                    self._tell("examples", EXAMPLES_NOTE)
                 return self._conversation(*found, body=body, limit=limit)
         body |= {"prompt": prompt, "max_tokens": limit}
         if self._access.logprobs:

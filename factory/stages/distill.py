@@ -133,7 +133,7 @@ def _summary(config: DistillConfig, rows: Sequence[Mapping[str, float]]) -> Metr
 STAGE = Stage(
     config=DistillConfig,
     produces="model",
-    version=1,
+    version=2,
     run=run,
     preload=("factory.training.distillation", "factory.sampling.blocks"),
     packages=("torch", "transformers", "trl", "peft"),

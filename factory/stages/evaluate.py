@@ -315,7 +315,7 @@ def _tokenizer(model: Path) -> "PreTrainedTokenizerBase":
 STAGE = Stage(
     config=EvaluateConfig,
     produces="scores",
-    version=1,
+    version=2,
     run=run,
     preload=("transformers", "lm_eval.evaluator", "factory.sampling.blocks"),
     packages=("torch", "transformers", "lm-eval", *GRADERS),

@@ -317,7 +317,7 @@ def _metrics(config: GenerateConfig, line: Line, tally: Tally) -> Metrics:
 STAGE = Stage(
     config=GenerateConfig,
     produces="traces",
-    version=1,
+    version=2,
     run=run,
     preload=("transformers", "factory.sampling.blocks", "factory.sampling.transformers"),
     packages=("torch", "transformers", *GRADERS),

@@ -315,7 +315,7 @@ def _summary(config: GrpoConfig, rows: Sequence[Mapping[str, float]]) -> Metrics
 STAGE = Stage(
     config=GrpoConfig,
     produces="model",
-    version=1,
+    version=2,
     run=run,
     preload=("factory.training.grpo_run", "factory.sampling.blocks"),
     packages=("torch", "transformers", "trl", "peft", "py3langid", *GRADERS),

@@ -183,7 +183,7 @@ def _graded(config: ReviewConfig, edits: dict[int, Trace], inputs: Inputs) -> di
 STAGE = Stage(
     config=ReviewConfig,
     produces="traces",
-    version=1,
+    version=2,
     run=run,
     packages=("py3langid", *GRADERS),
     external_files=decision_files,

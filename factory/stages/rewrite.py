@@ -395,7 +395,7 @@ def _reply(attempt: Attempt) -> Reply:
 STAGE = Stage(
     config=RewriteConfig,
     produces="traces",
-    version=1,
+    version=2,
     run=run,
     preload=("transformers", "factory.sampling.blocks", "factory.sampling.transformers"),
     packages=("torch", "transformers", "py3langid", *GRADERS),

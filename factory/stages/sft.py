@@ -212,7 +212,7 @@ def _keep_whole_rows(
 STAGE = Stage(
     config=SftConfig,
     produces="model",
-    version=1,
+    version=2,
     run=run,
     preload=("factory.training.sft",),
     packages=("torch", "transformers", "trl", "peft"),

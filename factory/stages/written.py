@@ -135,7 +135,7 @@ def external_files(config: WrittenConfig) -> tuple[Path, ...]:
 STAGE = Stage(
     config=WrittenConfig,
     produces="traces",
-    version=1,
+    version=2,
     run=run,
     packages=GRADERS,
     external_files=external_files,

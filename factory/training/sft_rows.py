@@ -50,27 +50,50 @@ def tokenise(
 ) -> list[Row]:
     """One row a trace, in order.
 
-    Prompt and completion are tokenised apart, as they are when the student is sampled. `verbatim`
+    Prompt and completion are tokenised apart, as they are when the student is sampled. A special
+    token that a trace spells out (`<|im_end|>`) is tokenised as ordinary characters. `verbatim`
     takes completions as they were sampled; else DataError if a trace has no reasoning or answer to
     write in the canonical form. DataError if there is no trace at all.
     """
     if tokenizer.eos_token_id is None:
         raise ArtifactError("sft: the model's tokenizer has no end-of-text token to learn")
-    prompts, completions = [], []
+    questions, prompts, completions = [], [], []
     opening = prompt.form.opening if prompt.form else "<think>"
     for trace in traces:
+        questions.append(trace.question)
         prompts.append(render(trace.question, prompt, tokenizer))
         text = _completion(trace, prompt.form, verbatim=verbatim)
         completions.append(_continue(prompts[-1], text, opening))
     if not prompts:
         raise DataError("sft: the traces artifact is empty; nothing to learn from")
     prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    completion_ids = tokenizer(completions, add_special_tokens=False)["input_ids"]
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    for place, question in enumerate(questions):
+        if any(token in question for token in special):
+            prompt_ids[place] = _with_text(prompts[place], question, prompt, tokenizer)
+    completion_ids = tokenizer(completions, add_special_tokens=False, split_special_tokens=True)[
+        "input_ids"
+    ]
     end = tokenizer.eos_token_id
     return [
         Row(tuple(before), (*after, end))
         for before, after in zip(prompt_ids, completion_ids, strict=True)
     ]
+
+
+def _with_text(
+    rendered: str, question: str, prompt: PromptConfig, tokenizer: "PreTrainedTokenizerBase"
+) -> list[int]:
+    """Ids of a rendered prompt in which the question's special tokens are ordinary characters."""
+    mark = "\ue000question\ue000"
+    start = render(mark, prompt, tokenizer).index(mark)
+    # Some templates take the blanks around a message away.
+    text = question if rendered.startswith(question, start) else question.strip()
+    pieces = (rendered[:start], text, rendered[start + len(text) :])
+    ids: list[int] = []
+    for piece, is_text in zip(pieces, (False, True, False), strict=True):
+        ids += tokenizer(piece, add_special_tokens=False, split_special_tokens=is_text)["input_ids"]
+    return ids
 
 
 def _completion(trace: Trace, form: OutputForm | None, *, verbatim: bool) -> str:

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from factory.artifacts import Artifact
-from factory.chat import OutputForm, PromptConfig, parse_completion, render, stop_texts
+from factory.chat import parse_completion, render, with_stops
 from factory.errors import ArtifactError
 from factory.machine import Machine
+from factory.publish.template import stored_prompt
 from factory.records import SamplingConfig
 from factory.seeds import derive
 from factory.ui.console import Console, Text
@@ -19,7 +20,8 @@ def chat(
 ) -> None:
     """Answer one question a line until end of input; each stands alone, as in training.
 
-    Answers are read in the output form that the model's manifest says it was trained in.
+    The model is asked as it was trained, to the token as its published folder asks; ArtifactError
+    where the store does not say how that was.
     """
     if artifact.manifest.kind != "model":
         raise ArtifactError(f"{artifact.path}: holds {artifact.manifest.kind}, a model is needed")
@@ -27,11 +29,11 @@ def chat(
 
     from factory.sampling import Request, open_sampler
 
-    prompt = PromptConfig(form=trained_form(artifact))
+    prompt = stored_prompt(artifact)
     folder: Path = artifact.path
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     sampler = open_sampler(folder, machine, max_length=2048)
-    sampling = sampling.model_copy(update={"stop": stop_texts(prompt)})
+    sampling = with_stops(sampling, prompt)
     console.print(Text("One question a line; Ctrl-D ends.", "dim"))
     turn = 0
     while True:
@@ -54,9 +56,3 @@ def chat(
             console.print(Text(f"(cut at {sampling.max_new_tokens} tokens)", "yellow"))
         turn += 1
     sampler.close()
-
-
-def trained_form(artifact: Artifact) -> OutputForm | None:
-    """The output form of the stage that made a model; None where it is that of the tags."""
-    form = artifact.manifest.config.get("prompt", {}).get("form")
-    return form and OutputForm.model_validate(form)

@@ -5,9 +5,18 @@ import time
 import pytest
 from pydantic import ValidationError
 
-from factory.chat import Demonstration, PromptConfig, completion_text, parse, render, stop_texts
+from factory.chat import (
+    Demonstration,
+    OutputForm,
+    PromptConfig,
+    completion_text,
+    parse,
+    render,
+    stop_texts,
+)
 from factory.errors import RecipeError
-from factory.tiny import byte_tokenizer
+from factory.sampling.served import messages_of, messages_tokenizer
+from factory.tiny import CHAT_TEMPLATE, byte_tokenizer
 
 SHOWN = Demonstration(question="1 + 1 =", reasoning="1 + 1 = 2.", answer="2")
 GOOD = "<think> 3 + 4 = 7. </think> <answer> 7 </answer>"
@@ -68,6 +77,60 @@ def test_few_shot_style_shows_examples_as_earlier_turns(tokenizer):
     )
 
 
+# As Qwen3's and R1's: of an earlier answer only what follows the thoughts is written.
+STRIPS = CHAT_TEMPLATE.replace("['content']", "['content'].split('</think>')[-1].lstrip()")
+REWRITES = CHAT_TEMPLATE.replace(
+    "{{ message['content'] }}",
+    "{{ message['content'] | replace('<think>', '[') | replace('</think>', ']') | trim }}",
+)
+FORMED = OutputForm(opening="<think>", closing="</think>")
+
+
+@pytest.mark.parametrize("template", [STRIPS, REWRITES], ids=["strips", "rewrites"])
+@pytest.mark.parametrize("form", [None, FORMED, OutputForm()])
+def test_worked_examples_keep_their_thoughts_under_every_template(tokenizer, template, form):
+    other = Demonstration(question="2 + 2 =", reasoning="Two and\ntwo.", answer="4")
+    prompt = PromptConfig(
+        style="few_shot", demonstrations=(SHOWN, other, SHOWN), system="S", form=form
+    )
+    stripping = byte_tokenizer()
+    stripping.chat_template = template
+    text = render("q", prompt, stripping)
+    assert text == render("q", prompt, tokenizer)
+    assert text.count(SHOWN.reasoning) == 2 and text.count(other.reasoning) == 1
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}",
+        "{{ messages[-1].content }}",
+        CHAT_TEMPLATE.replace("['content']", "['content'] | upper"),
+    ],
+)
+def test_a_template_that_shows_no_worked_example_as_it_stands_is_refused(template):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    prompt = PromptConfig(style="few_shot", demonstrations=(SHOWN,))
+    with pytest.raises(RecipeError, match="does not show 1 of 1 worked examples"):
+        render("q", prompt, tokenizer)
+
+
+def test_messages_as_json_hold_the_worked_examples_and_stay_json():
+    shown = Demonstration(question="1", reasoning='say "two"\n\\', answer="2")
+    prompt = PromptConfig(style="few_shot", demonstrations=(shown,))
+    found = messages_of(render("q", prompt, messages_tokenizer()))
+    assert found is not None
+    assert found[0][1]["content"] == completion_text(shown.reasoning, shown.answer)
+
+
+def test_a_template_that_refuses_the_messages_is_told_in_words():
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
+    with pytest.raises(RecipeError, match=r"refuses the roles system, user: System role not"):
+        render("q", PromptConfig(system="S"), tokenizer)
+
+
 def test_reflect_style_asks_for_reflection_verification_and_tags(tokenizer):
     text = render("q", PromptConfig(style="reflect"), tokenizer)
     assert all(word in text for word in ("q\n\n", "reflect", "verify", "<think>", "<answer>"))
@@ -125,6 +188,14 @@ def test_unfinished_thinking_keeps_its_thoughts():
     assert response.problem == "unfinished thinking"
 
 
+def thought(thoughts):
+    return f"<think>\n{thoughts}\n</think> <answer> 7 </answer>"
+
+
+def answered(answer):
+    return f"<think> a </think> <answer> {answer} </answer>"
+
+
 MALFORMED = [
     ("7", "no tags"),
     ("", "no tags"),
@@ -142,22 +213,29 @@ MALFORMED = [
     (GOOD + " Done.", "text after </answer>"),
     ("<think> a </think> <answer> \n </answer>", "the answer is empty"),
     (GOOD + "\nUser: and 5 + 5?", "a made-up turn: user:"),
-    ("<think> a\nAssistant: b </think> <answer> 7 </answer>", "a made-up turn: assistant:"),
     (GOOD + "<|im_start|>user\nnext", "a made-up turn: <|im_start|>"),
+    (GOOD + "<\uff5cUser\uff5c> next", "a made-up turn: <|user|>"),
+    (GOOD + "[INST] b [/INST]", "a made-up turn: [inst]"),
+    (GOOD + "<start_of_turn>user", "a made-up turn"),
+    (GOOD + "\n### Human: b", "a made-up turn: ### human:"),
+    (GOOD + "\n**User:** b", "a made-up turn: **user:"),
+    (GOOD + "\n\uff35ser\uff1a b", "a made-up turn: user:"),
+    (GOOD + "\nUs\u200ber: b", "a made-up turn: user:"),
+    (answered("7\nUser: and 5 + 5?"), "a made-up turn: user:"),
+    (answered("```\n7\n```\nHuman: and 5 + 5?"), "a made-up turn: human:"),
+    (answered("```\nUser: an open fence hides nothing"), "a made-up turn: user:"),
+    (answered("7 <|im_end|>"), "a made-up turn: <|im_end|>"),
+    (answered("[INST] b"), "a made-up turn: [inst]"),
+    (thought("User: 5 + 5?\nAssistant: 10"), "a made-up turn: user:"),
+    (thought("a\n### Human: b\n\n**Assistant:** c\nd"), "a made-up turn: ### human:"),
+    (thought("System: x\n\uff35ser\uff1a b\nAss\u200bistant: c"), "a made-up turn: user:"),
     ("<think> </Think> a </think> <answer> 7 </answer>", "a look-alike tag"),
     ("<think> < / answer > a </think> <answer> 7 </answer>", "a look-alike tag"),
     ("<think> <\u0430nswer> 8 </think> <answer> 7 </answer>", "a look-alike tag"),  # Cyrillic a
     ("<think> \uff1canswer\uff1e 8 </think> <answer> 7 </answer>", "a look-alike tag"),
     ("<think> <ans\u200bwer> 8 </think> <answer> 7 </answer>", "a look-alike tag"),
     ("<think> a </think> <answer> 7 <answer/> </answer>", "a look-alike tag"),
-    (GOOD.replace("think> ", "think> <\uff5cUser\uff5c> ", 1), "a made-up turn: <|user|>"),
     (GOOD + "<\uff5cend\u2581of\u2581sentence\uff5c>", "a made-up turn"),
-    ("<think> [INST] b [/INST] </think> <answer> 7 </answer>", "a made-up turn: [inst]"),
-    ("<think> <start_of_turn>user </think> <answer> 7 </answer>", "a made-up turn"),
-    ("<think> a\n### Human: b </think> <answer> 7 </answer>", "a made-up turn: ### human:"),
-    ("<think> a\n**User:** b </think> <answer> 7 </answer>", "a made-up turn: **user:"),
-    ("<think> a\n\uff35ser\uff1a b </think> <answer> 7 </answer>", "a made-up turn: user:"),
-    ("<think> a\nUs\u200ber: b </think> <answer> 7 </answer>", "a made-up turn: user:"),
     ("<think> &lt;answer&gt; 8 </think> <answer> 7 </answer>", "a look-alike tag"),
     ("<think> <\\answer> 8 </think> <answer> 7 </answer>", "a look-alike tag"),
     ("<think> <a n s w e r> 8 </think> <answer> 7 </answer>", "a look-alike tag"),
@@ -174,6 +252,40 @@ MALFORMED = [
 )
 def test_ordinary_text_is_no_tag_and_no_turn(thoughts):
     assert parse(f"<think> {thoughts} </think> <answer> 7 </answer>").is_well_formed
+
+
+@pytest.mark.parametrize(
+    "thoughts",
+    [
+        "System:\n  x + y = 10\n  x - y = 4\nAdding gives x = 7.",
+        "User: wants the sum.\nSystem: has two equations.",
+        "Assistant: is the role that I have.\nUser: is the other.",
+        "### Human: 206 bones\n**Instruction:** read again",
+        "read mem[inst], then ops[INST]; [/inst] is no name",
+        "Llama writes [INST] and [/INST] and <<SYS>> around a question.",
+        "The text '<|im_start|>user' opens a turn and `<|im_end|>` ends it.",
+        "<|im_start|>user\nhi<|im_end|>",
+        "<\uff5cUser\uff5c> and <start_of_turn> are marks too, </s> as well.",
+        "```\nUser: hi\nAssistant: hello\n```\nis how a log looks.",
+        "~~~yaml\nuser: ann\nassistant: bob\n~~~",
+    ],
+)
+def test_thoughts_may_speak_of_turns(thoughts):
+    response = parse(thought(thoughts))
+    assert (response.reasoning, response.answer) == (thoughts.strip(), "7")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '```python\ntext = """\nuser: ann\nassistant: bob\n<|im_end|>\n"""\n```',
+        "User: a person who uses a thing",
+        "x = 7\nSystem: two equations",
+        "mem[inst]",
+    ],
+)
+def test_an_answer_may_hold_a_program_and_name_a_role(answer):
+    assert parse(answered(answer)).answer == answer
 
 
 @pytest.mark.parametrize(("text", "problem"), MALFORMED)
@@ -194,6 +306,8 @@ HOSTILE = {
     "half tags": "<think" * 100_000,
     "spaces": "<think>" + ("\n" + " " * 50) * 10_000 + "</think> <answer> 1 </answer>",
     "marks": "<think>" + "\u0316\u0301" * 200_000 + "</think> <answer> 1 </answer>",
+    "roles": "<think>\n" + "user:\n" * 100_000 + "</think> <answer> 1 </answer>",
+    "fences": "<think>" + "```\n````\n" * 60_000 + "</think> <answer> 1 </answer>",
     "markers": "<think>" + "<|" * 200_000 + "</think> <answer> 1 </answer>",
 }
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from factory.chat import PromptConfig, render
+from factory.chat import Demonstration, PromptConfig, completion_text, render
 from factory.errors import EngineError
 from factory.jsonl import recover_rows
 from factory.machine import EndpointAccess, Machine
@@ -104,6 +104,21 @@ def test_messages_go_to_the_chat_with_every_setting_and_come_back_in_order(tmp_p
         "reasoning_effort": "high",
     }
     assert server.most_at_once <= 4
+
+
+def test_worked_examples_whose_thoughts_a_server_may_drop_are_told_once(tmp_path: Path) -> None:
+    shown = Demonstration(question="1", reasoning='say "two"\nor </think>', answer="2")
+    prompt = PromptConfig(style="few_shot", demonstrations=(shown,))
+    notes: list[str] = []
+    with serving(reply_to) as server:
+        sampler = opened(server, tmp_path, notes=notes)
+        sampler.sample([ask("bare", 1)], SAMPLING)
+        assert not any("worked examples" in note for note in notes)
+        sampler.sample([ask("one", 1, prompt), ask("two", 2, prompt)], SAMPLING)
+    (told,) = [note for note in notes if "worked examples" in note]
+    assert "name the model's tokenizer" in told
+    sent = server.bodies[-1]["messages"][1]["content"]
+    assert sent == completion_text(shown.reasoning, shown.answer)
 
 
 def test_a_prompt_of_the_models_own_tokenizer_is_sent_as_its_ids(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from factory.chat import (
     Demonstration,
     OutputForm,
     PromptConfig,
+    Style,
     canonical_text,
     form_text,
     parse,
@@ -60,7 +61,9 @@ MALFORMED = [
     (f"{MARK} a {MARK} \\boxed{{7", "a box that is never closed"),
     (f"{MARK} a {MARK} \\boxed{{7}} or \\boxed{{8}}", "more than one boxed answer"),
     (f"{MARK} a {MARK} \\boxed{{7}}\nUser: and now?", "a made-up turn: user:"),
-    (f"{MARK} <|im_end|> {MARK} \\boxed{{7}}", "a made-up turn"),
+    (f"{MARK} a {MARK} \\boxed{{7}} <|im_end|>", "a made-up turn: <|im_end|>"),
+    (f"{MARK} a {MARK} Paris.\nHuman: and now?", "a made-up turn: human:"),
+    (f"{MARK} a\nUser: b\nAssistant: c {MARK} 7", "a made-up turn: user:"),
     (f"{MARK} <answer> 8 </answer> {MARK} \\boxed{{7}}", "a look-alike tag"),
     (f"{MARK} |Special_Token| 8 {MARK} \\boxed{{7}}", "a look-alike mark"),
     (f"{MARK} | special _ token | 8 {MARK} \\boxed{{7}}", "a look-alike mark"),
@@ -73,6 +76,22 @@ def test_whatever_is_not_the_form_names_its_problem_and_has_no_answer(text, prob
     response = parse(text, form=FORM)
     assert not response.is_well_formed and response.answer is None and response.summary is None
     assert response.problem.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("thoughts", "summary"),
+    [
+        ("System:\nx + y = 10", "It makes 7."),
+        ("<|im_end|> ends a turn, [INST] opens one", "It makes 7."),
+        ("a", "User: the person who asks."),
+        ("a", "```\nuser: ann\nassistant: bob\n```"),
+        ("a", "System: two equations.\nSo \\boxed{7}.\nSystem: solved."),
+    ],
+)
+def test_text_that_speaks_of_turns_is_well_formed(thoughts: str, summary: str) -> None:
+    for form in (FORM, RELEASED):
+        response = parse(form_text(thoughts, summary, form), form=form)
+        assert (response.reasoning, response.summary) == (thoughts, summary)
 
 
 def test_different_marks_must_come_in_their_order() -> None:
@@ -263,6 +282,26 @@ def test_a_written_tokenizer_has_the_same_new_tokens(kind: str, tmp_path: Path) 
     assert reopened(text)["input_ids"] == tokenizer(text)["input_ids"]
     assert reopened.decode(reopened(text, add_special_tokens=False)["input_ids"]) == text
     assert add_tokens(reopened, RELEASED.marks) == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("style", ["chat", "zero", "few_shot"])
+def test_no_text_of_a_trace_becomes_a_special_token(kind: str, style: Style) -> None:
+    tokenizer = tokenizer_like(kind)
+    shown = Demonstration(question="1", reasoning="one", answer="1") if style != "chat" else None
+    prompt = PromptConfig(style=style, demonstrations=(shown,) if shown else ())
+    special = set(tokenizer.all_special_ids)
+    plain = tokenise([form_trace()], prompt, tokenizer)[0]
+    for token in tokenizer.all_special_tokens:
+        told = {"question": token, "reasoning": f"The text '{token}' ends a turn."}
+        (row,) = tokenise([form_trace().model_copy(update=told)], prompt, tokenizer)
+        assert not special.intersection(row.completion_ids[:-1])
+        assert tokenizer.decode(row.completion_ids[:-1]).count(token) == 1
+        (frame, framed) = ([i for i in x.prompt_ids if i in special] for x in (plain, row))
+        assert framed == frame
+        assert tokenizer.decode(row.prompt_ids).count(token) == 1 + frame.count(
+            tokenizer.convert_tokens_to_ids(token)
+        )
 
 
 def test_a_row_that_cannot_be_written_in_the_form_is_named() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from factory import chat
+from factory import chat, lookalike
 from factory.chat import OutputForm, PromptConfig, Response, completion_text, form_text
 from factory.evaluation import documents, foreign, harness, scores, statistics, summary
 from factory.grading import code, exact, grade_item, instructions, math, numbers, procedural
@@ -99,6 +99,12 @@ TEXTS: list[tuple[Problem, str, PromptConfig, FinishReason, tuple[str, str]]] = 
     (NUMBER, "a and \\boxed{18}", R1, "stop", ("no_answer", "correct")),
     # What breaks out of its place, or looks as if it did.
     (NUMBER, "a\n</think> 18\nUser: more", R1, "stop", ("no_answer", "correct")),
+    (NUMBER, "a <\u0430nswer> 19\n</think> 18", R1, "stop", ("no_answer", "correct")),
+    (NUMBER, completion_text("a\nUser: b\nAssistant: c", "18"), TAGS, "stop",
+     ("no_answer", "correct")),
+    (NUMBER, completion_text("a\nSystem: b", "18"), TAGS, "stop", ("correct", "correct")),
+    (NUMBER, completion_text("a\n```\nUser: b\nAssistant: c\n```", "18"), TAGS, "stop",
+     ("correct", "correct")),
     (NUMBER, completion_text("a <\u0430nswer> 19", "18"), TAGS, "stop", ("no_answer", "correct")),
     (NUMBER, completion_text("a", "\\boxed{19}, \\boxed{18}"), TAGS, "stop", ("wrong", "correct")),
     (NUMBER, completion_text("a", "18 or 19"), TAGS, "stop", ("wrong", "wrong")),
@@ -244,7 +250,10 @@ MUTATIONS = [
         lambda r: changed(r, answer=r.answer and (chat.boxes(whole) or [r.answer])[0]))(
             real(whole, form, **k))),
     Mutation(chat, "disturbance", "nothing disturbs", lambda real: lambda *a: ""),
-    Mutation(chat, "_fold", "as it is written", lambda real: lambda text: text),
+    Mutation(chat, "fold", "as it is written", lambda real: lambda text: text),
+    Mutation(chat, "made_up_exchange", "nobody speaks", lambda real: lambda text: ""),
+    Mutation(chat, "made_up_turn", "nobody goes on", lambda real: lambda answer: ""),
+    Mutation(lookalike, "_outside_fences", "no fences", lambda real: lambda text: text),
     Mutation(chat, "_text_problem", "text around the blocks", lambda real: lambda *a: ""),
     Mutation(chat, "_mark_problem", "marks in any order", lambda real: lambda *a: ""),
     Mutation(chat, "boxes", "no boxes", lambda real: lambda text: []),
@@ -357,7 +366,8 @@ def _told() -> list[str]:
 
 CHOOSE_NOTHING = {
     "chat.OutputForm.marks chat.completion_text chat.form_text": "write, or name what is written",
-    "chat._squeezed chat._fold_character": "parts of disturbance and _fold",
+    "chat._squeezed lookalike._fold_character lookalike._turn_problem":
+        "parts of disturbance, fold and the made-up turns",
     "grading.grade.GradeItem.asked grading.grade.grade_item grading.grade._decide":
         "hand over to what is mutated",
     "grading.math._decide grading.math._whole_leaf": "put the mutated parts of grade_math together",
@@ -379,7 +389,7 @@ CHOOSE_NOTHING = {
 """Functions between a text and its score that need no mutation, and why."""
 
 READERS = (
-    chat, grading, math, exact, numbers, procedural, code, instructions,
+    chat, lookalike, grading, math, exact, numbers, procedural, code, instructions,
     scores, documents, foreign, harness, summary, statistics,
 )  # fmt: skip
 

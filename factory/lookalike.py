@@ -1,0 +1,113 @@
+"""Text as its reader may see it, and what in it would pass for a tag or for a further turn."""
+
+import re
+import unicodedata
+from functools import lru_cache
+
+# All but _INST look at folded text: lower case, compatibility forms and look-alikes undone. Every
+# repetition is bounded, so that a flood of "<" costs linear time.
+_TURN_MARK = re.compile(r"<\|[a-z_\u2581 ]{3,40}\|>|<(?:start|end)_of_turn>|<</?sys>>")
+_SPEAKER = re.compile(
+    r"(?m:^)[ \t*#>_-]{0,12}"
+    r"(?:(?P<user>user|human|instruction)|(?P<assistant>assistant)|system)[ \t*_]{0,4}:"
+)
+_INST = re.compile(r"(?<!\w)\[/?INST\]")
+"""Llama 2's and Mistral's mark: in small letters, or behind a name, it is an index."""
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+TAG_LIKE = re.compile(
+    r"<[\s/\\]{0,16}(?:t\s?h\s?i\s?n\s?k|a\s?n\s?s\s?w\s?e\s?r)(?:ing|s)?"
+    r"(?:\s{1,4}[a-z_]{1,20}=[^<>]{0,40})?[\s/\\]{0,16}>"
+)
+_WRITTEN_OUT = {"&lt;": "<", "&gt;": ">"}
+_INVISIBLE = frozenset("\u115f\u1160\u3164\uffa0\u2800")
+"""Letters and signs that show nothing, though Unicode counts them as letters or symbols."""
+_CONFUSABLES = {
+    "<": "\u2039\u3008\u27e8\u276e\u02c2\u1438\u300a\u00ab",
+    ">": "\u203a\u3009\u27e9\u276f\u02c3\u1433\u300b\u00bb",
+    "/": "\u2215\u2044\u2571",
+    "a": "\u0430\u0251\u03b1",
+    "e": "\u0435\u0454\u03b5",
+    "h": "\u04bb\u0570",
+    "i": "\u0456\u0131\u0269\u03b9",
+    "k": "\u043a\u03ba",
+    "n": "\u043f\u0578\u03b7",
+    "r": "\u0433\u0280\u1d26",
+    "s": "\u0455\ua731",
+    "t": "\u0442\u03c4\u1d1b",
+    "w": "\u051d\u1d21\u0561\u03c9",
+}
+"""Characters of other scripts that look like those of the tags, after case folding."""
+_LATIN = {other: letter for letter, others in _CONFUSABLES.items() for other in others}
+
+
+def made_up_exchange(text: str) -> str:
+    """A user's turn with an assistant's behind it, at the beginnings of lines outside of fences.
+
+    One role alone is an ordinary word with a colon: "System:" stands over equations.
+    """
+    asked = None
+    for match in _SPEAKER.finditer(fold(_outside_fences(text))):
+        if match["user"] and asked is None:
+            asked = match
+        elif match["assistant"] and asked is not None:
+            return _turn_problem(asked)
+    return ""
+
+
+def made_up_turn(answer: str) -> str:
+    """A turn's mark in an answer, or somebody's turn behind its box or else its first line.
+
+    Outside of fences: a program may print what it likes.
+    """
+    outside = _outside_fences(answer.strip())
+    mark = _TURN_MARK.search(fold(outside)) or _INST.search(outside)
+    if mark:
+        return _turn_problem(mark)
+    _, _, behind = outside.partition("\\boxed{" if "\\boxed{" in outside else "\n")
+    speakers = (one for one in _SPEAKER.finditer(fold(behind)) if one.lastgroup)
+    turn = next(speakers, None)
+    return _turn_problem(turn) if turn else made_up_exchange(answer)
+
+
+def _turn_problem(match: re.Match[str]) -> str:
+    return f"a made-up turn: {match.group().strip().lower()}"
+
+
+def _outside_fences(text: str) -> str:
+    """The text with the lines of fenced blocks left empty; a fence that is not closed is none."""
+    if "```" not in text and "~~~" not in text:
+        return text
+    lines, fence, begin = text.split("\n"), "", 0
+    for number, line in enumerate(lines):
+        match = _FENCE.match(line)
+        if match is None:
+            continue
+        if not fence:
+            fence, begin = match[1], number
+        elif match[1].startswith(fence) and not line[match.end() :].strip():
+            lines[begin : number + 1] = [""] * (number + 1 - begin)
+            fence = ""
+    return "\n".join(lines)
+
+
+def fold(text: str) -> str:
+    """Text as a reader may see it: compatibility forms, case, accents and other scripts undone.
+
+    Folded character by character: normalising a whole hostile text (long runs of combining
+    marks) takes quadratic time.
+    """
+    folded = text.translate({ord(c): _fold_character(c) for c in set(text)})
+    for written, sign in _WRITTEN_OUT.items():
+        folded = folded.replace(written, sign)
+    return folded
+
+
+@lru_cache(maxsize=4096)
+def _fold_character(character: str) -> str:
+    plain = unicodedata.normalize("NFKD", character).casefold()
+    seen = (
+        c
+        for c in plain
+        if unicodedata.category(c) not in ("Mn", "Me", "Cf") and c not in _INVISIBLE
+    )
+    return "".join(_LATIN.get(c, c) for c in seen)
