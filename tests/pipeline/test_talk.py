@@ -2,10 +2,10 @@
 
 import shutil
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 import factory.sampling
 from factory.artifacts import Artifact
@@ -19,6 +19,7 @@ from factory.sampling.sampler import Completion, Request
 from factory.sampling.scripted import ScriptedSampler
 from factory.tiny import byte_tokenizer, save_tiny_model
 from factory.ui.chat import chat
+from factory.ui.console import Console
 from tests import published
 
 QUESTIONS = ("What is 3 + 4?", "Zähle: 1, 2, …", "<b>x</b>")
@@ -49,7 +50,8 @@ def made(folder: Path, prompt: PromptConfig, template: str = "") -> dict[str, Ar
 
 def talked(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> tuple[Recorder, str]:
     sampler, lines = Recorder(), iter(QUESTIONS)
-    console = Console(record=True, width=200)
+    shown = StringIO()
+    console = Console(file=shown, width=200)
 
     def line(*_: object) -> str:
         try:
@@ -60,7 +62,7 @@ def talked(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> tuple[Recorde
     monkeypatch.setattr(console, "input", line)
     monkeypatch.setattr(factory.sampling, "open_sampler", lambda *_, **__: sampler)
     chat(artifact, SamplingConfig(stop=("END",)), Machine(device="cpu"), console)
-    return sampler, console.export_text()
+    return sampler, shown.getvalue()
 
 
 @pytest.mark.parametrize(
