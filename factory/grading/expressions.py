@@ -13,7 +13,6 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from factory.errors import DataError
 from factory.grading.numbers import plain_number
 
 NEARLY = r"\approx"
@@ -56,14 +55,18 @@ _DECIMAL = re.compile(r"-?\d{1,30}(?:\.\d{1,30})?")
 _BRACED = re.compile(r"(\\sqrt|\^)\s*\(")
 
 
-def same_expression(reference: str, candidate: str, *, where: str) -> bool:
+class UnreadableError(Exception):
+    """The reference cannot be read as mathematics."""
+
+
+def same_expression(reference: str, candidate: str) -> bool:
     """Whether two expressions have exactly the same value or, with variables, are identical.
 
-    A candidate that cannot be read is not equal; a reference that cannot be read is a DataError.
+    A candidate that cannot be read is not equal; UnreadableError for such a reference.
     """
     right = read(to_latex(reference))
     if right is None:
-        raise DataError(f"{where}: reference {reference!r} cannot be read as mathematics")
+        raise UnreadableError(reference)
     if candidate.startswith(NEARLY):
         return _is_rounding(candidate.removeprefix(NEARLY).strip(), right)
     number = plain_number(candidate)

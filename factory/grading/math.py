@@ -66,28 +66,42 @@ _TUPLE_NAME = re.compile(r"\(\s?([A-Za-z](?:\s?,\s?[A-Za-z])+)\s?\)\s?=\s*(?=\()
 _NEARLY = re.compile(r"\\(?:approx|simeq|thickapprox)(?![a-z])|\u2248")
 _OPEN, _CLOSE = "([{", ")]}"
 MAX_PARTS = 32
+COMPARED_AS = "compared_as"
+"""Key of a problem's data; "text": its reference is compared as text, as was decided when the
+problem was loaded."""
+AS_TEXT = "the reference is compared as text"
+"""Said by the verdict on any answer to a reference that is no mathematics."""
 
 
 def grade_math(problem: Problem, answer: str) -> Verdict | None:
-    """The verdict on an answer, never None; DataError if the reference cannot be read."""
-    return _decide(problem, answer, _whole_leaf(problem))
+    """The verdict on an answer, never None; DataError if the reference is empty.
+
+    A reference, or a part of one, that cannot be read as mathematics is compared as text, and the
+    explanation says so.
+    """
+    from factory.grading.expressions import UnreadableError, same_expression
+
+    unread: list[str] = []
+
+    def leaf(reference: str, candidate: str) -> bool:
+        decided = same_number(reference, candidate)
+        if decided is None:
+            try:
+                decided = same_expression(reference, candidate)
+            except UnreadableError:
+                unread.append(reference)
+                decided = fold_text(reference) == fold_text(candidate)
+        return decided
+
+    verdict = _decide(problem, answer, leaf)
+    if verdict is None or not unread:
+        return verdict
+    return verdict.model_copy(update={"explanation": f"{verdict.explanation}: {AS_TEXT}"})
 
 
 def grade_math_plainly(problem: Problem, answer: str) -> Verdict | None:
     """The same verdict where numbers and text decide it, else None; nothing is evaluated."""
     return _decide(problem, answer, same_number)
-
-
-def _whole_leaf(problem: Problem) -> Leaf:
-    from factory.grading.expressions import same_expression
-
-    def leaf(reference: str, candidate: str) -> bool:
-        decided = same_number(reference, candidate)
-        if decided is None:
-            decided = same_expression(reference, candidate, where=f"problem {problem.id}")
-        return decided
-
-    return leaf
 
 
 def _decide(problem: Problem, answer: str, leaf: Leaf) -> Verdict | None:
@@ -100,13 +114,30 @@ def _decide(problem: Problem, answer: str, leaf: Leaf) -> Verdict | None:
     if len({undress(content) for content in contents}) > 1:
         return Verdict(outcome="wrong", answer=answer, explanation="several different boxes")
     candidate = undress(contents[0] if contents else answer)
-    equal = same_answer(reference, candidate, leaf)
+    is_text = problem.data.get(COMPARED_AS) == "text" or _is_words(reference)
+    compare = _same_text if is_text else same_answer
+    equal = compare(reference, candidate, leaf)
     if equal is None:
         return None
     explanation = "equal to the reference" if equal else "not equal to the reference"
     return Verdict(
-        outcome="correct" if equal else "wrong", answer=candidate, explanation=explanation
+        outcome="correct" if equal else "wrong",
+        answer=candidate,
+        explanation=f"{explanation}: {AS_TEXT}" if is_text else explanation,
     )
+
+
+def _same_text(reference: str, candidate: str, leaf: Leaf) -> bool:
+    return _tight(reference) == _tight(candidate) or fold_text(reference) == fold_text(candidate)
+
+
+def parts_of(reference: str) -> list[str]:
+    """What a reference is read as, part by part: the elements of a list, else itself."""
+    text = undress(_box(reference) or reference)
+    elements = None if _is_words(text) or plain_number(text) is not None else _elements(text)
+    if elements is None:
+        return [text]
+    return [part for item in elements[1] for part in parts_of(item)]
 
 
 def _box(text: str) -> str | None:
@@ -263,10 +294,21 @@ def without_unit(text: str) -> str:
 
 
 def _is_words(text: str) -> bool:
-    """Text such as "Monday", "no" or "blue whale", which is compared as text."""
+    """Text such as "Monday", "no", "blue whale" or "甲", which is compared as text.
+
+    Two letters of ASCII are a product, Greek ones are variables; of other scripts one is a word.
+    """
     if text.casefold() in ("infinity", "inf"):
         return False
-    return bool(_WORDS.fullmatch(text))
+    letters = text.replace(" ", "")
+    return bool(_WORDS.fullmatch(text)) or (letters != "" and all(map(_is_word_letter, letters)))
+
+
+def _is_word_letter(character: str) -> bool:
+    """Whether it is a letter of a script in which nobody names variables."""
+    is_greek = "\u0370" <= character <= "\u03ff"
+    is_sign = "\u2100" <= character <= "\u214f" or character >= "\U0001d400"
+    return character.isalpha() and not (character.isascii() or is_greek or is_sign)
 
 
 def _elements(text: str) -> tuple[str, list[str]] | None:
@@ -352,7 +394,8 @@ def _same_chain(reference: str, candidate: str, leaf: Leaf) -> bool | None:
 def _without_name(text: str) -> tuple[str, str]:
     """("x", "5") of "x = 5"; the name is "" where the text is no such definition."""
     left, mark, right = text.partition("=")
-    if mark and _NAME.fullmatch(left.strip()) and right.strip() and "=" not in left:
+    is_name = _NAME.fullmatch(left.strip()) and left.count("{") == left.count("}")
+    if mark and is_name and right.strip() and "=" not in left:
         return left.strip(), right.strip()
     return "", text
 

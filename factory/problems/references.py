@@ -1,8 +1,19 @@
-"""A problem is usable only if its own reference grades as correct."""
+"""What a reference is good for: a problem is usable only if its own reference grades as correct.
+
+A reference that is no mathematics is compared as text.
+"""
+
+from collections.abc import Sequence
 
 from factory.chat import completion_text
-from factory.grading import grade
+from factory.grading import GradeItem, GradingPool, grade
+from factory.grading.math import AS_TEXT, COMPARED_AS, parts_of
+from factory.grading.numbers import plain_number
 from factory.records import Problem, Verdict
+
+ANOTHER = "987654"
+"""An answer to which every reference that is mathematics gives a verdict."""
+AT_ONCE = 256
 
 
 def reference_verdict(problem: Problem) -> Verdict:
@@ -12,3 +23,35 @@ def reference_verdict(problem: Problem) -> Verdict:
 
 def is_right(problem: Problem) -> bool:
     return reference_verdict(problem).is_correct
+
+
+def decide_as_text(
+    problems: Sequence[Problem], *, processes: int = 1
+) -> tuple[list[Problem], list[str]]:
+    """(the problems, those of their references that are compared as text).
+
+    Each mathematical reference is asked for its verdict on another answer, part by part, in
+    killable processes. Where the graders see that a part is no mathematics they say so of every
+    answer; where they cannot even tell, in time, the problem is marked in its data.
+    """
+    asked = [
+        (number, part)
+        for number, problem in enumerate(problems)
+        if problem.kind == "math" and plain_number(problem.reference) is None
+        for part in parts_of(problem.reference)
+    ]
+    marked = list(problems)
+    texts: dict[int, str] = {}
+    with GradingPool(processes) as pool:
+        for start in range(0, len(asked), AT_ONCE):
+            some = asked[start : start + AT_ONCE]
+            parts = [problems[n].model_copy(update={"reference": part}) for n, part in some]
+            verdicts = pool.grade([GradeItem(p, completion_text("", ANOTHER)) for p in parts])
+            for (number, _), verdict in zip(some, verdicts, strict=True):
+                problem = problems[number]
+                if verdict.outcome == "ungradable":
+                    data = {**problem.data, COMPARED_AS: "text"}
+                    marked[number] = problem.model_copy(update={"data": data})
+                if verdict.outcome == "ungradable" or AS_TEXT in verdict.explanation:
+                    texts[number] = problem.reference
+    return marked, list(texts.values())

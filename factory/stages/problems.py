@@ -14,6 +14,7 @@ from factory.problems.code_templates import CodeTemplatesSource
 from factory.problems.hub import HubSource
 from factory.problems.local import LocalSource
 from factory.problems.reasoning_gym import ReasoningGymSource
+from factory.problems.references import decide_as_text
 from factory.problems.splits import Supply, split
 from factory.problems.world import WorldSource
 from factory.seeds import derive
@@ -28,6 +29,9 @@ Source = Annotated[
     | CodeTemplatesSource,
     Field(discriminator="type"),
 ]
+
+SHOWN = 3
+"""References that are compared as text, named by the stage."""
 
 
 class ProblemsConfig(StageConfig):
@@ -69,9 +73,20 @@ def run(config: ProblemsConfig, inputs: Inputs, out: Path, context: Context) -> 
     splits = split(
         supplies, on_problem=lambda done: context.progress(done, max(asked, done), unit="problems")
     )
-    write_records(out / "train.jsonl", splits.train)
-    write_records(out / "held_out.jsonl", splits.held_out)
+    taken, texts = decide_as_text(
+        [*splits.train, *splits.held_out], processes=context.machine.thread_count()
+    )
+    if texts:
+        shown = ", ".join(map(repr, texts[:SHOWN]))
+        context.note(
+            f"problems: {len(texts)} of {len(taken)} references are compared as text, since they "
+            f"are words or cannot be read as mathematics: {shown}"
+            f"{', ...' if len(texts) > SHOWN else ''}"
+        )
+    write_records(out / "train.jsonl", taken[: len(splits.train)])
+    write_records(out / "held_out.jsonl", taken[len(splits.train) :])
     totals = {"train": len(splits.train), "held_out": len(splits.held_out)}
+    totals["compared_as_text"] = len(texts)
     duplicates = sum(supply.duplicates for supply in supplies)
     return {
         name: float(n) for name, n in {**totals, "duplicates": duplicates, **splits.counts}.items()

@@ -168,9 +168,15 @@ def test_costly_text_is_wrong_within_a_second(answer):
     assert time.perf_counter() - began < 1.0
 
 
-@pytest.mark.parametrize("reference", ["", "  ", r"\frac{1", "f(x"])
-def test_a_reference_that_cannot_be_read_is_ungradable_and_never_wrong(reference):
+@pytest.mark.parametrize("reference", ["", "  "])
+def test_an_empty_reference_is_ungradable_and_never_wrong(reference):
     assert outcome(reference, "42") == "ungradable"
+
+
+@pytest.mark.parametrize("reference", [r"\frac{1", "f(x"])
+def test_a_reference_that_cannot_be_read_is_compared_as_text(reference):
+    assert outcome(reference, "42") == "wrong"
+    assert outcome(reference, reference) == "correct"
 
 
 def test_exact_answers_fold_width_case_and_space_but_not_scripts():

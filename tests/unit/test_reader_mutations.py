@@ -370,9 +370,10 @@ CHOOSE_NOTHING = {
         "parts of disturbance, fold and the made-up turns",
     "grading.grade.GradeItem.asked grading.grade.grade_item grading.grade._decide":
         "hand over to what is mutated",
-    "grading.math._decide grading.math._whole_leaf": "put the mutated parts of grade_math together",
+    "grading.math._decide": "puts the mutated parts of grade_math together",
     "grading.math._as_intervals grading.math._elements grading.math._is_interval "
-    "grading.math._is_pair grading.math._is_words grading.math._reading grading.math._split "
+    "grading.math._is_pair grading.math._is_words grading.math._is_word_letter "
+    "grading.math._reading grading.math._split "
     "grading.math._tight": "forms of answers; the adversarial suite has cases of each",
     "grading.numbers._value grading.numbers._signed": "parts of plain_number",
     "grading.procedural._dataset grading.procedural._stored grading.procedural._value "
