@@ -7,12 +7,16 @@ say anything about nothing: ValueError. Comparisons of two models stand in `pair
 """
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import numpy as np
 
+from factory.grading.votes import canonical
 from factory.records import Record
 
+EXACT_SAMPLES = 256
+"""Up to so many samples of a problem, all subsets are counted behind cons@k."""
 Z = 1.959963984540054
 """97.5 % quantile of the normal distribution: all intervals here are 95 %."""
 
@@ -184,40 +188,86 @@ def pass_at_k(samples: int, correct: int, *, k: int) -> float:
 def consensus(answers: Sequence[str | None], correct: Sequence[bool]) -> float:
     """Chance that a majority vote over one problem's answers is right; cons@k for k answers.
 
-    Answers are compared without regard to white space; a sample without answer (None) has no
-    vote. A tie is broken at random, hence split: two leading answers, one right, give 1/2. No
-    votes at all give 0.
+    Votes are by value: right answers are one candidate, and so are wrong ones of one canonical form
+    (`grading/votes.py`). A sample without answer (None) has no vote. A tie is broken at random,
+    hence split: two leading answers, one right, give 1/2. No votes at all give 0.
     """
     if not answers:
         raise ValueError("consensus: no answers")
-    votes: dict[str, list[bool]] = {}
-    for answer, is_correct in zip(answers, correct, strict=True):
-        if answer is not None:
-            votes.setdefault(" ".join(answer.split()), []).append(is_correct)
-    if not votes:
+    right, wrong, _ = candidates(answers, correct)
+    if right == 0 or right < max(wrong, default=0):
         return 0.0
-    most = max(map(len, votes.values()))
-    leaders = [marks for marks in votes.values() if len(marks) == most]
-    return sum(sum(marks) / len(marks) for marks in leaders) / len(leaders)
+    return 1 / (1 + wrong.count(right))
+
+
+def candidates(
+    answers: Sequence[str | None], correct: Sequence[bool]
+) -> tuple[int, list[int], int]:
+    """(votes for the right answer, votes for each wrong one, samples without a vote)."""
+    given = [(a, c) for a, c in zip(answers, correct, strict=True) if a is not None]
+    wrong = Counter(canonical(answer) for answer, is_correct in given if not is_correct)
+    right = sum(is_correct for _, is_correct in given)
+    return right, list(wrong.values()), len(answers) - len(given)
 
 
 def consensus_at(
     answers: Sequence[str | None], correct: Sequence[bool], *, k: int, seed: int, draws: int = 1000
 ) -> float:
-    """cons@k of one problem from at least k samples: the mean vote over random subsets of k.
+    """cons@k of one problem from n >= k samples: the mean of `consensus` over all subsets of k.
 
-    Subsets are drawn without replacement; with k = all samples it is `consensus` itself. The
-    standard error of the drawing is at most 0.5 / sqrt(draws). ValueError with fewer than k.
+    With k = 1 it is the share of right samples, pass@1; with k = n it is `consensus` itself. All
+    subsets are counted; above EXACT_SAMPLES samples that takes long, and `draws` random ones stand
+    for all (standard error at most 0.5 / sqrt(draws)). ValueError with fewer than k.
     """
     n = len(answers)
     if not 1 <= k <= n:
         raise ValueError(f"consensus_at: k is {k}; with {n} samples it may be 1 to {n}")
     if k == n:
         return consensus(answers, correct)
+    right, wrong, silent = candidates(answers, correct)
+    if k == 1:
+        return right / n
+    if n <= EXACT_SAMPLES:
+        return _mean_consensus(right, wrong, silent, k=k)
+    forms = [a and ("" if c else canonical(a)) for a, c in zip(answers, correct, strict=True)]
     random = np.random.default_rng(seed)
     subsets = (random.choice(n, size=k, replace=False) for _ in range(draws))
-    votes = (consensus([answers[i] for i in s], [correct[i] for i in s]) for s in subsets)
-    return sum(votes) / draws
+    return sum(consensus([forms[i] for i in s], [correct[i] for i in s]) for s in subsets) / draws
+
+
+def _mean_consensus(right: int, wrong: Sequence[int], silent: int, *, k: int) -> float:
+    """The mean vote over all subsets of k of right + sum(wrong) + silent samples.
+
+        sum_m C(right, m) sum_t W(m, t) / (1 + t) / C(n, k)
+
+    where W(m, t) counts the ways to fill the other k - m places so that no wrong candidate has more
+    than m votes and t of them have m: a product of polynomials, one for each candidate with m or
+    more votes to give; what the others and the silent ones give does not matter.
+    """
+    n = right + sum(wrong) + silent
+    total = 0.0
+    for m in range(1, min(right, k) + 1):
+        rivals = [votes for votes in wrong if votes >= m]
+        rest = n - right - sum(rivals)
+        ways = np.zeros(((k - m) // m + 1, k - m + 1))
+        ways[0, 0] = 1.0
+        for votes in rivals:
+            ways = _with_rival(ways, votes, m)
+        places = [math.comb(rest, k - m - taken) for taken in range(k - m + 1)]
+        shares = 1.0 / (1.0 + np.arange(len(ways)))
+        total += math.comb(right, m) * float(shares @ ways @ np.array(places, dtype=np.float64))
+    return total / math.comb(n, k)
+
+
+def _with_rival(ways: np.ndarray, votes: int, m: int) -> np.ndarray:
+    """Ways by (candidates with m votes, votes taken), after one more that has `votes` to give."""
+    longer = np.zeros_like(ways)
+    most = ways.shape[1]
+    for taken in range(min(m, most)):
+        longer[:, taken:] += math.comb(votes, taken) * ways[:, : most - taken]
+    if m < most:
+        longer[1:, m:] += math.comb(votes, m) * ways[:-1, : most - m]
+    return longer
 
 
 def paired_difference(

@@ -14,6 +14,7 @@ from factory.evaluation.statistics import (
     pass_at_k,
     score_errors,
 )
+from factory.grading.votes import vote
 from factory.jsonl import read_records
 from factory.records import EvalSample, Mode, Record, SamplingConfig, Verdict
 from factory.seeds import derive
@@ -21,7 +22,7 @@ from factory.seeds import derive
 TRAP_SHARE = 0.05
 """Lenient grading must find at least this share right before an all-zero strict score is a trap."""
 CURVE_DRAWS = 200
-"""Subsets of samples a problem behind a point of cons@k."""
+"""Subsets of samples a problem behind a point of cons@k, where they are too many to count."""
 
 Answers = dict[str, list[EvalSample]]
 """Samples by problem id, in the file's order."""
@@ -128,7 +129,7 @@ def _point(problems: Answers, k: int) -> Point:
 
 def votes(verdicts: Sequence[Verdict]) -> list[str | None]:
     """What each sample votes for; only a finished, well-formed answer has a vote."""
-    return [v.answer if v.outcome in ("correct", "wrong") else None for v in verdicts]
+    return [vote(verdict) for verdict in verdicts]
 
 
 def trap(samples: Sequence[EvalSample]) -> str:

@@ -9,6 +9,9 @@ from factory.records import Problem, Verdict
 MAX_ANSWER = 10_000
 """Characters; normalising a longer hostile text could take quadratic time."""
 
+CHOSE = "chose "
+"""Before the letter, in the explanation of a verdict on a choice."""
+
 
 def fold_text(text: str) -> str:
     """NFKC, case folded, white space collapsed. Scripts stay apart: no look-alikes."""
@@ -46,7 +49,7 @@ def grade_choice(problem: Problem, answer: str) -> Verdict:
     if chosen is None:
         return Verdict(outcome="wrong", answer=answer, explanation="names no single option")
     outcome = "correct" if chosen == reference else "wrong"
-    return Verdict(outcome=outcome, answer=answer, explanation=f"chose {chosen}")
+    return Verdict(outcome=outcome, answer=answer, explanation=f"{CHOSE}{chosen}")
 
 
 def _chosen(answer: str, choices: list[str]) -> str | None:

@@ -114,7 +114,7 @@ def _decide(problem: Problem, answer: str, leaf: Leaf) -> Verdict | None:
     if len({undress(content) for content in contents}) > 1:
         return Verdict(outcome="wrong", answer=answer, explanation="several different boxes")
     candidate = undress(contents[0] if contents else answer)
-    is_text = problem.data.get(COMPARED_AS) == "text" or _is_words(reference)
+    is_text = problem.data.get(COMPARED_AS) == "text" or is_words(reference)
     compare = _same_text if is_text else same_answer
     equal = compare(reference, candidate, leaf)
     if equal is None:
@@ -128,16 +128,16 @@ def _decide(problem: Problem, answer: str, leaf: Leaf) -> Verdict | None:
 
 
 def _same_text(reference: str, candidate: str, leaf: Leaf) -> bool:
-    return _tight(reference) == _tight(candidate) or fold_text(reference) == fold_text(candidate)
+    return tight(reference) == tight(candidate) or fold_text(reference) == fold_text(candidate)
 
 
 def parts_of(reference: str) -> list[str]:
     """What a reference is read as, part by part: the elements of a list, else itself."""
     text = undress(_box(reference) or reference)
-    elements = None if _is_words(text) or plain_number(text) is not None else _elements(text)
-    if elements is None:
+    listed = None if is_words(text) or plain_number(text) is not None else elements(text)
+    if listed is None:
         return [text]
-    return [part for item in elements[1] for part in parts_of(item)]
+    return [part for item in listed[1] for part in parts_of(item)]
 
 
 def _box(text: str) -> str | None:
@@ -185,27 +185,25 @@ def same_answer(reference: str, candidate: str, leaf: Leaf) -> bool | None:
     inside ( ) or [ ], in any order otherwise. An answer that offers a choice ("41 or 42", "±2")
     is wrong unless the reference is a list.
     """
-    if _tight(reference) == _tight(candidate):
+    if tight(reference) == tight(candidate):
         return True
     if not candidate or _BASE.search(reference) or _BASE.search(candidate):
         return False
-    number = _reading(reference)
-    if number is not None and _reading(candidate) is not None:
+    number = reading(reference)
+    if number is not None and reading(candidate) is not None:
         return leaf(reference, candidate)
-    if _is_words(reference) or ":" in reference or ":" in candidate:
+    if is_words(reference) or ":" in reference or ":" in candidate:
         return fold_text(reference) == fold_text(candidate)
-    reference = _SIGNS.sub(r"\1 \2, \1 -\2", reference) if _is_pair(reference) else reference
+    reference = without_signs(reference)
     reference, candidate = _as_intervals(reference, candidate)
-    expected = _elements(reference)
+    expected = elements(reference)
     if expected is not None:
-        if _is_pair(candidate):
-            candidate = _SIGNS.sub(r"\1 \2, \1 -\2", candidate)
-        return _same_list(expected, _elements(_without_tuple_name(candidate)), leaf)
+        return _same_list(expected, elements(_without_tuple_name(without_signs(candidate))), leaf)
     if _SEVERAL.search(candidate) and not _SEVERAL.search(reference):
         return False
     if plain_number(candidate) is None:  # the commas of 1,234 make no list
         candidate = _without_group(candidate)
-        if _elements(candidate) is not None:
+        if elements(candidate) is not None:
             return False
     return _same_chain(reference, candidate, leaf)
 
@@ -214,9 +212,9 @@ def _as_intervals(reference: str, candidate: str) -> tuple[str, str]:
     """Both as intervals where one is written "0 <= x < 1" or "x in [0, 1)" and the other [0, 1)."""
     given = _MEMBER.sub("", candidate, count=1) if _MEMBER.match(candidate) else candidate
     if _is_interval(reference):
-        return reference, _interval(given)
+        return reference, interval(given)
     if _is_interval(given):
-        found = _interval(reference)
+        found = interval(reference)
         return (found, given) if found != reference else (reference, candidate)
     return reference, candidate
 
@@ -225,7 +223,8 @@ def _is_interval(text: str) -> bool:
     return text[:1] in ("(", "[") and text[-1:] in (")", "]") and len(_split(text[1:-1], ",")) == 2
 
 
-def _interval(text: str) -> str:
+def interval(text: str) -> str:
+    """[0,1) of "0 \\le x < 1"; any other text as it is."""
     match = _BETWEEN.fullmatch(text)
     if match is None:
         return text
@@ -246,12 +245,12 @@ def _without_group(text: str) -> str:
     return text[1:-1].strip() if is_group and not text.endswith("\\}") else text
 
 
-def _is_pair(text: str) -> bool:
-    """Whether the text is "±a" or "x = ±a", which stands for the two values a and -a."""
-    return bool(_SIGNS.fullmatch(text))
+def without_signs(text: str) -> str:
+    """ "a, -a" of "±a" and "x = a, x = -a" of "x = ±a", which stand for the two values."""
+    return _SIGNS.sub(r"\1 \2, \1 -\2", text) if _SIGNS.fullmatch(text) else text
 
 
-def _tight(text: str) -> str:
+def tight(text: str) -> str:
     """Text without the spaces that separate nothing: "4 2" keeps its one, "( 1, 2 )" none."""
     return re.sub(r"(?<!\w)\s|\s(?!\w)", "", text)
 
@@ -262,7 +261,7 @@ def same_number(reference: str, candidate: str) -> bool | None:
     "50%" equals the references 50 and 1/2, and the reference "50%" takes either: which of the
     two a question asks for is its own convention.
     """
-    expected, given = _reading(reference), _reading(candidate)
+    expected, given = reading(reference), reading(candidate)
     if expected is None or given is None:
         return None
     (right, right_percent), (value, percent) = expected, given
@@ -271,7 +270,7 @@ def same_number(reference: str, candidate: str) -> bool | None:
     return right in (value, value / 100) if percent else value in (right, right / 100)
 
 
-def _reading(text: str) -> tuple[Fraction, bool] | None:
+def reading(text: str) -> tuple[Fraction, bool] | None:
     """(exact value, has a percent sign) of a plain number with or without a unit."""
     number = plain_number(text)
     if number is not None:
@@ -293,7 +292,7 @@ def without_unit(text: str) -> str:
     return text if _NO_UNITS.intersection(words) else match.group(1)
 
 
-def _is_words(text: str) -> bool:
+def is_words(text: str) -> bool:
     """Text such as "Monday", "no", "blue whale" or "甲", which is compared as text.
 
     Two letters of ASCII are a product, Greek ones are variables; of other scripts one is a word.
@@ -311,7 +310,7 @@ def _is_word_letter(character: str) -> bool:
     return character.isalpha() and not (character.isascii() or is_greek or is_sign)
 
 
-def _elements(text: str) -> tuple[str, list[str]] | None:
+def elements(text: str) -> tuple[str, list[str]] | None:
     """(both brackets or "", items) if the text is a list, else None."""
     opening = ""
     inner = text.replace("\\{", "{").replace("\\}", "}")
@@ -369,8 +368,8 @@ def _same_list(
 
 
 def _same_chain(reference: str, candidate: str, leaf: Leaf) -> bool | None:
-    name, value = _without_name(reference)
-    given_name, rest = _without_name(candidate)
+    name, value = without_name(reference)
+    given_name, rest = without_name(candidate)
     if name and given_name and name != given_name:
         return False
     if name and "=" in candidate and not given_name:
@@ -391,7 +390,7 @@ def _same_chain(reference: str, candidate: str, leaf: Leaf) -> bool | None:
     return _all([exact, *near])
 
 
-def _without_name(text: str) -> tuple[str, str]:
+def without_name(text: str) -> tuple[str, str]:
     """("x", "5") of "x = 5"; the name is "" where the text is no such definition."""
     left, mark, right = text.partition("=")
     is_name = _NAME.fullmatch(left.strip()) and left.count("{") == left.count("}")

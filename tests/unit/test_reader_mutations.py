@@ -326,6 +326,8 @@ MUTATIONS = [
         verdict.answer or "none" for verdict in verdicts]),
     Mutation(scores, "consensus", "the first answer", lambda real: lambda answers, correct: float(
         correct[0])),
+    Mutation(statistics, "candidates", "the silent vote", lambda real: lambda answers, marks: real(
+        [answer or "none" for answer in answers], marks)),
     Mutation(scores, "pass_at_k", "the mean", lambda real: lambda n, c, *, k: c / n),
     Mutation(documents, "pass_rates", "readings swapped", lambda real: lambda pairs: real(
         [(b, a) for a, b in pairs])),
@@ -371,10 +373,10 @@ CHOOSE_NOTHING = {
     "grading.grade.GradeItem.asked grading.grade.grade_item grading.grade._decide":
         "hand over to what is mutated",
     "grading.math._decide": "puts the mutated parts of grade_math together",
-    "grading.math._as_intervals grading.math._elements grading.math._is_interval "
-    "grading.math._is_pair grading.math._is_words grading.math._is_word_letter "
-    "grading.math._reading grading.math._split "
-    "grading.math._tight": "forms of answers; the adversarial suite has cases of each",
+    "grading.math._as_intervals grading.math.elements grading.math._is_interval "
+    "grading.math.without_signs grading.math.is_words grading.math._is_word_letter "
+    "grading.math.reading grading.math._split "
+    "grading.math.tight": "forms of answers; the adversarial suite has cases of each",
     "grading.numbers._value grading.numbers._signed": "parts of plain_number",
     "grading.procedural._dataset grading.procedural._stored grading.procedural._value "
     "grading.procedural._is_countdown grading.procedural._reaches "

@@ -1,0 +1,59 @@
+"""What an answer votes for: equal answers vote together, however they are written."""
+
+from factory.grading.exact import CHOSE, fold_text
+from factory.grading.math import (
+    MAX_PARTS,
+    elements,
+    interval,
+    is_words,
+    reading,
+    tight,
+    undress,
+    without_name,
+    without_signs,
+)
+from factory.records import Verdict
+
+MAX_READ = 400
+"""Characters; a longer answer, or one of several lines, is its own text."""
+
+
+def vote(verdict: Verdict) -> str | None:
+    """What a graded answer votes for; None without a finished, well-formed answer."""
+    if verdict.answer is None or verdict.outcome not in ("correct", "wrong"):
+        return None
+    if verdict.explanation.startswith(CHOSE):
+        return verdict.explanation.removeprefix(CHOSE)
+    return canonical(verdict.answer)
+
+
+def canonical(answer: str) -> str:
+    """One text for all answers that the maths grader takes for one value, as far as it is plain.
+
+    A number is its fraction, a list its elements (sorted where order does not matter), an interval
+    the one with brackets, words are folded; anything else is its text without dress and spaces.
+    Nothing is evaluated: sqrt(4) and 2 stay two answers.
+    """
+    text = " ".join(answer.split())
+    if len(text) > MAX_READ or "\n" in answer.strip():
+        return text
+    return _form(undress(text))
+
+
+def _form(text: str) -> str:
+    number = reading(text)
+    if number is not None:
+        return f"{number[0]}%" if number[1] else str(number[0])
+    if is_words(text):
+        return fold_text(text)
+    name, value = without_name(text)
+    if name:
+        return _form(value)
+    listed = elements(interval(without_signs(text)))
+    if listed is None or not 1 < len(listed[1]) <= MAX_PARTS:
+        return tight(text)
+    brackets, items = listed
+    forms = [_form(item) for item in items]
+    if brackets[:1] in ("(", "["):
+        return f"{brackets[0]}{','.join(forms)}{brackets[1]}"
+    return f"{{{','.join(sorted(forms))}}}"
