@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 
 from factory.errors import FactoryError, RecipeError
+from factory.interpreter import keep_children_safe
 from factory.ui.options import (
     STORE,
     ArtifactName,
@@ -433,8 +434,7 @@ def doctor() -> None:
     from factory.ui.tables import show_findings
 
     console = _console()
-    findings = examine()
-    show_findings(findings, console)
+    show_findings(findings := examine(), console)
     if any(finding.status == "problem" for finding in findings):
         raise typer.Exit(2)
     console.print("next: factory build recipes/quickstart.yaml")
@@ -492,6 +492,7 @@ def _shown(arguments: list[str]) -> str:
 
 def main() -> None:
     """Entry point of the `factory` command. A bug's traceback may quote a model."""
+    keep_children_safe()
     try:
         app()
     except Exception:  # whatever it is, it is told in full and ends the command

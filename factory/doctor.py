@@ -121,8 +121,8 @@ def memory_finding(meminfo: str, limit: str) -> Finding:
     found = f"{available:.1f} GiB available of {total:.1f}"
     if available < MEMORY_GIB:
         advice = (
-            f"the quickstart wants {MEMORY_GIB:.0f} GiB: close programs, or lower micro_batch, "
-            "micro_groups and engine_memory_gib in the machine file"
+            f"the quickstart wants {MEMORY_GIB:.0f} GiB: close programs, or lower micro_batch "
+            "and engine_memory_gib in the machine file"
         )
         return _warning("memory", found, advice)
     return _ok("memory", found)

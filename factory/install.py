@@ -212,7 +212,7 @@ def constraints_text(frozen: Iterable[str]) -> str:
 
 def refresh_constraints() -> None:
     """Write constraints.txt from what is installed now."""
-    command = [sys.executable, "-m", "pip", "freeze", "--exclude-editable"]
+    command = [sys.executable, "-P", "-m", "pip", "freeze", "--exclude-editable"]
     frozen = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     CONSTRAINTS.write_text(constraints_text(frozen.splitlines()), "utf-8")
 
@@ -247,7 +247,7 @@ def installed_version(name: str) -> str | None:
 def run_pip(arguments: Sequence[str]) -> bool:
     """Run this Python's pip with its output shown; whether it succeeded."""
     say(f"pip {' '.join(arguments)}")
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
+    command = [sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", *arguments]
     succeeded = subprocess.run(command, check=False).returncode == 0
     importlib.invalidate_caches()
     return succeeded

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from factory.errors import EngineError
+from factory.interpreter import SAFE_PATH
 from factory.records import Record
 
 Matmul = Literal["float32", "bfloat16"]
@@ -154,6 +155,10 @@ class Machine(Record):
     def thread_count(self) -> int:
         return self.threads or len(os.sched_getaffinity(0))
 
+    def may_take_gpu(self) -> bool:
+        """`takes_gpu` by NVIDIA's device file alone: importing torch takes seconds."""
+        return self.device != "cpu" and Path("/dev/nvidiactl").exists()
+
     def takes_gpu(self) -> bool:
         """Whether work goes to CUDA; EngineError where the file wants it and torch sees none."""
         import torch
@@ -179,9 +184,11 @@ def free_gib(path: Path) -> float:
 
 
 def environment(machine: Machine) -> dict[str, str]:
-    """A worker's settings: threads fixed, no telemetry, repeatable hashing and sums."""
+    """A worker's settings: threads fixed, no telemetry, repeatable hashing and sums, no code from
+    the current folder."""
     threads = str(machine.thread_count())
     return {
+        **SAFE_PATH,
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",

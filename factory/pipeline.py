@@ -173,7 +173,7 @@ class _Making:
         if status is None:
             return None
         if status != 0:
-            raise _failure(self.step, self._run, status, self._failure)
+            raise _failure(self.step, self._run, status, told=self._failure, machine=self._machine)
         text = (self._run / "result.json").read_text(encoding="utf-8")
         result = Result.model_validate_json(text)
         fields = _manifest_fields(
@@ -204,16 +204,15 @@ def _new_rows(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
 
 
 def _failure(
-    step: Step, run: Path, status: int, told: Mapping[str, Any] | None
+    step: Step, run: Path, status: int, *, told: Mapping[str, Any] | None, machine: Machine
 ) -> errors.FactoryError:
     log = run / "log.txt"
     if told:
         kind = getattr(errors, told["kind"], EngineError)
         return kind(f"stage {step.name}: {told['message']}")
     if status == -signal.SIGKILL:
-        return EngineError(
-            f"stage {step.name}: killed from outside, most likely {out_of_memory(step.kind)}"
-        )
+        advice = out_of_memory(step.kind, machine)
+        return EngineError(f"stage {step.name}: killed from outside, most likely {advice}")
     if free_gib(run) < FULL_GIB:
         return EngineError(f"stage {step.name}: the disk of {run} is full: make room, start again")
     tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])

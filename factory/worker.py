@@ -85,7 +85,7 @@ def _run(job: Job, context: Context) -> Metrics:
         return stage.run(config, inputs, Path(job.out), context)
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
-            raise EngineError(out_of_memory(job.stage)) from error
+            raise EngineError(out_of_memory(job.stage, job.machine)) from error
         raise
     except OSError as error:
         # A full disk or a read-only folder is the user's to repair, not a bug.
@@ -96,16 +96,11 @@ def _run(job: Job, context: Context) -> Metrics:
         raise
 
 
-def out_of_memory(stage: str) -> str:
-    """What to tell a user whose stage ran out of memory."""
-    lower = {
-        "sft": "micro_batch",
-        "distill": "micro_batch, block or engine_memory_gib",
-        "grpo": "micro_groups, block or engine_memory_gib",
-        "generate": "block or engine_memory_gib",
-        "evaluate": "block or engine_memory_gib",
-    }.get(stage, "block")
-    return f"out of memory: lower {lower} in the machine file and start again (it resumes)"
+def out_of_memory(stage: str, machine: Machine | None = None) -> str:
+    """What to tell a user whose stage of this kind ran out of memory; None: on some machine."""
+    from factory.stages import STAGES
+
+    return f"out of memory: {STAGES[stage].memory_advice(machine)}"
 
 
 def _die_with_parent() -> None:

@@ -22,7 +22,7 @@ MACHINES = sorted((ROOT / "recipes" / "machines").glob("*.yaml"))
 # From the bottom up. A module may import modules of its own layer and of those below. A package
 # named here stands for its modules, unless one of them is named by itself.
 LAYERS = (
-    ("errors", "seeds", "visible", "records", "install", "provenance"),
+    ("errors", "seeds", "visible", "records", "install", "provenance", "interpreter"),
     ("claim",),
     ("jsonl", "yaml12", "tiny", "world", "attention"),
     ("artifacts", "machine", "context"),
@@ -204,6 +204,20 @@ def test_nothing_prints_past_that_console() -> None:
         or (isinstance(node, ast.Attribute) and node.attr in ("echo", "secho"))
     ]
     assert past == []
+
+
+def test_python_processes_are_started_in_one_way() -> None:
+    """By `module_command`, which keeps the user's folder off the path; the installer, which imports
+    nothing of ours, says so itself."""
+    starting = [
+        name
+        for name, tree in modules().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.executable"
+    ]
+    assert sorted(set(starting)) == ["factory.doctor", "factory.install", "factory.interpreter"]
+    installer = ast.unparse(modules()["factory.install"])
+    assert installer.count("sys.executable") == installer.count("[sys.executable, '-P', '-m'") == 2
 
 
 def test_no_code_of_a_model_folder_is_ever_trusted() -> None:

@@ -10,7 +10,6 @@ import json
 import os
 import select
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from typing import Any
 from factory.errors import EngineError
 from factory.grading.grade import GradeItem, grade_plainly
 from factory.grading.sandbox import proven_bwrap
+from factory.interpreter import module_command
 from factory.records import Verdict
 
 START_SECONDS = 120.0
@@ -153,7 +153,7 @@ class _Worker:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "factory.grading.child", str(deadline_seconds)),
+                *module_command("factory.grading.child", str(deadline_seconds)),
                 *(["lean"] if is_lean else []),
             ],
             stdin=subprocess.PIPE,
@@ -172,8 +172,8 @@ class _Worker:
         if self._line(time.monotonic() + START_SECONDS) != "ready":
             self.kill()
             raise EngineError(
-                "grading: a worker process did not start; run `python -m factory.grading.child 5` "
-                "to see why"
+                "grading: a worker process did not start; run "
+                "`python -P -m factory.grading.child 5` to see why"
             )
 
     def send(self, item: GradeItem) -> None:

@@ -19,6 +19,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, Protocol
 
+from factory.interpreter import module_command
 from factory.machine import Machine, environment
 from factory.stages import Stage
 
@@ -153,8 +154,8 @@ def _modules(machine: Machine, stages: Sequence[Stage]) -> list[str]:
     modules = dict.fromkeys(module for stage in stages for module in stage.preload)
     samples = "factory.sampling.blocks" in modules
     # On CPUs `auto` seldom takes vLLM, whose import takes longer than that of all the others.
-    on_gpu = machine.device != "cpu" and Path("/dev/nvidiactl").exists()
-    if samples and (machine.engine == "vllm" or (machine.engine == "auto" and on_gpu)):
+    on_gpu = machine.engine == "auto" and machine.may_take_gpu()
+    if samples and (machine.engine == "vllm" or on_gpu):
         modules |= {"vllm.entrypoints.llm": None} if find_spec("vllm") else {}
     return list(modules)
 
@@ -192,5 +193,5 @@ def _accelerate(machine: Machine, job: Path) -> list[str]:
     options = ["--num_processes", str(machine.processes)]
     if machine.accelerate_config:
         options += ["--config_file", machine.accelerate_config]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", *options]
-    return [*launch, "--module", "factory.worker", str(job)]
+    options += ["--module", "factory.worker", str(job)]
+    return module_command("accelerate.commands.launch", *options)

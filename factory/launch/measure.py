@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from factory.errors import EngineError
+from factory.interpreter import module_command
 from factory.machine import Machine, Matmul
 
 SHAPE = (1024, 576, 1536)
@@ -49,7 +50,7 @@ def resolve_matmul(machine: Machine, store: Path) -> Machine:
     kept = store / f".measured-{limit}{'' if machine.threads else '-auto'}"
     if not kept.exists():
         counts = [limit] if machine.threads else thread_counts(limit)
-        command = [sys.executable, "-m", "factory.launch.measure", *map(str, counts)]
+        command = module_command("factory.launch.measure", *map(str, counts))
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise EngineError(f"measuring the matrix product failed: {done.stderr[-400:]}")

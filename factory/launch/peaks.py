@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from factory.errors import EngineError
+from factory.interpreter import module_command
 from factory.launch.measure import resolve_matmul
 from factory.machine import Machine, apply_matmul
 from factory.records import Record
@@ -48,8 +49,8 @@ def processor_peaks(machine: Machine, store: Path) -> Measured:
         known = Measured.model_validate_json(kept.read_text(encoding="utf-8"))
         if not known.is_busy or load() >= known.load:
             return known
-    command = [sys.executable, "-m", "factory.launch.peaks"]
-    command += [str(machine.thread_count()), str(machine.matmul)]
+    settings = (str(machine.thread_count()), str(machine.matmul))
+    command = module_command("factory.launch.peaks", *settings)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise EngineError(f"measuring this processor failed: {done.stderr[-400:]}")

@@ -2,13 +2,13 @@
 
 import os
 import subprocess
-import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
 from factory.artifacts import Artifact
 from factory.errors import ArtifactError, EngineError
+from factory.interpreter import SAFE_PATH, module_command
 from factory.machine import Machine
 from factory.publish.export import is_weights, refuse_served, write_settings
 from factory.publish.lineage import ancestry
@@ -67,13 +67,13 @@ def arguments(
     else:
         common["--max-num-batched-tokens"] = str(max(max_length, 4096))
     flags = [] if on_gpu else ["--enforce-eager", "--no-enable-chunked-prefill"]
-    server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    return [*server, *(word for pair in common.items() for word in pair), *flags]
+    options = [*(word for pair in common.items() for word in pair), *flags]
+    return module_command("vllm.entrypoints.openai.api_server", *options)
 
 
 def environment(machine: Machine) -> dict[str, str]:
     """This process's environment with what a CPU engine reads from there."""
-    added = {"VLLM_NO_USAGE_STATS": "1"}
+    added = {**SAFE_PATH, "VLLM_NO_USAGE_STATS": "1"}
     if not machine.takes_gpu():
         cores = sorted(os.sched_getaffinity(0))[: machine.thread_count()]
         added["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))

@@ -9,6 +9,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Mapping
+from contextlib import chdir
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -53,7 +54,8 @@ class Nodes:
         # The path of a socket may have 107 characters, too few for a store's scratch folder.
         self._folder = Path(tempfile.mkdtemp(prefix="factory-ray-"))
         try:
-            ray.init(
+            _init(
+                ray,
                 address="local",
                 num_cpus=len(os.sched_getaffinity(0)),
                 object_store_memory=LOCAL_STORE,
@@ -89,7 +91,7 @@ class Nodes:
         import ray
 
         try:
-            ray.init(address=address)
+            _init(ray, address=address)
         except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError) as error:
             raise EngineError(
                 f"machine file: cluster.address: {address} answers, but this machine cannot join: "
@@ -124,6 +126,13 @@ class Nodes:
         self.ray.shutdown()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _init(ray: ModuleType, **options: Any) -> None:
+    """Ray's own `init`, away from the current folder, which Ray puts before all libraries on the
+    path of its workers: files of the user's folder are data."""
+    with chdir("/"):
+        ray.init(**options)
 
 
 def fitting(resources: Mapping[str, float], need: Mapping[str, float]) -> int:

@@ -135,6 +135,7 @@ STAGE = Stage(
     produces="model",
     version=2,
     run=run,
+    memory_settings=("micro_batch", "engine_memory_gib", "gpu_memory_fraction_rl"),
     preload=("factory.training.distillation", "factory.sampling.blocks"),
     packages=("torch", "transformers", "trl", "peft"),
     trains=True,

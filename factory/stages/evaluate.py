@@ -25,7 +25,7 @@ from factory.records import (
     SamplingConfig,
     Score,
 )
-from factory.stages.stage import Stage, StageConfig
+from factory.stages.stage import SAMPLING_MEMORY, Stage, StageConfig
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -317,6 +317,7 @@ STAGE = Stage(
     produces="scores",
     version=2,
     run=run,
+    memory_settings=SAMPLING_MEMORY,
     preload=("transformers", "lm_eval.evaluator", "factory.sampling.blocks"),
     packages=("torch", "transformers", "lm-eval", *GRADERS),
     external_files=task_files,

@@ -29,7 +29,7 @@ from factory.sampling import Completion, Request, Sampler, open_sampler
 from factory.sampling.segment import Segment
 from factory.seeds import derive
 from factory.stages.drawing import Draw, LengthStops, Line, Retry
-from factory.stages.stage import Stage, StageConfig
+from factory.stages.stage import SAMPLING_MEMORY, Stage, StageConfig
 
 
 class GenerateConfig(StageConfig):
@@ -319,6 +319,7 @@ STAGE = Stage(
     produces="traces",
     version=2,
     run=run,
+    memory_settings=SAMPLING_MEMORY,
     preload=("transformers", "factory.sampling.blocks", "factory.sampling.transformers"),
     packages=("torch", "transformers", *GRADERS),
 )

@@ -317,6 +317,7 @@ STAGE = Stage(
     produces="model",
     version=2,
     run=run,
+    memory_settings=("micro_groups", "engine_memory_gib", "gpu_memory_fraction_rl"),
     preload=("factory.training.grpo_run", "factory.sampling.blocks"),
     packages=("torch", "transformers", "trl", "peft", "py3langid", *GRADERS),
     trains=True,

@@ -33,7 +33,7 @@ from factory.records import (
 from factory.sampling import Request
 from factory.sampling.blocks import ask_model
 from factory.seeds import derive
-from factory.stages.stage import Stage, StageConfig
+from factory.stages.stage import SAMPLING_MEMORY, Stage, StageConfig
 
 
 class JudgeConfig(StageConfig):
@@ -185,6 +185,7 @@ STAGE = Stage(
     produces="traces",
     version=1,
     run=run,
+    memory_settings=SAMPLING_MEMORY,
     preload=("transformers", "factory.sampling.blocks", "factory.sampling.transformers"),
     packages=("torch", "transformers"),
 )

@@ -19,7 +19,7 @@ from factory.preferences import sources
 from factory.preferences.judge import GUARD, GUARDED, Vote, safe_share, vote_counts
 from factory.preferences.sources import HubRows, LabelLine, LocalFile
 from factory.records import Labelled, ModelRef, Record, SamplingConfig, Trace, TracesRef
-from factory.stages.stage import Stage, StageConfig
+from factory.stages.stage import SAMPLING_MEMORY, Stage, StageConfig
 
 
 class JudgedLabels(Record):
@@ -163,6 +163,7 @@ STAGE = Stage(
     produces="labels",
     version=1,
     run=run,
+    memory_settings=SAMPLING_MEMORY,
     packages=("torch", "transformers"),
     external_files=lambda config: sources.external_files(config.source),
     missing=lambda config: sources.missing(config.source),

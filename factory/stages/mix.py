@@ -251,4 +251,10 @@ def _domain_quotas(
     return quotas
 
 
-STAGE = Stage(config=MixConfig, produces="traces", version=1, run=run)
+STAGE = Stage(
+    config=MixConfig,
+    produces="traces",
+    version=1,
+    run=run,
+    memory_settings=(),
+)

@@ -348,6 +348,7 @@ STAGE = Stage(
     produces="model",
     version=1,
     run=run,
+    memory_settings=(),
     preload=("transformers",),
     packages=("transformers",),
     external_files=external_files,

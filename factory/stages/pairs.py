@@ -21,7 +21,7 @@ from factory.preferences.judge import COMPARE, COMPARED, Vote, preference, vote_
 from factory.preferences.lengths import length_gap, unbalanced
 from factory.preferences.sources import HubRows, LocalFile, PairLine
 from factory.records import ModelRef, Pair, Record, SamplingConfig, Trace, TracesRef
-from factory.stages.stage import Stage, StageConfig
+from factory.stages.stage import SAMPLING_MEMORY, Stage, StageConfig
 
 
 class JudgedPairs(Record):
@@ -209,6 +209,7 @@ STAGE = Stage(
     produces="pairs",
     version=1,
     run=run,
+    memory_settings=SAMPLING_MEMORY,
     packages=("torch", "transformers"),
     external_files=lambda config: sources.external_files(config.source),
     missing=lambda config: sources.missing(config.source),

@@ -82,6 +82,7 @@ STAGE = Stage(
     produces="model",
     version=2,
     run=run,
+    memory_settings=(),
     preload=("factory.training.pretrain",),
     packages=("torch", "transformers"),
 )

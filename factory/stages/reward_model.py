@@ -237,6 +237,7 @@ STAGE = Stage(
     produces="reward_model",
     version=1,
     run=run,
+    memory_settings=("micro_batch",),
     preload=("factory.training.reward_model",),
     packages=("torch", "transformers", "trl"),
     trains=True,

@@ -48,7 +48,7 @@ from factory.sampling.blocks import ask_model
 from factory.sampling.served import read_served
 from factory.seeds import derive
 from factory.stages.fitness import Fitness, Rejected, fault
-from factory.stages.stage import Stage
+from factory.stages.stage import SAMPLING_MEMORY, Stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -397,6 +397,7 @@ STAGE = Stage(
     produces="traces",
     version=2,
     run=run,
+    memory_settings=SAMPLING_MEMORY,
     preload=("transformers", "factory.sampling.blocks", "factory.sampling.transformers"),
     packages=("torch", "transformers", "py3langid", *GRADERS),
 )

@@ -105,4 +105,11 @@ def _least_alike(traces: list[Trace], count: int) -> set[int]:
     return set(chosen)
 
 
-STAGE = Stage(config=SelectConfig, produces="traces", version=2, run=run, packages=("py3langid",))
+STAGE = Stage(
+    config=SelectConfig,
+    produces="traces",
+    version=2,
+    run=run,
+    memory_settings=(),
+    packages=("py3langid",),
+)

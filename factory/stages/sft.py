@@ -214,6 +214,7 @@ STAGE = Stage(
     produces="model",
     version=2,
     run=run,
+    memory_settings=("micro_batch",),
     preload=("factory.training.sft",),
     packages=("torch", "transformers", "trl", "peft"),
     trains=True,

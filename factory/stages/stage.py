@@ -9,6 +9,7 @@ from pydantic import Field
 
 from factory.artifacts import Inputs
 from factory.context import Context, Metrics
+from factory.machine import Machine
 from factory.records import ArtifactKind, Record
 
 
@@ -35,6 +36,13 @@ def never_served(config: Any) -> bool:
     return False
 
 
+SAMPLING_MEMORY = ("block", "rows", "engine_memory_gib", "gpu_memory_fraction")
+"""Machine settings that bound the memory of a stage that samples and does not train."""
+ON_CPU_ALONE, ON_GPU_ALONE = (
+    {"engine_memory_gib"}, {"gpu_memory_fraction", "gpu_memory_fraction_rl"},
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Stage:
     """`run(config, inputs, out, context)` fills the empty folder `out` and returns flat metrics."""
@@ -44,6 +52,9 @@ class Stage:
     version: int
     """Raise it when the same config and inputs should give different content."""
     run: Callable[[Any, Inputs, Path, Context], Metrics]
+    memory_settings: tuple[str, ...]
+    """Machine settings that the stage reads and that take less memory when lowered, the most
+    helpful first; () where there is none."""
     packages: tuple[str, ...] = ()
     """Distributions whose version changes the numbers, hence part of the fingerprint."""
     preload: tuple[str, ...] = ()
@@ -59,3 +70,35 @@ class Stage:
     without, and is not built."""
     is_served: Callable[[Any], bool] = never_served
     """Whether the model is on a server: it can be asked, and has no weights here."""
+
+    def memory_advice(self, machine: Machine | None) -> str:
+        """What a user whose stage ran out of memory on this machine can do about it.
+
+        Settings that are at their least, or count on another device, are left out; None leaves out
+        none.
+        """
+        settings = [
+            name
+            for name in self.memory_settings
+            if machine is None or _can_be_lowered(name, machine)
+        ]
+        if machine is not None and machine.parallel > 1:
+            settings.append("parallel")
+        if not settings:
+            return (
+                "no machine setting lowers what this stage needs: take a machine with more "
+                "memory, or make the stage smaller in the recipe"
+            )
+        *others, last = settings
+        named = f"{', '.join(others)} or {last}" if others else last
+        return f"lower {named} in the machine file and start again (it resumes)"
+
+
+def _can_be_lowered(name: str, machine: Machine) -> bool:
+    """Whether a setting counts for the machine's device and engine and is above its least."""
+    if name in (ON_CPU_ALONE if machine.may_take_gpu() else ON_GPU_ALONE):
+        return False
+    if name == "rows" and machine.engine == "transformers":
+        return False  # vLLM's alone
+    value = machine.thread_count() if name == "threads" else getattr(machine, name)
+    return isinstance(value, float) or value > 1

@@ -137,6 +137,7 @@ STAGE = Stage(
     produces="traces",
     version=2,
     run=run,
+    memory_settings=(),
     packages=GRADERS,
     external_files=external_files,
 )

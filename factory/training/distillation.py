@@ -35,6 +35,7 @@ from factory.training.distillation_texts import Planned, plan_texts
 from factory.training.opening import open_model, require_room
 from factory.training.parity import engine_parity
 from factory.training.phases import PhaseClock
+from factory.training.precision import device_fields
 from factory.training.saving import save_model
 from factory.training.sft import peft_config
 from factory.training.telemetry import Logs, Telemetry
@@ -86,6 +87,12 @@ class OnPolicyTrainer(DistillationTrainer):
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         with self.engine.clock.measure("train"):
             return super().training_step(*args, **kwargs)
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        # TRL 1.16 calls the student's layers past its `forward`, the one place where accelerate
+        # rounds: without this a student in bfloat16 would be trained in float32.
+        with self.accelerator.autocast():
+            return super().compute_loss(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         # TRL hands its generating methods the prompts alone.
@@ -240,7 +247,6 @@ def make_trainer(
 def training_arguments(config: "DistillConfig", context: Context) -> TrlConfig:
     """The whole of TRL's configuration. AdamW as torch and TRL have it, without decay."""
     machine = context.machine
-    on_cpu = not machine.takes_gpu()
     micro_batch = _micro_batch(config.prompts, machine)
     share = config.prompts // int(os.environ.get("WORLD_SIZE", "1"))
     return TrlConfig(
@@ -262,16 +268,14 @@ def training_arguments(config: "DistillConfig", context: Context) -> TrlConfig:
         adam_beta2=0.999,
         weight_decay=0.0,
         max_grad_norm=1.0,
-        use_cpu=on_cpu,
-        bf16=machine.torch_dtype_name(on_gpu=not on_cpu) == "bfloat16",
-        gradient_checkpointing=not on_cpu,
-        dataloader_pin_memory=not on_cpu,
+        gradient_checkpointing=machine.takes_gpu(),
         remove_unused_columns=False,
         ddp_find_unused_parameters=False,
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would replace a loss that is not a number
         report_to="none",
         disable_tqdm=True,
+        **device_fields(machine),
         **saving_fields(machine),
     )
 

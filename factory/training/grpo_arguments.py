@@ -12,6 +12,7 @@ from trl import GRPOConfig as TrlConfig
 from factory.errors import RecipeError
 from factory.machine import Machine
 from factory.training.checkpoints import saving_fields
+from factory.training.precision import device_fields
 
 if TYPE_CHECKING:
     from factory.stages.grpo import GrpoConfig
@@ -105,7 +106,6 @@ def training_arguments(
 
     `micro_prompts` questions with all their samples make one of TRL's batches on each rank.
     """
-    on_cpu = not machine.takes_gpu()
     accumulation = prompts_per_rank(config) // micro_prompts
     fields = {
         "output_dir": output,
@@ -116,16 +116,14 @@ def training_arguments(
         "steps_per_generation": accumulation * config.updates_per_rollout,
         "shuffle_dataset": False,  # the rows lie in the order in which they are asked
         "use_vllm": False,  # our Sampler holds the engine, vLLM or another
-        "use_cpu": on_cpu,
-        "bf16": machine.torch_dtype_name(on_gpu=not on_cpu) == "bfloat16",
-        "gradient_checkpointing": not on_cpu,
-        "dataloader_pin_memory": not on_cpu,
+        "gradient_checkpointing": machine.takes_gpu(),
         "remove_unused_columns": False,
         "ddp_find_unused_parameters": False,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # it would replace a loss that is not a number
         "report_to": "none",
         "disable_tqdm": True,
+        **device_fields(machine),
         **saving_fields(machine),
         "save_steps": checkpoint_steps(config, machine),
         **mathematics(config),

@@ -17,6 +17,7 @@ from factory.attention import TWO_PRODUCTS
 from factory.context import Context
 from factory.training.checkpoints import CompleteCheckpoints, resume_point, saving_fields
 from factory.training.muon import MuonWithAdamW
+from factory.training.precision import device_fields
 from factory.training.telemetry import Logs, Telemetry
 from factory.world.corpus import CorpusConfig, documents
 from factory.world.vocabulary import WORDS, world_tokenizer
@@ -76,10 +77,10 @@ def new_model(config: "PretrainConfig", seed: int) -> "PreTrainedModel":
     )
 
 
-def train(config: "PretrainConfig", out: Path, context: Context) -> None:
-    """Train a new model on the corpus and write it with its tokenizer to `out`."""
+def training_arguments(config: "PretrainConfig", context: Context) -> TrainingArguments:
+    """The whole of the Trainer's configuration."""
     machine = context.machine
-    arguments = TrainingArguments(
+    return TrainingArguments(
         output_dir=str(context.scratch / "trainer"),
         seed=context.seed,
         max_steps=config.steps,
@@ -88,15 +89,19 @@ def train(config: "PretrainConfig", out: Path, context: Context) -> None:
         warmup_steps=config.warmup_steps,
         max_grad_norm=1.0,
         train_sampling_strategy="sequential",
-        use_cpu=not machine.takes_gpu(),
-        dataloader_pin_memory=machine.takes_gpu(),
         disable_tqdm=True,
         report_to="none",
         logging_steps=1,
         logging_nan_inf_filter=False,
+        **device_fields(machine),
         # Checkpoints of a small model are cheap to redo: far fewer than steps that take seconds.
         **{**saving_fields(machine), "save_steps": 50 * machine.checkpoint_steps},
     )
+
+
+def train(config: "PretrainConfig", out: Path, context: Context) -> None:
+    """Train a new model on the corpus and write it with its tokenizer to `out`."""
+    arguments = training_arguments(config, context)
     rows = Sequences(
         config.corpus, context.seed, rows=config.steps * config.batch, length=config.sequence
     )

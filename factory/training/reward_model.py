@@ -19,6 +19,7 @@ from factory.training.checkpoints import (
     resume_point,
     saving_fields,
 )
+from factory.training.precision import device_fields
 from factory.training.reward_rows import LabelRow, PairRow, Row
 from factory.training.saving import save_model
 from factory.training.scoring import open_classifier, padded
@@ -89,7 +90,6 @@ def training_arguments(
 ) -> TrlConfig:
     """The whole of TRL's configuration."""
     machine = context.machine
-    on_cpu = not machine.takes_gpu()
     return TrlConfig(
         output_dir=str(context.scratch / "trainer"),
         seed=context.seed,
@@ -105,17 +105,14 @@ def training_arguments(
         adam_beta1=config.adam_betas[0],
         adam_beta2=config.adam_betas[1],
         max_length=None,  # longer rows are dropped, and counted, before
-        use_cpu=on_cpu,
-        bf16=not on_cpu and machine.dtype != "float32",
-        fp16=False,
-        gradient_checkpointing=not on_cpu,
-        dataloader_pin_memory=not on_cpu,
+        gradient_checkpointing=machine.takes_gpu(),
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
         report_to="none",
         logging_steps=1,
         logging_nan_inf_filter=False,
         eval_strategy="no",
+        **device_fields(machine),
         **saving_fields(machine),
     )
 

@@ -26,6 +26,7 @@ from factory.training.checkpoints import (
 from factory.training.completion_loss import completion_loss
 from factory.training.opening import context_length, open_model
 from factory.training.packed import COVERED
+from factory.training.precision import device_fields
 from factory.training.saving import save_model
 from factory.training.sft_rows import IGNORED, Row, plan_order, step_count
 from factory.training.telemetry import Logs, Telemetry
@@ -113,12 +114,13 @@ class CompletionTrainer(SFTTrainer):
         return loss.negative_log_likelihood / torch.as_tensor(count).clamp(min=1)
 
     def _has_plain_head(self) -> bool:
-        """Whether logits are hidden @ weight.T and the loss is their mean NLL, on one CPU."""
+        """Whether logits are float32 hidden @ weight.T and the loss their mean NLL, on one CPU."""
         config = self.model.config.get_text_config()
         scales = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
         head = self.model.get_output_embeddings()
         return (
             self.args.device.type == "cpu"
+            and not self.args.bf16
             and self.accelerator.num_processes == 1
             and self.args.loss_type == "nll"
             and self.label_smoother is None
@@ -188,7 +190,6 @@ def _fixed_arguments(
     machine: Machine, folder: Path, *, seed: int, micro_batch: int, accumulation: int, steps: int
 ) -> dict[str, Any]:
     """TRL's arguments that follow from the machine, the plan of batches, and how we run it."""
-    on_cpu = not machine.takes_gpu()
     return {
         "output_dir": str(folder),
         "seed": seed,
@@ -197,10 +198,6 @@ def _fixed_arguments(
         "gradient_accumulation_steps": accumulation,
         "train_sampling_strategy": "sequential",
         "dataset_kwargs": {"skip_prepare_dataset": True},
-        "use_cpu": on_cpu,
-        "bf16": not on_cpu and machine.dtype != "float32",
-        "fp16": False,
-        "dataloader_pin_memory": not on_cpu,
         "dataloader_num_workers": 0,
         "ddp_find_unused_parameters": False,
         "disable_tqdm": True,
@@ -208,6 +205,7 @@ def _fixed_arguments(
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "eval_strategy": "no",
+        **device_fields(machine),
         **saving_fields(machine),
     }
 

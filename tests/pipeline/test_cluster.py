@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from tempting import tempting
 from trace_runs import Run, Script, inputs_of
 from two_nodes import DEATHS, Scripted, two_nodes
 
@@ -190,12 +191,13 @@ def test_a_cluster_of_one_machine_is_reached_from_it_alone_and_dies_with_its_sta
 ) -> None:
     folder = Path(tempfile.mkdtemp(prefix="alone-"))
     (tmp_path / "model").mkdir()
+    ran = tempting(tmp_path / "user")
     given = {
         "TMPDIR": str(folder), "HOME": str(tmp_path), "HF_TOKEN": "hf_secretsecret",
         "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))),
     }  # fmt: skip
     process = subprocess.Popen(
-        [sys.executable, "-c", ALONE, str(tmp_path)],
+        [sys.executable, "-P", "-c", ALONE, str(tmp_path)], cwd=tmp_path / "user",
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **given},
     )  # fmt: skip
     try:
@@ -222,6 +224,7 @@ def test_a_cluster_of_one_machine_is_reached_from_it_alone_and_dies_with_its_sta
         process.communicate()
     _, alive = psutil.wait_procs([each for each in own if each not in helpers], timeout=30)
     assert alive == []
+    assert not ran.exists(), ran.read_text()
     for helper in helpers:
         with suppress(psutil.NoSuchProcess):
             helper.kill()

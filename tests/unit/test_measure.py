@@ -54,7 +54,7 @@ def test_a_store_is_measured_once_and_given_threads_are_kept(
     calls: list[list[str]] = []
 
     def run(command: list[str], **_: Any) -> CompletedProcess[str]:
-        calls.append(command[3:])
+        calls.append(command[4:])
         return CompletedProcess(command, 0, json.dumps(rates((1, 100, 300))), "")
 
     monkeypatch.setattr(measure.subprocess, "run", run)

@@ -166,7 +166,7 @@ def test_a_setting_that_came_later_counts_only_where_it_is_used() -> None:
         inner: Inner = Inner()
         many: tuple[Inner, ...] = ()
 
-    stage = Stage(Settings, "model", 1, run=lambda *_: {})
+    stage = Stage(Settings, "model", 1, run=lambda *_: {}, memory_settings=())
 
     def print_of(**settings: Any) -> str:
         return _fingerprint(Settings(**settings), stage, 0, {})

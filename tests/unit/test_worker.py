@@ -66,20 +66,78 @@ def test_running_out_of_memory_names_the_setting_to_lower(
     path = job(tmp_path)
     assert main(path) == 2
     assert told(path)["kind"] == "EngineError"
-    assert told(path)["message"] == out_of_memory("problems")
+    assert told(path)["message"] == out_of_memory("problems", Machine())
     assert not (path.parent / "result.json").exists()
 
 
+CPU = Machine(device="cpu", threads=2, rows=2, micro_batch=2, micro_groups=2)
+SAMPLING = "block, rows or engine_memory_gib"
+
+
 @pytest.mark.parametrize(
-    ("stage", "setting"),
+    ("stage", "lowered"),
     [
-        ("sft", "micro_batch"), ("grpo", "micro_groups"), ("generate", "engine_memory_gib"),
-        ("evaluate", "block"),
+        ("model", None), ("pretrain", None), ("problems", "threads"), ("written", None),
+        ("generate", SAMPLING), ("judge", SAMPLING), ("select", None), ("rewrite", SAMPLING),
+        ("review", None), ("mix", None), ("sft", "micro_batch"), ("pairs", SAMPLING),
+        ("labels", SAMPLING), ("reward_model", "micro_batch"),
+        ("distill", "micro_batch or engine_memory_gib"), ("evaluate", SAMPLING),
+        ("grpo", "micro_groups or engine_memory_gib"),
     ],
 )  # fmt: skip
-def test_every_setting_named_is_one_of_the_machine_file(stage: str, setting: str) -> None:
-    assert f" {setting}" in out_of_memory(stage)
-    assert setting in Machine.model_fields
+def test_every_kind_names_what_it_reads_or_that_nothing_helps(
+    stage: str, lowered: str | None
+) -> None:
+    advice = out_of_memory(stage, CPU)
+    if lowered is None:
+        assert advice.startswith("out of memory: no machine setting lowers what this stage needs")
+        assert " in the machine file" not in advice
+    else:
+        assert advice == (
+            f"out of memory: lower {lowered} in the machine file and start again (it resumes)"
+        )
+
+
+def test_the_advice_covers_every_kind_and_names_settings_of_the_machine_file() -> None:
+    (cases,) = (
+        mark.args[1]
+        for mark in test_every_kind_names_what_it_reads_or_that_nothing_helps.pytestmark
+    )
+    assert {stage for stage, _ in cases} == STAGES.keys()
+    for stage in STAGES.values():
+        assert set(stage.memory_settings) <= Machine.model_fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("stage", "machine", "advice"),
+    [
+        # As it comes, the machine packs one group a pass: there is nothing below that.
+        ("grpo", Machine(device="cpu"), "lower engine_memory_gib in"),
+        ("sft", Machine(micro_batch=1), "no machine setting"),
+        ("generate", Machine(device="cpu", block=1), "lower engine_memory_gib in"),
+        ("judge", Machine(device="cpu", rows=4, engine="vllm"), "lower block, rows or engine"),
+        ("judge", Machine(device="cpu", rows=4, engine="transformers"), "lower block or engine"),
+        ("problems", Machine(threads=1), "no machine setting"),
+        ("pretrain", Machine(parallel=2), "lower parallel in"),
+        ("reward_model", Machine(parallel=3), "lower micro_batch or parallel in"),
+    ],
+)
+def test_a_setting_at_its_least_is_not_named(stage: str, machine: Machine, advice: str) -> None:
+    assert f"out of memory: {advice}" in out_of_memory(stage, machine)
+
+
+@pytest.mark.parametrize(
+    ("stage", "advice"),
+    [
+        ("grpo", "lower micro_groups or gpu_memory_fraction_rl in"),
+        ("generate", "lower block, rows or gpu_memory_fraction in"),
+    ],
+)
+def test_on_a_gpu_the_share_of_its_memory_is_named(
+    monkeypatch: pytest.MonkeyPatch, stage: str, advice: str
+) -> None:
+    monkeypatch.setattr(Machine, "may_take_gpu", lambda self: True)
+    assert advice in out_of_memory(stage, CPU)
 
 
 def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:

@@ -1,0 +1,23 @@
+"""Python processes that the factory starts: the user's folder is data and never code.
+
+`python -m` and `python -c` put the current folder before all libraries, so that a file torch.py in
+it would run in the place of torch. The console script `factory` does not, and its children must
+not either.
+"""
+
+import os
+import sys
+
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+"""Environment in which no Python process puts the current folder on its path, nor do those that
+libraries start below it."""
+
+
+def keep_children_safe() -> None:
+    """Give `SAFE_PATH` to all processes that start below this one."""
+    os.environ.update(SAFE_PATH)
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module with this interpreter, off the current folder."""
+    return [sys.executable, "-P", "-m", module, *arguments]
