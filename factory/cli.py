@@ -1,17 +1,17 @@
 """The command line. Importing it is cheap: what is heavy loads inside the verb that needs it."""
 
 import errno
-import sys
 import traceback
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
 from factory.errors import FactoryError, RecipeError
 from factory.interpreter import keep_children_safe
+from factory.ui.commands import command_line, next_of
 from factory.ui.options import (
     STORE,
     ArtifactName,
@@ -62,6 +62,7 @@ def _told(verb: Callable[P, None]) -> Callable[P, None]:
 @app.command()
 @_told
 def build(
+    context: typer.Context,
     recipe: RecipePath,
     overrides: Overrides = None,
     until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
@@ -71,34 +72,43 @@ def build(
     unsandboxed: Unsandboxed = False,
 ) -> None:
     """Make every stage of a recipe that is not made yet, then write the report."""
+    console = _begin(recipe)
     from factory.recipe import load_machine, load_recipe
+    from factory.ui.building import build_and_report
 
     settings = load_machine(machine).model_copy(update={"unsandboxed": unsandboxed})
-    _build(load_recipe(recipe, overrides or []), settings, store, until=until, plain=plain)
+    loaded, again = load_recipe(recipe, overrides or []), command_line(context)
+    made = build_and_report(loaded, settings, store, console, again=again, until=until, plain=plain)
+    _say_next(console, next_of(context, made))
 
 
 @app.command()
 @_told
 def rehearse(
+    context: typer.Context,
     recipe: RecipePath,
     overrides: Overrides = None,
     store: Store = STORE,
     plain: Annotated[bool, typer.Option("--plain", help="Plain lines for logs and CI.")] = False,
 ) -> None:
     """Run a recipe's whole graph on tiny random models, in minutes on a CPU, to find mistakes."""
+    console = _begin(recipe)
     from factory.recipe import load_recipe
     from factory.rehearse import MACHINE, alike, rehearsal
+    from factory.ui.building import build_and_report
 
     small = rehearsal(load_recipe(recipe, overrides or []))
-    _build(small, MACHINE, store / "rehearsals", until=None, plain=plain, priced=False)
+    folder, again = store / "rehearsals", command_line(context)
+    build_and_report(small, MACHINE, folder, console, again=again, plain=plain, priced=False)
     for made, *others in alike(small):
-        _console().print(f"{made} stands for {', '.join(others)}", markup=False, soft_wrap=True)
-    _console().print(f"next: factory plan {recipe}", markup=False)
+        console.print(f"{made} stands for {', '.join(others)}", soft_wrap=True)
+    _say_next(console, command_line(context, "plan"))
 
 
 @app.command()
 @_told
 def plan(
+    context: typer.Context,
     recipe: RecipePath,
     overrides: Overrides = None,
     until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
@@ -107,18 +117,18 @@ def plan(
     store: Store = STORE,
 ) -> None:
     """Show the steps of a recipe: what is reused, what would be made, with --cost at what price."""
+    console = _begin(recipe) if cost else _console()
     from factory.plan import make_plan
     from factory.recipe import load_machine, load_recipe
     from factory.ui.cost import show_cost
     from factory.ui.tables import show_plan
 
-    console = _console()
     steps = make_plan(load_recipe(recipe, overrides or []), until=until)
     if cost:
         show_cost(steps, store, load_machine(machine), console)
     else:
         show_plan(steps, store, console)
-    console.print(f"next: factory build {recipe}", markup=False)
+    _say_next(console, command_line(context, "build"))
 
 
 @app.command()
@@ -140,6 +150,7 @@ def report(
 @app.command()
 @_told
 def show(
+    context: typer.Context,
     artifact: ArtifactName,
     samples: Annotated[int, typer.Option(help="How many traces to show.")] = 3,
     verify: Annotated[bool, typer.Option("--verify", help="Hash every file first.")] = False,
@@ -155,26 +166,27 @@ def show(
         verify_artifact(found)
         console.print("every file is as its manifest says")
     show_artifact(found, console, samples=samples)
+    name = artifact if Path(artifact) == found.path else found.path.name
     if found.manifest.kind == "scores":
         from factory.evaluation.summary import summaries
         from factory.ui.scores import show_summaries
 
         show_summaries(summaries(found), console)
-        console.print(f"next: factory compare {found.path.name} BASELINE", markup=False)
+        _say_next(console, command_line(context, "compare", run=name, baseline="BASELINE"))
     if found.manifest.kind == "model":
-        console.print(f"next: factory chat {found.path.name}", markup=False)
+        _say_next(console, command_line(context, "chat", artifact=name))
 
 
 @app.command("ls")
 @_told
-def list_artifacts(store: Store = STORE) -> None:
+def list_artifacts(context: typer.Context, store: Store = STORE) -> None:
     """List all artifacts, oldest first."""
     from factory.artifacts import stored
     from factory.ui.tables import show_store
 
     console = _console()
     show_store(stored(store), console)
-    console.print("next: factory show ARTIFACT")
+    _say_next(console, command_line(context, "show", artifact="ARTIFACT"))
 
 
 @app.command()
@@ -220,6 +232,7 @@ def serve(
 @app.command()
 @_told
 def publish(
+    context: typer.Context,
     artifact: ArtifactName,
     to: Annotated[str, typer.Option("--to", help="A new folder, or hub:ORG/NAME.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do it; else only show what would be.")] = (
@@ -252,8 +265,8 @@ def publish(
     if folder is None:
         _say_error("refused: nothing is published")
         raise typer.Exit(2)
-    done = f"factory verify {folder}" if yes else f"factory {_shown(sys.argv[1:])} --yes"
-    _console().print(f"next: {done}", markup=False, soft_wrap=True)
+    done = command_line(context, "verify", folder=folder)
+    _say_next(_console(), done if yes else command_line(context, yes=True))
 
 
 @app.command()
@@ -278,6 +291,7 @@ def verify(
 @app.command()
 @_told
 def review(
+    context: typer.Context,
     target: Annotated[str, typer.Argument(help="A recipe with a review stage, or an artifact.")],
     reviewer: Annotated[str, typer.Option("--reviewer", help="Your name, kept with decisions.")],
     second: Annotated[
@@ -298,7 +312,12 @@ def review(
     """Accept, edit or reject the traces of a review stage, one by one; goes on where you left."""
     from factory.ui.review import open_queue, review_queue, status
 
-    queue = open_queue(target, overrides or [], stage=stage, decisions=decisions, store=store)
+    def build_until(made: str) -> str:
+        return command_line(context, "build", recipe=target, until=made)
+
+    queue = open_queue(
+        target, overrides or [], stage=stage, decisions=decisions, store=store, build=build_until
+    )
     if only_status:
         status(queue, _console())
         return
@@ -334,6 +353,7 @@ def grade(
 @app.command("eval")
 @_told
 def evaluate(
+    context: typer.Context,
     models: Annotated[
         list[str],
         typer.Argument(help="Artifacts, folders, owner/name@commit, URL#NAME, or `embedded`."),
@@ -350,12 +370,16 @@ def evaluate(
     plain: Annotated[bool, typer.Option("--plain", help="Plain lines for logs and CI.")] = False,
 ) -> None:
     """Evaluate models on a suite of benchmarks; what is measured already is not measured again."""
+    console = _begin(f"suite {suite}")
     from factory.recipe import load_machine
+    from factory.ui.building import build_and_report
     from factory.ui.evaluation import evaluation_of, show_evaluation
 
     asked = evaluation_of(models, suite=suite, protocol=protocol, against=against, store=store)
-    _build(asked.recipe, load_machine(machine), store, until=None, plain=plain)
-    show_evaluation(asked, store, _console())
+    settings, again = load_machine(machine), command_line(context)
+    made = build_and_report(asked.recipe, settings, store, console, again=again, plain=plain)
+    show_evaluation(asked, store, console)
+    _say_next(console, next_of(context, [one for one in made if one.manifest.kind == "scores"]))
 
 
 @app.command()
@@ -437,41 +461,18 @@ def doctor() -> None:
     show_findings(findings := examine(), console)
     if any(finding.status == "problem" for finding in findings):
         raise typer.Exit(2)
-    console.print("next: factory build recipes/quickstart.yaml")
+    _say_next(console, "factory build recipes/quickstart.yaml")
 
 
-def _build(
-    recipe: Any, machine: Any, store: Path, *, until: str | None, plain: bool, priced: bool = True
-) -> None:
-    """Build a recipe with live progress and write its report; Ctrl-C says how to go on."""
-    import signal
-
-    from factory.cost.estimate import record
-    from factory.pipeline import build as build_plan
-    from factory.plan import make_plan
-    from factory.report.writing import write_report
-    from factory.ui.display import LiveDisplay, PlainDisplay
-
-    # A service manager's stop is an orderly end, as Ctrl-C is.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _begin(what: object) -> "Console":
+    """A console that has said something already: a large recipe takes seconds to be planned."""
     console = _console()
-    plan = make_plan(recipe, until=until)
-    display_type = PlainDisplay if plain or not console.is_terminal else LiveDisplay
-    display = display_type(len(plan), console, machine.price_per_hour)
-    try:
-        if priced:
-            record(plan, store, machine)
-        build_plan(plan, store, machine, display)
-    except KeyboardInterrupt:
-        display.close()
-        console.print("Stopped. Finished stages, samples and checkpoints are kept;")
-        console.print(f"go on with: factory {_shown(sys.argv[1:])}", markup=False)
-        raise typer.Exit(130) from None
-    finally:
-        display.close()
-    path = write_report(recipe, store)
-    console.print(f"report: {path}", markup=False, soft_wrap=True)
-    console.print(f"next: factory chat {plan[-1].name if until else '<stage>'}, factory ls")
+    console.print(f"reading {what}", highlight=False, soft_wrap=True)
+    return console
+
+
+def _say_next(console: "Console", command: str) -> None:
+    console.print(f"next: {command}", highlight=False, soft_wrap=True)
 
 
 def _say_error(text: str) -> None:
@@ -482,12 +483,6 @@ def _console(*, stderr: bool = False) -> "Console":
     from factory.ui.console import Console
 
     return Console(stderr=stderr)
-
-
-def _shown(arguments: list[str]) -> str:
-    import shlex
-
-    return shlex.join(arguments)
 
 
 def main() -> None:

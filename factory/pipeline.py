@@ -51,7 +51,7 @@ def build(
     gaps = missing(plan)
     if gaps:
         raise RecipeError("\n".join(f"to be filled in: {gap}" for gap in gaps))
-    _check_store(store)
+    check_store(store)
     artifacts: dict[str, Artifact] = {}
     running: list[_Making] = []
     waiting = list(plan)
@@ -263,7 +263,8 @@ def _seconds(run: Path) -> float:
     return round(total + last, 3)
 
 
-def _check_store(store: Path) -> None:
+def check_store(store: Path) -> None:
+    """ArtifactError unless artifacts can be written there and there is room for a build."""
     try:
         store.mkdir(parents=True, exist_ok=True)
         probe = store / f".probe-{os.getpid()}"

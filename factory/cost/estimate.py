@@ -97,11 +97,19 @@ class Bill:
         return [f"{row.step.name}: {row.missing}" for row in self.rows if row.missing]
 
 
-def bill(plan: Sequence[Step], store: Path, machine: Machine) -> Bill:
-    """The estimates of a plan's steps; EngineError where the device's speed is not known."""
+def bill(
+    plan: Sequence[Step],
+    store: Path,
+    machine: Machine,
+    announce: Callable[[], None] | None = None,
+) -> Bill:
+    """The estimates of a plan's steps; EngineError where the device's speed is not known.
+
+    `announce` is called before the processor is measured.
+    """
     made = [(step, find(store, step.fingerprint)) for step in plan]
     wanted = {step.name for step, artifact in made if artifact is None}
-    site = _site(machine, store, *_earlier(store, plan, wanted))
+    site = _site(machine, store, *_earlier(store, plan, wanted), announce)
     rows = []
     for step, artifact in made:
         try:
@@ -124,30 +132,33 @@ def bill(plan: Sequence[Step], store: Path, machine: Machine) -> Bill:
     )
 
 
-def record(plan: Sequence[Step], store: Path, machine: Machine) -> None:
-    """Keep the estimate of every step that is to be made, unless an attempt kept one before."""
+def record(
+    plan: Sequence[Step],
+    store: Path,
+    machine: Machine,
+    announce: Callable[[], None] | None = None,
+) -> Bill | None:
+    """Keep the estimate of every step that is to be made, unless an attempt kept one before.
+
+    Returns the plan's bill, None where no step takes long; raises as `bill` does.
+    """
     if missing(plan):
-        return  # it will not be built
+        return None  # it will not be built
     folders = [store / f"{folder_name(step.name, step.fingerprint)}.run" for step in plan]
     unmade = [
         (step, folder / FILE)
         for step, folder in zip(plan, folders, strict=True)
         if find(store, step.fingerprint) is None
     ]
-    if all(path.exists() for _, path in unmade):
-        return
     if not any("torch" in step.stage.packages for step, _ in unmade):
-        return  # nothing that takes long
-    try:
-        rows = bill(plan, store, machine).rows
-    except EngineError:
-        # Nobody asked for an estimate: what is wrong with the device is told by what needs it.
-        return
-    for row, folder in zip(rows, folders, strict=True):
+        return None
+    priced = bill(plan, store, machine, announce)
+    for row, folder in zip(priced.rows, folders, strict=True):
         path = folder / FILE
         if row.artifact is None and row.estimate is not None and not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             path.write_text(row.estimate.model_dump_json() + "\n", encoding="utf-8")
+    return priced
 
 
 def recorded(artifact: Artifact) -> Estimate | None:
@@ -217,7 +228,11 @@ def _sealed(artifact: Artifact) -> Amount:
 
 
 def _site(
-    machine: Machine, store: Path, lengths: Mapping[str, float], kept: Mapping[str, float]
+    machine: Machine,
+    store: Path,
+    lengths: Mapping[str, float],
+    kept: Mapping[str, float],
+    announce: Callable[[], None] | None,
 ) -> Site:
     on_gpu = machine.device == "cuda" or (
         machine.device == "auto" and Path("/dev/nvidia0").exists()
@@ -230,7 +245,7 @@ def _site(
         )
     if stated is None:
         memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-        measured = processor_peaks(machine, store)
+        measured = processor_peaks(machine, store, announce)
         peaks, is_busy = measured.peaks, measured.is_busy
     else:
         memory, is_busy = stated.memory_gib * GIB, False

@@ -16,7 +16,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from factory.errors import EngineError
@@ -39,16 +39,21 @@ Rates = Mapping[str, Mapping[str, float]]
 """GFLOP/s by number of threads and kind of product."""
 
 
-def resolve_matmul(machine: Machine, store: Path) -> Machine:
+def resolve_matmul(
+    machine: Machine, store: Path, announce: Callable[[], None] | None = None
+) -> Machine:
     """The machine with `matmul` and `threads` decided where they are open.
 
-    Measured once a store, so that a resumed build agrees.
+    Measured once a store, so that a resumed build agrees. `announce` is called before a
+    measurement, which takes seconds.
     """
     if (machine.matmul != "auto" and machine.threads) or machine.device == "cuda":
         return machine
     limit = machine.thread_count()
     kept = store / f".measured-{limit}{'' if machine.threads else '-auto'}"
     if not kept.exists():
+        if announce is not None:
+            announce()
         counts = [limit] if machine.threads else thread_counts(limit)
         command = module_command("factory.launch.measure", *map(str, counts))
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -7,6 +7,7 @@ busy the machine was is kept beside it, and a busy one is made again once the ma
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from factory.errors import EngineError
@@ -39,16 +40,23 @@ class Measured(Record):
         return Peaks(self.flops_per_second, self.bytes_per_second)
 
 
-def processor_peaks(machine: Machine, store: Path) -> Measured:
-    """The processor's peaks as the machine is set, from the store or measured and kept there."""
+def processor_peaks(
+    machine: Machine, store: Path, announce: Callable[[], None] | None = None
+) -> Measured:
+    """The processor's peaks as the machine is set, from the store or measured and kept there.
+
+    `announce` is called before a measurement.
+    """
     store.mkdir(parents=True, exist_ok=True)
-    machine = resolve_matmul(machine, store)
+    machine = resolve_matmul(machine, store, announce)
     kept = store / f".peaks-{machine.thread_count()}-{machine.matmul}"
     known = None
     if kept.exists():
         known = Measured.model_validate_json(kept.read_text(encoding="utf-8"))
         if not known.is_busy or load() >= known.load:
             return known
+    if announce is not None:
+        announce()
     settings = (str(machine.thread_count()), str(machine.matmul))
     command = module_command("factory.launch.peaks", *settings)
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -11,13 +11,14 @@ from factory.machine import Machine
 from factory.plan import Step, missing
 from factory.report.text import count, duration
 from factory.ui.console import Console
+from factory.ui.measuring import Measuring
 
 NUMBERS = ("tokens", "time", "GiB mem", "GiB disk", "price")
 
 
 def show_cost(plan: Sequence[Step], store: Path, machine: Machine, console: Console) -> None:
     """One row a stage, the sums, and what they rest on."""
-    found = bill(plan, store, machine)
+    found = bill(plan, store, machine, Measuring(console))
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
     for name in ("stage", "kind"):
         table.add_column(name)

@@ -1,6 +1,6 @@
 """The terminal queue of a review: one trace after the other, accepted, edited or rejected."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -60,9 +60,17 @@ class Queue:
 
 
 def open_queue(
-    target: str, overrides: Sequence[str], *, stage: str | None, decisions: Path | None, store: Path
+    target: str,
+    overrides: Sequence[str],
+    *,
+    stage: str | None,
+    decisions: Path | None,
+    store: Path,
+    build: Callable[[str], str],
 ) -> Queue:
     """The queue of a recipe's review stage, or of any artifact with traces.
+
+    `build` is the command that makes a stage of the recipe, told where it lacks.
 
     RecipeError where the recipe has no such stage or it names no file; ArtifactError where the
     traces are not made yet.
@@ -90,9 +98,7 @@ def open_queue(
     source = plan[step.inputs["traces"]]
     artifact = find(store, source.fingerprint)
     if artifact is None:
-        raise ArtifactError(
-            f"{source.name}: not made yet; run factory build {target} --until {source.name}"
-        )
+        raise ArtifactError(f"{source.name}: not made yet; run {build(source.name)}")
     return Queue(list(artifact.traces()), Path(config.decisions), config.second_pass, config.form)
 
 

@@ -147,10 +147,10 @@ def test_ctrl_c_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("factory.pipeline.build", stopped)
-    monkeypatch.setattr("sys.argv", ["factory", "build", "my recipe.yaml"])
+    recipe = recipe.rename(tmp_path / "my recipe.yaml")
     result = factory("build", recipe, "--store", tmp_path / "store")
     assert result.exit_code == 130
-    assert "factory build 'my recipe.yaml'" in result.output
+    assert f"go on with: factory build '{recipe}' --store {tmp_path / 'store'}" in result.output
 
 
 def test_an_unknown_artifact_and_an_empty_store(tmp_path: Path) -> None:

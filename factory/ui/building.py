@@ -1,0 +1,92 @@
+"""The build that `build`, `rehearse` and `eval` run: first lines, progress, report."""
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from factory import pipeline
+from factory.artifacts import Artifact, find
+from factory.cost.estimate import record
+from factory.errors import EngineError
+from factory.launch.measure import resolve_matmul
+from factory.machine import Machine
+from factory.plan import Step, make_plan, missing
+from factory.recipe import Recipe
+from factory.report.text import plural
+from factory.ui.console import Console
+from factory.ui.display import LiveDisplay, PlainDisplay
+from factory.ui.measuring import Measuring, outlook
+
+
+def build_and_report(
+    recipe: Recipe,
+    machine: Machine,
+    store: Path,
+    console: Console,
+    *,
+    again: str,
+    until: str | None = None,
+    plain: bool = False,
+    priced: bool = True,
+) -> list[Artifact]:
+    """Build a recipe with live progress and write its report; returns what its plan's steps made.
+
+    Ctrl-C ends with status 130 and says `again`, the command that goes on.
+    """
+    # A service manager's stop is an orderly end, as Ctrl-C is.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    display: PlainDisplay | None = None
+    try:
+        plan = make_plan(recipe, until=until)
+        if not missing(plan):
+            _open(recipe.name, plan, store, machine, console, priced=priced)
+        display_type = PlainDisplay if plain or not console.is_terminal else LiveDisplay
+        display = display_type(len(plan), console, machine.price_per_hour)
+        made = pipeline.build(plan, store, machine, display)
+    except KeyboardInterrupt:
+        if display is not None:
+            display.close()
+        console.print("Stopped. Finished stages, samples and checkpoints are kept;")
+        console.print(f"go on with: {again}", highlight=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+    finally:
+        if display is not None:
+            display.close()
+    from factory.report.writing import write_report  # it would delay the first lines
+
+    path = write_report(recipe, store)
+    console.print(f"report: {path}", soft_wrap=True)
+    return [made[step.name] for step in plan]
+
+
+def _open(
+    name: str,
+    plan: Sequence[Step],
+    store: Path,
+    machine: Machine,
+    console: Console,
+    *,
+    priced: bool,
+) -> None:
+    """The first lines of a build: what it is, what this machine does, and how long it may take."""
+    reused = sum(find(store, step.fingerprint) is not None for step in plan)
+    stages = plural(len(plan), "stage")
+    console.print(f"{name}: {stages}, {reused} reused", highlight=False, soft_wrap=True)
+    if reused == len(plan):
+        return
+    pipeline.check_store(store)
+    measuring = Measuring(console)
+    resolved = resolve_matmul(machine, store, measuring)
+    if not priced:
+        return
+    try:
+        bill = record(plan, store, machine, measuring)
+    except EngineError as error:
+        # Nobody asked for an estimate: a fault of the device is told by what needs it.
+        lines = [f"no estimate of the time: {error}"]
+    else:
+        lines = outlook(bill, resolved, is_measured=measuring.has_begun)
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
