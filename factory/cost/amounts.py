@@ -44,6 +44,7 @@ CHAT_TOKENS = 10
 HUB_ROWS: Mapping[str, int] = {
     "agentica-org/DeepScaleR-Preview-Dataset": 40315,
     "HuggingFaceH4/aime_2024": 30,
+    "math-ai/aime25": 30,
     "HuggingFaceH4/MATH-500": 500,
     "databricks/databricks-dolly-15k": 15011,
 }

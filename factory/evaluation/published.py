@@ -59,6 +59,19 @@ class Published(Record):
     benchmarks: dict[str, PublishedBenchmark]
     models: tuple[PublishedModel, ...] = Field(min_length=1)
 
+    def benchmark_key(self, name: str) -> str | None:
+        """The key of the benchmark that a name means, by letters and digits; None if it means none.
+
+        `math500`, `MATH-500` and `math_500` are one, and so are `aime24`, `AIME 2024` and
+        `aime_2024`: a recipe names its benchmarks freely, and another spelling must not keep a
+        score from its verdict.
+        """
+        wanted = _letters_and_digits(name)
+        for key, benchmark in self.benchmarks.items():
+            if wanted in (_letters_and_digits(key), _letters_and_digits(benchmark.title)):
+                return key
+        return None
+
 
 class Reproduction(Record):
     """Our pass@1 beside a published one."""
@@ -75,6 +88,10 @@ class Reproduction(Record):
     samples cannot tell."""
     verdict: Verdict
     reason: str
+
+
+def _letters_and_digits(name: str) -> str:
+    return "".join(character for character in name.casefold() if character.isalnum())
 
 
 def load_published(path: Path = PATH) -> Published:
@@ -107,11 +124,12 @@ def reproductions(
     """Our sampled scores of a model beside every published one of the same benchmark."""
     found = []
     for row in rows:
-        known = published.benchmarks.get(row.benchmark)
-        if known is None or row.mode != "sampled":
+        key = published.benchmark_key(row.benchmark)
+        if key is None or row.mode != "sampled":
             continue
+        known = published.benchmarks[key]
         for theirs in published.models:
-            value = theirs.scores.get(row.benchmark, {}).get("pass@1")
+            value = theirs.scores.get(key, {}).get("pass@1")
             if theirs.model == model and value is not None:
                 differences = _differences(row.sampling, published.protocol)
                 share = round(value / 100, 6)

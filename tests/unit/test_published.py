@@ -22,10 +22,12 @@ from factory.evaluation.published import (
 )
 from factory.evaluation.statistics import Errors, Interval
 from factory.evaluation.summary import Summary
+from factory.recipe import load_recipe
 from factory.records import EvalSample, SamplingConfig, Verdict
 from factory.report.build import build
 from factory.report.render import render_html, render_markdown
 
+ROOT = Path(__file__).resolve().parents[2]
 QWEN_7B = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
 R1 = SamplingConfig(temperature=0.6, top_p=0.95, max_new_tokens=32768)
 
@@ -145,19 +147,22 @@ def test_a_broken_table_is_told(tmp_path: Path) -> None:
         load_published(path)
 
 
-def scores_of_a_hub_model(root: Path) -> Build:
+def scores_of_a_hub_model(
+    root: Path, *, model_id: str = QWEN_7B, benchmark: str = "aime24", n: int = 30, k: int = 4
+) -> Build:
+    """An evaluation in which each sample is right or wrong by turns."""
     made = Build(root)
-    source = {"type": "hub", "id": QWEN_7B, "revision": "0" * 40}
+    source = {"type": "hub", "id": model_id, "revision": "0" * 40}
     model = made.step("seven", "model", config={"source": source})
     samples = [
         EvalSample(
-            benchmark="aime24",
+            benchmark=benchmark,
             mode="sampled",
             trace=trace(p, i, "correct" if (p + i) % 2 else "wrong"),
             lenient=Verdict(outcome="wrong", answer=None, explanation=""),
         )
-        for p in range(30)
-        for i in range(4)
+        for p in range(n)
+        for i in range(k)
     ]
     files = {"scores.jsonl": "", "samples.jsonl": jsonl(samples)}
     made.step("eval", "evaluate", {"model": "seven"}, files=files)
@@ -187,3 +192,36 @@ def test_the_command_line_and_the_report_give_the_verdict(tmp_path: Path) -> Non
     assert (row.verdict, row.published, row.n, row.k) == ("cannot tell", 0.555, 30, 4)
     for text in (render_markdown(report), render_html(report)):
         assert "Against published scores" in text and "cannot tell" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("math_500", "math_500"), ("math500", "math_500"), ("MATH-500", "math_500"),
+        ("aime24", "aime24"), ("aime_2024", "aime24"), ("AIME 2024", "aime24"),
+        ("GPQA-Diamond", "gpqa_diamond"), ("LiveCodeBench", "livecodebench"),
+        # Other problems than the published ones.
+        ("aime25", None), ("aime25_25", None), ("math", None), ("gpqa_25", None),
+    ],
+)  # fmt: skip
+def test_another_spelling_is_the_same_benchmark(name: str, key: str | None) -> None:
+    assert load_published().benchmark_key(name) == key
+    row = summary(0.930).model_copy(update={"benchmark": name})
+    found = reproductions([row], model=QWEN_7B, published=load_published())
+    assert [one.benchmark for one in found] == ([name] if key else [])
+
+
+def test_the_teachers_math_500_is_held_against_94_3_in_the_report_of_its_recipe(
+    tmp_path: Path,
+) -> None:
+    recipe = load_recipe(ROOT / "recipes" / "distill" / "qwen2.5-math-1.5b.yaml")
+    asked = recipe.stages["eval_teacher"].model_dump()
+    benchmark = next(one for one in asked["benchmarks"] if one["source"] == "MATH-500")
+    teacher = recipe.stages[asked["model"]].model_dump()["source"]["id"]
+    made = scores_of_a_hub_model(
+        tmp_path, model_id=teacher, benchmark=benchmark["name"], n=500, k=2
+    )
+    (row,) = build("r", "", made.steps).reproductions
+    # Half of all samples are right, 44.3 points below what was published.
+    assert (row.published, row.ours, row.n) == (0.943, 0.5, 500)
+    assert row.verdict == "not reproduced" and "-44.3 points" in row.reason
