@@ -59,9 +59,11 @@ def make_plan(recipe: Recipe, *, until: str | None = None) -> tuple[Step, ...]:
         stage = STAGES[getattr(config, "kind")]  # noqa: B009
         inputs = {path: reference for path, (reference, _) in references[name].items()}
         seed = recipe.header.seed if config.seed is None else config.seed
-        fingerprints[name] = _fingerprint(
-            config, stage, seed, {path: fingerprints[ref] for path, ref in inputs.items()}
-        )
+        found = {path: fingerprints[reference] for path, reference in inputs.items()}
+        try:
+            fingerprints[name] = _fingerprint(config, stage, seed, found)
+        except ArtifactError as error:
+            raise ArtifactError(f"stages.{name}: {error}") from error
         steps.append(Step(name, config, stage, inputs, seed, fingerprints[name]))
     return tuple(steps)
 
@@ -128,7 +130,8 @@ def _external(path: Path) -> list[str | int]:
         large = stat.st_size >= LARGE_BYTES
         return [path.name, stat.st_size, stat.st_mtime_ns if large else sha256_file(path)]
     except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
+        base = "" if path.is_absolute() else f"; the path is relative to {Path.cwd()}, this folder"
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror}{base}") from error
 
 
 def put(fields: Any, path: str, value: str) -> None:

@@ -225,6 +225,17 @@ def test_a_missing_local_file_is_named(tmp_path: Path) -> None:
         prints(local_problems(tmp_path, "none.jsonl"))
 
 
+def test_a_file_sought_from_another_folder_is_told_with_its_stage_and_that_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    with pytest.raises(ArtifactError) as caught:
+        prints(local_problems(Path("data"), "own.jsonl"))
+    said = "stages.own: data/own.jsonl: cannot be read: No such file or directory; the path is "
+    assert str(caught.value) == f"{said}relative to {tmp_path}, this folder"
+
+
 def test_what_needs_weights_refuses_a_model_on_a_server(tmp_path: Path) -> None:
     asked = {"kind": "generate", "model": "base", "problems": "sums"}
     data = resolved()
