@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from factory.transformers4 import write_tokenizer_fields
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -75,4 +77,5 @@ def save_tiny_model(
     """Write a tiny model with its tokenizer as a Hugging Face folder; returns the folder."""
     tiny_model(architecture, hidden=hidden, layers=layers, seed=seed).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
+    write_tokenizer_fields(folder)
     return folder

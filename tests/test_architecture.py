@@ -24,7 +24,7 @@ MACHINES = sorted((ROOT / "recipes" / "machines").glob("*.yaml"))
 LAYERS = (
     ("errors", "seeds", "visible", "records", "install", "provenance", "interpreter"),
     ("claim",),
-    ("jsonl", "yaml12", "tiny", "world", "attention"),
+    ("jsonl", "yaml12", "transformers4", "tiny", "world", "attention"),
     ("artifacts", "machine", "context"),
     ("lookalike", "chat", "lint", "problems", "grading"),
     ("rewards", "sampling", "preferences", "review"),

@@ -6,6 +6,7 @@ Whatever a model, a data set or a recipe wrote is escaped: `report.text` is the 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from factory.artifacts import Artifact, find
 from factory.chat import PromptConfig
 from factory.evaluation.asked import is_protected
 from factory.jsonl import read_records
+from factory.publish.earlier import limits
 from factory.publish.licences import Source, Terms
 from factory.publish.lineage import LINEAGE, Origin
 from factory.records import EvalSample, Score
 from factory.report.markdown import table
 from factory.report.text import count, figure, markdown_block, percent, plural, span
 from factory.report.text import markdown_text as plain
+from factory.transformers4 import VERSION
 
 SHOWN = (
     "source", "learning_rate", "epochs", "steps", "batch", "context", "prompts", "group", "kl",
@@ -58,7 +61,7 @@ def write_card(card: Card, folder: Path) -> None:
         *(f"**{plain(notice)}**" for notice in card.terms.notices),
         "## Scores\n\n" + scores_text(card.scores),
         "## What was asked\n\n" + benchmarks_text(card.scores),
-        "## How to run it\n\n" + _running(card),
+        "## How to run it\n\n" + _running(card, folder),
         "## How it was made\n\n" + origins_table(card.origins),
         "## Licences\n\n" + licences_text(card.sources, card.terms),
         "## Limits\n\n" + _limits(card),
@@ -212,7 +215,7 @@ def _source(source: Mapping[str, Any]) -> str:
     return "; ".join(part for part in (f"{source['type']} {what}", shaped, *counts) if part)
 
 
-def _running(card: Card) -> str:
+def _running(card: Card, folder: Path) -> str:
     said = ["Ask one question a conversation, as training did."]
     if card.prompt.system is None:
         said.append("Training showed no system message; send none.")
@@ -222,6 +225,7 @@ def _running(card: Card) -> str:
         "The sampling of R1's evaluation is in `generation_config.json`. "
         "`folder` is where these files lie."
     )
+    said.append(plain(_versions(folder)))
     shown = f"""\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -236,6 +240,18 @@ answer = model.generate(**inputs)
 print(tokenizer.decode(answer[0][inputs["input_ids"].shape[1]:]))"""
     python = f"```python\n{shown}\n```"
     return "\n\n".join([" ".join(said), python, f"```sh\nvllm serve {card.address}\n```"])
+
+
+def _versions(folder: Path) -> str:
+    """Which releases of transformers the folder was tried in, and how."""
+    tried = f"Tried in transformers {version('transformers')}: gate.json says how."
+    missing = limits(folder)
+    if missing:
+        return f"{tried} It needs transformers 5: {'; '.join(missing)}."
+    return (
+        f"{tried} The keys that transformers 4 reads are in the files too; this model was not run "
+        f"there, tiny models of its type gave equal logits in {VERSION}."
+    )
 
 
 def origins_table(origins: Sequence[Origin]) -> str:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from factory.artifacts import Artifact
 from factory.chat import PromptConfig
 from factory.errors import ArtifactError
+from factory.publish.earlier import open_tokenizer, read_config
 from factory.publish.template import serving_template
 from factory.records import SamplingConfig
 from factory.sampling.served import read_served
 from factory.stages.model import LOADING_TRACES, TOKENIZER_FILES
+from factory.transformers4 import with_old_keys, write_tokenizer_fields
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,13 +22,6 @@ SHARD_BYTES = 5 * 10**9
 """Largest file of weights; the hub's own default for a shard is 5 GB."""
 MAX_NEW_TOKENS = 32768
 """R1's limit of an answer (arXiv 2501.12948 v2, D.1); the model's own context counts if less."""
-
-
-def open_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a folder; no code from there is run."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def refuse_served(artifact: Artifact) -> None:
@@ -40,7 +35,8 @@ def write_settings(artifact: Artifact, prompt: PromptConfig, folder: Path) -> No
     """Everything that a server needs besides weights.
 
     `generation_config.json` holds R1's sampling and every token that ends an answer;
-    `chat_template.jinja` the template that asks as training did.
+    `chat_template.jinja` the template that asks as training did. transformers 4 and 5 read the same
+    in all of them, as far as the keys of version 4 can say it.
     """
     source = artifact.path
     tokenizer = open_tokenizer(source)
@@ -48,9 +44,11 @@ def write_settings(artifact: Artifact, prompt: PromptConfig, folder: Path) -> No
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
     _rewrite(folder / "tokenizer_config.json", drop=("chat_template", *LOADING_TRACES))
+    write_tokenizer_fields(folder)
     template = serving_template(tokenizer, prompt)
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     config = _rewrite(folder / "config.json", source / "config.json", drop=LOADING_TRACES)
+    write_json(folder / "config.json", with_old_keys(config, read_config(source)))
     stored = source / "generation_config.json"
     earlier = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
     write_json(folder / "generation_config.json", generation_config(tokenizer, config, earlier))

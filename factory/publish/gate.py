@@ -15,10 +15,11 @@ import yaml
 
 from factory.artifacts import Artifact, sha256_file
 from factory.chat import PromptConfig, render
-from factory.publish.export import is_weights, open_tokenizer
+from factory.publish.earlier import limits, old_faults, open_tokenizer
+from factory.publish.export import is_weights
 from factory.publish.licences import Terms
 from factory.publish.scan import executables, machine_paths, secrets
-from factory.publish.template import QUESTION
+from factory.publish.template import PROBES, QUESTION
 from factory.records import Record
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def examine_settings(subject: Subject) -> list[Check]:
         check("scores", unmeasured, f"{len(subject.scores)} evaluation(s) of this checkpoint"),
         _guarded("stop token", _stop_faults, subject, "generation ends where training ended"),
         _guarded("template", _template_faults, subject, "a served question is the trained one"),
+        _examine_old(subject),
     ]
 
 
@@ -179,7 +181,7 @@ def _template_faults(subject: Subject) -> list[str]:
     """The tokens of a served question must be those that training showed."""
     own, served = open_tokenizer(subject.artifact.path), open_tokenizer(subject.folder)
     found = []
-    for question in (QUESTION, "Zähle: 1, 2, …\n\n  <b>x</b>", " "):
+    for question in PROBES:
         trained = own(render(question, subject.prompt, own), add_special_tokens=False)["input_ids"]
         if served_ids(served, question) != list(trained):
             found.append(
@@ -198,6 +200,18 @@ def served_text(tokenizer: "PreTrainedTokenizerBase", question: str) -> str:
 def served_ids(tokenizer: "PreTrainedTokenizerBase", question: str) -> list[int]:
     """Token ids of a lone question as a server asks it."""
     return list(tokenizer(served_text(tokenizer, question), add_special_tokens=False)["input_ids"])
+
+
+def _examine_old(subject: Subject) -> Check:
+    """Whether transformers 4 reads in every JSON file what version 5 does; it is not run here."""
+    found = _guarded("transformers 4", _old_faults, subject, "every JSON file says the same to it")
+    if found.status == "refused" or not (missing := limits(subject.folder)):
+        return found
+    return found.model_copy(update={"status": "not run", "reason": "; ".join(missing)})
+
+
+def _old_faults(subject: Subject) -> list[str]:
+    return old_faults(subject.folder, subject.artifact.path)
 
 
 def _weight_faults(subject: Subject) -> list[str]:

@@ -17,7 +17,7 @@ from factory.evaluation.statistics import mean_interval
 from factory.grading import GradeItem, GradingPool
 from factory.jsonl import read_records
 from factory.machine import Machine
-from factory.publish.export import open_tokenizer
+from factory.publish.earlier import open_tokenizer
 from factory.publish.gate import Check, Subject, check, served_ids, served_text
 from factory.records import EvalSample, Problem, SamplingConfig
 from factory.report.text import percent, span

@@ -23,6 +23,8 @@ FORGET_THOUGHTS = (
 """Thoughts of earlier turns, up to the mark that closes them, are dropped, as the released R1
 family's templates do. Training never holds an earlier turn, so this changes nothing it saw."""
 QUESTION = "What is 2 + 3?"
+PROBES = (QUESTION, "Zähle: 1, 2, …\n\n  <b>x</b>", " ")
+"""Questions that are rendered and tokenised in two ways, to compare."""
 
 
 def training_prompt(artifact: Artifact, ancestors: Sequence[Artifact]) -> PromptConfig:

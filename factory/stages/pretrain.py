@@ -80,7 +80,7 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, context: Context) -> 
 STAGE = Stage(
     config=PretrainConfig,
     produces="model",
-    version=2,
+    version=3,
     run=run,
     memory_settings=(),
     preload=("factory.training.pretrain",),

@@ -7,6 +7,7 @@ from typing import Literal
 
 from factory.errors import RecipeError
 from factory.tiny import CHAT_TEMPLATE
+from factory.transformers4 import write_tokenizer_fields
 
 Turns = Literal["chatml", "llama3"]
 
@@ -56,6 +57,8 @@ def set_turns(folder: Path, turns: Turns) -> None:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = form.end
     tokenizer.save_pretrained(folder)
+    # A special_tokens_map.json of the source would go on naming the earlier end of text.
+    write_tokenizer_fields(folder)
     for name in ("config.json", "generation_config.json"):
         path = folder / name
         fields = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -19,6 +19,7 @@ from factory.training.checkpoints import CompleteCheckpoints, resume_point, savi
 from factory.training.muon import MuonWithAdamW
 from factory.training.precision import device_fields
 from factory.training.telemetry import Logs, Telemetry
+from factory.transformers4 import write_tokenizer_fields
 from factory.world.corpus import CorpusConfig, documents
 from factory.world.vocabulary import WORDS, world_tokenizer
 
@@ -129,6 +130,7 @@ def train(config: "PretrainConfig", out: Path, context: Context) -> None:
     trainer.model.config.use_cache = True
     trainer.model.save_pretrained(out)
     world_tokenizer().save_pretrained(out)
+    write_tokenizer_fields(out)
 
 
 def _values(logs: Logs) -> dict[str, float]:

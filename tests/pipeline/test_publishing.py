@@ -212,10 +212,26 @@ def plant_broken_header(folder: Path) -> None:
     path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:])
 
 
+def plant_new_class(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    new = {**fields, "tokenizer_class": "TokenizersBackend"}
+    path.write_text(json.dumps(new), encoding="utf-8")
+
+
+def plant_new_keys_alone(folder: Path) -> None:
+    path = folder / "config.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    del fields["rope_theta"]
+    path.write_text(json.dumps(fields), encoding="utf-8")
+
+
 PLANTED: list[tuple[Callable[[Path], None], str, str]] = [
     (plant_wrong_template, "template", "training showed"),
     (plant_missing_stop_token, "stop token", "it would never stop"),
     (plant_other_end, "stop token", "'<|im_end|>' in training"),
+    (plant_new_class, "transformers 4", "has no TokenizersBackend"),
+    (plant_new_keys_alone, "transformers 4", "config.json: rope_theta is missing"),
     (plant_pickle, "code", "optimizer.json: a pickle"),
     (plant_secret, "secrets", "recipe.json: looks like a Hugging Face token"),
     (plant_path, "paths", "recipe.json: names a folder of this machine"),

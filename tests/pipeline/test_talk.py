@@ -12,7 +12,8 @@ from factory.artifacts import Artifact
 from factory.chat import Demonstration, OutputForm, PromptConfig, render
 from factory.errors import ArtifactError
 from factory.machine import Machine
-from factory.publish.export import open_tokenizer, write_settings
+from factory.publish.earlier import open_tokenizer
+from factory.publish.export import write_settings
 from factory.publish.gate import served_ids
 from factory.records import SamplingConfig
 from factory.sampling.sampler import Completion, Request
