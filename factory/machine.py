@@ -124,7 +124,7 @@ class Machine(Record):
     launcher: Literal["local", "accelerate"] = "local"
     """`accelerate` starts training stages with `accelerate launch`."""
     processes: int = Field(default=1, ge=1)
-    """Ranks of a training stage under the accelerate launcher."""
+    """Ranks of a training stage, of all nodes; more than one under the accelerate launcher only."""
     endpoints: tuple[EndpointAccess, ...] = ()
     """For served models; the first entry that fits an endpoint counts."""
     cluster: Cluster | None = None
@@ -139,6 +139,35 @@ class Machine(Record):
     peaks: DevicePeaks | None = None
     """Of one device, for estimates alone. None: those of this processor are measured, once a store;
     those of a GPU have to be stated."""
+
+    @model_validator(mode="after")
+    def _launches_its_ranks(self) -> "Machine":
+        if self.launcher == "accelerate":
+            return self
+        if self.processes > 1:
+            raise ValueError(
+                f"processes: {self.processes} needs launcher: accelerate, or each batch would be "
+                "divided among ranks that nothing starts; write launcher: accelerate beside it, or "
+                "processes: 1"
+            )
+        if self.accelerate_config is not None:
+            raise ValueError(
+                f"accelerate_config: {self.accelerate_config} needs launcher: accelerate, or "
+                "nothing reads it; write launcher: accelerate beside it, or leave it out"
+            )
+        return self
+
+    def for_worker(self, *, in_ranks: bool) -> "Machine":
+        """The settings of a worker, whose `launcher` and `processes` say how it is started.
+
+        One rank without an accelerate config is a process of this machine like any other.
+        """
+        alone = self.processes == 1 and self.accelerate_config is None
+        if in_ranks and not alone:
+            return self
+        return self.model_copy(
+            update={"launcher": "local", "processes": 1, "accelerate_config": None}
+        )
 
     def access(self, url: str, model: str) -> EndpointAccess:
         """What the file says about a served model; without a word, the defaults and no key."""

@@ -120,6 +120,7 @@ class _Making:
         self.step = step
         self._inputs = {path: artifacts[name] for path, name in step.inputs.items()}
         self._machine = launcher.machine
+        self._started_as = launcher.machine.for_worker(in_ranks=step.stage.in_ranks)
         self._observer = observer
         self._lock = lock
         self._final = store / folder_name(step.name, step.fingerprint)
@@ -132,7 +133,10 @@ class _Making:
         self._position = self._events.stat().st_size if self._events.exists() else 0
         self._failure: Mapping[str, Any] | None = None
         self._worker = launcher.start(
-            self._run / "job.json", self._run / "log.txt", trains=step.stage.trains
+            self._run / "job.json",
+            self._run / "log.txt",
+            machine=self._started_as,
+            trains=step.stage.trains,
         )
 
     def _prepare(self) -> None:
@@ -149,7 +153,7 @@ class _Making:
             out=str(self._partial),
             run=str(self._run),
             seed=self.step.seed,
-            machine=self._machine,
+            machine=self._started_as,
             builder=os.getpid(),
         )
         text = job.model_dump_json(indent=2) + "\n"
@@ -257,6 +261,8 @@ def _seconds(run: Path) -> float:
     """Working time over all attempts: each attempt's clock starts at zero."""
     total = last = 0.0
     for row in recover_rows(run / "metrics.jsonl"):
+        if "rank" in row:
+            continue  # told by another rank than the first, with a clock of its own
         if row["at"] < last:
             total += last
         last = row["at"]

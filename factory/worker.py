@@ -18,7 +18,9 @@ from typing import Any
 from factory.artifacts import Inputs, open_artifact, verify
 from factory.context import Context, Metrics
 from factory.errors import EngineError, FactoryError, is_out_of_memory
+from factory.jsonl import append_rows
 from factory.machine import Machine, apply_matmul
+from factory.ranks import enter, is_launched, join, this_rank
 from factory.records import Record
 
 PR_SET_PDEATHSIG = 1
@@ -49,25 +51,36 @@ def main(path: Path) -> int:
     """Run the job; the exit status as above."""
     job = Job.model_validate_json(path.read_text(encoding="utf-8"))
     _die_with_parent()
-    if not _parent_lives(job.builder):
+    if not _parent_lives(job):
         return 1  # the build was killed before this process could ask to die with it
     folder = Path(job.run)
-    is_main_rank = os.environ.get("RANK", "0") == "0"
     # A rank that is not the first keeps quiet: one stream of events a stage.
+    is_main_rank = not is_launched(job.machine) or this_rank().is_first
     target = folder / "metrics.jsonl" if is_main_rank else Path(os.devnull)
     with target.open("a", encoding="utf-8") as events:
         context = Context(job.seed, job.machine, folder / "scratch", events)
         try:
+            enter(job.machine)
             metrics = _run(job, context)
             context.finished()
         except FactoryError as error:
             traceback.print_exc()
             context.error(type(error).__name__, str(error))
+            if not is_main_rank:
+                _tell_error(folder, error)
             return 2
     if is_main_rank:
         result = Result(metrics={**context.figures, **metrics}, peak_memory_gib=_peak_memory_gib())
         (folder / "result.json").write_text(result.model_dump_json() + "\n", encoding="utf-8")
     return 0
+
+
+def _tell_error(folder: Path, error: FactoryError) -> None:
+    """Why a rank stopped that is not the first: the others end with it and know no reason."""
+    row = {"event": "error", "at": 0.0, "rank": this_rank().index}
+    append_rows(
+        folder / "metrics.jsonl", [{**row, "kind": type(error).__name__, "message": str(error)}]
+    )
 
 
 def _run(job: Job, context: Context) -> Metrics:
@@ -81,6 +94,7 @@ def _run(job: Job, context: Context) -> Metrics:
     config = stage.config.model_validate_json(json.dumps(job.config))
     if stage.preload:
         apply_matmul(job.machine)
+    join(job.machine)
     try:
         return stage.run(config, inputs, Path(job.out), context)
     except (MemoryError, RuntimeError) as error:
@@ -109,13 +123,13 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _parent_lives(builder: int) -> bool:
+def _parent_lives(job: Job) -> bool:
     """Whether the build that this job belongs to is still there."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         return parent.is_alive()
-    # Ranks are children of their launcher, which watches over them.
-    return "RANK" in os.environ or os.getppid() == builder
+    # What accelerate starts is its child, and it watches over it.
+    return is_launched(job.machine) or os.getppid() == job.builder
 
 
 def _peak_memory_gib() -> float:

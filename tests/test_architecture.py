@@ -25,7 +25,7 @@ LAYERS = (
     ("errors", "seeds", "visible", "records", "install", "provenance", "interpreter"),
     ("claim",),
     ("jsonl", "yaml12", "transformers4", "tiny", "world", "attention"),
-    ("artifacts", "machine", "context"),
+    ("artifacts", "machine", "context", "ranks"),
     ("lookalike", "chat", "lint", "problems", "grading"),
     ("rewards", "sampling", "preferences", "review"),
     ("training", "evaluation"),

@@ -6,6 +6,7 @@ need; each worker is a fork of it and begins at once. No thread runs and no CUDA
 the fork server, and a worker still is a process of its own.
 """
 
+import json
 import multiprocessing
 import os
 import signal
@@ -19,8 +20,10 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, Protocol
 
+from factory.errors import RecipeError
 from factory.interpreter import module_command
 from factory.machine import Machine, environment
+from factory.ranks import is_launched, strip, without_ranks
 from factory.stages import Stage
 
 GRACE_SECONDS = 10.0
@@ -47,22 +50,32 @@ class Launcher:
     """Starts the workers of one build on this machine."""
 
     def __init__(self, machine: Machine, stages: Sequence[Stage], *, log: Path) -> None:
-        """`log` takes what libraries say while they are imported."""
+        """`log` takes what libraries say while they are imported.
+
+        RecipeError where the machine's accelerate config starts another number of ranks.
+        """
         self.machine = machine
+        if any(stage.in_ranks for stage in stages):
+            _check_config(machine)
         self._environment = environment(machine)
         self._context = multiprocessing.get_context("forkserver")
         # What the server inherits: library settings are read when a library is imported.
+        strip(os.environ)
         os.environ.update(self._environment)
         self._context.set_forkserver_preload(preload(_modules(machine, stages)))
         with _output_to(log):
             forkserver.ensure_running()
 
-    def start(self, job: Path, log: Path, *, trains: bool) -> Worker:
-        """Start the worker of a job in a session of its own, its output appended to `log`."""
-        if trains and self.machine.launcher == "accelerate":
-            return _Accelerated(_accelerate(self.machine, job), log, self._environment)
+    def start(self, job: Path, log: Path, *, machine: Machine, trains: bool) -> Worker:
+        """Start the worker of a job in a session of its own, its output appended to `log`.
+
+        `machine` is the job's, which says how it is started.
+        """
+        environ = {**without_ranks(os.environ), **self._environment}
+        if is_launched(machine):
+            return _Accelerated(_accelerate(machine, job), log, environ)
         # The fork server may have been started with another environment, by an earlier build.
-        return _Forked(self._context, job, log, {**os.environ, **self._environment})
+        return _Forked(self._context, job, log, environ | _gpus(machine, trains=trains))
 
 
 class _Forked:
@@ -98,7 +111,7 @@ class _Accelerated:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **environ},
+                env=environ,
                 start_new_session=True,
             )
 
@@ -125,6 +138,7 @@ def _work(job: str, log: str, environ: dict[str, str]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(target, 1)
     os.dup2(target, 2)
+    strip(os.environ)
     os.environ.update(environ)
     from factory.worker import main
 
@@ -190,8 +204,66 @@ def _signal_session(pid: int | None, sign: signal.Signals) -> None:
 
 
 def _accelerate(machine: Machine, job: Path) -> list[str]:
-    options = ["--num_processes", str(machine.processes)]
-    if machine.accelerate_config:
-        options += ["--config_file", machine.accelerate_config]
+    config = machine.accelerate_config
+    if config is None:
+        # Else accelerate takes the one in the user's cache, and without one starts several ranks
+        # on several GPUs only.
+        config = str(job.with_name("accelerate.json"))
+        Path(config).write_text(json.dumps(_config(machine), indent=2) + "\n", encoding="utf-8")
+    options = ["--num_processes", str(machine.processes), "--config_file", config]
     options += ["--module", "factory.worker", str(job)]
     return module_command("accelerate.commands.launch", *options)
+
+
+def _config(machine: Machine) -> dict[str, Any]:
+    """An accelerate config of plain data parallelism on this node."""
+    return {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "MULTI_GPU",  # with use_cpu too: MULTI_CPU starts one process
+        "use_cpu": not machine.may_take_gpu(),
+        "num_machines": 1,
+        "num_processes": machine.processes,
+        "machine_rank": 0,
+        "main_process_port": 0,
+        "mixed_precision": "no",  # the trainer's own arguments say it
+        "rdzv_backend": "static",
+        "same_network": True,
+    }
+
+
+def _check_config(machine: Machine) -> None:
+    """RecipeError unless the accelerate config is there and starts as many ranks as `processes`."""
+    if machine.accelerate_config is None:
+        return
+    import yaml
+
+    path = Path(machine.accelerate_config)
+    try:
+        # By the rules of PyYAML, as accelerate reads it.
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(
+            f"machine file: accelerate_config: {path}: cannot be read: {error}"
+        ) from error
+    if not isinstance(config, dict):
+        raise RecipeError(f"machine file: accelerate_config: {path}: must be a mapping")
+    stated = config.get("num_processes", machine.processes)
+    if stated not in (machine.processes, -1):
+        raise RecipeError(
+            f"machine file: processes: {machine.processes}, but {path} has "
+            f"num_processes: {stated}; write the same number, over all nodes, into both"
+        )
+
+
+def _gpus(machine: Machine, *, trains: bool) -> dict[str, str]:
+    """Which GPUs a worker of this machine sees: one that trains a single one.
+
+    Trainers divide a batch by all GPUs in sight, or train so many times the batch. What only draws
+    needs those of its engine, and a cluster all.
+    """
+    if machine.cluster is not None and not trains:
+        return {}
+    count = 1 if trains else machine.tensor_parallel
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = list(map(str, range(count))) if visible is None else visible.split(",")[:count]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names)}

@@ -13,6 +13,7 @@ would not be the policy's own, and float16 overflows in training.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from pathlib import Path
 from factory.errors import EngineError
 from factory.interpreter import module_command
 from factory.machine import Machine, Matmul
+from factory.ranks import without_ranks
 
 SHAPE = (1024, 576, 1536)
 """Rows, inputs and outputs of the product: a small model's layer over a batch."""
@@ -56,7 +58,9 @@ def resolve_matmul(
             announce()
         counts = [limit] if machine.threads else thread_counts(limit)
         command = module_command("factory.launch.measure", *map(str, counts))
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=without_ranks(os.environ)
+        )
         if done.returncode != 0:
             raise EngineError(f"measuring the matrix product failed: {done.stderr[-400:]}")
         kept.write_text(done.stdout, encoding="utf-8")

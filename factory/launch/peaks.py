@@ -14,6 +14,7 @@ from factory.errors import EngineError
 from factory.interpreter import module_command
 from factory.launch.measure import resolve_matmul
 from factory.machine import Machine, apply_matmul
+from factory.ranks import without_ranks
 from factory.records import Record
 from factory.training.roofline import Peaks, measure_peaks
 
@@ -59,7 +60,9 @@ def processor_peaks(
         announce()
     settings = (str(machine.thread_count()), str(machine.matmul))
     command = module_command("factory.launch.peaks", *settings)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=without_ranks(os.environ)
+    )
     if done.returncode != 0:
         raise EngineError(f"measuring this processor failed: {done.stderr[-400:]}")
     fresh = Measured.model_validate_json(done.stdout)

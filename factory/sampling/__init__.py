@@ -8,6 +8,7 @@ from pathlib import Path
 from factory.context import Metrics
 from factory.errors import EngineError
 from factory.machine import Machine
+from factory.ranks import join, whole_weights
 from factory.sampling.sampler import Completion, Request, Sampler
 from factory.sampling.served import read_served
 
@@ -66,7 +67,9 @@ def _open_here(
     training: bool,
     notify: Callable[[str], None] | None,
 ) -> Sampler:
-    """An engine in this process."""
+    """An engine in this process; of one that trains among others, after it has joined them."""
+    if training:
+        join(machine)
     wanted = machine.engine
     if wanted == "auto":
         wanted = "transformers" if _decodes_itself(model, machine, mean_length) else "vllm"
@@ -87,7 +90,8 @@ def _open_here(
         return VllmSampler(model, machine, max_length=max_length, training=training)
     from factory.sampling.transformers import TransformersSampler
 
-    return TransformersSampler(model, machine, max_length=max_length)
+    with whole_weights():
+        return TransformersSampler(model, machine, max_length=max_length)
 
 
 def _decodes_itself(model: Path, machine: Machine, length: int) -> bool:

@@ -31,8 +31,14 @@ class VllmSampler:
         self, model: Path, machine: Machine, *, max_length: int, training: bool = False
     ) -> None:
         on_gpu = machine.takes_gpu()
+        in_ranks = training and torch.distributed.is_initialized()
+        if training and machine.tensor_parallel > 1:
+            raise EngineError(
+                f"machine file: tensor_parallel: {machine.tensor_parallel}, but an engine beside a "
+                "trainer has the trainer's one GPU; set tensor_parallel: 1 for stages that train"
+            )
         if not on_gpu:
-            _prepare_cpu(machine)
+            _prepare_cpu(machine, in_ranks=in_ranks)
         from vllm import LLM
 
         if not on_gpu:
@@ -57,6 +63,9 @@ class VllmSampler:
                 "block_size": 32,
             }
         )
+        if in_ranks:
+            # One engine a rank in the process group that is there; else vLLM opens its own.
+            place["distributed_executor_backend"] = "external_launcher"
         self._llm = LLM(
             str(model),
             dtype=machine.torch_dtype_name(on_gpu=on_gpu),
@@ -121,11 +130,13 @@ def _completion(output: Any, cached: int) -> Completion:
     return Completion(output.text, ids, logprobs, FINISH_REASONS[output.finish_reason], cached)
 
 
-def _prepare_cpu(machine: Machine) -> None:
+def _prepare_cpu(machine: Machine, *, in_ranks: bool) -> None:
     """Settings that vLLM reads from the environment when a CPU engine starts."""
     cores = sorted(os.sched_getaffinity(0))[: machine.thread_count()]
     # "auto" keeps a core back for its own service thread, half of a two-core machine; in process
     # the trainer, the engine and that thread take turns.
+    if in_ranks:
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # cores are listed for one engine alone
     if os.environ.get("VLLM_CPU_OMP_THREADS_BIND") != "nobind":
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")

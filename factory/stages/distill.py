@@ -110,8 +110,9 @@ def run(config: DistillConfig, inputs: Inputs, out: Path, context: Context) -> M
         student=inputs["model"].path, teacher=inputs["teacher"].path, out=out, context=context,
     )  # fmt: skip
     telemetry = context.scratch / "telemetry.jsonl"
-    if is_first_rank():
-        shutil.copyfile(telemetry, out / "telemetry.jsonl")
+    if not is_first_rank():
+        return {}  # the first rank may be writing the file below
+    shutil.copyfile(telemetry, out / "telemetry.jsonl")
     return _summary(config, recover_rows(telemetry))
 
 

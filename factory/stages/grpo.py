@@ -269,13 +269,14 @@ def run(config: GrpoConfig, inputs: Inputs, out: Path, context: Context) -> Metr
             for place, reward in enumerate(config.rewards) if reward.name in LEARNED
         },
     )  # fmt: skip
-    if is_first_rank():
-        names = ["telemetry.jsonl", "rollouts.jsonl"]
-        names += ["asked.jsonl"] if config.dynamic_sampling else []
-        names += ["watch.jsonl"] if config.watch else []
-        names += ["stopped.json"] if (context.scratch / "stopped.json").exists() else []
-        for name in names:
-            shutil.copyfile(context.scratch / name, out / name)
+    if not is_first_rank():
+        return {}  # the first rank may be writing the files below
+    names = ["telemetry.jsonl", "rollouts.jsonl"]
+    names += ["asked.jsonl"] if config.dynamic_sampling else []
+    names += ["watch.jsonl"] if config.watch else []
+    names += ["stopped.json"] if (context.scratch / "stopped.json").exists() else []
+    for name in names:
+        shutil.copyfile(context.scratch / name, out / name)
     return _summary(config, recover_rows(context.scratch / "telemetry.jsonl")) | stopped
 
 

@@ -61,13 +61,11 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, context: Context) -> 
     Goes on from the last complete checkpoint; on one CPU the result is the same to the byte as
     that of an undisturbed run. EngineError where the loss is not finite.
     """
-    from factory.training import checkpoints
     from factory.training.pretrain import train
 
     train(config, out, context)
     telemetry = context.scratch / "telemetry.jsonl"
-    if checkpoints.is_first_rank():
-        shutil.copyfile(telemetry, out / "telemetry.jsonl")
+    shutil.copyfile(telemetry, out / "telemetry.jsonl")
     rows = recover_rows(telemetry)
     return {
         "steps": float(len(rows)),
@@ -85,4 +83,6 @@ STAGE = Stage(
     memory_settings=(),
     preload=("factory.training.pretrain",),
     packages=("torch", "transformers"),
+    trains=True,
+    is_single=True,
 )

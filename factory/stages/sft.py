@@ -135,8 +135,9 @@ def run(config: SftConfig, inputs: Inputs, out: Path, context: Context) -> Metri
         config, kept, folder=folder, tokenizer=tokenizer, micro_batch=micro_batch,
         out=out, context=context, pieces=pieces,
     )  # fmt: skip
-    if checkpoints.is_first_rank():
-        shutil.copyfile(sft.telemetry_path(context), out / "telemetry.jsonl")
+    if not checkpoints.is_first_rank():
+        return {}  # the first rank may be writing the files below
+    shutil.copyfile(sft.telemetry_path(context), out / "telemetry.jsonl")
     steps = recover_rows(sft.telemetry_path(context))
     return {
         **{name: float(report[name]) for name in COUNTED},
@@ -149,12 +150,9 @@ def run(config: SftConfig, inputs: Inputs, out: Path, context: Context) -> Metri
 
 
 def _stopped_share(out: Path, rows: list["Row"], context: Context) -> float:
-    """Share of answers that end by themselves; a note where it is low. The first rank asks."""
-    from factory.training import checkpoints
+    """Share of answers that end by themselves; a note where it is low."""
     from factory.training.stopping import MIN_STOPPED, stopped_share
 
-    if not checkpoints.is_first_rank():
-        return 0.0
     share = stopped_share(out, rows, context.machine)
     if share < MIN_STOPPED:
         context.note(

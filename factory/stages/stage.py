@@ -60,7 +60,9 @@ class Stage:
     preload: tuple[str, ...] = ()
     """Modules that `run` imports and that are slow to: the fork server loads them once."""
     trains: bool = False
-    """Started by the machine's launcher with all its ranks."""
+    """Trains a model, by the machine's launcher with all its ranks."""
+    is_single: bool = False
+    """Trains in one process, whatever the machine's launcher."""
     external_files: Callable[[Any], tuple[Path, ...]] = nothing_external
     """Files outside the store that decide what is made, hence part of the fingerprint."""
     check: Callable[[Any], list[str]] = nothing_to_object
@@ -70,6 +72,10 @@ class Stage:
     without, and is not built."""
     is_served: Callable[[Any], bool] = never_served
     """Whether the model is on a server: it can be asked, and has no weights here."""
+
+    @property
+    def in_ranks(self) -> bool:
+        return self.trains and not self.is_single
 
     def memory_advice(self, machine: Machine | None) -> str:
         """What a user whose stage ran out of memory on this machine can do about it.

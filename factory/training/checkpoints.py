@@ -6,11 +6,10 @@ final name, so a kill leaves a folder that looks finished. Here a checkpoint cou
 every file with its size. Everything else is scratch that a restart deletes.
 
 Use: spread `saving_fields(machine)` into the training arguments, add `CompleteCheckpoints()` to
-the callbacks, and pass `resume_point(folder)` to `trainer.train(resume_from_checkpoint=...)`.
+the callbacks, and train with `running.run_trainer`, which goes on from `resume_point(folder)`.
 """
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -22,6 +21,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from factory.artifacts import fsync
 from factory.errors import ArtifactError
 from factory.machine import Machine, free_gib
+from factory.ranks import this_rank
 from factory.records import Record
 
 MARKER = "COMPLETE"
@@ -118,7 +118,7 @@ def resume_point(folder: Path) -> Path | None:
 
 def is_first_rank() -> bool:
     """Whether this process writes the shared files: the only one, or a launcher's rank 0."""
-    return os.environ.get("RANK", "0") == "0"
+    return this_rank().is_first
 
 
 def require_space(folder: Path, model: torch.nn.Module) -> None:

@@ -5,7 +5,6 @@ has no hook for texts, so the method that generates them is replaced; with it co
 the student's own texts, which TRL's trainer does not mix.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,21 +20,18 @@ from trl import DistillationTrainer
 from factory.context import Context
 from factory.errors import RecipeError
 from factory.machine import Machine
+from factory.ranks import this_rank
 from factory.records import Problem, Trace
 from factory.sampling import open_sampler
 from factory.sampling.sampler import Request, Sampler
 from factory.seeds import derive
-from factory.training.checkpoints import (
-    CompleteCheckpoints,
-    require_space,
-    resume_point,
-    saving_fields,
-)
+from factory.training.checkpoints import CompleteCheckpoints, saving_fields
 from factory.training.distillation_texts import Planned, plan_texts
 from factory.training.opening import open_model, require_room
 from factory.training.parity import engine_parity
 from factory.training.phases import PhaseClock
 from factory.training.precision import device_fields
+from factory.training.running import run_trainer
 from factory.training.saving import save_model
 from factory.training.sft import peft_config
 from factory.training.telemetry import Logs, Telemetry
@@ -199,10 +195,8 @@ def train(
             config, planned, model=model, teacher=load_teacher(teacher, model, tokenizer, dtype),
             tokenizer=tokenizer, engine=Engine(sampler, dtype, PhaseClock()), context=context,
         )  # fmt: skip
-        resumed = resume_point(Path(trainer.args.output_dir))
-        require_space(context.scratch, trainer.model)
         trainer.engine.clock.take()
-        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        run_trainer(trainer, context)
     finally:
         sampler.close()
     save_model(trainer, student, out)
@@ -248,7 +242,7 @@ def training_arguments(config: "DistillConfig", context: Context) -> TrlConfig:
     """The whole of TRL's configuration. AdamW as torch and TRL have it, without decay."""
     machine = context.machine
     micro_batch = _micro_batch(config.prompts, machine)
-    share = config.prompts // int(os.environ.get("WORLD_SIZE", "1"))
+    share = config.prompts // this_rank().world
     return TrlConfig(
         output_dir=str(context.scratch / "trainer"),
         seed=context.seed,
@@ -282,7 +276,7 @@ def training_arguments(config: "DistillConfig", context: Context) -> TrlConfig:
 
 def _micro_batch(texts: int, machine: Machine) -> int:
     """The most rows up to the machine's that divide a process's share of an update."""
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    ranks = this_rank().world
     if texts % ranks:
         raise RecipeError(
             f"prompts: {texts} texts cannot be shared evenly by {ranks} processes; make it a "

@@ -35,6 +35,7 @@ from factory.training.packed_logprobs import (
 )
 from factory.training.pass_choice import FasterPass, untouched
 from factory.training.phases import PhaseClock
+from factory.training.reference import require_loaded_reference, require_reference
 
 REFERENCE = "reference.safetensors"
 """File of a checkpoint with the weights of a reference model that was refreshed."""
@@ -107,7 +108,10 @@ class FactoryGrpoTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         # TRL hands a rollout_func the prompts alone.
         self.asked = [row["problem"] for row in inputs]
-        return super()._generate_and_score_completions(inputs)
+        batch = super()._generate_and_score_completions(inputs)
+        if self.beta != 0.0 and self.state.global_step == 0:
+            require_reference(self, batch)
+        return batch
 
     def choose_pass(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
         """Take the faster pass from now on, where that is not settled.
@@ -270,6 +274,7 @@ class FactoryGrpoTrainer(GRPOTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        require_loaded_reference(self)
         path = Path(resume_from_checkpoint) / REFERENCE
         if self.ref_model is not None and path.exists():
             reference = dict(self.accelerator.unwrap_model(self.ref_model).named_parameters())

@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import math
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from trl import GRPOConfig as TrlConfig
 
 from factory.errors import RecipeError
 from factory.machine import Machine
+from factory.ranks import this_rank
 from factory.training.checkpoints import saving_fields
 from factory.training.precision import device_fields
 
@@ -146,7 +146,7 @@ def checkpoint_steps(config: "GrpoConfig", machine: Machine) -> int:
 
 def prompts_per_rank(config: "GrpoConfig") -> int:
     """Questions an update on each rank; RecipeError if they do not divide evenly."""
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    ranks = this_rank().world
     if ranks > 1 and config.dynamic_sampling is not None:
         raise RecipeError(
             f"dynamic_sampling: draws for one process, found {ranks}; set processes: 1 in the "

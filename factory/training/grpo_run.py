@@ -1,6 +1,5 @@
 """One GRPO run from its parts: model, engine, graders, trainer, checkpoints."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -15,14 +14,11 @@ from factory.chat import render
 from factory.context import Context
 from factory.errors import RecipeError
 from factory.grading import GradingPool
+from factory.ranks import this_rank
 from factory.records import Problem
 from factory.sampling import open_sampler
 from factory.seeds import derive
-from factory.training.checkpoints import (
-    CompleteCheckpoints,
-    require_space,
-    resume_point,
-)
+from factory.training.checkpoints import CompleteCheckpoints
 from factory.training.early_stop import EarlyStop
 from factory.training.efficiency import Efficiency
 from factory.training.grpo import FactoryGrpoTrainer, plain_pass_reason
@@ -34,6 +30,7 @@ from factory.training.preference_rewards import PreferenceRewards
 from factory.training.questions import question_order
 from factory.training.rollouts import Rollouts, RolloutSettings
 from factory.training.roofline import measure_peaks, size_of
+from factory.training.running import run_trainer
 from factory.training.saving import save_model
 from factory.training.sft import peft_config
 from factory.training.telemetry import Logs, Telemetry
@@ -105,10 +102,8 @@ def train(
             trainer = make_trainer(
                 config, prompts, policy=policy, rollouts=rollouts, context=context
             )
-            resumed = resume_point(Path(trainer.args.output_dir))
-            require_space(context.scratch, trainer.model)
             rollouts.clock.take()
-            trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+            run_trainer(trainer, context)
             early = _early_stop(trainer)
             if early is None or not early.has_stopped:
                 rollouts.watch(trainer)
@@ -355,7 +350,7 @@ def _preferences(
         models,
         prefill=config.prompt.prefill,
         machine=context.machine,
-        device=f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if on_gpu else "cpu",
+        device=f"cuda:{this_rank().local}" if on_gpu else "cpu",
     )
 
 

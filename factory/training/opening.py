@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from factory.errors import ArtifactError, RecipeError
+from factory.ranks import whole_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -19,9 +20,10 @@ def open_model(folder: Path, dtype: torch.dtype = torch.float32) -> "PreTrainedM
     can add.
     """
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True
-        )
+        with whole_weights():
+            return AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, local_files_only=True
+            )
     except OSError as error:
         raise ArtifactError(f"{folder}: not a model that can be opened: {error}") from error
 

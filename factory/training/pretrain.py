@@ -15,9 +15,10 @@ from transformers import (
 
 from factory.attention import TWO_PRODUCTS
 from factory.context import Context
-from factory.training.checkpoints import CompleteCheckpoints, resume_point, saving_fields
+from factory.training.checkpoints import CompleteCheckpoints, saving_fields
 from factory.training.muon import MuonWithAdamW
 from factory.training.precision import device_fields
+from factory.training.running import run_trainer
 from factory.training.telemetry import Logs, Telemetry
 from factory.transformers4 import write_tokenizer_fields
 from factory.world.corpus import CorpusConfig, documents
@@ -125,8 +126,7 @@ def train(config: "PretrainConfig", out: Path, context: Context) -> None:
         ],
     )
     trainer.remove_callback(PrinterCallback)
-    resumed = resume_point(Path(arguments.output_dir))
-    trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+    run_trainer(trainer, context)
     trainer.model.config.use_cache = True
     trainer.model.save_pretrained(out)
     world_tokenizer().save_pretrained(out)

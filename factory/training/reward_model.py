@@ -13,14 +13,10 @@ from trl import RewardTrainer
 
 from factory.context import Context
 from factory.seeds import derive
-from factory.training.checkpoints import (
-    CompleteCheckpoints,
-    require_space,
-    resume_point,
-    saving_fields,
-)
+from factory.training.checkpoints import CompleteCheckpoints, saving_fields
 from factory.training.precision import device_fields
 from factory.training.reward_rows import LabelRow, PairRow, Row
+from factory.training.running import run_trainer
 from factory.training.saving import save_model
 from factory.training.scoring import open_classifier, padded
 from factory.training.sft_rows import plan_order, step_count
@@ -188,7 +184,5 @@ def train(
     trainer = make_trainer(
         config, rows, folder=folder, model=model, micro_batch=micro_batch, context=context
     )
-    resumed = resume_point(Path(trainer.args.output_dir))
-    require_space(context.scratch, trainer.model)
-    trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+    run_trainer(trainer, context)
     save_model(trainer, folder, out)

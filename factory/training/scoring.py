@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from factory.errors import ArtifactError
 from factory.jsonl import read_records
 from factory.preferences.reading import response_ids
+from factory.ranks import whole_weights
 from factory.records import Record
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def open_classifier(folder: Path, dtype: torch.dtype, *, seed: int = 0) -> "PreT
     padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     if padding is None:
         raise ArtifactError(f"{folder}: its tokenizer has neither padding nor an end of text")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), whole_weights():
         torch.manual_seed(seed)
         try:
             model = AutoModelForSequenceClassification.from_pretrained(

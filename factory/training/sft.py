@@ -17,16 +17,12 @@ from factory.attention import TWO_PRODUCTS
 from factory.context import Context
 from factory.errors import EngineError, RecipeError, is_out_of_memory
 from factory.machine import Machine
-from factory.training.checkpoints import (
-    CompleteCheckpoints,
-    require_space,
-    resume_point,
-    saving_fields,
-)
+from factory.training.checkpoints import CompleteCheckpoints, saving_fields
 from factory.training.completion_loss import completion_loss
 from factory.training.opening import context_length, open_model
 from factory.training.packed import COVERED
 from factory.training.precision import device_fields
+from factory.training.running import run_trainer
 from factory.training.saving import save_model
 from factory.training.sft_rows import IGNORED, Row, plan_order, step_count
 from factory.training.telemetry import Logs, Telemetry
@@ -348,9 +344,7 @@ def train(
         trainer = make_trainer(
             config, rows, model=model, tokenizer=tokenizer, micro_batch=micro_batch, context=context
         )
-        resumed = resume_point(Path(trainer.args.output_dir))
-        require_space(context.scratch, trainer.model)
-        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        run_trainer(trainer, context)
         save_model(trainer, folder, out, new_tokens=tuple(pieces))
 
     share = config.batch // context.machine.processes

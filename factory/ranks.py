@@ -1,0 +1,160 @@
+"""Which of the launched processes this one is: the only module that reads it.
+
+A launcher tells its ranks by environment variables. A pod, a batch system or MPI sets variables of
+the same names for its own purposes, and torch, accelerate and vLLM believe whoever wrote last. So a
+process that no launcher of ours started loses them before a library reads them, and a rank insists
+that they say what its job says.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from factory.errors import EngineError
+from factory.machine import Machine
+
+NAMES = frozenset({
+    # torchrun to its ranks
+    "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE",
+    "ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT",
+    # accelerate 1.15: FSDP's plugin, notebooks
+    "FSDP_VERSION", "FSDP_SHARDING_STRATEGY", "FSDP_RESHARD_AFTER_FORWARD", "FSDP_OFFLOAD_PARAMS",
+    "FSDP_BACKWARD_PREFETCH", "FSDP_FORWARD_PREFETCH", "FSDP_AUTO_WRAP_POLICY",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP", "FSDP_MIN_NUM_PARAMS", "FSDP_USE_ORIG_PARAMS",
+    "FSDP_SYNC_MODULE_STATES", "FSDP_ACTIVATION_CHECKPOINTING",
+    "FSDP_ACTIVATION_CHECKPOINTING_OFFLOAD", "FSDP_IGNORED_MODULES",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING", "FSDP_STATE_DICT_TYPE", "FORK_LAUNCHED",
+    # Slurm to its tasks
+    "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS", "SLURM_NPROCS",
+    "SLURM_NTASKS_PER_NODE", "SLURM_TASKS_PER_NODE", "SLURM_STEP_NUM_TASKS",
+    "SLURM_STEP_TASKS_PER_NODE",
+})  # fmt: skip
+PREFIXES = (
+    "TORCHELASTIC_", "PET_", "ACCELERATE_", "PARALLELISM_CONFIG_", "MEGATRON_LM_", "VLLM_DP_",
+    "OMPI_COMM_WORLD_", "PMI_", "PMIX_", "MV2_COMM_WORLD_", "MPI_LOCAL",
+)  # fmt: skip
+"""PET_ are torchrun's own arguments, MPI_LOCAL those of Intel's MPI; ACCELERATE_ also holds the
+device, the precision and whether weights are sharded."""
+JOIN_SECONDS = 1800
+"""A rank waits so long for the others, in a rollout too: transformers' default for trainers."""
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One of `world` processes that train together; the default is a process on its own."""
+
+    index: int = 0
+    local: int = 0
+    """Among those of this node: which device it takes."""
+    world: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it writes the files that all share."""
+        return self.index == 0
+
+
+def this_rank() -> Rank:
+    """What the launcher told this process; a process on its own where it was told nothing.
+
+    EngineError where a variable is no number.
+    """
+    names = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}
+    return Rank(*(_number(name, default) for name, default in names.items()))
+
+
+def is_launched(machine: Machine) -> bool:
+    """Whether a worker with these settings is started by accelerate."""
+    return machine.launcher == "accelerate"
+
+
+def enter(machine: Machine) -> None:
+    """Make the environment say what the job says; a worker's first act, before libraries read it.
+
+    EngineError where a launcher started another number of ranks than the machine file asks for.
+    """
+    if not is_launched(machine):
+        strip(os.environ)
+        return
+    rank = this_rank()
+    if rank.world != machine.processes or not 0 <= rank.index < rank.world:
+        raise EngineError(
+            f"machine file: processes: {machine.processes}, but accelerate started this worker as "
+            f"rank {rank.index} of {rank.world}: each would train by itself; in the file of "
+            "accelerate_config write distributed_type: MULTI_GPU (with use_cpu: true on CPUs; "
+            "MULTI_CPU starts one process) or FSDP, or leave accelerate_config out"
+        )
+
+
+def strip(environ: MutableMapping[str, str]) -> None:
+    """Remove what makes a library take a process for one of several ranks."""
+    for name in [*environ]:
+        if name in NAMES or name.startswith(PREFIXES):
+            del environ[name]
+
+
+def without_ranks(environ: Mapping[str, str]) -> dict[str, str]:
+    """A copy of an environment, stripped."""
+    copy = dict(environ)
+    strip(copy)
+    return copy
+
+
+def join(machine: Machine) -> None:
+    """Join the process group of all ranks, on this rank's device; nothing for a process on its own.
+
+    It comes before any engine: vLLM makes a group of one where it finds none, accelerate takes over
+    the group that it finds, and each rank would train alone. EngineError where the group has
+    another size than the launcher said.
+    """
+    rank = this_rank()
+    if rank.world == 1 and "LOCAL_RANK" not in os.environ:
+        return
+    import torch
+    from accelerate import PartialState
+
+    on_gpu = machine.takes_gpu()
+    if on_gpu and rank.local >= torch.cuda.device_count():
+        raise EngineError(
+            f"machine file: processes: {machine.processes}, but rank {rank.index} needs GPU "
+            f"{rank.local} of this node and torch sees {torch.cuda.device_count()}; set processes "
+            "to the number of GPUs"
+        )
+    if not on_gpu:
+        # accelerate would call the device cpu:0, for which a resumed Trainer finds no generator.
+        os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    group = PartialState(cpu=not on_gpu, timeout=timedelta(seconds=JOIN_SECONDS))
+    if group.num_processes != rank.world:
+        raise EngineError(
+            f"rank {rank.index} of {rank.world} is in a process group of {group.num_processes}: "
+            "something opened a group before the ranks joined theirs, and each would train alone; "
+            "open engines after factory.ranks.join"
+        )
+
+
+@contextmanager
+def whole_weights() -> Iterator[None]:
+    """Models opened meanwhile hold their weights on every rank.
+
+    With fsdp_cpu_ram_efficient_loading transformers gives them to the first rank of a node alone,
+    and only what is then trained has them sent to the others.
+    """
+    name = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+    before = os.environ.get(name)
+    if before is not None:
+        os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[name] = before
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    try:
+        return int(text)
+    except ValueError as error:
+        raise EngineError(f"environment: {name}: found {text!r}, allowed is a number") from error

@@ -1,0 +1,153 @@
+"""Training in two ranks on CPUs: one world, or nothing is made."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import fine_tuning
+import pytest
+import test_grpo_stage
+import test_pretrain_stage
+from building import ROOT, sealed
+from safetensors.torch import load_file
+from warm import WarmProgram
+
+from factory.artifacts import Inputs
+from factory.context import Context
+from factory.errors import EngineError
+from factory.machine import Machine
+from factory.stages import pretrain
+from factory.worker import Job
+
+TWO_RANKS = {"launcher": "accelerate", "processes": 2}
+RECIPE = """
+name: ranks
+seed: 7
+stages:
+  base: {kind: model, source: {type: tiny, architecture: llama, hidden: 32, layers: 1}}
+  sums:
+    kind: problems
+    sources: [{type: reasoning_gym, family: chain_sum, train: 4, held_out: 2}]
+  worked: {kind: written, path: recipes/data/worked_sums.jsonl, unlike: sums}
+  cold:
+    {kind: sft, model: base, traces: worked, learning_rate: 1e-3, epochs: 1, batch: 8, context: 256}
+"""
+SETTINGS = {
+    "device": "cpu", "dtype": "float32", "matmul": "float32", "threads": 1,
+    "engine": "transformers", "micro_batch": 4, "checkpoint_steps": 100, "training_pass": "trl",
+}  # fmt: skip
+
+
+def test_a_rank_that_nobody_launched_beside_others_makes_nothing(
+    tmp_path: Path, sft_inputs: Inputs
+) -> None:
+    """The machine asks for two ranks, this is one process: each stage stops before a step."""
+    alone = "processes: 2, but rank 0 was started as one of 1 and its trainer sees 1"
+    with pytest.raises(EngineError, match=alone):
+        fine_tuning.stage(
+            tmp_path / "sft", fine_tuning.config(), sft_inputs,
+            machine=fine_tuning.MACHINE.model_copy(update=TWO_RANKS),
+        )  # fmt: skip
+    inputs = test_grpo_stage.make_inputs(tmp_path / "artifacts")
+    with pytest.raises(EngineError, match=alone):
+        test_grpo_stage.run_stage(
+            test_grpo_stage.config(), inputs, tmp_path / "grpo",
+            machine=test_grpo_stage.MACHINE.model_copy(update=TWO_RANKS),
+        )  # fmt: skip
+    machine = test_pretrain_stage.MACHINE.model_copy(update=TWO_RANKS)
+    for name in ("out", "scratch"):
+        (tmp_path / "pretrain" / name).mkdir(parents=True)
+    context = Context(3, machine, tmp_path / "pretrain" / "scratch")
+    with pytest.raises(EngineError, match=alone):
+        pretrain.run(test_pretrain_stage.CONFIG, Inputs(), tmp_path / "pretrain" / "out", context)
+    made = [*tmp_path.rglob("model.safetensors"), *tmp_path.rglob("telemetry.jsonl")]
+    assert [path for path in made if "artifacts" not in path.parts] == []
+
+
+def test_every_trainer_is_started_where_its_world_is_checked() -> None:
+    files = sorted((ROOT / "factory").rglob("*.py"))
+    texts = {path.name: path.read_text(encoding="utf-8") for path in files}
+    calls = re.compile(r"^ +trainer\.train\(", re.MULTILINE)
+    assert [name for name, text in texts.items() if calls.search(text)] == ["running.py"]
+
+
+def build(store: Path, machine: dict[str, Any], pod: dict[str, str]) -> Path:
+    """The sft stage of RECIPE as a user builds it, in a shell with the variables of a pod."""
+    store.mkdir()
+    recipe, settings = store / "recipe.yaml", store / "machine.yaml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    settings.write_text(json.dumps({**SETTINGS, **machine}), encoding="utf-8")
+    command = ["factory", "build", str(recipe), "--machine", str(settings), "--plain"]
+    output = store / "output.txt"
+    program = WarmProgram(
+        [*command, "--store", str(store / "store")], output=output, errors=output, settings=pod
+    )
+    assert program.wait(300) == 0, output.read_text(encoding="utf-8")
+    return sealed(store / "store")["cold"].path
+
+
+def test_two_ranks_give_the_model_of_one_in_a_pod_that_has_ranks_of_its_own(tmp_path: Path) -> None:
+    """The pod says that this is rank 1 of 4 and that weights are sharded: neither is believed."""
+    pod = {
+        "RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "1", "PET_NNODES": "4", "OMPI_COMM_WORLD_SIZE": "4",
+        "ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_USE_FSDP": "true",
+    }  # fmt: skip
+    one = build(tmp_path / "one", {}, pod)
+    two = build(tmp_path / "two", TWO_RANKS, pod)
+    rows = [
+        [json.loads(line) for line in (path / "telemetry.jsonl").read_text().splitlines()]
+        for path in (one, two)
+    ]
+    assert len(rows[0]) == len(rows[1]) > 1
+    for ours, theirs in zip(*rows, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+    alone, together = (load_file(path / "model.safetensors") for path in (one, two))
+    assert alone.keys() == together.keys()
+    assert max(float((alone[name] - together[name]).abs().max()) for name in alone) < 1e-6
+
+
+def test_an_engine_that_opens_a_group_where_it_finds_none_does_not_part_the_ranks(
+    tmp_path: Path,
+) -> None:
+    """Each rank once trained alone on the same questions, and both wrote: a row a step too many."""
+    inputs = test_grpo_stage.make_inputs(tmp_path / "artifacts")
+    run, out = tmp_path / "zero.run", tmp_path / "zero.partial"
+    (run / "scratch").mkdir(parents=True)
+    out.mkdir()
+    settings = test_grpo_stage.config(
+        prompts=4, steps=2, updates_per_rollout=1, reference_refresh_steps=0
+    )
+    job = Job(
+        stage="grpo", config=settings.model_dump(mode="json"),
+        inputs={key: str(inputs[key].path) for key in ("model", "problems")},
+        out=str(out), run=str(run), seed=7, builder=os.getpid(),
+        machine=Machine.model_validate({**SETTINGS, **TWO_RANKS}),
+    )  # fmt: skip
+    (run / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, str(ROOT / "tests" / "rank_with_engine.py"), str(run / "job.json")]
+    with (tmp_path / "log.txt").open("w") as log:
+        ranks = [
+            subprocess.Popen(
+                command, cwd=ROOT, stdout=log, stderr=log,
+                env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
+            for rank in range(2)
+        ]  # fmt: skip
+        ends = [rank.wait(300) for rank in ranks]
+    assert ends == [0, 0], (tmp_path / "log.txt").read_text()[-3000:]
+    rows = [json.loads(line) for line in (out / "telemetry.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert any("ranks of a launcher (2)" in row.get("text", "") for row in events)
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    assert result["metrics"]["steps"] == 2.0
