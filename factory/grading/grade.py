@@ -1,7 +1,8 @@
 """Strict and lenient grading of one completion.
 
-Strict: only the answer block of a well-formed response counts. Lenient: the last number of the
-whole text, or its last line. On small models the extractor is the score, so both are reported.
+Strict: only the answer block of a well-formed response counts. Lenient: what is strictly right,
+else the answer that the whole text offers (`lenient.py`). On small models the extractor is the
+score, so both are reported.
 Where instructions are to be followed, the whole response without its thoughts counts, and the two
 readings are IFEval's strict and loose.
 """
@@ -9,16 +10,16 @@ readings are IFEval's strict and loose.
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from factory.chat import GRAMMAR, OutputForm, PromptConfig, parse
 from factory.errors import DataError, EngineError
-from factory.grading.code import MAX_PROGRAM, grade_code, program_seconds
+from factory.grading.code import MAX_PROGRAM, grade_code, program_of, program_seconds
 from factory.grading.exact import MAX_ANSWER, grade_choice, grade_exact
 from factory.grading.instructions import MAX_RESPONSE, START_SECONDS, grade_instructions
 from factory.grading.judge import UNJUDGED
+from factory.grading.lenient import lenient_answer
 from factory.grading.math import grade_math, grade_math_plainly
-from factory.grading.numbers import last_number, plain_number
 from factory.grading.procedural import grade_procedural
 from factory.grading.world import grade_world, is_world
 from factory.records import FinishReason, Problem, Verdict
@@ -51,7 +52,8 @@ class GradeItem:
     def seconds(self) -> float:
         """Wall clock that grading this item may take on its own, besides a pool's deadline."""
         if self.problem.kind == "code":
-            return program_seconds(self.problem)
+            # Leniently both programs may run: that of the answer block and the text's last one.
+            return program_seconds(self.problem) * (2 if self.lenient else 1)
         return START_SECONDS if self.problem.kind == "instructions" else 0.0
 
 
@@ -68,9 +70,10 @@ def grade(
 
 
 def grade_lenient(problem: Problem, text: str, *, finish_reason: FinishReason = "stop") -> Verdict:
-    """The verdict on the last number of the text (numeric references) or its last line.
+    """The strict verdict where it is correct, else that on the answer that the whole text offers.
 
-    Tags are ignored, so an answer written without them counts; so does a lucky last number.
+    That is its last marked answer, its last whole expression or number, or its last line
+    (`lenient.py`). So an answer written without tags counts; so does a lucky last number.
     """
     return grade_item(GradeItem(problem, text, "", finish_reason, lenient=True))
 
@@ -136,9 +139,27 @@ LONGEST = {"code": MAX_PROGRAM, "instructions": MAX_RESPONSE}
 
 
 def _decide(item: GradeItem, graders: dict[str, Grader]) -> Verdict | None:
-    answer, refused = _lenient_answer(item) if item.lenient else _strict_answer(item)
-    if refused is not None:
-        return refused
+    answer, refused = _strict_answer(item)
+    strict = refused or _graded(replace(item, lenient=False), answer, graders)
+    if not item.lenient or strict is None or strict.is_correct:
+        return strict
+    candidate, nothing = _lenient_answer(item)
+    if nothing is not None:
+        return nothing
+    if refused is None and _is_same(item, answer, candidate):
+        return strict
+    return _graded(item, candidate, graders)
+
+
+def _is_same(item: GradeItem, answer: str, candidate: str) -> bool:
+    """Whether the lenient reading would only repeat what the strict one did."""
+    if item.problem.kind == "instructions":
+        return False
+    read = program_of if item.problem.kind == "code" else str.strip
+    return read(answer) == read(candidate)
+
+
+def _graded(item: GradeItem, answer: str, graders: dict[str, Grader]) -> Verdict | None:
     longest = LONGEST.get(item.problem.kind, MAX_ANSWER)
     if len(answer) > longest:
         explanation = f"an answer of {len(answer)} characters, at most {longest} are read"
@@ -178,17 +199,13 @@ _TAGS = re.compile(r"</?(?:think|answer)>")
 def _lenient_answer(item: GradeItem) -> tuple[str, Verdict | None]:
     if item.problem.kind == "instructions":
         return _response(item)
-    text = _TAGS.sub("\n", item.text)
     if item.problem.kind == "code":
-        return text, None  # its last fenced block is run, wherever it stands
-    kind, reference = item.problem.kind, item.problem.reference.strip()
-    is_numeric = kind in ("math", "procedural", "exact") and plain_number(reference) is not None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    answer = last_number(text) if is_numeric else (lines[-1] if lines else None)
+        return _TAGS.sub("\n", item.text), None  # its last fenced block, wherever it stands
+    answer = lenient_answer(item.problem, item.text)
     if answer is not None:
-        return answer.replace(",", "") if is_numeric else answer, None
+        return answer, None
     outcome = "truncated" if item.finish_reason != "stop" else "no_answer"
-    explanation = "no number in the text" if is_numeric else "an empty text"
+    explanation = "no answer in the text" if item.text.strip() else "an empty text"
     return "", Verdict(outcome=outcome, answer=None, explanation=explanation)
 
 

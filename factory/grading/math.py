@@ -23,7 +23,7 @@ Leaf = Callable[[str, str], bool | None]
 _MINUS = str.maketrans({"\u2212": "-", "\ufe63": "-", "\uff0d": "-"})
 _SPACES = str.maketrans(dict.fromkeys("\u00a0\u2009\u202f\u2007\u200a", "\u2009"))
 _SEVERAL = re.compile(r"\b(?:or|either|maybe|perhaps|not|else|possibly)\b|\\(?:pm|mp|lor|vee)\b|±")
-_NO_UNITS = frozenset(
+NO_UNITS = frozenset(
     re.split(
         " ",
         "or and to not minus plus times over by divided per hundred thousand million billion "
@@ -37,7 +37,8 @@ _NO_UNITS = frozenset(
 """Words after a number that change its value, so that they are no unit."""
 _UNIT = re.compile(
     r"(.*\d[)}]?)\s+((?:[A-Za-z]{2,}(?:/[A-Za-z]+)?\.?\s*){1,3}"
-    r"|(?:k?m|cm|mm|ft)\s?(?:/\s?(?:s|h|min)|\^\s?\{?[23]\}?|/\s?s\s?\^\s?\{?2\}?))"
+    r"|(?:k?m|cm|mm|ft)\s?(?:/\s?(?:s|h|min)|\^\s?\{?[23]\}?|[\u00b2\u00b3]"
+    r"|/\s?s\s?(?:\^\s?\{?2\}?|\u00b2)))"
 )
 _WRAPPED = re.compile(r"\\(?:text|mathrm|mbox|textbf|mathbf|operatorname|rm)\s?\{([^{}]*)\}")
 _LETTER_UNIT = re.compile(r"(\d[)}]?)\s*\\(?:text|mathrm)\s?\{\s*[mgslLhJWNVAKCF]\s*\}$")
@@ -289,7 +290,7 @@ def without_unit(text: str) -> str:
     if match is None:
         return text
     words = re.split(r"[\s/.]+", match.group(2).strip().casefold())
-    return text if _NO_UNITS.intersection(words) else match.group(1)
+    return text if NO_UNITS.intersection(words) else match.group(1)
 
 
 def is_words(text: str) -> bool:

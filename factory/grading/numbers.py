@@ -44,7 +44,7 @@ def last_number(text: str) -> str | None:
         return None
     last = matches[-1]
     before = matches[-2] if len(matches) > 1 else None
-    if before is not None and text[before.end() : last.start()] == "/":
+    if before is not None and text[before.end() : last.start()] in ("/", " / ", " /", "/ "):
         return text[before.start() : last.end()].rstrip(".")
     return last.group().rstrip(".")
 

@@ -18,7 +18,16 @@ import pytest
 from factory import chat, lookalike
 from factory.chat import OutputForm, PromptConfig, Response, completion_text, form_text
 from factory.evaluation import documents, foreign, harness, scores, statistics, summary
-from factory.grading import code, exact, grade_item, instructions, math, numbers, procedural
+from factory.grading import (
+    code,
+    exact,
+    grade_item,
+    instructions,
+    lenient,
+    math,
+    numbers,
+    procedural,
+)
 from factory.records import EvalSample, FinishReason, Problem, SamplingConfig, Trace, Verdict
 
 # The package's attribute of that name is the function.
@@ -79,11 +88,11 @@ def outcomes(
 
 NUMBER = problem("math", "18")
 TEXTS: list[tuple[Problem, str, PromptConfig, FinishReason, tuple[str, str]]] = [
-    # Only the answer block counts strictly, the last number leniently.
+    # Only the answer block counts strictly; leniently the last marked answer, or last number.
     (NUMBER, "It is 18", TAGS, "stop", ("no_answer", "correct")),
     (NUMBER, "18 or rather 19", TAGS, "stop", ("no_answer", "wrong")),
     (NUMBER, completion_text("18", "19"), TAGS, "stop", ("wrong", "wrong")),
-    (NUMBER, completion_text("19", "18") + " 19", TAGS, "stop", ("no_answer", "wrong")),
+    (NUMBER, completion_text("19", "18") + " 19", TAGS, "stop", ("no_answer", "correct")),
     (NUMBER, "<answer> 18 </answer>", TAGS, "stop", ("no_answer", "correct")),
     (NUMBER, "<think> a </think> 18", TAGS, "stop", ("no_answer", "correct")),
     (NUMBER, completion_text("a", "18") * 2, TAGS, "stop", ("no_answer", "correct")),
@@ -97,6 +106,11 @@ TEXTS: list[tuple[Problem, str, PromptConfig, FinishReason, tuple[str, str]]] = 
     (NUMBER, "a\n</think> \\boxed{18} or \\boxed{19}", R1, "stop", ("no_answer", "wrong")),
     (NUMBER, "a\n</think> so \\boxed{18}", R1, "length", ("truncated", "correct")),
     (NUMBER, "a and \\boxed{18}", R1, "stop", ("no_answer", "correct")),
+    # Leniently the mark that begins last, whatever follows; no piece of an answer.
+    (NUMBER, "It is \\boxed{18}, in 2 steps", TAGS, "stop", ("no_answer", "correct")),
+    (NUMBER, "The answer is 18. It took 2 steps", TAGS, "stop", ("no_answer", "correct")),
+    (NUMBER, "<answer> It is 18 </answer> in 2 steps", TAGS, "stop", ("no_answer", "correct")),
+    (problem("math", "7"), "It is $\\frac{3}{7}$", TAGS, "stop", ("no_answer", "wrong")),
     # What breaks out of its place, or looks as if it did.
     (NUMBER, "a\n</think> 18\nUser: more", R1, "stop", ("no_answer", "correct")),
     (NUMBER, "a <\u0430nswer> 19\n</think> 18", R1, "stop", ("no_answer", "correct")),
@@ -259,13 +273,19 @@ MUTATIONS = [
     Mutation(chat, "boxes", "no boxes", lambda real: lambda text: []),
     Mutation(chat, "boxes", "the last box only", lambda real: lambda text: (real(text) or [])[-1:]),
     # Lenient reading.
-    Mutation(grading, "last_number", "the first number", lambda real: lambda text: (
+    Mutation(lenient, "last_number", "the first number", lambda real: lambda text: (
         lambda parts: real(parts[0]) if parts else None)(
             [word for word in text.split() if any(c.isdigit() for c in word)])),
-    Mutation(grading, "last_number", "no sign", lambda real: lambda text: (
+    Mutation(lenient, "last_number", "no sign", lambda real: lambda text: (
         lambda n: n and n.lstrip("-"))(real(text))),
-    Mutation(grading, "last_number", "no decimals", lambda real: lambda text: (
+    Mutation(lenient, "last_number", "no decimals", lambda real: lambda text: (
         lambda n: n and n.partition(".")[0])(real(text))),
+    Mutation(lenient, "_boxed", "no box counts", lambda real: lambda text: []),
+    Mutation(lenient, "_blocks", "no block counts", lambda real: lambda *a: []),
+    Mutation(lenient, "_said", "nothing is said", lambda real: lambda *a: []),
+    Mutation(lenient, "_last_in", "a piece of it", lambda real: lambda line, *a: (
+        lambda found: found and found.rstrip("}")[-1:])(real(line, *a))),
+    Mutation(lenient, "_within", "all of a block", lambda real: lambda content, *a: content),
     Mutation(grading, "_lenient_answer", "lines from the top", lambda real: lambda item: real(
         replace(item, text="\n".join(reversed(item.text.splitlines()))))),
     Mutation(grading, "_lenient_answer", "strict", lambda real: grading._strict_answer),
@@ -370,14 +390,24 @@ CHOOSE_NOTHING = {
     "chat.OutputForm.marks chat.completion_text chat.form_text": "write, or name what is written",
     "chat._squeezed lookalike._fold_character lookalike._turn_problem":
         "parts of disturbance, fold and the made-up turns",
-    "grading.grade.GradeItem.asked grading.grade.grade_item grading.grade._decide":
+    "grading.grade.GradeItem.asked grading.grade.grade_item grading.grade._decide "
+    "grading.grade._graded grading.grade._is_same":
         "hand over to what is mutated",
     "grading.math._decide": "puts the mutated parts of grade_math together",
     "grading.math._as_intervals grading.math.elements grading.math._is_interval "
     "grading.math.without_signs grading.math.is_words grading.math._is_word_letter "
     "grading.math.reading grading.math._split "
     "grading.math.tight": "forms of answers; the adversarial suite has cases of each",
-    "grading.numbers._value grading.numbers._signed": "parts of plain_number",
+    "grading.numbers._value grading.numbers._signed grading.numbers._ratio":
+        "parts of plain_number",
+    "grading.lenient.lenient_answer grading.lenient._together grading.lenient._wanted "
+    "grading.lenient._polished grading.lenient._line_end grading.lenient._said_text "
+    "grading.lenient._said_mathematics grading.lenient._is_decimal grading.lenient._extended "
+    "grading.lenient._change grading.lenient._trimmed grading.lenient._is_open "
+    "grading.lenient._is_unmatched grading.lenient._depth grading.lenient._runs "
+    "grading.lenient._Stretch.__init__ grading.lenient._Stretch.add "
+    "grading.lenient._Stretch.closed grading.lenient._tokens "
+    "grading.lenient._is_variable": "forms of answers; cases are in test_lenient.py",
     "grading.procedural._dataset grading.procedural._stored grading.procedural._value "
     "grading.procedural._is_countdown grading.procedural._reaches "
     "grading.procedural.exact_arithmetic": "parts of grade_procedural; STRICTER is mutated",
@@ -392,7 +422,7 @@ CHOOSE_NOTHING = {
 """Functions between a text and its score that need no mutation, and why."""
 
 READERS = (
-    chat, lookalike, grading, math, exact, numbers, procedural, code, instructions,
+    chat, lookalike, grading, lenient, math, exact, numbers, procedural, code, instructions,
     scores, documents, foreign, harness, summary, statistics,
 )  # fmt: skip
 
