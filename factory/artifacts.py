@@ -7,24 +7,37 @@
 A stage fills `.partial`; sealing fsyncs every file, writes the manifest last and renames. The
 content (every file but the manifest) is the same bytes each time it is made on one machine;
 seconds, commit and machine live in the manifest and in `.run`.
+
+Whoever reads an artifact reads what was sealed: opening it checks the manifest by its own hash, and
+`Artifact.file` the files by the manifest's.
 """
 
 import hashlib
-import os
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from factory.errors import ArtifactError
-from factory.jsonl import append_rows, read_records, recover_rows
+from factory.files import fsync, read_file, with_hash, without_hash, write_file
+from factory.jsonl import read_records
 from factory.records import ArtifactKind, Record, Trace
 
 MANIFEST = "manifest.json"
 SHORT = 12
+SMALL_BYTES = 8 * 2**20
+"""A file up to this size is hashed by every process that reads of its artifact; a larger one once,
+until its stamp is another."""
+
+_SEALED_NAME = re.compile(rf"[^.]+-[0-9a-f]{{{SHORT}}}")
+_STAMPS = TypeAdapter(dict[str, tuple[str, int, int, int, int]])
+_checked: set[tuple[object, ...]] = set()
+"""Stamps of the files that this process has hashed and that were right."""
 
 
 class FileEntry(Record):
@@ -72,6 +85,8 @@ class Artifact:
 
     path: Path
     manifest: Manifest
+    has_hash: bool = True
+    """Whether the manifest has a hash of its own; artifacts of earlier versions have none."""
 
     @property
     def name(self) -> str:
@@ -87,9 +102,13 @@ class Artifact:
         return self.path.with_name(self.path.name + ".run")
 
     def file(self, name: str) -> Path:
-        """Path of a content file; ArtifactError if the artifact has none of that name."""
+        """Path of a content file, which holds what was sealed, as the small files beside it do.
+
+        ArtifactError if the artifact has none of that name, or a file is another than was sealed.
+        """
         if name not in self.manifest.files:
             raise ArtifactError(f"{self.path}: has no file {name!r}")
+        check_files(self, name)
         return self.path / name
 
     def traces(self) -> Iterator[Trace]:
@@ -121,58 +140,128 @@ def find(root: Path, fingerprint: str) -> Artifact | None:
     return None
 
 
-def stored(store: Path) -> list[Artifact]:
-    """All sealed artifacts of a store, oldest first."""
+def survey(store: Path) -> tuple[list[Artifact], dict[Path, ArtifactError]]:
+    """All sealed artifacts of a store, oldest first; and the folders that should be one, each with
+    what is wrong with it."""
+    intact, broken = [], {}
     # A build killed while it sealed may have left a manifest in a folder that is not sealed.
-    sealed = [path.parent for path in store.glob("*/manifest.json") if not path.parent.suffix]
-    found = [open_artifact(folder) for folder in sealed]
-    return sorted(found, key=lambda artifact: (artifact.manifest.created, artifact.name))
+    marked = {path.parent for path in store.glob("*/manifest.json") if not path.parent.suffix}
+    named = {path for path in store.glob("*-*") if _SEALED_NAME.fullmatch(path.name)}
+    for folder in sorted(marked | {path for path in named if path.is_dir()}):
+        try:
+            intact.append(open_artifact(folder))
+        except ArtifactError as error:
+            broken[folder] = error
+    intact.sort(key=lambda artifact: (artifact.manifest.created, artifact.name))
+    return intact, broken
 
 
 def open_artifact(path: Path) -> Artifact:
-    """Open a sealed folder; ArtifactError if it has no valid manifest. Hashes: see `verify`."""
+    """Open a sealed folder; ArtifactError if its manifest is missing, or other than was sealed.
+
+    The files are checked when they are read: see `Artifact.file` and `verify`.
+    """
+    target = path / MANIFEST
     try:
-        text = (path / MANIFEST).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path}: not a sealed artifact: no readable {MANIFEST}") from error
+        data = target.read_bytes()
+    except OSError as error:
+        raise ArtifactError(
+            f"{path}: not a sealed artifact: no readable {MANIFEST}: {_what_to_do(path)}"
+        ) from error
     try:
-        return Artifact(path, Manifest.model_validate_json(text))
+        text, has_hash = without_hash(data)
+        artifact = Artifact(path, Manifest.model_validate_json(text), has_hash)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(f"{path / MANIFEST}: broken: {where}: {first['msg']}") from error
+        where = ".".join(str(part) for part in first["loc"]) or "text"
+        raise ArtifactError(
+            f"{target}: broken: {where}: {first['msg']}: {_what_to_do(path)}"
+        ) from error
+    except ValueError as error:
+        raise ArtifactError(f"{target}: changed: {error}: {_what_to_do(path)}") from error
+    _check_manifest(artifact)
+    return artifact
 
 
 def verify(artifact: Artifact, *, known: bool = False) -> None:
     """Compare every file with the manifest; ArtifactError names the first that differs.
 
-    With `known`, a file whose size, inode and modification time are those of the last full check
-    is not read again: that is what makes a second build start at once. Inputs of a stage that is
-    about to run are always read in full.
+    With `known`, a large file whose stamp (size, inode, times of content and of inode) is that of
+    the last full check is not read again: that is what makes a second build start at once. Inputs
+    of a stage that is about to run are always read in full.
     """
-    stamps_path = artifact.run_path / "verified.jsonl"
-    stamps = {row["file"]: row["stamp"] for row in recover_rows(stamps_path)} if known else {}
-    fresh = []
-    for name, entry in artifact.manifest.files.items():
-        path = artifact.path / name
-        try:
-            stat = path.stat()
-            stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-            if stat.st_size != entry.size:
-                raise ArtifactError(f"{path}: {stat.st_size} bytes, the manifest says {entry.size}")
-            if stamps.get(name) == stamp:
-                continue
-            if sha256_file(path) != entry.sha256:
-                raise ArtifactError(
-                    f"{path}: content differs from its manifest (sha256); "
-                    f"delete {artifact.path} and build again to make it anew"
-                )
-        except OSError as error:
-            raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
-        fresh.append({"file": name, "stamp": stamp})
-    if known and fresh:
-        stamps_path.parent.mkdir(exist_ok=True)
-        append_rows(stamps_path, fresh)
+    _check_manifest(artifact)
+    _check(artifact, artifact.manifest.files, known=known)
+
+
+def check_files(artifact: Artifact, *names: str) -> None:
+    """Compare these files and all small ones of the artifact with the manifest, once a process.
+
+    ArtifactError names the first that differs, with what to do.
+    """
+    files = artifact.manifest.files
+    small = [name for name, entry in files.items() if entry.size <= SMALL_BYTES]
+    _check(artifact, dict.fromkeys([*names, *small]), known=True)
+
+
+def _check(artifact: Artifact, names: Iterable[str], *, known: bool) -> None:
+    entries = {name: artifact.manifest.files[name] for name in names}
+    path = artifact.run_path / "verified.json"
+    has_large = any(entry.size > SMALL_BYTES for entry in entries.values())
+    instead = "large files are hashed again"
+    stamps = (has_large and read_file(path, _STAMPS.validate_json, instead=instead)) or {}
+    fresh = {}
+    for name, entry in entries.items():
+        stamp = _check_file(artifact, name, stamps.get(name) if known else None, known=known)
+        if entry.size > SMALL_BYTES and stamps.get(name) != stamp:
+            fresh[name] = stamp
+    if fresh:
+        # Where it cannot be kept, on a full disk or a store of others, the next check reads again.
+        with suppress(OSError):
+            path.parent.mkdir(exist_ok=True)
+            write_file(path, _STAMPS.dump_json({**stamps, **fresh}).decode() + "\n")
+
+
+def _check_file(
+    artifact: Artifact, name: str, kept: tuple[str, int, int, int, int] | None, *, known: bool
+) -> tuple[str, int, int, int, int]:
+    """Hash a file unless its stamp is known; returns the stamp."""
+    path, entry = artifact.path / name, artifact.manifest.files[name]
+    advice = _what_to_do(artifact.path)
+    try:
+        stat = path.stat()
+        if stat.st_size != entry.size:
+            size = stat.st_size
+            raise ArtifactError(f"{path}: {size} bytes, the manifest says {entry.size}: {advice}")
+        # The inode's time moves with every write, and unlike the content's it cannot be set back.
+        times = (stat.st_mtime_ns, stat.st_ctime_ns)
+        stamp = (entry.sha256, stat.st_size, *times, stat.st_ino)
+        mark = (stat.st_dev, *stamp)
+        is_large = entry.size > SMALL_BYTES
+        if known and (mark in _checked or (is_large and kept == stamp)):
+            return stamp
+        if sha256_file(path) != entry.sha256:
+            raise ArtifactError(f"{path}: content differs from its manifest (sha256): {advice}")
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror}: {advice}") from error
+    _checked.add(mark)
+    return stamp
+
+
+def _check_manifest(artifact: Artifact) -> None:
+    """What an artifact says of itself in two places, which guards manifests without a hash too."""
+    target, manifest = artifact.path / MANIFEST, artifact.manifest
+    advice = _what_to_do(artifact.path)
+    if content_hash(manifest.files) != manifest.content:
+        raise ArtifactError(f"{target}: changed: content is not the hash of its files: {advice}")
+    name = artifact.path.name
+    is_named = not artifact.has_hash and _SEALED_NAME.fullmatch(name)
+    if is_named and not manifest.fingerprint.startswith(name.rpartition("-")[2]):
+        raise ArtifactError(f"{target}: changed: the folder has another fingerprint: {advice}")
+
+
+def _what_to_do(folder: Path) -> str:
+    return f"restore it from a copy, or delete {folder} and build again to make it anew"
 
 
 def seal(partial: Path, final: Path, fields: Mapping[str, Any]) -> Artifact:
@@ -186,10 +275,7 @@ def seal(partial: Path, final: Path, fields: Mapping[str, Any]) -> Artifact:
         files[name] = FileEntry(size=path.stat().st_size, sha256=sha256_file(path))
         fsync(path)
     manifest = Manifest(**fields, files=files, content=content_hash(files))
-    target = partial / MANIFEST
-    target.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    fsync(target)
-    fsync(partial)
+    write_file(partial / MANIFEST, with_hash(manifest.model_dump_json(indent=2) + "\n"))
     partial.rename(final)
     fsync(final.parent)
     return Artifact(final, manifest)
@@ -205,19 +291,10 @@ def set_aside(path: Path, reason: str) -> Path:
     """Move a broken folder out of the way, with its reason beside it; never delete it."""
     target = path.with_name(f"{path.name}.broken-{time.time_ns()}")
     path.rename(target)
-    (target / "REASON.txt").write_text(reason + "\n", encoding="utf-8")
+    write_file(target / "REASON.txt", reason + "\n")
     return target
 
 
 def sha256_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fsync(path: Path) -> None:
-    """Force a file's content, or a folder's list of names, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

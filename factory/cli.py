@@ -1,6 +1,5 @@
 """The command line. Importing it is cheap: what is heavy loads inside the verb that needs it."""
 
-import errno
 import traceback
 from collections.abc import Callable
 from functools import wraps
@@ -9,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
-from factory.errors import FactoryError, RecipeError
+from factory.errors import REPAIRABLE, FactoryError, RecipeError
 from factory.interpreter import keep_children_safe
 from factory.ui.commands import command_line, next_of
+from factory.ui.notes import print_notes
 from factory.ui.options import (
     STORE,
     ArtifactName,
@@ -34,10 +34,6 @@ app = typer.Typer(
 )
 
 P = ParamSpec("P")
-REPAIRABLE = (
-    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EIO,
-)  # fmt: skip
-"""What a full disk or a folder without write permission raises: the user's to repair."""
 
 
 def _told(verb: Callable[P, None]) -> Callable[P, None]:
@@ -45,6 +41,7 @@ def _told(verb: Callable[P, None]) -> Callable[P, None]:
 
     @wraps(verb)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        print_notes()
         try:
             verb(*args, **kwargs)
         except FactoryError as error:
@@ -53,7 +50,9 @@ def _told(verb: Callable[P, None]) -> Callable[P, None]:
         except OSError as error:
             if error.errno not in REPAIRABLE:
                 raise
-            _say_error(f"{error.filename or 'writing'}: {error.strerror}")
+            # What the standard library writes to, without a name, lies in the store or is printed.
+            target = error.filename or f"{kwargs.get('store', '.')} or standard output"
+            _say_error(f"{target}: {error.strerror}")
             raise typer.Exit(2) from error
 
     return wrapped
@@ -181,11 +180,11 @@ def show(
 @_told
 def list_artifacts(context: typer.Context, store: Store = STORE) -> None:
     """List all artifacts, oldest first."""
-    from factory.artifacts import stored
+    from factory.artifacts import survey
     from factory.ui.tables import show_store
 
     console = _console()
-    show_store(stored(store), console)
+    show_store(*survey(store), console)
     _say_next(console, command_line(context, "show", artifact="ARTIFACT"))
 
 

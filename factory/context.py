@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from factory.files import naming
 from factory.machine import Machine
 
 Metrics = dict[str, float]
@@ -54,8 +55,9 @@ class Context:
         if self.events is None:
             return
         row = {"event": event, "at": round(time.monotonic() - self.started, 3), **fields}
-        self.events.write(json.dumps(row, allow_nan=True) + "\n")
-        self.events.flush()
+        with naming(Path(getattr(self.events, "name", "events"))):
+            self.events.write(json.dumps(row, allow_nan=True) + "\n")
+            self.events.flush()
 
 
 def stderr_context(seed: int, scratch: Path, machine: Machine | None = None) -> Context:

@@ -4,6 +4,8 @@ A message says where, what was found, what was allowed, and what to do. The comm
 it in a line or two, without traceback, and exits with status 2.
 """
 
+import errno
+
 
 class FactoryError(Exception):
     """Base of every error that is not a bug of ours."""
@@ -25,6 +27,12 @@ class EngineError(FactoryError):
     """A sampler, a trainer, a grader's sandbox or a worker process failed."""
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a full disk, a quota and a limit on the size of files raise."""
+REPAIRABLE = (
+    *NO_ROOM, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EIO,
+)  # fmt: skip
+"""These, and what a folder without permission or a failing disk raises: a user's to repair."""
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "std::bad_alloc")
 """What torch, CUDA and C++ libraries say of it, in lower case."""
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from factory.errors import DataError
+from factory.files import naming
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -46,7 +47,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def write_records(path: Path, records: Iterable[BaseModel]) -> int:
     """Write records one a line, in the order given; returns how many."""
     count = 0
-    with path.open("w", encoding="utf-8") as file:
+    with naming(path), path.open("w", encoding="utf-8") as file:
         for record in records:
             file.write(record.model_dump_json() + "\n")
             count += 1
@@ -54,12 +55,21 @@ def write_records(path: Path, records: Iterable[BaseModel]) -> int:
 
 
 def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Append rows and force them to disk: after return they survive a kill."""
+    """Append rows and force them to disk: after return they survive a kill.
+
+    Where they find no room the file keeps none of them, since half a row would spoil the next one.
+    """
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    with naming(path), path.open("ab", buffering=0) as file:
+        end = os.fstat(file.fileno()).st_size
+        try:
+            left = memoryview(text.encode("utf-8"))
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def recover_rows(path: Path) -> list[dict[str, Any]]:

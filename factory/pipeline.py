@@ -14,6 +14,7 @@ from typing import Any, Protocol, TextIO
 from factory import errors
 from factory.artifacts import Artifact, InputEntry, find, folder_name, seal, set_aside, verify
 from factory.errors import ArtifactError, EngineError, RecipeError
+from factory.files import naming, read_file, write_file
 from factory.jsonl import recover_rows
 from factory.launch.local import Launcher
 from factory.launch.measure import resolve_matmul
@@ -56,6 +57,7 @@ def build(
     running: list[_Making] = []
     waiting = list(plan)
     launcher: Launcher | None = None
+    lock: _Lock | None = None
     try:
         while waiting or running:
             before = len(waiting) + len(running)
@@ -90,6 +92,8 @@ def build(
     finally:
         for making in running:
             making.stop()
+        if lock is not None:
+            lock.release()  # of a step that was broken, or could not be started
     return artifacts
 
 
@@ -157,7 +161,7 @@ class _Making:
             builder=os.getpid(),
         )
         text = job.model_dump_json(indent=2) + "\n"
-        (self._run / "job.json").write_text(text, encoding="utf-8")
+        write_file(self._run / "job.json", text)
 
     @property
     def sentinel(self) -> int | None:
@@ -178,8 +182,10 @@ class _Making:
             return None
         if status != 0:
             raise _failure(self.step, self._run, status, told=self._failure, machine=self._machine)
-        text = (self._run / "result.json").read_text(encoding="utf-8")
-        result = Result.model_validate_json(text)
+        told = self._run / "result.json"
+        result = read_file(told, Result.model_validate_json, instead="its stage is made again")
+        if result is None:
+            raise EngineError(f"stage {self.step.name}: {told}: not readable: start again")
         fields = _manifest_fields(
             self.step, self._inputs, self._machine, result, _seconds(self._run)
         )
@@ -305,11 +311,12 @@ class _Lock:
             observer.waiting(self._step, file.read().strip() or "another build")
             file.close()
             return False
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} since {datetime.now(UTC).isoformat(timespec='seconds')}")
-        file.flush()
         self._file = file
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        # Past Python's buffer, which would try once more when it is closed on a full disk.
+        with naming(self._path):
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} since {since}".encode())
         return True
 
     def release(self) -> None:

@@ -5,7 +5,6 @@ failure. Exit status: 0 made, 2 a FactoryError (told as an `error` event), 1 a b
 """
 
 import ctypes
-import errno
 import json
 import multiprocessing
 import os
@@ -17,7 +16,8 @@ from typing import Any
 
 from factory.artifacts import Inputs, open_artifact, verify
 from factory.context import Context, Metrics
-from factory.errors import EngineError, FactoryError, is_out_of_memory
+from factory.errors import NO_ROOM, EngineError, FactoryError, is_out_of_memory
+from factory.files import write_file
 from factory.jsonl import append_rows
 from factory.machine import Machine, apply_matmul
 from factory.ranks import enter, is_launched, join, this_rank
@@ -71,7 +71,7 @@ def main(path: Path) -> int:
             return 2
     if is_main_rank:
         result = Result(metrics={**context.figures, **metrics}, peak_memory_gib=_peak_memory_gib())
-        (folder / "result.json").write_text(result.model_dump_json() + "\n", encoding="utf-8")
+        write_file(folder / "result.json", result.model_dump_json() + "\n")
     return 0
 
 
@@ -105,7 +105,7 @@ def _run(job: Job, context: Context) -> Metrics:
         # A full disk or a read-only folder is the user's to repair, not a bug.
         if error.errno is not None and error.filename is not None:
             raise EngineError(f"{error.filename}: {error.strerror}") from error
-        if error.errno == errno.ENOSPC:
+        if error.errno in NO_ROOM:
             raise EngineError(f"{job.out}: {error.strerror}") from error
         raise
 

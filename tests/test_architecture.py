@@ -22,7 +22,7 @@ MACHINES = sorted((ROOT / "recipes" / "machines").glob("*.yaml"))
 # From the bottom up. A module may import modules of its own layer and of those below. A package
 # named here stands for its modules, unless one of them is named by itself.
 LAYERS = (
-    ("errors", "seeds", "visible", "records", "install", "provenance", "interpreter"),
+    ("errors", "seeds", "visible", "records", "files", "install", "provenance", "interpreter"),
     ("claim",),
     ("jsonl", "yaml12", "transformers4", "tiny", "world", "attention"),
     ("artifacts", "machine", "context", "ranks"),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from factory.artifacts import Artifact, FileEntry, Inputs, Manifest
+from factory.artifacts import Artifact, FileEntry, Inputs, Manifest, sha256_file
 from factory.context import Context, Metrics
 from factory.jsonl import read_records, write_records
 from factory.machine import Machine
@@ -52,12 +52,16 @@ class Script:
         pass
 
 
+def entry(path: Path) -> FileEntry:
+    return FileEntry(size=path.stat().st_size, sha256=sha256_file(path))
+
+
 def sealed(folder: Path, kind: Any, names: Sequence[str]) -> Artifact:
     manifest = Manifest(
         kind=kind, name="given", stage="given", stage_version=1, fingerprint="f" * 64, content="",
         config={}, inputs={}, seed=0, metrics={}, versions={}, machine={}, commit="", dirty=False,
         seconds=0.0, peak_memory_gib=0.0, created="",
-        files={name: FileEntry(size=0, sha256="") for name in names},
+        files={name: entry(folder / name) for name in names},
     )  # fmt: skip
     return Artifact(folder, manifest)
 

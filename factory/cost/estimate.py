@@ -12,15 +12,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from factory.artifacts import Artifact, Manifest, find, folder_name, open_artifact
+from factory.artifacts import Artifact, check_files, find, folder_name, open_artifact
 from factory.cost import data, sampling, training
 from factory.cost.amounts import lines, sealed_answers, sealed_questions, sealed_texts
 from factory.cost.formulas import Speed, accelerator, processor
 from factory.cost.shapes import Unpriced, shape_of_folder
 from factory.cost.site import GIB, Amount, Model, Site, Taken
 from factory.errors import ArtifactError, EngineError, FactoryError
+from factory.files import note, read_file, write_file
 from factory.launch.peaks import processor_peaks
 from factory.machine import Machine
 from factory.plan import Step, missing
@@ -105,7 +104,8 @@ def bill(
 ) -> Bill:
     """The estimates of a plan's steps; EngineError where the device's speed is not known.
 
-    `announce` is called before the processor is measured.
+    `announce` is called before the processor is measured. ArtifactError where an artifact that
+    would be reused is not what was sealed.
     """
     made = [(step, find(store, step.fingerprint)) for step in plan]
     wanted = {step.name for step, artifact in made if artifact is None}
@@ -115,6 +115,8 @@ def bill(
         try:
             row, amount = _row(step, artifact, site)
         except (Unpriced, FactoryError) as gap:
+            if artifact is not None and isinstance(gap, ArtifactError):
+                raise
             rows.append(Row(step, artifact, None, str(gap)))
         else:
             rows.append(row)
@@ -150,24 +152,25 @@ def record(
         for step, folder in zip(plan, folders, strict=True)
         if find(store, step.fingerprint) is None
     ]
+    lacking = {path for _, path in unmade if _kept(path) is None}
     if not any("torch" in step.stage.packages for step, _ in unmade):
         return None
     priced = bill(plan, store, machine, announce)
     for row, folder in zip(priced.rows, folders, strict=True):
         path = folder / FILE
-        if row.artifact is None and row.estimate is not None and not path.exists():
+        if row.artifact is None and row.estimate is not None and path in lacking:
             folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(row.estimate.model_dump_json() + "\n", encoding="utf-8")
+            write_file(path, row.estimate.model_dump_json() + "\n")
     return priced
 
 
 def recorded(artifact: Artifact) -> Estimate | None:
     """The estimate from before an artifact was made, or None if there is none."""
-    try:
-        text = (artifact.run_path / FILE).read_text(encoding="utf-8")
-        return Estimate.model_validate_json(text)
-    except (OSError, ValidationError):
-        return None
+    return _kept(artifact.run_path / FILE)
+
+
+def _kept(path: Path) -> Estimate | None:
+    return read_file(path, Estimate.model_validate_json, instead="there is no estimate")
 
 
 def wall_seconds(rows: Sequence[Row], parallel: int) -> float:
@@ -221,6 +224,7 @@ def _sealed(artifact: Artifact) -> Amount:
         return sealed_texts(artifact)
     if kind == "scores":
         return None
+    check_files(artifact)
     shape = shape_of_folder(artifact.path)
     files = artifact.manifest.files
     weights = sum(entry.size for name, entry in files.items() if name.endswith(".safetensors"))
@@ -265,12 +269,17 @@ def _earlier(
     lengths: dict[str, float] = {}
     kept: dict[str, float] = {}
     steps = {step.name: step for step in plan if step.name in wanted}
-    for manifest, folder in _manifests(store, steps):
+    for artifact in _runs(store, steps):
+        manifest = artifact.manifest
         step = steps[manifest.name]
         config = step.config.model_dump(mode="json")
         limit = _limit(config)
         if limit is not None and limit == _limit(manifest.config):
-            length = _mean_length(manifest, folder)
+            try:
+                length = _mean_length(artifact)
+            except ArtifactError as error:
+                note(f"no estimate rests on it: {error}")
+                continue
             if length is not None:
                 lengths[step.name] = length
         if step.kind == "select" and config == manifest.config:
@@ -278,7 +287,7 @@ def _earlier(
     return lengths, kept
 
 
-def _manifests(store: Path, steps: Mapping[str, Step]) -> list[tuple[Manifest, Path]]:
+def _runs(store: Path, steps: Mapping[str, Step]) -> list[Artifact]:
     """Sealed artifacts of these steps' names and kinds, oldest first."""
     found = []
     for path in store.glob("*/manifest.json"):
@@ -286,12 +295,12 @@ def _manifests(store: Path, steps: Mapping[str, Step]) -> list[tuple[Manifest, P
         if name not in steps or path.parent.suffix:
             continue
         try:
-            manifest = open_artifact(path.parent).manifest
+            artifact = open_artifact(path.parent)
         except ArtifactError:
             continue  # whoever needs it will be told; it has nothing to say here
-        if manifest.name == name and manifest.stage == steps[name].kind:
-            found.append((manifest, path.parent))
-    return sorted(found, key=lambda one: one[0].created)
+        if artifact.name == name and artifact.manifest.stage == steps[name].kind:
+            found.append(artifact)
+    return sorted(found, key=lambda artifact: artifact.manifest.created)
 
 
 def _limit(config: Mapping[str, Any]) -> int | None:
@@ -304,7 +313,8 @@ def _kept_share(metrics: Mapping[str, float]) -> float:
     return metrics["kept"] / (metrics["kept"] + rejected)
 
 
-def _mean_length(manifest: Manifest, folder: Path) -> float | None:
+def _mean_length(artifact: Artifact) -> float | None:
+    manifest = artifact.manifest
     metrics, config = manifest.metrics, manifest.config
     tokens = metrics.get("completion_tokens")
     if tokens is None:
@@ -315,7 +325,7 @@ def _mean_length(manifest: Manifest, folder: Path) -> float | None:
     elif manifest.stage == "distill":
         rows = metrics["completions"]
     elif manifest.stage == "evaluate":
-        rows = lines(folder / "samples.jsonl")
+        rows = lines(artifact.file("samples.jsonl"))
     elif manifest.stage == "rewrite":
         rows = metrics["drafts"] * config["samples"]
     else:

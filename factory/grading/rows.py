@@ -12,6 +12,7 @@ from typing import Any, Literal, TextIO
 from pydantic import Field, ValidationError, model_validator
 
 from factory.chat import completion_text
+from factory.files import naming
 from factory.grading.grade import GradeItem
 from factory.grading.pool import GradingPool
 from factory.records import Outcome, Problem, ProblemKind, Record
@@ -174,6 +175,8 @@ def grade_file(
     """
     with ExitStack() as stack:
         lines = stack.enter_context(source.open(encoding="utf-8", errors="replace"))
+        if out is not None:
+            stack.enter_context(naming(out))
         target = stack.enter_context(out.open("w", encoding="utf-8")) if out else sys.stdout
         pool = stack.enter_context(GradingPool(processes, is_isolated=is_isolated))
         return write_graded(grade_rows(lines, str(source), pool), target, on_broken=on_broken)

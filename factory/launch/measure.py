@@ -17,10 +17,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from factory.errors import EngineError
+from factory.files import read_file, write_file
 from factory.interpreter import module_command
 from factory.machine import Machine, Matmul
 from factory.ranks import without_ranks
@@ -53,19 +56,31 @@ def resolve_matmul(
         return machine
     limit = machine.thread_count()
     kept = store / f".measured-{limit}{'' if machine.threads else '-auto'}"
-    if not kept.exists():
+    counts = [limit] if machine.threads else thread_counts(limit)
+    rates = read_file(kept, lambda text: parse_rates(text, counts), instead="measured again")
+    if rates is None:
         if announce is not None:
             announce()
-        counts = [limit] if machine.threads else thread_counts(limit)
         command = module_command("factory.launch.measure", *map(str, counts))
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, env=without_ranks(os.environ)
         )
         if done.returncode != 0:
             raise EngineError(f"measuring the matrix product failed: {done.stderr[-400:]}")
-        kept.write_text(done.stdout, encoding="utf-8")
-    threads, matmul = choose(json.loads(kept.read_text(encoding="utf-8")), machine.matmul)
+        rates = parse_rates(done.stdout, counts)
+        write_file(kept, done.stdout)
+    threads, matmul = choose(rates, machine.matmul)
     return machine.model_copy(update={"threads": threads, "matmul": matmul})
+
+
+def parse_rates(text: str, counts: Sequence[int]) -> Rates:
+    """Rates as they are printed; ValueError unless they are those of all these threads."""
+    rates = TypeAdapter(dict[str, dict[str, float]]).validate_json(text)
+    for count in counts:
+        stated = [rates.get(str(count), {}).get(kind, 0.0) for kind in ("float32", "rounded")]
+        if not all(0 < rate < float("inf") for rate in stated):
+            raise ValueError(f"states no rate of {count} threads")
+    return {str(count): rates[str(count)] for count in counts}
 
 
 def thread_counts(limit: int) -> list[int]:

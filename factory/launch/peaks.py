@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from factory.errors import EngineError
+from factory.files import read_file, write_file
 from factory.interpreter import module_command
 from factory.launch.measure import resolve_matmul
 from factory.machine import Machine, apply_matmul
@@ -51,11 +52,9 @@ def processor_peaks(
     store.mkdir(parents=True, exist_ok=True)
     machine = resolve_matmul(machine, store, announce)
     kept = store / f".peaks-{machine.thread_count()}-{machine.matmul}"
-    known = None
-    if kept.exists():
-        known = Measured.model_validate_json(kept.read_text(encoding="utf-8"))
-        if not known.is_busy or load() >= known.load:
-            return known
+    known = read_file(kept, Measured.model_validate_json, instead="measured again")
+    if known is not None and (not known.is_busy or load() >= known.load):
+        return known
     if announce is not None:
         announce()
     settings = (str(machine.thread_count()), str(machine.matmul))
@@ -68,7 +67,7 @@ def processor_peaks(
     fresh = Measured.model_validate_json(done.stdout)
     if known is not None and known.flops_per_second > fresh.flops_per_second:
         return known
-    kept.write_text(fresh.model_dump_json() + "\n", encoding="utf-8")
+    write_file(kept, fresh.model_dump_json() + "\n")
     return fresh
 
 

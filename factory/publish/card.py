@@ -15,6 +15,7 @@ import yaml
 from factory.artifacts import Artifact, find
 from factory.chat import PromptConfig
 from factory.evaluation.asked import is_protected
+from factory.files import write_file
 from factory.jsonl import read_records
 from factory.publish.earlier import limits
 from factory.publish.licences import Source, Terms
@@ -69,7 +70,7 @@ def write_card(card: Card, folder: Path) -> None:
         "## How to check it\n\n" + CHECKING,
     ]
     text = "\n\n".join(part for part in parts if part) + "\n"
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    write_file(folder / "README.md", text)
     _write_eval_results(card, folder)
 
 
@@ -378,4 +379,4 @@ def _write_eval_results(card: Card, folder: Path) -> None:
         path = folder / ".eval_results" / f"{hub_set.replace('/', '_')}.yaml"
         path.parent.mkdir(exist_ok=True)
         text = yaml.safe_dump(eval_result_entries_to_yaml(found), sort_keys=False)
-        path.write_text(text, encoding="utf-8")
+        write_file(path, text)

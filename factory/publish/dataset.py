@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.artifacts import Artifact
+from factory.files import write_file
 from factory.jsonl import read_records
 from factory.problems.splits import question_key
 from factory.publish.card import CHECKING, licences_text, origins_table
@@ -155,4 +156,4 @@ def write_card(
         "## Licences\n\n" + licences_text(sources, asked),
         "## How to check it\n\n" + CHECKING,
     ]
-    (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_file(folder / "README.md", "\n\n".join(parts) + "\n")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from factory.artifacts import Artifact
 from factory.chat import PromptConfig
 from factory.errors import ArtifactError
+from factory.files import write_file
 from factory.publish.earlier import open_tokenizer, read_config
 from factory.publish.template import serving_template
 from factory.records import SamplingConfig
@@ -46,7 +47,7 @@ def write_settings(artifact: Artifact, prompt: PromptConfig, folder: Path) -> No
     _rewrite(folder / "tokenizer_config.json", drop=("chat_template", *LOADING_TRACES))
     write_tokenizer_fields(folder)
     template = serving_template(tokenizer, prompt)
-    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    write_file(folder / "chat_template.jinja", template)
     config = _rewrite(folder / "config.json", source / "config.json", drop=LOADING_TRACES)
     write_json(folder / "config.json", with_old_keys(config, read_config(source)))
     stored = source / "generation_config.json"
@@ -112,4 +113,4 @@ def _rewrite(target: Path, source: Path | None = None, *, drop: tuple[str, ...])
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as readable JSON."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_file(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

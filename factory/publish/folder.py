@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from factory.artifacts import Artifact, fsync, verify
+from factory.artifacts import Artifact, verify
 from factory.errors import ArtifactError, RecipeError
+from factory.files import fsync
 from factory.machine import Machine
 from factory.publish import dataset
 from factory.publish.card import Card, write_card
@@ -97,12 +98,12 @@ def publish(
     are neither model nor traces, whose ancestry is not whole, or whose folder exists already.
     """
     _check_target(target.folder, artifact)
+    verify(artifact, known=is_trial)
     if is_trial:
         with tempfile.TemporaryDirectory(prefix="factory-publish-") as scratch:
             draft = _write_small(artifact, Path(scratch), target, licences)
             weights = {n: e.size for n, e in artifact.manifest.files.items() if is_weights(n)}
             return Outcome({**_sizes(Path(scratch)), **weights}, draft.checks, draft.subject.terms)
-    verify(artifact)
     partial = target.folder.with_name(target.folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -6,8 +6,17 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from factory.artifacts import Artifact, FileEntry, content_hash, find, sha256_file, stored
+from factory.artifacts import (
+    MANIFEST,
+    Artifact,
+    FileEntry,
+    content_hash,
+    find,
+    sha256_file,
+    survey,
+)
 from factory.errors import ArtifactError
+from factory.files import note, write_file
 from factory.records import ArtifactKind, Record
 
 LINEAGE = "lineage.json"
@@ -73,10 +82,19 @@ def ancestry(artifact: Artifact, store: Path) -> list[Artifact]:
 
 
 def scores_of(artifact: Artifact, store: Path) -> list[Artifact]:
-    """The evaluations of a model, oldest first."""
+    """The evaluations of a model, oldest first.
+
+    ArtifactError where a broken folder speaks of this model: an evaluation must not be left out.
+    """
+    intact, broken = survey(store)
+    for folder, error in broken.items():
+        manifest = folder / MANIFEST
+        if manifest.is_file() and artifact.fingerprint.encode() in manifest.read_bytes():
+            raise error
+        note(f"left out: {error}")
     return [
         found
-        for found in stored(store)
+        for found in intact
         if found.manifest.kind == "scores"
         and any(
             path == "model" and entry.fingerprint == artifact.fingerprint
@@ -156,7 +174,7 @@ def write_lineage(
         files=files,
     )
     target = folder / LINEAGE
-    target.write_text(lineage.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_file(target, lineage.model_dump_json(indent=2) + "\n")
     return sha256_file(target)
 
 

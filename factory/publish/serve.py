@@ -6,7 +6,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from factory.artifacts import Artifact
+from factory.artifacts import Artifact, verify
 from factory.errors import ArtifactError, EngineError
 from factory.interpreter import SAFE_PATH, module_command
 from factory.machine import Machine
@@ -28,6 +28,7 @@ def serve(artifact: Artifact, machine: Machine, *, port: int, max_length: int) -
     if artifact.manifest.kind != "model":
         raise ArtifactError(f"{artifact.path}: holds {artifact.manifest.kind}, a model is needed")
     refuse_served(artifact)
+    verify(artifact, known=True)
     if not find_spec("vllm"):
         raise EngineError("serve: vLLM is not installed: run `make install`, or use factory chat")
     with tempfile.TemporaryDirectory(prefix="factory-serve-") as scratch:

@@ -11,9 +11,11 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from factory.artifacts import MANIFEST, check_files, open_artifact
 from factory.errors import RecipeError
 from factory.evaluation.paired import ALPHA, Paired, holm, paired
 from factory.evaluation.statistics import Interval, clusters
+from factory.files import without_hash
 from factory.records import Mode, Record
 from factory.report.records import Report, StageRow, Tally
 from factory.stages import STAGES
@@ -114,12 +116,29 @@ def open_report(run: str, store: Path) -> Report:
     if len(found) > 1:
         names = ", ".join(str(place.parent) for place in found)
         raise RecipeError(f"{run}: several reports, name one: {names}")
+    return _read(found[0])
+
+
+def _read(path: Path) -> Report:
+    """A report that holds what was written.
+
+    ArtifactError where an artifact that it quotes lies in its store and is not what was sealed.
+    """
+    again = "write it again with `factory report`"
     try:
-        return Report.model_validate_json(found[0].read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise RecipeError(
-            f"{found[0]}: is no report of this version; write it again with `factory report`"
-        ) from error
+        text, _ = without_hash(path.read_bytes())
+        report = Report.model_validate_json(text)
+    except ValidationError as error:
+        raise RecipeError(f"{path}: is no report of this version; {again}") from error
+    except ValueError as error:
+        raise RecipeError(f"{path}: changed: {error}; {again}") from error
+    reports = path.absolute().parent.parent
+    made = [row.made for row in report.stages if row.made is not None]
+    for one in made if reports.name == "reports" else ():
+        folder = reports.parent / Path(one.folder).name
+        if (folder / MANIFEST).exists() and open_artifact(folder).manifest.content == one.content:
+            check_files(open_artifact(folder))
+    return report
 
 
 def difference(a: Report, b: Report) -> Difference:

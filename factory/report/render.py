@@ -12,6 +12,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from factory.files import with_hash, write_file
 from factory.report import (
     charts,
     claims,
@@ -31,12 +32,15 @@ FOLDER = Path(__file__).parent
 
 
 def write(report: Report, folder: Path) -> Path:
-    """Write report.html, report.md and report.json into `folder`; returns the HTML's path."""
+    """Write report.html, report.md and report.json into `folder`; returns the HTML's path.
+
+    The JSON file ends with a hash of itself: `diff` quotes it where no artifact is at hand.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.md").write_text(render_markdown(report), encoding="utf-8")
-    (folder / "report.json").write_text(render_json(report), encoding="utf-8")
+    write_file(folder / "report.md", render_markdown(report))
+    write_file(folder / "report.json", with_hash(render_json(report)))
     page = folder / "report.html"
-    page.write_text(render_html(report), encoding="utf-8")
+    write_file(page, render_html(report))
     return page
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from factory.artifacts import find
+from factory.files import write_file
 from factory.plan import make_plan
 from factory.recipe import Recipe
 from factory.report.build import build
@@ -30,6 +31,6 @@ def write_report(recipe: Recipe, store: Path) -> Path:
     folder = store / "reports" / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(recipe.resolved, indent=2, ensure_ascii=False)
-    (folder / "recipe.json").write_text(text + "\n", encoding="utf-8")
+    write_file(folder / "recipe.json", text + "\n")
     header = recipe.header
     return write(build(header.name, header.description, steps, header.claims), folder)

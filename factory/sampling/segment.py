@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from factory.files import naming
 from factory.jsonl import parse_record
 from factory.records import Trace
 
@@ -63,13 +64,14 @@ class Segment:
 
     def append(self, traces: Sequence[Trace]) -> list[int]:
         """Write a block and force it to disk; the place of each trace in the file."""
-        self._file.seek(self._end)
         places = []
-        for trace in traces:
-            places.append(self._file.tell())
-            self._file.write(trace.model_dump_json().encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self._path):
+            self._file.seek(self._end)
+            for trace in traces:
+                places.append(self._file.tell())
+                self._file.write(trace.model_dump_json().encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self._end = self._file.tell()
         return places
 

@@ -15,6 +15,7 @@ from factory.artifacts import Inputs
 from factory.chat import PromptConfig, parse_completion, render, with_stops
 from factory.context import Context, Metrics
 from factory.errors import DataError
+from factory.files import naming
 from factory.grading import GRADERS, GradeItem, GradingPool, check_ungradable_count
 from factory.jsonl import read_records
 from factory.records import (
@@ -212,7 +213,8 @@ def write_traces(
                 f"{segment.cut_off} bytes of traces from other blocks were drawn anew: the machine "
                 "file's `block` had changed"
             )
-        with (out / "traces.jsonl").open("wb") as file:
+        path = out / "traces.jsonl"
+        with naming(path), path.open("wb") as file:
             file.writelines(segment.lines(place - 1 for place in begins if place))
     finally:
         segment.close()

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from factory.artifacts import MANIFEST, Inputs, sha256_file
+from factory.artifacts import MANIFEST, Inputs, open_artifact, sha256_file, verify
 from factory.context import Context, Metrics
 from factory.errors import ArtifactError, EngineError, RecipeError
 from factory.records import COMMIT, AddedLater, Record
@@ -325,10 +325,21 @@ def _check_folder(folder: Path) -> None:
 
 def _copy_folder(folder: Path, out: Path) -> None:
     _check_folder(folder)
+    _check_sealed(folder)
     for path in sorted(folder.iterdir()):
         # A sealed artifact can be a source: its manifest speaks of itself, not of the copy.
         if path.suffix in COPIED and path.name != MANIFEST:
             shutil.copyfile(path, out / path.name)
+
+
+def _check_sealed(folder: Path) -> None:
+    """ArtifactError where the folder is a sealed artifact that is not what was sealed.
+
+    Other models may bring a manifest.json of their own, which says nothing here.
+    """
+    manifest = folder / MANIFEST
+    if manifest.exists() and b'"stage_version"' in manifest.read_bytes():
+        verify(open_artifact(folder))
 
 
 def _parameters(folder: Path) -> int:

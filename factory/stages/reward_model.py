@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from factory.artifacts import Inputs
 from factory.context import Context, Metrics
 from factory.errors import DataError
+from factory.files import naming
 from factory.jsonl import read_records, recover_rows
 from factory.records import Labelled, LabelsRef, ModelRef, Pair, PairsRef
 from factory.seeds import derive
@@ -159,7 +160,8 @@ def _measure(
         spread = math.sqrt(sum((score - mean) ** 2 for score in scores) / len(scores))
         card = card.model_copy(update={"mean": mean, "deviation": spread or 1.0})
         (out / CARD).write_text(card.model_dump_json() + "\n", encoding="utf-8")
-    with (out / "held_out.jsonl").open("w", encoding="utf-8") as file:
+    path = out / "held_out.jsonl"
+    with naming(path), path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
     return {**_figures(found), "train_accuracy": _share_right(seen)}
 

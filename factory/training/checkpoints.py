@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from factory.artifacts import fsync
 from factory.errors import ArtifactError
+from factory.files import fsync, write_file
 from factory.machine import Machine, free_gib
 from factory.ranks import this_rank
 from factory.records import Record
@@ -87,11 +87,7 @@ def mark_complete(checkpoint: Path, step: int) -> None:
         files[path.relative_to(checkpoint).as_posix()] = path.stat().st_size
     for path in sorted(p for p in checkpoint.rglob("*") if p.is_dir()):
         fsync(path)
-    draft = checkpoint / f"{MARKER}.tmp"
-    draft.write_text(Completion(step=step, files=files).model_dump_json() + "\n", encoding="utf-8")
-    fsync(draft)
-    draft.rename(checkpoint / MARKER)
-    fsync(checkpoint)
+    write_file(checkpoint / MARKER, Completion(step=step, files=files).model_dump_json() + "\n")
     fsync(checkpoint.parent)
 
 

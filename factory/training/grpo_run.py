@@ -13,6 +13,7 @@ from factory.artifacts import Artifact
 from factory.chat import render
 from factory.context import Context
 from factory.errors import RecipeError
+from factory.files import write_file
 from factory.grading import GradingPool
 from factory.ranks import this_rank
 from factory.records import Problem
@@ -121,7 +122,7 @@ def _go_back(early: EarlyStop, trainer: FactoryGrpoTrainer, context: Context) ->
         return {}
     context.note(f"grpo: ended after step {stopped.step}, weights of step {stopped.weights_step}")
     text = stopped.model_dump_json() + "\n"
-    (context.scratch / "stopped.json").write_text(text, encoding="utf-8")
+    write_file(context.scratch / "stopped.json", text)
     return {"stopped_step": float(stopped.step), "weights_step": float(stopped.weights_step)}
 
 

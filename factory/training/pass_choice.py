@@ -1,6 +1,5 @@
 """Which pass a run of `grpo` trains with, where a measurement decides: the packed one or TRL's."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from factory.files import read_file, write_file
 from factory.records import Record
 
 Run = Callable[[], None]
@@ -50,8 +50,8 @@ class FasterPass:
 
     def is_packed(self, packed: Run, plain: Run) -> bool:
         """Whether the packed pass is taken: only if it is faster."""
-        if self.path.exists():
-            choice = PassChoice.model_validate_json(self.path.read_text(encoding="utf-8"))
+        choice = read_file(self.path, PassChoice.model_validate_json, instead="measured again")
+        if choice is not None:
             when = "as measured when this run began"
         else:
             seconds = self.seconds_of([packed, plain])
@@ -60,9 +60,7 @@ class FasterPass:
                 packed_seconds=seconds[0],
                 plain_seconds=seconds[1],
             )
-            draft = self.path.with_name(self.path.name + ".tmp")
-            draft.write_text(choice.model_dump_json() + "\n", encoding="utf-8")
-            os.replace(draft, self.path)
+            write_file(self.path, choice.model_dump_json() + "\n")
             self._figures = {
                 "pass/packed_seconds": choice.packed_seconds,
                 "pass/plain_seconds": choice.plain_seconds,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from factory.artifacts import Artifact
+from factory.artifacts import Artifact, verify
 from factory.chat import parse_completion, render, with_stops
 from factory.errors import ArtifactError
 from factory.machine import Machine
@@ -25,6 +25,7 @@ def chat(
     """
     if artifact.manifest.kind != "model":
         raise ArtifactError(f"{artifact.path}: holds {artifact.manifest.kind}, a model is needed")
+    verify(artifact, known=True)
     from transformers import AutoTokenizer
 
     from factory.sampling import Request, open_sampler

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.artifacts import Artifact, find, open_artifact
-from factory.errors import ArtifactError, RecipeError
+from factory.artifacts import MANIFEST, Artifact, check_files, find, open_artifact, verify
+from factory.errors import RecipeError
 from factory.plan import make_plan
 from factory.recipe import Recipe
 from factory.suite import (
@@ -20,7 +20,7 @@ from factory.suite import (
     stage_name,
 )
 from factory.ui.console import Console, Text
-from factory.ui.tables import resolve
+from factory.ui.tables import lookup
 
 
 @dataclass(frozen=True)
@@ -72,16 +72,17 @@ def model_fields(text: str, store: Path) -> dict[str, Any]:
     if elsewhere is not None:
         return elsewhere
     folder = Path(text)
-    if (folder / "config.json").is_file() and not (folder / "manifest.json").exists():
+    if (folder / "config.json").is_file() and not (folder / MANIFEST).exists():
         return {"kind": "model", "source": {"type": "local", "path": text}}
-    try:
-        artifact = resolve(text, store, kind="model")
-    except ArtifactError as error:
+    is_sealed = (folder / MANIFEST).exists()
+    artifact = open_artifact(folder) if is_sealed else lookup(text, store, kind="model")
+    if artifact is None or artifact.manifest.kind != "model":
         raise RecipeError(
             f"{text}: no model: neither a folder with a config.json, nor an artifact of {store}, "
             "nor a hub model owner/name@commit (40 hex digits), nor a served one URL#NAME, nor "
             "`embedded`"
-        ) from error
+        )
+    verify(artifact, known=True)
     manifest = artifact.manifest
     if manifest.stage == "model":
         # The same settings and seed have the same fingerprint: the artifact itself is taken.
@@ -90,13 +91,13 @@ def model_fields(text: str, store: Path) -> dict[str, Any]:
 
 
 def _scores(text: str, store: Path) -> Artifact | None:
-    if (Path(text) / "manifest.json").exists():
-        found = open_artifact(Path(text))
-        return found if found.manifest.kind == "scores" else None
-    try:
-        return resolve(text, store, kind="scores")
-    except ArtifactError:
+    """Sealed scores, checked before anything is measured for hours; None for another name."""
+    is_sealed = (Path(text) / MANIFEST).exists()
+    scores = open_artifact(Path(text)) if is_sealed else lookup(text, store, kind="scores")
+    if scores is None or scores.manifest.kind != "scores":
         return None
+    check_files(scores)
+    return scores
 
 
 def show_evaluation(asked: Evaluation, store: Path, console: Console) -> None:

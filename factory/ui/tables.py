@@ -1,29 +1,39 @@
 """Tables and texts of the command line: plans, artifacts, the doctor's findings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
 
-from factory.artifacts import Artifact, find, open_artifact, stored
+from factory.artifacts import MANIFEST, Artifact, check_files, find, open_artifact, survey
 from factory.doctor import Finding
 from factory.errors import ArtifactError
+from factory.files import note
 from factory.plan import Step, missing
 from factory.records import ArtifactKind, Trace
 from factory.ui.console import Console, Text
 
 
 def show_plan(plan: Sequence[Step], store: Path, console: Console) -> None:
-    """The steps of a plan: reuse or make, with fingerprints."""
+    """The steps of a plan: reuse or make, with fingerprints.
+
+    ArtifactError names the broken artifacts, once all steps are shown.
+    """
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("", "stage", "kind", "fingerprint", "from", "will be"):
         table.add_column(column)
     reused = 0
+    broken: dict[str, ArtifactError] = {}
     for number, step in enumerate(plan, start=1):
-        artifact = find(store, step.fingerprint)
+        try:
+            artifact = find(store, step.fingerprint)
+        except ArtifactError as error:
+            artifact, broken[step.name] = None, error
         reused += artifact is not None
         fate = Text("reused", "green") if artifact else Text("made", "yellow")
-        if not artifact and list(store.glob(f"*-{step.fingerprint[:12]}.run/scratch/*")):
+        if step.name in broken:
+            fate = Text("broken", "red")
+        elif not artifact and list(store.glob(f"*-{step.fingerprint[:12]}.run/scratch/*")):
             fate = Text("resumed", "cyan")
         inputs = ", ".join(dict.fromkeys(step.inputs.values()))
         table.add_row(str(number), step.name, step.kind, step.fingerprint[:12], inputs, fate)
@@ -31,10 +41,14 @@ def show_plan(plan: Sequence[Step], store: Path, console: Console) -> None:
     console.print(f"{reused} of {len(plan)} stages are reused, {len(plan) - reused} to make.")
     for gap in missing(plan):
         console.print(f"to be filled in before it can be built: {gap}", markup=False)
+    if broken:
+        raise ArtifactError("\n".join(f"stage {name}: {broken[name]}" for name in broken))
 
 
-def show_store(artifacts: Sequence[Artifact], console: Console) -> None:
-    """One row an artifact."""
+def show_store(
+    artifacts: Sequence[Artifact], broken: Mapping[Path, ArtifactError], console: Console
+) -> None:
+    """One row an artifact, then what is wrong with each folder that is none."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("artifact", "kind", "stage", "made (UTC)", "seconds", "MiB"):
         table.add_column(column, justify="right" if column in ("seconds", "MiB") else "left")
@@ -50,6 +64,8 @@ def show_store(artifacts: Sequence[Artifact], console: Console) -> None:
             f"{size:.1f}",
         )
     console.print(table)
+    for folder, error in broken.items():
+        console.print(Text(f"broken: {folder.name}: {error}", "red"), soft_wrap=True)
 
 
 def resolve(name: str, store: Path, *, kind: ArtifactKind | None = None) -> Artifact:
@@ -57,25 +73,49 @@ def resolve(name: str, store: Path, *, kind: ArtifactKind | None = None) -> Arti
 
     With `kind` only artifacts of it are looked at; ArtifactError if a path holds another.
     """
-    if (Path(name) / "manifest.json").exists():
+    if (Path(name) / MANIFEST).exists():
         found = open_artifact(Path(name))
         if kind not in (None, found.manifest.kind):
             raise ArtifactError(f"{name}: holds {found.manifest.kind}, {kind} is needed")
         return found
-    matches = [a for a in stored(store) if a.path.name.startswith(name) or a.name == name]
+    match = lookup(name, store, kind=kind)
+    if match is not None:
+        return match
+    wanted = f"{kind} artifact" if kind else "artifact"
+    raise ArtifactError(f"{name}: no such {wanted} under {store}; `factory ls` lists them")
+
+
+def lookup(name: str, store: Path, *, kind: ArtifactKind | None = None) -> Artifact | None:
+    """The artifact of a folder name or a stage name; None where the store has none of it.
+
+    ArtifactError where several begin so, or where a broken folder may be the one that is meant:
+    then an older artifact of its name must not be taken for it. Other broken folders are noted.
+    """
+    intact, broken = survey(store)
+    matches = [a for a in intact if a.path.name.startswith(name) or a.name == name]
     matches = [a for a in matches if kind in (None, a.manifest.kind)]
     exact = [a for a in matches if a.name == name or a.path.name == name]
+    if not any(a.path.name == name for a in exact):
+        for folder, error in broken.items():
+            stage = folder.name.rpartition("-")[0]
+            if name == stage or (not exact and folder.name.startswith(name)):
+                raise error
+    for error in broken.values():
+        note(f"left out: {error}")
     if exact or len(matches) == 1:
         return (exact or matches)[-1]
     if matches:
         names = ", ".join(a.path.name for a in matches)
         raise ArtifactError(f"{name}: several artifacts begin so: {names}")
-    wanted = f"{kind} artifact" if kind else "artifact"
-    raise ArtifactError(f"{name}: no such {wanted} under {store}; `factory ls` lists them")
+    return None
 
 
 def show_artifact(artifact: Artifact, console: Console, *, samples: int) -> None:
-    """What an artifact is, from what, its metrics and a few samples."""
+    """What an artifact is, from what, its metrics and a few samples.
+
+    ArtifactError where a small file of it is not what was sealed.
+    """
+    check_files(artifact)
     manifest = artifact.manifest
     console.print(Text(f"{manifest.name}", "bold"), Text(f"{manifest.kind}, by {manifest.stage}"))
     facts = {
@@ -91,6 +131,10 @@ def show_artifact(artifact: Artifact, console: Console, *, samples: int) -> None
         or "nothing",
         "versions": ", ".join(f"{name} {v}" for name, v in manifest.versions.items()),
     }
+    if not artifact.has_hash:
+        facts["manifest"] = "has no hash of its own, as artifacts of earlier versions: only " + (
+            "the files, their hashes and the fingerprint's beginning can be checked"
+        )
     grid = Table.grid(padding=(0, 2))
     for key, value in facts.items():
         grid.add_row(Text(key, "dim"), Text(value))

@@ -36,6 +36,7 @@ from factory.tiny import byte_tokenizer
 from tests import published
 from tests.hub import Hub, hub
 from tests.published import PREFILL
+from tests.resealing import resealed
 
 MACHINE = Machine(device="cpu", engine="transformers")
 __all__ = ["hub"]
@@ -332,7 +333,7 @@ def test_answers_that_mostly_ran_into_the_limit_are_refused(made: Made, tmp_path
         for one in samples[:3]
     ]
     write_records(copy / "samples.jsonl", [*cut, *samples[3:]])
-    subject = replace(made.subject(made.folder), scores=[Artifact(copy, scores.manifest)])
+    subject = replace(made.subject(made.folder), scores=[resealed(Artifact(copy, scores.manifest))])
     checks = {one.name: one for one in examine_running(subject, MACHINE, tokens=64)}
     assert "50.0 % of 6 recorded answers" in checks["stops"].reason
     assert "has not learned to stop" in checks["stops"].reason
@@ -464,7 +465,7 @@ def test_a_row_that_must_not_be_published_is_named(
     write_records(folder / "traces.jsonl", changed)
     lineage = [made.artifacts["sevens"]]
     (tmp_path / "out").mkdir()
-    checks = write_rows(Artifact(folder, kept.manifest), lineage, tmp_path / "out", ())
+    checks = write_rows(resealed(Artifact(folder, kept.manifest)), lineage, tmp_path / "out", ())
     (found,) = refused(checks)
     assert found.name == name and found.reason.startswith("row 0")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from report_example import Build, jsonl, trace
+from resealing import resealed
 from test_report_browser import answers
 
 from factory.evaluation.contamination import index_of, merged, overlaps
@@ -158,9 +159,10 @@ def test_every_form_of_the_report_joins_it_to_the_score(report):
 def test_where_every_problem_overlaps_no_clean_score_is_made_up(tmp_path):
     steps = lineage(tmp_path)
     problems = [trace(i, 0, "correct") for i in range(4)]
-    path = next(step for step in steps if step.name == "second").artifact.path / "traces.jsonl"
-    path.write_text(jsonl(problems), encoding="utf-8")
-    report = build("r", "", steps)
+    second = next(step for step in steps if step.name == "second")
+    (second.artifact.path / "traces.jsonl").write_text(jsonl(problems), encoding="utf-8")
+    changed = replace(second, artifact=resealed(second.artifact))
+    report = build("r", "", [changed if step is second else step for step in steps])
     assert rows(report)["student"].scores[0].clean is None
     assert "no problem left" in render_markdown(report)
 
