@@ -62,13 +62,15 @@ def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     with naming(path), path.open("ab", buffering=0) as file:
         end = os.fstat(file.fileno()).st_size
+        data, done = text.encode("utf-8"), 0
         try:
-            left = memoryview(text.encode("utf-8"))
-            while left:
-                left = left[file.write(left) :]
+            while done < len(data):
+                done += file.write(data[done:])
             os.fsync(file.fileno())
         except OSError:
-            file.truncate(end)
+            # Unless another process has appended meanwhile: its rows are not ours to cut.
+            if os.fstat(file.fileno()).st_size == end + done:
+                file.truncate(end)
             raise
 
 

@@ -11,7 +11,6 @@ from typing import Any, get_args
 
 import pytest
 from building import MACHINE
-from click.testing import Result
 from published import make_store, recipe
 from pydantic import ValidationError
 from resealing import resealed
@@ -62,8 +61,8 @@ class Store:
         del fields["files"], fields["content"]
         return seal(partial, self.path / f"{name}-{fingerprint[:12]}", {**fields, **changes})
 
-    def run(self, verb: str, *arguments: str | Path) -> Result:
-        command = [verb, *map(str, arguments), "--store", str(self.path)]
+    def run(self, verb: str | Path, *arguments: str | Path) -> Any:
+        command = [str(verb), *map(str, arguments), "--store", str(self.path)]
         if verb in ("build", "chat", "eval", "publish"):
             command += ["--machine", str(self.machine)]
         return CliRunner(env={"COLUMNS": "300"}).invoke(app, command)
@@ -133,12 +132,12 @@ def test_one_flipped_bit_in_any_file_is_named_by_every_verb_that_reads_it(
             with flipped(path, at=at, bit=chance.randrange(8)):
                 for command, (whole, manifests) in store.commands().items():
                     if name in whole or (file == MANIFEST and name in manifests):
-                        done = store.run(*command)  # type: ignore[arg-type]
+                        done = store.run(*command)
                         count += 1
                         if done.exit_code != 2 or str(path) not in done.stderr:
                             silent.append((command, file, at, done.output[-300:]))
     assert silent == []
-    assert count > 250
+    assert count > 180
 
 
 def test_an_intact_store_is_read_by_every_verb_but_those_that_start_something(
@@ -146,7 +145,7 @@ def test_an_intact_store_is_read_by_every_verb_but_those_that_start_something(
 ) -> None:
     for command in store.commands():
         if command[0] not in ("chat", "serve", "eval", "publish"):
-            done = store.run(*command)  # type: ignore[arg-type]
+            done = store.run(*command)
             assert done.exit_code == 0, (command, done.output)
 
 
