@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from factory.files import write_file
+
 Fields = dict[str, Any]
 
 VERSION = "4.56.2"
@@ -214,4 +216,4 @@ def _text(token: Any) -> str | None:
 
 
 def _write(path: Path, fields: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_file(path, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")

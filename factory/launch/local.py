@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from factory.errors import RecipeError
+from factory.files import write_file
 from factory.interpreter import module_command
 from factory.machine import Machine, environment
 from factory.ranks import is_launched, strip, without_ranks
@@ -209,7 +210,7 @@ def _accelerate(machine: Machine, job: Path) -> list[str]:
         # Else accelerate takes the one in the user's cache, and without one starts several ranks
         # on several GPUs only.
         config = str(job.with_name("accelerate.json"))
-        Path(config).write_text(json.dumps(_config(machine), indent=2) + "\n", encoding="utf-8")
+        write_file(Path(config), json.dumps(_config(machine), indent=2) + "\n")
     options = ["--num_processes", str(machine.processes), "--config_file", config]
     options += ["--module", "factory.worker", str(job)]
     return module_command("accelerate.commands.launch", *options)
