@@ -217,7 +217,7 @@ class EvalSample(Record):
     mode: Mode
     trace: Trace
     lenient: Verdict
-    """What the lenient extractor (last number or last line) makes of the same text."""
+    """What the lenient reading makes of the same text."""
 
 
 class Pair(Record):

@@ -31,6 +31,7 @@ _REFUSED = re.compile(
     r"|\d{5,}\s*!|[!)}]\s*!|binom\s*\{\s*\d{5,}"  # giant and nested factorials
     r"|binom\s*\{\s*\d{4,}\s*\}\s*\{\s*\d{4,}|\\sqrt\s*\[\s*\d{4,}"
     r"|(?<![_^\d.])\b\d+\s+\d"  # "3 4", which the reader would add up
+    r"|\d\s+\(\s*-?[\d.]+\s*\)"  # "0 (-1)", a second value in brackets, not a product
     r"|\\(?:int|iint|sum|prod|lim|limsup|liminf)(?![a-z])|_{2}"
 )
 _FUNCTIONS = "arcsin arccos arctan sinh cosh tanh sin cos tan sec csc cot log ln exp"

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from factory.grading.exact import fold_text
-from factory.grading.math import COMPARED_AS, NO_UNITS, elements, is_words, reading, undress
+from factory.grading.math import (
+    COMPARED_AS,
+    NO_UNITS,
+    THOUSANDS,
+    elements,
+    is_words,
+    reading,
+    undress,
+)
 from factory.grading.numbers import last_number, plain_number
 from factory.records import Problem
 
@@ -39,7 +47,7 @@ LINE, MARKS = 1000, 20
 TOGETHER = 2000
 """Characters of displayed mathematics over several lines that are read as one line."""
 _MINUS = str.maketrans({"\u2212": "-", "\ufe63": "-", "\uff0d": "-"})
-_GROUPED = re.compile(r"(?<=\d)(?:\\,|\\!|\{,\}|,\\!|[\u2009\u202f\u00a0])(?=\d{3}(?!\d))")
+_GROUPED = re.compile(rf"(?<=\d){THOUSANDS}(?=\d{{3}}(?!\d))")
 
 _FUNCTION = r"(?:sin|cos|tan|sec|csc|cot|log|ln|exp|sqrt)(?=\s?[\d({\\^_]|\s[a-z](?![a-z]))|pi"
 # No letters: superscripts, subscripts, fractions and numerals in circles.
@@ -122,7 +130,7 @@ def lenient_answer(problem: Problem, text: str) -> str | None:
     """
     wanted = _wanted(problem)
     if wanted != "text":
-        text = _GROUPED.sub(",", text.translate(_MINUS))
+        text = _GROUPED.sub("", text.translate(_MINUS))
     flat = _TAG.sub(lambda tag: "\n" * len(tag.group()), _together(text))
     marks = [*_boxed(flat), *_blocks(text, wanted, problem), *_said(flat, wanted, problem)]
     if marks:

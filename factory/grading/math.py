@@ -51,7 +51,10 @@ _NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([A-Za-z]\))?")
 _WORDS = re.compile(r"[^\W\d_]{3,}|[Nn]o|[^\W\d_]+(?: [^\W\d_]+)+")
 _REPEATING = re.compile(r"(?<![\d.])(\d{0,30})\.(\d{0,30})\\overline\s?\{(\d{1,30})\}")
 _SIGNS = re.compile(r"((?:[A-Za-z]\s?=)?)\s*(?:\\pm(?![a-z])|±)\s*([^-+=,]+)")
-_BASE = re.compile(r"\d\s?_")
+_BASE = re.compile(r"\d\s?_|[\dA-F]\s?_\s?\{?16")
+_IN_BASE = re.compile(r"(\w{1,200}?)(?:\s?_\s?\{?\s?(\d{1,3})\s?\}?)?")
+THOUSANDS = r"(?:\\,|\s?(?:,|\{,\})\s?\\!\s?|\{,\}|[\u2009\u202f\u00a0']|\\!)"
+"""What MATH and others set between groups of three digits, besides the comma."""
 _ARRAY = re.compile(
     r"[(\[]\s*\\begin\{array\}\s?\{[clr| ]*\}(.*?)\\end\{array\}\s*[)\]]", re.DOTALL
 )
@@ -150,7 +153,7 @@ def undress(text: str) -> str:
     """An answer without what only dresses it: dollars, delimiters, spacing, "the answer is"."""
     text = text.translate(_MINUS).translate(_SPACES)
     text = re.sub(r"\\[()\[\]]|\\?\$|\\left(?![a-z])|\\right(?![a-z])|\\displaystyle", " ", text)
-    text = re.sub(r"(?<=\d)(?:\\,|\{,\}|\u2009|')(?=\d{3}(?!\d))", ",", text)
+    text = re.sub(rf"(?<=\d){THOUSANDS}(?=\d{{3}}(?!\d))", "", text)
     text = re.sub(r"(?<!\\)\\[,;:!> ]|\\(?:quad|qquad)\b|~|\u2009", " ", text)
     text = re.sub(r"\\[dtc]frac", r"\\frac", text).replace("\\%", "%")
     text = re.sub(r"\\([lr])brace(?![a-z])", lambda m: r"\{" if m.group(1) == "l" else r"\}", text)
@@ -188,8 +191,11 @@ def same_answer(reference: str, candidate: str, leaf: Leaf) -> bool | None:
     """
     if tight(reference) == tight(candidate):
         return True
-    if not candidate or _BASE.search(reference) or _BASE.search(candidate):
+    if not candidate:
         return False
+    has_base = _BASE.search(reference) or _BASE.search(candidate)
+    if has_base and elements(reference) is None:
+        return _same_in_base(reference, candidate)
     number = reading(reference)
     if number is not None and reading(candidate) is not None:
         return leaf(reference, candidate)
@@ -197,7 +203,7 @@ def same_answer(reference: str, candidate: str, leaf: Leaf) -> bool | None:
         return fold_text(reference) == fold_text(candidate)
     reference = without_signs(reference)
     reference, candidate = _as_intervals(reference, candidate)
-    expected = elements(reference)
+    expected = None if number is not None else elements(reference)  # 1,234 is no list
     if expected is not None:
         return _same_list(expected, elements(_without_tuple_name(without_signs(candidate))), leaf)
     if _SEVERAL.search(candidate) and not _SEVERAL.search(reference):
@@ -207,6 +213,15 @@ def same_answer(reference: str, candidate: str, leaf: Leaf) -> bool | None:
         if elements(candidate) is not None:
             return False
     return _same_chain(reference, candidate, leaf)
+
+
+def _same_in_base(reference: str, candidate: str) -> bool:
+    """Whether a number of a stated base is written with the same digits and no other base."""
+    right, given = _IN_BASE.fullmatch(reference), _IN_BASE.fullmatch(candidate)
+    if right is None or given is None or right.group(2) is None:
+        return False
+    same_digits = fold_text(right.group(1)) == fold_text(given.group(1))
+    return same_digits and given.group(2) in (None, right.group(2))
 
 
 def _as_intervals(reference: str, candidate: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from factory.chat import completion_text
 from factory.errors import DataError, RecipeError
 from factory.grading import GradeItem, GradingPool
+from factory.problems.references import NO_ANSWER, final_answer, is_solution
 from factory.problems.splits import Supply, problem_id
 from factory.records import COMMIT, AddedLater, Problem, ProblemKind, Record
 from factory.seeds import derive
@@ -105,7 +106,7 @@ def _problem(row: dict[str, Any], source: HubSource, label: str) -> Problem:
     return Problem(
         id=problem_id(label, question),
         prompt=question,
-        reference=reference,
+        reference=final_answer(reference) if source.kind == "math" else reference,
         kind=source.kind,
         source=label,
         licence=source.licence,
@@ -125,10 +126,12 @@ def _usable(problems: list[Problem], source: HubSource, *, processes: int) -> It
             texts = [completion_text("", problem.reference) for problem in some]
             items = [GradeItem(p, text) for p, text in zip(some, texts, strict=True)]
             for problem, verdict in zip(some, pool.grade(items), strict=True):
-                if problem.prompt.strip() and verdict.is_correct:
+                is_told = problem.kind == "math" and is_solution(problem.reference)
+                if problem.prompt.strip() and verdict.is_correct and not is_told:
                     yield problem
                 else:
-                    refused.append(f"{problem.reference!r}: {verdict.explanation}")
+                    why = NO_ANSWER if is_told else verdict.explanation
+                    refused.append(f"{problem.reference!r}: {why}")
             if len(refused) > source.max_refused_share * len(problems):
                 raise DataError(
                     f"data set {source.id}: {len(refused)} of {start + len(some)} references do "

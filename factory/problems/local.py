@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from factory.errors import DataError
 from factory.jsonl import read_records
-from factory.problems.references import reference_verdict
+from factory.problems.references import final_answer, reference_verdict
 from factory.problems.splits import Supply, problem_id
 from factory.records import Problem, ProblemKind, Record
 from factory.seeds import derive
@@ -60,7 +60,7 @@ def _problem(row: LocalRow, path: Path) -> Problem:
     problem = Problem(
         id=row.id or problem_id(path.stem, row.prompt),
         prompt=row.prompt,
-        reference=row.reference,
+        reference=final_answer(row.reference) if row.kind == "math" else row.reference,
         kind=row.kind,
         source=path.name,
         licence=row.licence,

@@ -3,9 +3,10 @@
 A reference that is no mathematics is compared as text.
 """
 
+import re
 from collections.abc import Sequence
 
-from factory.chat import completion_text
+from factory.chat import boxes, completion_text
 from factory.grading import GradeItem, GradingPool, grade
 from factory.grading.math import AS_TEXT, COMPARED_AS, parts_of
 from factory.grading.numbers import plain_number
@@ -14,10 +15,35 @@ from factory.records import Problem, Verdict
 ANOTHER = "987654"
 """An answer to which every reference that is mathematics gives a verdict."""
 AT_ONCE = 256
+MOST_WORDS = 12
+"""Words of a reference that is still an answer."""
+NO_ANSWER = "it is a worked solution; state the answer alone, after ####, or in a box"
+_COMMANDS = re.compile(r"\\[A-Za-z]+(?:\s?\{[a-z]{1,20}\})?")
+_NEXT_SENTENCE = re.compile(r"(?:[^\W\d_]{4}|\d)[.!?]\s+[A-Z][a-z]|<<[^<>]*>>")
+
+
+def final_answer(reference: str) -> str:
+    """What a worked solution states behind its last #### (GSM8K's form); other text as it is."""
+    final = reference.rpartition("####")[2].strip()
+    return final or reference
+
+
+def is_solution(reference: str) -> bool:
+    """Whether a mathematical reference is sentences instead of an answer.
+
+    Sentences equal themselves and nothing that a model answers. A single box inside of them is an
+    answer.
+    """
+    if boxes(reference):
+        return False
+    words = re.findall(r"(?<![\\A-Za-z])[^\W\d_]{2,}", _COMMANDS.sub(" ", reference))
+    return len(words) > MOST_WORDS or _NEXT_SENTENCE.search(reference) is not None
 
 
 def reference_verdict(problem: Problem) -> Verdict:
     """The strict verdict on the reference itself, written as a well-formed completion."""
+    if problem.kind == "math" and is_solution(problem.reference):
+        return Verdict(outcome="wrong", answer=None, explanation=NO_ANSWER)
     return grade(problem, completion_text("", problem.reference))
 
 

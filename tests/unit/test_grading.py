@@ -168,6 +168,44 @@ def test_costly_text_is_wrong_within_a_second(answer):
     assert time.perf_counter() - began < 1.0
 
 
+@pytest.mark.parametrize(
+    ("reference", "answer", "is_right"),
+    [
+        ("52_8", "52", True),
+        ("4210_{5}", r"\boxed{4210}", True),
+        ("A1F_{16}", "a1f", True),
+        ("2_8, 3_8", "3, 2_8", True),
+        ("52_8", "42", False),
+        ("52_8", "52_9", False),
+        ("52_8", "-52", False),
+        ("52", "52_8", False),
+        ("101_2", "1012", False),
+        ("x_1", "x", False),
+    ],
+)
+def test_a_base_may_be_left_out_and_nothing_else(reference, answer, is_right):
+    assert (outcome(reference, answer) == "correct") == is_right
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "is_right"),
+    [
+        (r"10,\!080", "10080", True),
+        ("10080", r"\$10,\! 080", True),
+        (r"22,\! 222,\! 200", "22,222,200", True),
+        (r"(1,\!000, 5)", "(1000,5)", True),
+        (r"1,\!000, 2,\!500", "2500, 1000", True),
+        (r"(1,\!2)", "(1,2)", True),
+        (r"10,\!080", "10, 080", False),
+        (r"10,\!080", "80, 10", False),
+        ("10,080", "80, 10", False),
+        ("2, 500", "2500", False),
+    ],
+)
+def test_separated_groups_of_digits_are_one_number(reference, answer, is_right):
+    assert (outcome(reference, answer) == "correct") == is_right
+
+
 @pytest.mark.parametrize("reference", ["", "  "])
 def test_an_empty_reference_is_ungradable_and_never_wrong(reference):
     assert outcome(reference, "42") == "ungradable"

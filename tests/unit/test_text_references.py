@@ -10,12 +10,13 @@ import pytest
 from factory.artifacts import Inputs
 from factory.chat import completion_text
 from factory.context import Context
+from factory.errors import DataError
 from factory.grading import GradeItem, GradingPool, grade
 from factory.grading.math import parts_of
 from factory.jsonl import read_records
 from factory.machine import Machine
 from factory.problems import references
-from factory.problems.references import decide_as_text, is_right
+from factory.problems.references import decide_as_text, final_answer, is_right, is_solution
 from factory.records import Problem, Verdict
 from factory.stages.problems import STAGE, ProblemsConfig
 
@@ -129,3 +130,43 @@ def test_the_problems_stage_says_how_many_and_names_three(tmp_path: Path) -> Non
     with GradingPool(1) as pool:
         items = [GradeItem(one, completion_text("", "8642")) for one in kept]
         assert {one.outcome for one in pool.grade(items)} == {"wrong"}
+
+
+GSM8K = "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nShe sold 48+24 = <<48+24=72>>72.\n"
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        GSM8K,
+        "He has 5 apples. She gives him 3 more. So it is 8.",
+        "We multiply both sides by two and then take the root, which gives us four of them",
+    ],
+)
+def test_a_worked_solution_is_no_reference(reference: str) -> None:
+    assert is_solution(reference)
+    assert not is_right(problem(reference))
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [*MATHS, *UNREADABLE, *WORDS, *READ, "St. Louis", "3.5 m. or less", "no real solution exists",
+     r"So it is \boxed{8}. It is. Really it is.", r"\text{June 5, 2004}"],
+)  # fmt: skip
+def test_answers_are_references(reference: str) -> None:
+    assert not is_solution(reference)
+    assert is_right(problem(reference))
+
+
+def test_what_stands_behind_the_last_mark_is_the_reference(tmp_path: Path) -> None:
+    from factory.problems.local import LocalSource, supply
+
+    assert final_answer(f"{GSM8K}#### 72") == "72"
+    assert final_answer("1/2") == "1/2"
+    path = tmp_path / "solved.jsonl"
+    path.write_text(json.dumps({"prompt": "q", "reference": f"{GSM8K}#### 1,072"}), "utf-8")
+    (found,) = supply(LocalSource(type="local", path=str(path)), 0).problems
+    assert found.reference == "1,072"
+    path.write_text(json.dumps({"prompt": "q", "reference": GSM8K}), "utf-8")
+    with pytest.raises(DataError, match="a worked solution"):
+        list(supply(LocalSource(type="local", path=str(path)), 0).problems)
