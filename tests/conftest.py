@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -34,6 +35,24 @@ def warm_builds() -> None:
     from warm import warm
 
     warm()
+
+
+@pytest.fixture(scope="module")
+def float64() -> Iterator[None]:
+    """Two ways to compute one thing are compared in float64, see `doubles`."""
+    from doubles import in_float64
+
+    with in_float64():
+        yield
+
+
+@pytest.fixture
+def float64_here() -> Iterator[None]:
+    """The same for one test of a file."""
+    from doubles import in_float64
+
+    with in_float64():
+        yield
 
 
 @pytest.fixture

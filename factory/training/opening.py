@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def open_model(folder: Path, dtype: torch.dtype = torch.float32) -> "PreTrainedModel":
-    """The causal language model of a folder; ArtifactError if it cannot be opened.
+def open_model(folder: Path, dtype: torch.dtype | None = None) -> "PreTrainedModel":
+    """The causal language model of a folder, in float32 unless another dtype is given;
+    ArtifactError if it cannot be opened.
 
     What is trained is opened in float32 whatever it is stored in: updates are smaller than bfloat16
     can add.
@@ -22,7 +23,7 @@ def open_model(folder: Path, dtype: torch.dtype = torch.float32) -> "PreTrainedM
     try:
         with whole_weights():
             return AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, local_files_only=True
+                folder, dtype=dtype or torch.float32, use_safetensors=True, local_files_only=True
             )
     except OSError as error:
         raise ArtifactError(f"{folder}: not a model that can be opened: {error}") from error

@@ -36,6 +36,8 @@ from factory.training.distillation_texts import Planned
 from factory.training.phases import PhaseClock
 
 EXACT = 1e-6
+"""For numbers that are worked out by hand, to seven digits."""
+pytestmark = pytest.mark.usefixtures("float64")
 WIDTH = 8
 TEXTS = (Planned((0,)), Planned((1,)))
 WRITTEN = {(0,): (0, 1), (1,): (0,)}

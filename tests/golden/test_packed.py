@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from doubles import CLOSE
 from passes import (
     GROUP,
     LENGTH,
-    RELATIVE,
     ROWS,
     assert_same,
     batch,
@@ -37,10 +37,12 @@ from factory.training.grpo import FactoryGrpoTrainer, plain_pass_reason
 from factory.training.packed import Group, pack_groups
 from factory.training.weights import policy_weights
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 
 @pytest.fixture(scope="module", params=["llama", "qwen2", "qwen3"])
 def trainer(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    float64: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[FactoryGrpoTrainer]:
     folder = save_model(tmp_path_factory.mktemp("model"), request.param)
     yield make_trainer(folder, tmp_path_factory.mktemp("output"))
@@ -112,7 +114,7 @@ def test_batch_without_any_advantage(trainer: FactoryGrpoTrainer, beta: float) -
     inputs["advantages"] = torch.zeros(ROWS)
     plain = loss_and_gradients(trainer, inputs, None)
     packed = loss_and_gradients(trainer, inputs, GROUP)
-    assert packed[0] == pytest.approx(plain[0], rel=RELATIVE)
+    assert packed[0] == pytest.approx(plain[0], rel=CLOSE)
     if beta:
         assert_same(plain, packed)
     else:
@@ -136,14 +138,14 @@ def test_metrics_of_micro_batches_are_those_of_the_batch(trainer: FactoryGrpoTra
     loss_and_gradients(trainer, inputs, GROUP)
     packed = {name: values[-1] for name, values in trainer._metrics["train"].items()}
     assert plain["ratio_max"] > 1.1
-    assert packed == pytest.approx(plain, rel=RELATIVE, abs=1e-6)
+    assert packed == pytest.approx(plain, rel=CLOSE, abs=CLOSE)
 
 
-@pytest.mark.parametrize("kept", [0, 15_000, 10**6], ids=["none", "two chunks", "all"])
+@pytest.mark.parametrize("kept", [0, 30_000, 2 * 10**6], ids=["none", "two chunks", "all"])
 def test_chunks_of_the_head_that_are_kept_or_computed_anew(
     trainer: FactoryGrpoTrainer, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Seven rows of 259 float32 a chunk are 7,252 bytes."""
+    """Chunks are cut for float32: seven rows of 259 are 7,252 bytes. What is kept is float64."""
     monkeypatch.setattr(packed_logprobs, "HEAD_BYTES", 7_252)
     monkeypatch.setattr(packed_logprobs, "KEPT_BYTES", kept)
     trainer.beta = 0.05
@@ -170,8 +172,8 @@ def test_logprobs_without_gradient_do_not_depend_on_the_packs(trainer: FactoryGr
     for packed_rows in (None, 1, ROWS):
         trainer.packed_rows = packed_rows
         found.append(trainer.completion_logprobs(ids, mask, LENGTH))
-    assert torch.allclose(found[1], found[0], atol=1e-5)
-    assert torch.allclose(found[2], found[0], atol=1e-5)
+    assert torch.allclose(found[1], found[0], atol=CLOSE)
+    assert torch.allclose(found[2], found[0], atol=CLOSE)
 
 
 def test_layers_that_are_computed_again_give_the_same_gradients(
@@ -202,7 +204,7 @@ def test_adapters_train_through_the_packed_pass(tmp_path: Path) -> None:
     for name, tensor in given.items():
         own[name].copy_(tensor)
     ids = torch.arange(3, 23)[None]
-    assert torch.allclose(merged(ids).logits, trainer.model(ids).logits, atol=1e-5)
+    assert torch.allclose(merged(ids).logits, trainer.model(ids).logits, atol=CLOSE)
 
 
 def test_a_pack_runs_each_prompt_once_and_no_last_token() -> None:
@@ -335,9 +337,9 @@ def test_two_passes_over_each_of_two_rollouts_end_at_the_same_weights(tmp_path: 
     before = dict(AutoModelForCausalLM.from_pretrained(folder).named_parameters())
     plain, ratios = trained(folder, tmp_path / "plain", None)
     packed, packed_ratios = trained(folder, tmp_path / "packed", GROUP)
-    assert packed_ratios == pytest.approx(ratios, rel=RELATIVE)
+    assert packed_ratios == pytest.approx(ratios, rel=CLOSE)
     assert ratios[0] == pytest.approx(1.0) and ratios[1] > 1.01 and ratios[3] > 1.01
     for name, weight in plain.items():
         moved = (weight - before[name]).norm()
         assert moved > 0, name
-        assert (packed[name] - weight).norm() <= RELATIVE * moved, name
+        assert (packed[name] - weight).norm() <= CLOSE * moved, name

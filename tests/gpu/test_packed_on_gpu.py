@@ -33,7 +33,8 @@ def test_in_float32_gradients_are_trls(architecture: str, tmp_path: Path) -> Non
     inputs = with_old_and_reference(make_trainer(folder, tmp_path), batch(), old=True)
     trainer = make_trainer(folder, tmp_path, machine=Machine(device="cuda", dtype="float32"))
     plain = loss_and_gradients(trainer, inputs, None)
-    assert_same(plain, loss_and_gradients(trainer, inputs, GROUP))
+    # In float32, since TRL's kernels are written for that alone.
+    assert_same(plain, loss_and_gradients(trainer, inputs, GROUP), bound=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])

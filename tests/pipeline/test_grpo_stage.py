@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from doubles import CLOSE
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from warm import run_script
 
@@ -169,6 +170,7 @@ def test_telemetry_has_a_row_a_step_and_rollout_figures_where_one_starts(undistu
     assert all(row["trained_per_second"] > 0 for row in timings)
     # A share of peaks measured a moment before: where others compute too it may pass 1.
     assert all(row["roofline/train"] > 0 for row in timings)
+    # Float32 is what the parity check is about: engine and trainer as they run.
     assert timings[0]["parity/max"] < 1e-4
     assert timings[2]["parity/max"] < 1e-4
 
@@ -237,17 +239,19 @@ def test_adapters_reach_the_engine_and_are_merged_after_a_warm_up(
 
 
 def test_the_plain_pass_gives_the_same_figures_and_says_why_it_is_taken(
-    undisturbed: Any, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    float64_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    inputs = make_inputs(tmp_path / "artifacts")
+    whole, _, _ = run_stage(config(steps=2), inputs, tmp_path / "packed")
     monkeypatch.setattr(grpo_run, "plain_pass_reason", lambda model, arguments: "a test says so")
     machine = MACHINE.model_copy(update={"micro_groups": 3})
-    out, _, events = run_stage(config(steps=2), inputs, tmp_path, machine=machine)
+    out, _, events = run_stage(config(steps=2), inputs, tmp_path / "plain", machine=machine)
     notes = [row["text"] for row in events if row["event"] == "note"]
     assert any("a test says so" in note for note in notes)
     plain = [json.loads(line) for line in (out / "telemetry.jsonl").read_text().splitlines()]
-    packed = (undisturbed[0] / "telemetry.jsonl").read_text().splitlines()
-    for row, line in zip(plain, packed[:2], strict=True):
-        assert row == pytest.approx(json.loads(line), rel=1e-3, abs=1e-5)
+    packed = (whole / "telemetry.jsonl").read_text().splitlines()
+    for row, line in zip(plain, packed, strict=True):
+        assert row == pytest.approx(json.loads(line), rel=CLOSE, abs=CLOSE)
 
 
 MEASURED = MACHINE.model_copy(update={"training_pass": "measure"})
@@ -307,9 +311,6 @@ def test_trls_pass_is_kept_over_an_interruption_where_it_was_faster(
     clocked(monkeypatch, packed=2.0, plain=1.0)
     whole, _, _ = run_stage(config(), inputs, tmp_path / "whole", machine=MEASURED)
     assert digests(whole) != digests(undisturbed[0]), "the passes differ in rounding"
-    rows = [(folder / "telemetry.jsonl").read_text() for folder in (whole, undisturbed[0])]
-    for plain, packed in zip(*(text.splitlines()[:2] for text in rows), strict=True):
-        assert json.loads(plain) == pytest.approx(json.loads(packed), rel=1e-3, abs=1e-5)
 
     class PowerCut(Exception):
         pass
@@ -476,7 +477,7 @@ if __name__ == "__main__":
     run_stage(settings, opened_inputs(root), folder, killed_after=step)
 
 
-def test_a_scheduled_reward_counts_at_exactly_its_steps(inputs: Inputs, tmp_path: Path) -> None:
+def test_a_scheduled_reward_counts_at_exactly_its_steps(float64_here: None, tmp_path: Path) -> None:
     """Language is 1 or near it for these bytes; it is worth 10 in updates 3 and 4 only."""
     settings = config(
         steps=5,
@@ -486,10 +487,10 @@ def test_a_scheduled_reward_counts_at_exactly_its_steps(inputs: Inputs, tmp_path
             {"name": "language", "weight": 10.0, "start_step": 3, "end_step": 4},
         ),
     )
-    out, _, _ = run_stage(settings, inputs, tmp_path)
+    out, _, _ = run_stage(settings, make_inputs(tmp_path / "artifacts"), tmp_path / "run")
     rows = [json.loads(line) for line in (out / "telemetry.jsonl").read_text().splitlines()]
     weights = [0.0, 0.0, 10.0, 10.0, 0.0]
     for row, weight in zip(rows, weights, strict=True):
         expected = row["rewards/format"] + weight * row["rewards/language"]
-        assert row["reward"] == pytest.approx(expected, abs=1e-5), row["step"]
+        assert row["reward"] == pytest.approx(expected, abs=CLOSE), row["step"]
         assert row["rewards/language"] > 0.1, "else the test could not tell"

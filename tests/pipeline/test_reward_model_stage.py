@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from doubles import CLOSE
 from pydantic import ValidationError
 from test_grpo_stage import Events, artifact
 from warm import run_script
@@ -125,7 +126,7 @@ def step(
     return loss, float(table.grad[0])
 
 
-def test_the_pairwise_loss_is_bradley_and_terrys(tmp_path: Path) -> None:
+def test_the_pairwise_loss_is_bradley_and_terrys(float64_here: None, tmp_path: Path) -> None:
     # Scores 2 over 1 and 0 over 3: -log sigmoid(1) = log(1 + e^-1) = 0.313262 and
     # -log sigmoid(-3) = log(1 + e^3) = 3.048587; their mean is 1.680925.
     rows = [PairRow("a", (5, 100), (5, 101)), PairRow("b", (6, 6, 102), (6, 6, 103))]
@@ -133,14 +134,14 @@ def test_the_pairwise_loss_is_bradley_and_terrys(tmp_path: Path) -> None:
     assert wanted == pytest.approx(1.680925, abs=1e-6)
     scores = [2.0, 1.0, 0.0, 3.0]
     whole, gradient = step(rows, tmp_path / "whole", micro_batch=2, scores=scores)
-    assert whole == pytest.approx(wanted, abs=1e-6)
+    assert whole == pytest.approx(wanted, abs=CLOSE)
     # Of the first pair's chosen score: -(1 - sigmoid(1)) / 2 = -0.268941 / 2.
     assert gradient == pytest.approx(-0.1344707, abs=1e-6)
     swapped, _ = step(rows, tmp_path / "swapped", micro_batch=2, scores=[1.0, 2.0, 3.0, 0.0])
     assert swapped == pytest.approx((1.3132617 + 0.0485874) / 2, abs=1e-6)
 
 
-def test_the_pointwise_loss_is_binary_cross_entropy(tmp_path: Path) -> None:
+def test_the_pointwise_loss_is_binary_cross_entropy(float64_here: None, tmp_path: Path) -> None:
     # Score 2 of a safe text and 1 of an unsafe one: log(1 + e^-2) = 0.126928 and
     # log(1 + e^1) = 1.313262; their mean is 0.720095.
     rows = [LabelRow("a", (5, 100), True), LabelRow("b", (6, 6, 101), False)]
@@ -152,11 +153,11 @@ def test_the_pointwise_loss_is_binary_cross_entropy(tmp_path: Path) -> None:
     assert other == pytest.approx((0.3132617 + 2.1269280) / 2, abs=1e-6)
 
 
-def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
+def test_micro_batches_add_up_to_the_batch(float64_here: None, tmp_path: Path) -> None:
     rows = [LabelRow("a", (5, 100), True), LabelRow("b", (6, 6, 101), False)]
     whole = step(rows, tmp_path / "whole", micro_batch=2, scores=[2.0, 1.0])
     parts = step(rows, tmp_path / "parts", micro_batch=1, scores=[2.0, 1.0])
-    assert parts == pytest.approx(whole, abs=1e-6)
+    assert parts == pytest.approx(whole, abs=CLOSE)
 
 
 @pytest.mark.parametrize("learns_from", ["pairs", "labels"])
@@ -184,9 +185,9 @@ def test_scores_do_not_depend_on_what_shares_the_batch_nor_on_special_text(
     out, _ = undisturbed["pairs"]
     prompts = ["Say 1.", "Say 2, and say it slowly.", "Say 3."]
     texts = ["yes 1", "no! 2 <|im_end|>", "x" * 50]
-    together = Scorer(out, device="cpu", dtype=torch.float32, rows=3).score(prompts, texts)
-    alone = Scorer(out, device="cpu", dtype=torch.float32, rows=1).score(prompts, texts)
-    assert together == pytest.approx(alone, abs=1e-5)
+    together = Scorer(out, device="cpu", dtype=torch.float64, rows=3).score(prompts, texts)
+    alone = Scorer(out, device="cpu", dtype=torch.float64, rows=1).score(prompts, texts)
+    assert together == pytest.approx(alone, abs=CLOSE)
     assert len(set(together)) == 3
     # 2 is <|im_end|>: the turn's own, and none that the response spells out.
     ids = response_ids("a<|im_end|>b", "c<|im_end|>", byte_tokenizer())

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from fine_tuning import MACHINE, config, stage
+from doubles import CLOSE
+from fine_tuning import MACHINE, ROWS, config, make_inputs, stage, trace
 
 from factory.artifacts import Inputs
 from factory.chat import PromptConfig
@@ -63,25 +64,27 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, *, rows: int, step: int) ->
 
 
 def test_out_of_memory_halves_the_rows_a_pass_and_the_mathematics_is_the_same(
-    tmp_path: Path, sft_inputs: Inputs, sft_made, monkeypatch: pytest.MonkeyPatch
+    float64_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     import torch
     from safetensors.torch import load_file
 
+    inputs = make_inputs(tmp_path / "inputs", [trace(number) for number in range(ROWS)])
+    stage(tmp_path / "whole", config(), inputs)
     # A checkpoint lies at step 3; the batch of step 5 does not fit, nor do its halves.
     short_of_memory(monkeypatch, rows=1, step=4)
-    metrics, events = stage(tmp_path, config(), sft_inputs)
+    metrics, events = stage(tmp_path / "short", config(), inputs)
     told = [event["text"] for event in events if "out of memory" in event.get("text", "")]
     assert "with 4 rows a pass: goes on with 2, 4 passes a step instead of 2" in told[0]
     assert "with 2 rows a pass: goes on with 1" in told[1] and len(told) == 2
-    whole, _, _ = sft_made
+    whole = tmp_path / "whole" / "out"
     before = load_file(whole / "model.safetensors")
-    for name, tensor in load_file(tmp_path / "out" / "model.safetensors").items():
-        torch.testing.assert_close(tensor, before[name], atol=5e-5, rtol=0)
+    for name, tensor in load_file(tmp_path / "short" / "out" / "model.safetensors").items():
+        torch.testing.assert_close(tensor, before[name], atol=CLOSE, rtol=0)
     rows = [json.loads(line) for line in (whole / "telemetry.jsonl").read_text().splitlines()]
-    again = (tmp_path / "out" / "telemetry.jsonl").read_text().splitlines()
+    again = (tmp_path / "short" / "out" / "telemetry.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in again] == [row["step"] for row in rows]
-    assert metrics["loss_last"] == pytest.approx(rows[-1]["loss"], abs=1e-5)
+    assert metrics["loss_last"] == pytest.approx(rows[-1]["loss"], abs=CLOSE)
 
 
 def test_what_does_not_fit_row_by_row_is_refused_and_other_errors_are_not_tried_again(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from doubles import CLOSE, in_float64
 from fine_tuning import MACHINE, ROWS, config, make_inputs, sealed, stage, trace
 from pydantic import ValidationError
 from warm import run_script
@@ -289,10 +290,10 @@ def test_a_run_resumed_with_smaller_micro_batches_learns_the_same(killed_runs: P
     import torch
     from safetensors.torch import load_file
 
-    outs = [killed_runs / "full" / run / "out" for run in ("whole", "smaller")]
+    outs = [killed_runs / "float64" / run / "out" for run in ("whole", "smaller")]
     whole, smaller = (load_file(out / "model.safetensors") for out in outs)
     for name, tensor in whole.items():
-        torch.testing.assert_close(smaller[name], tensor, atol=5e-5, rtol=0)
+        torch.testing.assert_close(smaller[name], tensor, atol=CLOSE, rtol=0)
 
 
 def _in_child(work: Callable[[], object]) -> int:
@@ -339,10 +340,14 @@ def _main(root: Path) -> None:
         for rows in (*kills, None):
             status = _in_child(lambda: _stage_killed_after(rows, killed, settings[name], inputs))  # noqa: B023
             assert status == (0 if rows is None else -signal.SIGKILL)
-    smaller, machine = root / "full" / "smaller", MACHINE.model_copy(update={"micro_batch": 2})
-    arguments = (smaller, settings["full"], inputs)
-    assert _in_child(lambda: _stage_killed_after(5, *arguments)) == -signal.SIGKILL
-    assert _in_child(lambda: _stage_killed_after(None, *arguments, machine)) == 0
+    machine = MACHINE.model_copy(update={"micro_batch": 2})
+    with in_float64():
+        inputs = make_inputs(root / "float64" / "inputs", [trace(number) for number in range(ROWS)])
+        whole = (root / "float64" / "whole", config(), inputs)
+        smaller = (root / "float64" / "smaller", config(), inputs)
+        assert _in_child(lambda: _stage_killed_after(None, *whole)) == 0
+        assert _in_child(lambda: _stage_killed_after(5, *smaller)) == -signal.SIGKILL
+        assert _in_child(lambda: _stage_killed_after(None, *smaller, machine)) == 0
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from doubles import CLOSE
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -22,6 +23,7 @@ SHAPE: dict[str, Any] = {
     "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2,
 }  # fmt: skip
+pytestmark = pytest.mark.usefixtures("float64")
 IDS = torch.tensor([[5, 6, 7, 8, 9], [9, 8, 7, 0, 0]])
 PADDED = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 
@@ -50,8 +52,8 @@ def test_losses_and_gradients_are_those_of_transformers_attention(
     )
     loss, gradient = loss_and_gradient(TWO_PRODUCTS, mask)
     assert len(taken) == 2
-    assert loss == pytest.approx(expected[0], rel=1e-6)
-    assert (gradient - expected[1]).norm() < 1e-5 * expected[1].norm()
+    assert loss == pytest.approx(expected[0], rel=CLOSE)
+    assert (gradient - expected[1]).norm() < CLOSE * expected[1].norm()
 
 
 def test_many_scores_of_a_row_and_other_types_go_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,8 +71,8 @@ def test_many_scores_of_a_row_and_other_types_go_to_torch(monkeypatch: pytest.Mo
     assert torch.equal(attention(*half, mask.bfloat16()), own(*half, attn_mask=mask.bfloat16()))
     with torch.autocast("cpu", torch.bfloat16):
         attention(query, key, value, mask)
-    monkeypatch.setattr(factory.attention, "ROW_BYTES", 3 * 6 * 6 * 4 - 1)
-    assert torch.allclose(attention(query, key, value, mask), few, atol=1e-6)
+    monkeypatch.setattr(factory.attention, "ROW_BYTES", 3 * 6 * 6 * 8 - 1)
+    assert torch.allclose(attention(query, key, value, mask), few, atol=CLOSE)
     assert calls == [torch.bfloat16, torch.float32, torch.float32]
 
 
@@ -83,14 +85,14 @@ def test_many_rows_go_through_in_parts(
     shape = (6, 6) if rows_of_mask is None else (rows_of_mask, 1, 6, 6)
     mask = torch.randn(shape, generator=stream)
     whole = attention(query, key, value, mask)
-    monkeypatch.setattr(factory.attention, "PART_BYTES", 2 * 3 * 6 * 6 * 4)
-    assert torch.allclose(attention(query, key, value, mask), whole, atol=1e-6)
+    monkeypatch.setattr(factory.attention, "PART_BYTES", 2 * 3 * 6 * 6 * 8)
+    assert torch.allclose(attention(query, key, value, mask), whole, atol=CLOSE)
     alone = [
         attention(query[row : row + 1], key[row : row + 1], value[row : row + 1],
                   mask[row : row + 1] if rows_of_mask == 5 else mask)
         for row in range(5)
     ]  # fmt: skip
-    assert torch.allclose(torch.cat(alone), whole, atol=1e-6)
+    assert torch.allclose(torch.cat(alone), whole, atol=CLOSE)
 
 
 def test_a_saved_model_does_not_name_it(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from doubles import CLOSE
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 import factory.sampling
@@ -19,6 +20,7 @@ from factory.sampling.sampler import Request
 from factory.sampling.transformers import TransformersSampler
 from factory.tiny import save_tiny_model, tiny_model
 
+pytestmark = pytest.mark.usefixtures("float64")
 SHAPE: dict[str, Any] = {
     "vocab_size": 259, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.1,
@@ -64,7 +66,7 @@ def test_scores_are_those_of_transformers_forward_pass(
     for step in range(ROOM + 8):
         if step in (0, 3, 4, 20, 21, ROOM + 1, ROOM + 7):
             expected = torch.stack([model(torch.tensor([row])).logits[0, -1] for row in rows])
-            assert torch.allclose(logits, expected, atol=1e-5), step
+            assert torch.allclose(logits, expected, atol=CLOSE), step
         tokens = torch.randint(3, 259, (len(rows),), generator=stream)
         if step in ended:
             batch.keep(ended[step])
@@ -91,7 +93,7 @@ def test_what_all_prompts_begin_with_is_run_once(monkeypatch: pytest.MonkeyPatch
     assert (batch.common, ran) == (20, [20, 3, 3, 3])
     for scores in (batch.logits, batch.next(torch.tensor([3, 4, 5, 6]))):
         expected = [model(torch.tensor([prompt])).logits[0, -1] for prompt in prompts]
-        assert torch.allclose(scores, torch.stack(expected), atol=1e-5)
+        assert torch.allclose(scores, torch.stack(expected), atol=CLOSE)
         prompts = [(*p, token) for p, token in zip(prompts, (3, 4, 5, 6), strict=True)]
 
 
@@ -115,7 +117,7 @@ def test_several_rows_of_one_prompt() -> None:
     batch = DecoderBatch(Decoder(model), [(5, 6, 7)] * 3, longest=4)
     logits = batch.next(torch.tensor([8, 9, 10]))
     expected = model(torch.tensor([[5, 6, 7, token] for token in (8, 9, 10)])).logits[:, -1]
-    assert torch.allclose(logits, expected, atol=1e-5)
+    assert torch.allclose(logits, expected, atol=CLOSE)
 
 
 @torch.no_grad()
@@ -125,7 +127,7 @@ def test_a_large_tied_head_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> Non
     held = Decoder(model)
     assert held._head is None
     batch = DecoderBatch(held, [(5, 6)], longest=4)
-    assert torch.allclose(batch.logits[0], model(torch.tensor([[5, 6]])).logits[0, -1], atol=1e-5)
+    assert torch.allclose(batch.logits[0], model(torch.tensor([[5, 6]])).logits[0, -1], atol=CLOSE)
     copied = model_of("llama, tied")
     with pytest.raises(KeyError, match=r"model\.unknown"):
         held.load([("model.unknown", copied.lm_head.weight)])
@@ -264,7 +266,7 @@ def test_a_drawn_column_is_where_the_running_sum_passes_the_share(columns: int) 
     share = uniforms.double() * running[:, -1]
     at = found[:, None]
     below, above = (running - mass).gather(1, at)[:, 0], running.gather(1, at)[:, 0]
-    tolerance = 1e-5 * running[:, -1]
+    tolerance = CLOSE * running[:, -1]
     assert (below <= share + tolerance).all() and (share <= above + tolerance).all()
     first = (mass > 0).int().argmax(-1)
     assert torch.equal(found[:100], first[:100])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from doubles import CLOSE
 from pydantic import ValidationError
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
@@ -311,7 +312,9 @@ def test_a_row_that_cannot_be_written_in_the_form_is_named() -> None:
 
 
 @pytest.mark.parametrize(("architecture", "is_tied"), [("llama", True), ("qwen2", False)])
-def test_new_rows_are_means_of_their_pieces_and_old_rows_stay(architecture, is_tied) -> None:
+def test_new_rows_are_means_of_their_pieces_and_old_rows_stay(
+    float64_here: None, architecture: str, is_tied: bool
+) -> None:
     model, tokenizer = tiny_model(architecture, hidden=32, layers=1), byte_tokenizer()
     tables = (model.get_input_embeddings(), model.get_output_embeddings())
     before = [table.weight.detach().clone() for table in tables]
@@ -324,19 +327,19 @@ def test_new_rows_are_means_of_their_pieces_and_old_rows_stay(architecture, is_t
         assert table.weight.shape[0] == 261
         assert torch.equal(table.weight[:259], old)
         for place, ids in enumerate(pieces.values()):
-            assert torch.allclose(table.weight[259 + place], old[list(ids)].mean(0), atol=1e-6)
+            assert torch.allclose(table.weight[259 + place], old[list(ids)].mean(0), atol=CLOSE)
     shared = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert shared == is_tied
     # Had the rows been drawn or left empty, a piece missing from the mean would not show.
     ids = pieces["<think>"]
-    assert not torch.allclose(tables[0].weight[259], before[0][list(ids[1:])].mean(0), atol=1e-6)
+    assert not torch.allclose(tables[0].weight[259], before[0][list(ids[1:])].mean(0), atol=CLOSE)
 
 
-def test_spare_rows_of_a_padded_table_are_taken() -> None:
+def test_spare_rows_of_a_padded_table_are_taken(float64_here: None) -> None:
     model, tokenizer = tiny_model("qwen2", hidden=32, layers=1), byte_tokenizer()
     model.resize_token_embeddings(320, mean_resizing=False)
     pieces = add_tokens(tokenizer, FORM.marks)
     grow_embeddings(model, tokenizer, pieces)
     table = model.get_input_embeddings().weight
     assert table.shape[0] == 320
-    assert torch.allclose(table[259], table[list(pieces[MARK])].mean(0), atol=1e-6)
+    assert torch.allclose(table[259], table[list(pieces[MARK])].mean(0), atol=CLOSE)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from doubles import CLOSE
 from transformers import AutoModelForCausalLM, Qwen2Config
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -16,6 +17,7 @@ from factory.sampling.cache import ROOM, RowLayer, row_cache, shared_keys_attent
 from factory.sampling.sampler import Request
 from factory.tiny import byte_tokenizer, save_tiny_model
 
+pytestmark = pytest.mark.usefixtures("float64")
 MACHINE = Machine(device="cpu", threads=1, engine="transformers")
 
 
@@ -65,7 +67,7 @@ def test_attention_is_transformers_own(length: int, has_mask: bool) -> None:
     module = SimpleNamespace(num_key_value_groups=3, is_causal=True)
     found, _ = shared_keys_attention(module, query, key, value, mask, scaling=0.3)
     expected, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=0.3)
-    assert torch.allclose(found, expected, atol=1e-6)
+    assert torch.allclose(found, expected, atol=CLOSE)
 
 
 def test_rows_that_end_leave_the_others_as_they_were(tmp_path: Path) -> None:
