@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 
 from factory.artifacts import Artifact, stored
-from factory.cost.estimate import Row, bill
 from factory.machine import DevicePeaks
 from factory.plan import make_plan
+from factory.pricing import Row, bill
 from factory.recipe import load_machine, load_recipe
 
 EXPENSIVE = 0.05

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from factory.errors import ArtifactError
 from factory.files import fsync, read_file, with_hash, without_hash, write_file
@@ -48,6 +48,14 @@ class FileEntry(Record):
 class InputEntry(Record):
     name: str
     fingerprint: str
+
+
+class PluginEntry(Record):
+    """A row of a plug-in that decided what was made; its text is kept in `<store>/plugins/`."""
+
+    origin: str
+    version: int
+    sha256: str
 
 
 class Manifest(Record):
@@ -77,6 +85,8 @@ class Manifest(Record):
     created: str
     """UTC, ISO 8601."""
     files: dict[str, FileEntry]
+    plugins: dict[str, PluginEntry] = Field(default_factory=dict)
+    """By door/name; empty where the factory's own rows alone were used."""
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,27 @@
 """The command line. Importing it is cheap: what is heavy loads inside the verb that needs it."""
 
 import traceback
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec
+from typing import Annotated
 
 import typer
 
-from factory.errors import REPAIRABLE, FactoryError, RecipeError
+from factory.errors import RecipeError
 from factory.interpreter import keep_children_safe
 from factory.ui.commands import command_line, next_of
-from factory.ui.notes import print_notes
 from factory.ui.options import (
     STORE,
     ArtifactName,
     MachinePath,
     Overrides,
+    Plain,
+    Plugins,
     RecipePath,
     Store,
     Unsandboxed,
+    Until,
 )
-
-if TYPE_CHECKING:
-    from factory.ui.console import Console
+from factory.ui.verbs import begin, open_console, say_error, say_next, told
 
 app = typer.Typer(
     name="factory",
@@ -33,65 +31,43 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-P = ParamSpec("P")
-
-
-def _told(verb: Callable[P, None]) -> Callable[P, None]:
-    """Print a FactoryError in its own words and exit 2; leave bugs their traceback."""
-
-    @wraps(verb)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        print_notes()
-        try:
-            verb(*args, **kwargs)
-        except FactoryError as error:
-            _say_error(str(error))
-            raise typer.Exit(2) from error
-        except OSError as error:
-            if error.errno not in REPAIRABLE:
-                raise
-            # What the standard library writes to, without a name, lies in the store or is printed.
-            target = error.filename or f"{kwargs.get('store', '.')} or standard output"
-            _say_error(f"{target}: {error.strerror}")
-            raise typer.Exit(2) from error
-
-    return wrapped
-
 
 @app.command()
-@_told
+@told
 def build(
     context: typer.Context,
     recipe: RecipePath,
     overrides: Overrides = None,
-    until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
+    until: Until = None,
     machine: MachinePath = None,
     store: Store = STORE,
-    plain: Annotated[bool, typer.Option("--plain", help="Plain lines for logs and CI.")] = False,
+    plain: Plain = False,
     unsandboxed: Unsandboxed = False,
+    plugins: Plugins = None,
 ) -> None:
     """Make every stage of a recipe that is not made yet, then write the report."""
-    console = _begin(recipe)
+    console = begin(recipe)
     from factory.recipe import load_machine, load_recipe
     from factory.ui.building import build_and_report
 
     settings = load_machine(machine).model_copy(update={"unsandboxed": unsandboxed})
     loaded, again = load_recipe(recipe, overrides or []), command_line(context)
     made = build_and_report(loaded, settings, store, console, again=again, until=until, plain=plain)
-    _say_next(console, next_of(context, made))
+    say_next(console, next_of(context, made))
 
 
 @app.command()
-@_told
+@told
 def rehearse(
     context: typer.Context,
     recipe: RecipePath,
     overrides: Overrides = None,
     store: Store = STORE,
-    plain: Annotated[bool, typer.Option("--plain", help="Plain lines for logs and CI.")] = False,
+    plain: Plain = False,
+    plugins: Plugins = None,
 ) -> None:
     """Run a recipe's whole graph on tiny random models, in minutes on a CPU, to find mistakes."""
-    console = _begin(recipe)
+    console = begin(recipe)
     from factory.recipe import load_recipe
     from factory.rehearse import MACHINE, alike, rehearsal
     from factory.ui.building import build_and_report
@@ -101,22 +77,23 @@ def rehearse(
     build_and_report(small, MACHINE, folder, console, again=again, plain=plain, priced=False)
     for made, *others in alike(small):
         console.print(f"{made} stands for {', '.join(others)}", soft_wrap=True)
-    _say_next(console, command_line(context, "plan"))
+    say_next(console, command_line(context, "plan"))
 
 
 @app.command()
-@_told
+@told
 def plan(
     context: typer.Context,
     recipe: RecipePath,
     overrides: Overrides = None,
-    until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
+    until: Until = None,
     cost: Annotated[bool, typer.Option("--cost", help="Estimate time, memory, money.")] = False,
     machine: MachinePath = None,
     store: Store = STORE,
+    plugins: Plugins = None,
 ) -> None:
     """Show the steps of a recipe: what is reused, what would be made, with --cost at what price."""
-    console = _begin(recipe) if cost else _console()
+    console = begin(recipe) if cost else open_console()
     from factory.plan import make_plan
     from factory.recipe import load_machine, load_recipe
     from factory.ui.cost import show_cost
@@ -127,15 +104,16 @@ def plan(
         show_cost(steps, store, load_machine(machine), console)
     else:
         show_plan(steps, store, console)
-    _say_next(console, command_line(context, "build"))
+    say_next(console, command_line(context, "build"))
 
 
 @app.command()
-@_told
+@told
 def report(
     recipe: Annotated[Path, typer.Argument(help="A recipe, or the folder of an earlier report.")],
     overrides: Overrides = None,
     store: Store = STORE,
+    plugins: Plugins = None,
 ) -> None:
     """Write the report of a recipe from what is made so far."""
     from factory.recipe import load_recipe
@@ -143,11 +121,11 @@ def report(
 
     source = recipe / "recipe.json" if recipe.is_dir() else recipe
     path = write_report(load_recipe(source, overrides or []), store)
-    _console().print(f"report: {path}", markup=False, soft_wrap=True)
+    open_console().print(f"report: {path}", markup=False, soft_wrap=True)
 
 
 @app.command()
-@_told
+@told
 def show(
     context: typer.Context,
     artifact: ArtifactName,
@@ -159,7 +137,7 @@ def show(
     from factory.artifacts import verify as verify_artifact
     from factory.ui.tables import resolve, show_artifact
 
-    console = _console()
+    console = open_console()
     found = resolve(artifact, store)
     if verify:
         verify_artifact(found)
@@ -171,25 +149,25 @@ def show(
         from factory.ui.scores import show_summaries
 
         show_summaries(summaries(found), console)
-        _say_next(console, command_line(context, "compare", run=name, baseline="BASELINE"))
+        say_next(console, command_line(context, "compare", run=name, baseline="BASELINE"))
     if found.manifest.kind == "model":
-        _say_next(console, command_line(context, "chat", artifact=name))
+        say_next(console, command_line(context, "chat", artifact=name))
 
 
 @app.command("ls")
-@_told
+@told
 def list_artifacts(context: typer.Context, store: Store = STORE) -> None:
     """List all artifacts, oldest first."""
     from factory.artifacts import survey
     from factory.ui.tables import show_store
 
-    console = _console()
+    console = open_console()
     show_store(*survey(store), console)
-    _say_next(console, command_line(context, "show", artifact="ARTIFACT"))
+    say_next(console, command_line(context, "show", artifact="ARTIFACT"))
 
 
 @app.command()
-@_told
+@told
 def chat(
     artifact: ArtifactName,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.6,
@@ -204,11 +182,11 @@ def chat(
     from factory.ui.tables import resolve
 
     sampling = SamplingConfig(temperature=temperature, max_new_tokens=max_new_tokens)
-    run_chat(resolve(artifact, store), sampling, load_machine(machine), _console())
+    run_chat(resolve(artifact, store), sampling, load_machine(machine), open_console())
 
 
 @app.command()
-@_told
+@told
 def serve(
     artifact: ArtifactName,
     port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 8000,
@@ -229,7 +207,7 @@ def serve(
 
 
 @app.command()
-@_told
+@told
 def publish(
     context: typer.Context,
     artifact: ArtifactName,
@@ -259,17 +237,17 @@ def publish(
         licences=stated_licences(licence or []),
         is_agreed=yes,
         tokens=tokens,
-        console=_console(),
+        console=open_console(),
     )
     if folder is None:
-        _say_error("refused: nothing is published")
+        say_error("refused: nothing is published")
         raise typer.Exit(2)
     done = command_line(context, "verify", folder=folder)
-    _say_next(_console(), done if yes else command_line(context, yes=True))
+    say_next(open_console(), done if yes else command_line(context, yes=True))
 
 
 @app.command()
-@_told
+@told
 def verify(
     folder: Annotated[Path, typer.Argument(help="A published folder.")],
     file: Annotated[
@@ -279,16 +257,16 @@ def verify(
     """Compare every file of a published folder with the hashes of its lineage."""
     from factory.ui.publishing import show_place, show_verified
 
-    console = _console()
+    console = open_console()
     found = show_verified(folder, console) if file is None else show_place(file, folder, console)
     for fault in found:
-        _say_error(fault)
+        say_error(fault)
     if found:
         raise typer.Exit(2)
 
 
 @app.command()
-@_told
+@told
 def review(
     context: typer.Context,
     target: Annotated[str, typer.Argument(help="A recipe with a review stage, or an artifact.")],
@@ -307,6 +285,7 @@ def review(
     ] = False,
     overrides: Overrides = None,
     store: Store = STORE,
+    plugins: Plugins = None,
 ) -> None:
     """Accept, edit or reject the traces of a review stage, one by one; goes on where you left."""
     from factory.ui.review import open_queue, review_queue, status
@@ -318,13 +297,13 @@ def review(
         target, overrides or [], stage=stage, decisions=decisions, store=store, build=build_until
     )
     if only_status:
-        status(queue, _console())
+        status(queue, open_console())
         return
-    review_queue(queue, reviewer=reviewer, review_pass=2 if second else 1, console=_console())
+    review_queue(queue, reviewer=reviewer, review_pass=2 if second else 1, console=open_console())
 
 
 @app.command()
-@_told
+@told
 def grade(
     file: Annotated[Path, typer.Argument(help="JSONL of stored responses; see docs/grading.md.")],
     out: Annotated[
@@ -332,17 +311,18 @@ def grade(
     ] = None,
     processes: Annotated[int, typer.Option(help="Worker processes.")] = 2,
     unsandboxed: Unsandboxed = False,
+    plugins: Plugins = None,
 ) -> None:
     """Grade stored responses again, without generating; exit 1 if some rows are broken."""
     from factory.grading.rows import grade_file
 
     if out is not None and out.resolve() == file.resolve():
-        _say_error(f"--out {out}: is the input file; name another")
+        say_error(f"--out {out}: is the input file; name another")
         raise typer.Exit(2)
     counts = grade_file(
-        file, out, on_broken=_say_error, processes=processes, is_isolated=not unsandboxed
+        file, out, on_broken=say_error, processes=processes, is_isolated=not unsandboxed
     )
-    console = _console(stderr=True)
+    console = open_console(stderr=True)
     told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     console.print(f"{sum(counts.values())} rows: {told or 'none'}", markup=False)
     if counts.get("broken"):
@@ -350,7 +330,7 @@ def grade(
 
 
 @app.command("eval")
-@_told
+@told
 def evaluate(
     context: typer.Context,
     models: Annotated[
@@ -366,10 +346,11 @@ def evaluate(
     ] = None,
     machine: MachinePath = None,
     store: Store = STORE,
-    plain: Annotated[bool, typer.Option("--plain", help="Plain lines for logs and CI.")] = False,
+    plain: Plain = False,
+    plugins: Plugins = None,
 ) -> None:
     """Evaluate models on a suite of benchmarks; what is measured already is not measured again."""
-    console = _begin(f"suite {suite}")
+    console = begin(f"suite {suite}")
     from factory.recipe import load_machine
     from factory.ui.building import build_and_report
     from factory.ui.evaluation import evaluation_of, show_evaluation
@@ -378,11 +359,11 @@ def evaluate(
     settings, again = load_machine(machine), command_line(context)
     made = build_and_report(asked.recipe, settings, store, console, again=again, plain=plain)
     show_evaluation(asked, store, console)
-    _say_next(console, next_of(context, [one for one in made if one.manifest.kind == "scores"]))
+    say_next(console, next_of(context, [one for one in made if one.manifest.kind == "scores"]))
 
 
 @app.command()
-@_told
+@told
 def compare(
     run: Annotated[str, typer.Argument(help="Scores: a folder, its name's beginning, or a stage.")],
     baseline: Annotated[
@@ -403,13 +384,13 @@ def compare(
     if (baseline is None) != published:
         raise RecipeError("give either a BASELINE or --published")
     if baseline is None:
-        compare_published(run, model, store, _console())
-    elif compare_runs(run, baseline, store, _console(), fail_below=fail_below):
+        compare_published(run, model, store, open_console())
+    elif compare_runs(run, baseline, store, open_console(), fail_below=fail_below):
         raise typer.Exit(1)
 
 
 @app.command()
-@_told
+@told
 def diff(
     run_a: Annotated[str, typer.Argument(help="A report.json, its folder, a store, or a recipe.")],
     run_b: Annotated[str, typer.Argument(help="The other one, compared with the first.")],
@@ -419,20 +400,20 @@ def diff(
     """Say what differs between two builds: settings, versions, data, and scores with intervals."""
     from factory.ui.differences import show_difference
 
-    show_difference(run_a, run_b, store, _console(), as_json=as_json)
+    show_difference(run_a, run_b, store, open_console(), as_json=as_json)
 
 
 @app.command()
-@_told
+@told
 def rescore(run: ArtifactName, store: Store = STORE) -> None:
     """Grade an evaluation's stored answers with the present graders and show what changed."""
     from factory.ui.rescoring import show_rescored
 
-    show_rescored(run, store, _console())
+    show_rescored(run, store, open_console())
 
 
 @app.command("audit-graders")
-@_told
+@told
 def audit_graders(
     kind: Annotated[str, typer.Option("--kind", help="math or code; both without it.")] = "",
 ) -> None:
@@ -443,45 +424,33 @@ def audit_graders(
     if kind and kind not in FILES:
         raise RecipeError(f"--kind {kind}: there are {' and '.join(FILES)}")
     rows, wrong = audit([name for name in FILES if kind in ("", name)])
-    show_audit(rows, _console())
+    show_audit(rows, open_console())
     if wrong:
-        _say_error(f"our grader errs on {', '.join(wrong)}")
+        say_error(f"our grader errs on {', '.join(wrong)}")
         raise typer.Exit(1)
 
 
+@app.command("plugins")
+@told
+def list_plugins(plugins: Plugins = None) -> None:
+    """List what a recipe may name behind each door: the factory's, packages' and files' rows."""
+    from factory.ui.tables import show_doors
+
+    show_doors(open_console())
+
+
 @app.command()
-@_told
+@told
 def doctor() -> None:
     """Examine this machine: what is there, what is missing, and what to do about it."""
     from factory.doctor import examine
     from factory.ui.tables import show_findings
 
-    console = _console()
+    console = open_console()
     show_findings(findings := examine(), console)
     if any(finding.status == "problem" for finding in findings):
         raise typer.Exit(2)
-    _say_next(console, "factory build recipes/quickstart.yaml")
-
-
-def _begin(what: object) -> "Console":
-    """A console that has said something already: a large recipe takes seconds to be planned."""
-    console = _console()
-    console.print(f"reading {what}", highlight=False, soft_wrap=True)
-    return console
-
-
-def _say_next(console: "Console", command: str) -> None:
-    console.print(f"next: {command}", highlight=False, soft_wrap=True)
-
-
-def _say_error(text: str) -> None:
-    _console(stderr=True).print(f"error: {text}", style="red", highlight=False, soft_wrap=True)
-
-
-def _console(*, stderr: bool = False) -> "Console":
-    from factory.ui.console import Console
-
-    return Console(stderr=stderr)
+    say_next(console, "factory build recipes/quickstart.yaml")
 
 
 def main() -> None:
@@ -490,5 +459,5 @@ def main() -> None:
     try:
         app()
     except Exception:  # whatever it is, it is told in full and ends the command
-        _console(stderr=True).print(traceback.format_exc(), highlight=False, soft_wrap=True)
+        open_console(stderr=True).print(traceback.format_exc(), highlight=False, soft_wrap=True)
         raise SystemExit(1) from None

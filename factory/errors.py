@@ -27,6 +27,10 @@ class EngineError(FactoryError):
     """A sampler, a trainer, a grader's sandbox or a worker process failed."""
 
 
+class PluginError(FactoryError):
+    """A plug-in cannot be loaded, or does what it must not; the message names it."""
+
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a full disk, a quota and a limit on the size of files raise."""
 REPAIRABLE = (

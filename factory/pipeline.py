@@ -12,14 +12,24 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from factory import errors
-from factory.artifacts import Artifact, InputEntry, find, folder_name, seal, set_aside, verify
+from factory.artifacts import (
+    Artifact,
+    InputEntry,
+    PluginEntry,
+    find,
+    folder_name,
+    seal,
+    set_aside,
+    verify,
+)
 from factory.errors import ArtifactError, EngineError, RecipeError
 from factory.files import naming, read_file, write_file
 from factory.jsonl import recover_rows
 from factory.launch.local import Launcher
 from factory.launch.measure import resolve_matmul
 from factory.machine import Machine, free_gib
-from factory.plan import Step, missing, stage_versions
+from factory.plan import Step, missing, stage_versions, used_plugins
+from factory.plugin_files import keep_texts, loaded_plugins
 from factory.provenance import code_state
 from factory.worker import Job, Result, out_of_memory
 
@@ -53,6 +63,7 @@ def build(
     if gaps:
         raise RecipeError("\n".join(f"to be filled in: {gap}" for gap in gaps))
     check_store(store)
+    keep_texts(store / "plugins")
     artifacts: dict[str, Artifact] = {}
     running: list[_Making] = []
     waiting = list(plan)
@@ -158,6 +169,7 @@ class _Making:
             run=str(self._run),
             seed=self.step.seed,
             machine=self._started_as,
+            plugins=loaded_plugins(),
             builder=os.getpid(),
         )
         text = job.model_dump_json(indent=2) + "\n"
@@ -254,6 +266,10 @@ def _manifest_fields(
         "seed": step.seed,
         "metrics": result.metrics,
         "versions": stage_versions(step.stage),
+        "plugins": {
+            name: PluginEntry(origin=str(row.origin), version=row.version, sha256=row.origin.sha256)
+            for name, row in used_plugins(step.config, step.stage).items()
+        },
         "machine": machine.model_dump(mode="json"),
         "commit": commit,
         "dirty": dirty,

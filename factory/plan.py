@@ -15,6 +15,7 @@ from factory.artifacts import sha256_file
 from factory.errors import ArtifactError, RecipeError
 from factory.recipe import Recipe
 from factory.records import AddedLater, Consumes
+from factory.registry import DOORS, Named, Row
 from factory.stages import STAGES, Stage, StageConfig
 
 LARGE_BYTES = 64 * 2**20
@@ -101,7 +102,34 @@ def _fingerprint(config: StageConfig, stage: Stage, seed: int, inputs: Mapping[s
         "packages": stage_versions(stage),
         "external": [_external(path) for path in stage.external_files(config)],
     }
+    plugins = used_plugins(config, stage)
+    if plugins:  # without any, a fingerprint is what it was before there were doors
+        parts["plugins"] = {name: row.identity for name, row in plugins.items()}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def used_plugins(config: StageConfig, stage: Stage) -> dict[str, Row]:
+    """The rows that do not come from the factory and decide what a stage makes, by door/name: its
+    own kind's, those that its config names, and those that the row of its kind says it uses."""
+    names = [*_named(config), *stage.uses(config)]
+    if stage.kind in STAGES:
+        names.append(("stages", stage.kind))
+    rows = {f"{door}/{name}": DOORS[door].row(name) for door, name in sorted(set(names))}
+    return {name: row for name, row in rows.items() if row.origin.kind != "factory"}
+
+
+def _named(config: Any) -> Iterator[tuple[str, str]]:
+    """(door, name) of every field that names a row behind a door."""
+    if isinstance(config, BaseModel):
+        for name, field in type(config).model_fields.items():
+            value = getattr(config, name)
+            for mark in field.metadata:
+                if isinstance(mark, Named) and isinstance(value, str):
+                    yield mark.door, value
+            yield from _named(value)
+    elif isinstance(config, tuple):
+        for item in config:
+            yield from _named(item)
 
 
 def _at_rest(config: BaseModel) -> dict[Any, Any]:

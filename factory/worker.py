@@ -20,8 +20,10 @@ from factory.errors import NO_ROOM, EngineError, FactoryError, is_out_of_memory
 from factory.files import write_file
 from factory.jsonl import append_rows
 from factory.machine import Machine, apply_matmul
+from factory.plugin_files import PluginFile, load_same
 from factory.ranks import enter, is_launched, join, this_rank
 from factory.records import Record
+from factory.stages import STAGES
 
 PR_SET_PDEATHSIG = 1
 
@@ -38,6 +40,7 @@ class Job(Record):
     """The `.run` folder: log.txt, metrics.jsonl, scratch/, result.json."""
     seed: int
     machine: Machine
+    plugins: tuple[PluginFile, ...] = ()
     builder: int
     """Process that started this worker; the worker does not outlive it."""
 
@@ -85,8 +88,7 @@ def _tell_error(folder: Path, error: FactoryError) -> None:
 
 def _run(job: Job, context: Context) -> Metrics:
     """The stage's metrics; running out of memory becomes an EngineError that says what to lower."""
-    from factory.stages import STAGES
-
+    load_same(job.plugins)
     stage = STAGES[job.stage]
     inputs = Inputs({key: open_artifact(Path(folder)) for key, folder in job.inputs.items()})
     for artifact in {a.fingerprint: a for a in inputs.values()}.values():
@@ -112,8 +114,6 @@ def _run(job: Job, context: Context) -> Metrics:
 
 def out_of_memory(stage: str, machine: Machine | None = None) -> str:
     """What to tell a user whose stage of this kind ran out of memory; None: on some machine."""
-    from factory.stages import STAGES
-
     return f"out of memory: {STAGES[stage].memory_advice(machine)}"
 
 

@@ -22,21 +22,31 @@ MACHINES = sorted((ROOT / "recipes" / "machines").glob("*.yaml"))
 # From the bottom up. A module may import modules of its own layer and of those below. A package
 # named here stands for its modules, unless one of them is named by itself.
 LAYERS = (
-    ("errors", "seeds", "visible", "records", "files", "install", "provenance", "interpreter"),
+    (
+        "errors",
+        "seeds",
+        "visible",
+        "records",
+        "registry",
+        "files",
+        "install",
+        "provenance",
+        "interpreter",
+    ),
     ("claim",),
-    ("jsonl", "yaml12", "transformers4", "tiny", "world", "attention"),
+    ("jsonl", "yaml12", "transformers4", "tiny", "world", "attention", "plugin_files"),
     ("artifacts", "machine", "context", "ranks"),
     ("lookalike", "chat", "lint", "problems", "grading"),
-    ("rewards", "sampling", "preferences", "review"),
+    ("rewards", "sampling", "preferences", "review", "cost"),
     ("training", "evaluation"),
     ("stages",),
     ("recipe",),
     ("plan", "rehearse", "rescore", "suite"),
     ("launch", "worker"),
-    ("cost",),
+    ("pricing",),
     ("pipeline",),
     ("report", "publish", "ui", "doctor"),
-    ("cli",),
+    ("cli", "plugins"),
 )
 HEAVY = ("torch", "transformers", "vllm", "trl", "datasets", "lm_eval", "numpy")
 DOOR = "factory.ui.console"

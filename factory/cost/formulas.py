@@ -1,13 +1,13 @@
 """Seconds and bytes of the work that stages do, as pure functions of sizes and rates.
 
-Operations and bytes are those of `training.roofline`; what a device reaches of its peaks is a
+Operations and bytes are those of `cost.roofline`; what a device reaches of its peaks is a
 share. The shares for CPUs are fitted: to one build of recipes/r1-small.yaml (docs/log.md). Those
 for GPUs are taken from published measurements and were not checked by us.
 """
 
 from dataclasses import dataclass
 
-from factory.training.roofline import Peaks, Size, forward_flops, training_flops
+from factory.cost.roofline import Peaks, Size, forward_flops, training_flops
 
 ADAM_BYTES = 28
 """A parameter's traffic in an Adam step in float32: parameter, gradient and two moments read,
@@ -61,7 +61,7 @@ def accelerator(peaks: Peaks) -> Speed:
 
 
 @dataclass(frozen=True)
-class Draw:
+class DecodeLoad:
     """Completions that one engine draws."""
 
     rows: float
@@ -95,7 +95,7 @@ class Draw:
         return full + self.blocks * (self.longest - self.completion)
 
 
-def draw_seconds(size: Size, speed: Speed, draw: Draw) -> float:
+def draw_seconds(size: Size, speed: Speed, load: DecodeLoad) -> float:
     """Seconds to draw: prompts, then steps.
 
         prompts  2 N (P own + blocks frame) / (F f)
@@ -106,19 +106,19 @@ def draw_seconds(size: Size, speed: Speed, draw: Draw) -> float:
     roofline: the sum of reading and multiplying stands where that takes the larger of the two.
     """
     peaks = speed.peaks
-    context = draw.frame + draw.own + draw.completion / 2
-    fresh = draw.prompts * draw.own + draw.blocks * draw.frame
-    prefill = forward_flops(size, fresh, draw.frame + draw.own)
+    context = load.frame + load.own + load.completion / 2
+    fresh = load.prompts * load.own + load.blocks * load.frame
+    prefill = forward_flops(size, fresh, load.frame + load.own)
     moved = (
-        draw.steps * size.parameters * size.bytes_per_number + draw.tokens * context * size.kv_bytes
+        load.steps * size.parameters * size.bytes_per_number + load.tokens * context * size.kv_bytes
     )
-    operations = draw.tokens * (2 * size.parameters + 4 * size.layers * size.width * context)
+    operations = load.tokens * (2 * size.parameters + 4 * size.layers * size.width * context)
     return (
         prefill / (peaks.flops_per_second * speed.forward)
         + moved / (peaks.bytes_per_second * speed.read)
         + operations / (peaks.flops_per_second * speed.decode)
-        + draw.steps * size.layers * speed.layer
-        + draw.tokens * speed.token
+        + load.steps * size.layers * speed.layer
+        + load.tokens * speed.token
     )
 
 

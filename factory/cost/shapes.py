@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.stages.model import Embedded, Endpoint, Local, ModelConfig, Source, Tiny
-from factory.stages.pretrain import PretrainConfig
-from factory.training.roofline import Size
+from factory.cost.roofline import Size
 from factory.world.vocabulary import WORDS
 
 
@@ -60,7 +58,7 @@ class Shape:
         return self.products + embedding + self.layers * layer + self.width
 
     def size(self, bytes_per_number: int) -> Size:
-        """What the formulas of `training.roofline` need."""
+        """What the formulas of `cost.roofline` need."""
         return Size(
             parameters=self.products,
             layers=self.layers,
@@ -94,30 +92,18 @@ HUB: Mapping[str, Shape] = {
 priced before anything is fetched. Names without `-Instruct` or `-Base`, which share a shape."""
 
 
-def model_shape(config: ModelConfig) -> Shape:
-    """The shape of a `model` stage's source; Unpriced says what is missing."""
-    return _source_shape(config.source)
-
-
-def _source_shape(source: Source) -> Shape:
-    if isinstance(source, Embedded):
-        return SMOLLM2
-    if isinstance(source, Tiny):
-        return tiny_shape(source)
-    if isinstance(source, Local):
-        return shape_of_folder(Path(source.path))
-    if isinstance(source, Endpoint):
-        raise Unpriced(f"{source.name} is on a server; `endpoints` in the machine file prices it")
-    name = source.id.removesuffix("-Instruct").removesuffix("-Base")
+def hub_shape(repository: str, revision: str | None) -> Shape:
+    """The shape of a hub model, by the table or its cached config; Unpriced says what to fetch."""
+    name = repository.removesuffix("-Instruct").removesuffix("-Base")
     if name in HUB:
         return HUB[name]
-    cached = _cached_config(source.id, source.revision)
+    cached = _cached_config(repository, revision)
     if cached is None:
         raise Unpriced(
-            f"config.json of huggingface.co/{source.id} is not on this machine: fetch it "
-            f"(hf download {source.id} config.json), or add its shape to factory/cost/shapes.py"
+            f"config.json of huggingface.co/{repository} is not on this machine: fetch it "
+            f"(hf download {repository} config.json), or add its shape to factory/cost/shapes.py"
         )
-    return _shape_of_file(cached, source.id)
+    return _shape_of_file(cached, repository)
 
 
 def _cached_config(repository: str, revision: str | None) -> Path | None:
@@ -126,24 +112,6 @@ def _cached_config(repository: str, revision: str | None) -> Path | None:
 
     found = try_to_load_from_cache(repository, "config.json", revision=revision)
     return Path(found) if isinstance(found, str) else None
-
-
-def tiny_shape(source: Tiny) -> Shape:
-    """The shape of `factory.tiny.tiny_model`; its tokenizer has a token a byte."""
-    hidden = source.hidden
-    return Shape(
-        259, hidden, source.layers, hidden // 32, max(1, hidden // 64), 2 * hidden,
-        is_tied=source.architecture == "llama", has_bias=source.architecture == "qwen2",
-        characters_per_token=1.0,
-    )  # fmt: skip
-
-
-def pretrain_shape(config: PretrainConfig) -> Shape:
-    """The shape of a `pretrain` stage's model; its tokenizer has a token a word."""
-    return Shape(
-        len(WORDS), config.hidden, config.layers, config.heads, config.heads, config.feed_forward,
-        is_tied=True, characters_per_token=2.2,
-    )  # fmt: skip
 
 
 def shape_of_folder(folder: Path) -> Shape:

@@ -10,13 +10,14 @@ from pydantic_core import PydanticSerializationError
 
 from factory.chat import OutputForm
 from factory.grading.grade import GradeItem, grade_item
+from factory.plugin_files import PluginFile, load_same
 from factory.records import Problem, Verdict
 
 MEMORY_BYTES = 4 * 2**30
 """Address space; a giant integer then raises MemoryError here instead of taking the machine."""
 
 
-def main(deadline_seconds: float, *, is_lean: bool = False) -> None:
+def main(deadline_seconds: float, plugins: str, *, is_lean: bool = False) -> None:
     """Answer until standard input closes; a lean one imports what mathematics needs when asked."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -29,6 +30,7 @@ def main(deadline_seconds: float, *, is_lean: bool = False) -> None:
         import sympy
 
         del math_verify, reasoning_gym, sympy
+    load_same([PluginFile.model_validate(row) for row in json.loads(plugins)])
     out.write("ready\n")
     out.flush()
     for line in sys.stdin:
@@ -70,4 +72,4 @@ def _line(verdict: Verdict) -> str:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), is_lean="lean" in sys.argv[2:])
+    main(float(sys.argv[1]), sys.argv[2], is_lean="lean" in sys.argv[3:])

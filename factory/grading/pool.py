@@ -7,9 +7,7 @@ text, options, plain numbers) decides in this process: it is linear in the text.
 
 import hashlib
 import json
-import os
 import select
-import subprocess
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -17,14 +15,12 @@ from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any
 
-from factory.errors import EngineError
 from factory.grading.grade import GradeItem, grade_plainly
+from factory.grading.process import LineProcess
 from factory.grading.sandbox import proven_bwrap
-from factory.interpreter import module_command
+from factory.plugin_files import loaded_plugins
 from factory.records import Verdict
 
-START_SECONDS = 120.0
-"""A worker imports sympy and reasoning-gym before its first answer."""
 ATTEMPTS = 2
 MAX_CACHED = 10_000
 """Verdicts kept by a pool; the oldest goes first."""
@@ -85,11 +81,11 @@ class GradingPool:
             idle = [worker for worker in self._workers if worker.reader not in busy]
             for worker, (index, attempt) in zip(idle, list(waiting), strict=False):
                 waiting.popleft()
-                worker.send(items[index])
+                worker.send_item(items[index])
                 busy[worker.reader] = (worker, index, attempt)
             for reader in self._ready(busy):
                 worker, index, attempt = busy.pop(reader)
-                verdict, failure = worker.receive()
+                verdict, failure = worker.verdict()
                 if failure:
                     self._workers.remove(worker)
                     worker.kill()
@@ -139,8 +135,8 @@ def _encoded(item: GradeItem) -> bytes:
     return json.dumps(row, sort_keys=True).encode()
 
 
-class _Worker:
-    """One child process that answers JSON lines.
+class _Worker(LineProcess):
+    """A process that answers items with verdicts.
 
     A lean one has imported nothing for mathematics and grades programs alone: starting a program
     copies the tables of the worker's memory, which is a fifth of a short program's time.
@@ -149,72 +145,17 @@ class _Worker:
     def __init__(self, deadline_seconds: float, *, is_lean: bool = False) -> None:
         self._deadline = deadline_seconds
         self.is_lean = is_lean
-        self._sent = self.expires = 0.0
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            [
-                *module_command("factory.grading.child", str(deadline_seconds)),
-                *(["lean"] if is_lean else []),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,
-        )
-        if process.stdin is None or process.stdout is None:
-            raise EngineError("grading: a worker process came without pipes")
-        self._process, self._stdin, self._stdout = process, process.stdin, process.stdout
-        self.reader = self._stdout.fileno()
+        files = [file.model_dump() for file in loaded_plugins()]
+        arguments = [str(deadline_seconds), json.dumps(files), *(["lean"] if is_lean else [])]
+        super().__init__("factory.grading.child", arguments, purpose="grading")
 
-    def wait_until_ready(self) -> None:
-        """Until its imports are done; EngineError if it cannot start."""
-        if self._line(time.monotonic() + START_SECONDS) != "ready":
-            self.kill()
-            raise EngineError(
-                "grading: a worker process did not start; run "
-                "`python -P -m factory.grading.child 5` to see why"
-            )
+    def send_item(self, item: GradeItem) -> None:
+        self.send(_encoded(item), seconds=self._deadline + item.seconds)
 
-    def send(self, item: GradeItem) -> None:
-        self._sent = time.monotonic()
-        self.expires = self._sent + self._deadline + item.seconds
-        try:
-            self._stdin.write(_encoded(item) + b"\n")
-            self._stdin.flush()
-        except BrokenPipeError:
-            self.expires = 0.0
-
-    def receive(self) -> tuple[Verdict | None, str]:
+    def verdict(self) -> tuple[Verdict | None, str]:
         """(verdict, "") or (None, what happened to the worker)."""
-        line = self._line(self.expires)
+        line, failure = self.receive()
         if line is None:
-            status = self._process.poll()
-            if status is None:
-                return None, f"grading took longer than {self._deadline:g} s"
-            return None, f"the grading process died with status {status}"
-        seconds = time.monotonic() - self._sent
+            return None, failure
+        seconds = time.monotonic() - self.sent
         return Verdict.model_validate_json(line).model_copy(update={"seconds": seconds}), ""
-
-    def _line(self, expires: float) -> str | None:
-        """A whole line within the time left, or None on deadline or death."""
-        collected = b""
-        while not collected.endswith(b"\n"):
-            left = expires - time.monotonic()
-            ready, _, _ = select.select([self.reader], [], [], max(0.0, left))
-            part = os.read(self.reader, 65536) if ready else b""
-            if not part:
-                if ready:
-                    self._process.wait()
-                return None
-            collected += part
-        return collected.decode().strip()
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._stdin, self._stdout):
-            try:
-                stream.close()
-            except BrokenPipeError:
-                continue

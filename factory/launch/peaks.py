@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from factory.cost.roofline import Peaks, measure_peaks
 from factory.errors import EngineError
 from factory.files import read_file, write_file
 from factory.interpreter import module_command
@@ -17,7 +18,6 @@ from factory.launch.measure import resolve_matmul
 from factory.machine import Machine, apply_matmul
 from factory.ranks import without_ranks
 from factory.records import Record
-from factory.training.roofline import Peaks, measure_peaks
 
 TRIALS = 8
 """Of which the best counts; together a second."""

@@ -67,6 +67,12 @@ def supply(source: BundledSource, seed: int) -> Supply:
     return Supply(source.name, problems, source.held_out, train=0)
 
 
+def size(source: BundledSource) -> tuple[int, float]:
+    """How many problems it asks for, and the mean characters of a question; errors as `supply`."""
+    prompts = [problem.prompt for problem in supply(source, 0).problems]
+    return min(source.held_out or len(prompts), len(prompts)), sum(map(len, prompts)) / len(prompts)
+
+
 class _GsmRow(Record):
     id: str
     source: str

@@ -178,7 +178,8 @@ def scores_text(scores: Sequence[Artifact]) -> str:
     notes = (
         "n problems with k samples each; intervals are over problems, of one training run with one "
         "seed. pass@1 is the mean over samples; lenient metrics take the last answer that the "
-        "text offers. *cut*: answers that ran into the token limit. Questions of the benchmarks that "
+        "text offers. *cut*: answers that ran into the token limit. Questions of the benchmarks "
+        "that "
         "come from the same problem sets as the training questions were held out by normalised "
         "text; paraphrases and what the base saw in its own training are not known."
     )

@@ -7,16 +7,13 @@ It is no legal advice.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from factory.artifacts import Artifact
 from factory.errors import RecipeError
-from factory.jsonl import read_records
-from factory.records import Problem
-from factory.stages.model import EMBEDDED_IDS
+from factory.stages import STAGES
+from factory.stages.stage import OWN_LICENCE, Origin
 
-OURS = "apache-2.0"
 """Licence of what this repository makes itself: random models, generated questions."""
 FREE = frozenset(
     [
@@ -82,21 +79,23 @@ def sources(
     base = _weights_start(artifact, ancestors)
     found: list[Source] = []
     for one in ancestors:
-        config = one.manifest.config
-        if one.manifest.stage in ("model", "pretrain"):
-            role: Role = "base" if one.fingerprint == base else "teacher"
-            what, licence = _model(config)
-            found.append(Source(role, one.name, what, licence))
-        elif one.manifest.stage == "problems":
-            found += [Source("data", one.name, *pair) for pair in _problems(one)]
-        elif one.manifest.stage == "written":
-            found.append(Source("data", one.name, *_written(config)))
-        elif one.manifest.stage in ("pairs", "labels") and config["source"]["type"] != "judged":
-            found.append(Source("data", one.name, *_written(config["source"])))
+        for origin in _origins(one):
+            role: Role = "data"
+            if one.manifest.kind == "model":
+                role = "base" if one.fingerprint == base else "teacher"
+            found.append(Source(role, one.name, origin.what, origin.licence))
     return [
         Source(one.role, one.name, one.what, _tidy(stated.get(one.name, one.licence)))
         for one in dict.fromkeys(found)
     ]
+
+
+def _origins(artifact: Artifact) -> list[Origin]:
+    kind = artifact.manifest.stage
+    if kind in STAGES:
+        return STAGES[kind].origins(artifact)
+    # Whoever does not know the kind cannot say that nothing came in from outside.
+    return [Origin(f"(what stages of kind {kind} bring in is not known here)", "")]
 
 
 def _weights_start(artifact: Artifact, ancestors: Sequence[Artifact]) -> str | None:
@@ -106,34 +105,6 @@ def _weights_start(artifact: Artifact, ancestors: Sequence[Artifact]) -> str | N
     while current.manifest.kind == "model" and "model" in current.manifest.inputs:
         current = by_fingerprint[current.manifest.inputs["model"].fingerprint]
     return current.fingerprint if artifact.manifest.kind == "model" else None
-
-
-def _model(config: Mapping[str, Any]) -> tuple[str, str]:
-    source = config.get("source")
-    if source is None or source["type"] == "tiny":
-        return "random weights", OURS
-    if source["type"] == "embedded":
-        return EMBEDDED_IDS[source["name"]], "apache-2.0"
-    what = source.get("id") or source.get("name") or Path(source["path"]).name
-    return str(what), str(source.get("licence") or "")
-
-
-def _written(source: Mapping[str, Any]) -> tuple[str, str]:
-    """(name, licence) of a file, or of a hub data set of preferences."""
-    path = str(source.get("path") or "")
-    shipped = path.startswith("recipes/data/")
-    what = Path(path).name if path else str(source["id"])
-    return what, str(source.get("licence") or (OURS if shipped else ""))
-
-
-def _problems(artifact: Artifact) -> list[tuple[str, str]]:
-    """(source, licence) of every source that has questions in the train split."""
-    own = {"world", "code_templates"}
-    found = []
-    for problem in read_records(artifact.file("train.jsonl"), Problem):
-        is_own = not problem.licence and problem.source.partition("/")[0] in own
-        found.append((problem.source, OURS if is_own else problem.licence))
-    return list(dict.fromkeys(found))
 
 
 def _tidy(licence: str) -> str:
@@ -160,7 +131,7 @@ def terms(name: str, used: Sequence[Source]) -> Terms:
             )
     bases = [one.licence for one in used if one.role == "base"]
     from_llama = [one.licence for one in llamas]
-    licence = (bases or from_llama or [OURS])[0]
+    licence = (bases or from_llama or [OWN_LICENCE])[0]
     return Terms(licence or "unknown", tuple(notices), tuple(problems))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from factory.artifacts import Artifact, Manifest
 from factory.claim import Claim
-from factory.cost.estimate import recorded
+from factory.pricing import recorded
 from factory.report.asked import all_asked
 from factory.report.browser import browser
 from factory.report.claims import claim_rows
@@ -28,6 +28,7 @@ from factory.report.selection import mixtures, selections
 from factory.report.stories import stories
 from factory.report.strata import all_strata
 from factory.report.text import plural
+from factory.stages import STAGES
 
 
 def build(
@@ -111,7 +112,7 @@ def _made(artifact: Artifact) -> Made:
     manifest = artifact.manifest
     metrics = {name: _finite(value) for name, value in sorted(manifest.metrics.items())}
     tokens = metrics.get("completion_tokens")
-    learns = manifest.stage == "sft"
+    learns = manifest.stage in STAGES and STAGES[manifest.stage].tokens == "learned"
     return Made(
         folder=artifact.path.name,
         fingerprint=manifest.fingerprint,

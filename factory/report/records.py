@@ -9,13 +9,13 @@ from pydantic import Field
 
 from factory.artifacts import Artifact
 from factory.claim import Measure
-from factory.cost.estimate import Estimate
 from factory.evaluation.claims import Finding
 from factory.evaluation.contamination import Overlap
 from factory.evaluation.paired import ALPHA
 from factory.evaluation.published import Reproduction
 from factory.evaluation.statistics import Interval
 from factory.evaluation.strata import Stratum
+from factory.pricing import Estimate
 from factory.problems.overlap import SAME_QUESTION
 from factory.records import ArtifactKind, Mode, Outcome, Record, Score
 from factory.training.trends import Alarm, LengthFall, WatchRow

@@ -1,13 +1,9 @@
 """Verdict and response to named reward components, their schedule, and their weighted sum."""
 
-from factory.rewards.components import (
-    LEARNED,
-    RewardConfig,
-    overlong,
-    reward_components,
-    total_reward,
-)
+from factory.rewards.components import RewardConfig, rule_components, total_reward
 from factory.rewards.language import language_consistency
+from factory.rewards.pool import PluginRewards
+from factory.rewards.reward import REWARDS, GradedCompletion, reward
 from factory.rewards.text import (
     REFLECTIVE_WORDS,
     doubts,
@@ -18,16 +14,18 @@ from factory.rewards.text import (
 )
 
 __all__ = [
-    "LEARNED",
     "REFLECTIVE_WORDS",
+    "REWARDS",
+    "GradedCompletion",
+    "PluginRewards",
     "RewardConfig",
     "doubts",
     "holds_code",
     "language_consistency",
-    "overlong",
     "redone_steps",
     "reflective_words",
     "repetition",
-    "reward_components",
+    "reward",
+    "rule_components",
     "total_reward",
 ]

@@ -1,28 +1,20 @@
-"""Named reward components, their weights at a step, and their weighted sum."""
+"""Rewards as a recipe names them: their weights at a step, their values, the weighted sum."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
-from factory.chat import Response
-from factory.records import AddedLater, Record, RewardModelRef, Verdict
-from factory.rewards.language import language_consistency
-from factory.rewards.text import repetition
-
-RewardName = Literal[
-    "accuracy", "format", "language", "overlong", "repetition", "helpful", "safety"
-]
-LEARNED = ("helpful", "safety")
-"""Components that a reward model gives; all others are rules."""
-OVERLONG_SHARE = 0.2
-"""Part of the length limit over which the overlong penalty rises: DAPO's 4,096 of 20,480 tokens."""
+from factory.records import AddedLater, Record, RewardModelRef
+from factory.registry import Named
+from factory.rewards.reward import REWARDS, GradedCompletion, component, settings_of
 
 
 class RewardConfig(Record):
     """One reward component, its weight in the total, and when it counts."""
 
-    name: RewardName
+    name: Annotated[str, Named("rewards"), AfterValidator(REWARDS.check)]
+    """accuracy, format, language, overlong, repetition, helpful, safety, or a plug-in's."""
     weight: float = Field(default=1.0, allow_inf_nan=False)
     """R1 adds accuracy, format and language with equal weights (arXiv 2501.12948 v2, 2.2, 3.2)."""
     start_step: int = Field(default=1, ge=1)
@@ -34,12 +26,19 @@ class RewardConfig(Record):
     """Updates over which the weight rises evenly from nothing, from `start_step` on."""
     model: Annotated[RewardModelRef | None, AddedLater()] = None
     """The reward model, of `helpful` one that learned from pairs, of `safety` from labels."""
+    settings: Annotated[dict[str, JsonValue], AddedLater()] = Field(default_factory=dict)
+    """Of a reward that takes any, by its own names."""
 
     @model_validator(mode="after")
     def _has_its_model(self) -> "RewardConfig":
-        if (self.name in LEARNED) != (self.model is not None):
-            needed = "needs" if self.name in LEARNED else "takes no"
+        if self.is_learned != (self.model is not None):
+            needed = "needs" if self.is_learned else "takes no"
             raise ValueError(f"{self.name} {needed} model: the reward model that gives it")
+        return self
+
+    @model_validator(mode="after")
+    def _has_its_settings(self) -> "RewardConfig":
+        settings_of(self.name, self.settings)
         return self
 
     @model_validator(mode="after")
@@ -47,6 +46,16 @@ class RewardConfig(Record):
         if self.end_step is not None and self.end_step < self.start_step:
             raise ValueError(f"end_step {self.end_step} is before start_step {self.start_step}")
         return self
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether a reward model gives it; all others are functions."""
+        return REWARDS[self.name].learns_from is not None
+
+    @property
+    def is_plugin(self) -> bool:
+        """Whether it is a user's function, which runs in a process that can be killed."""
+        return REWARDS.row(self.name).origin.kind != "factory"
 
     def weight_at(self, step: int) -> float:
         """The weight for the rollout that is first used for update `step`, counted from 1.
@@ -60,46 +69,16 @@ class RewardConfig(Record):
         return self.weight * min(1.0, counted / (self.ramp_steps + 1))
 
 
-def reward_components(
-    verdict: Verdict,
-    response: Response,
-    *,
-    text: str,
-    tokens: int,
-    limit: int,
-    language: str = "en",
-    is_open: bool = False,
-) -> dict[str, float]:
-    """Every rule's component of one completion of `tokens` tokens, where `limit` are allowed.
-
-    accuracy: 1 if the verdict is correct and the response well-formed, else 0. The second
-        condition matters where the verdict was lenient. Missing for an open problem (`is_open`),
-        which no rule decides.
-    format: 1 if the response is well-formed, else 0: all tags or nothing, so that no single tag
-        is worth writing.
-    language: share of target-language words in the reasoning (`language_consistency`); 0 if the
-        response opens no reasoning, else dropping the tags would pay.
-    overlong: a penalty in [-1, 0], see `overlong`.
-    repetition: a penalty in (-1, 0], minus the share of repeated word 4-grams of the completion.
-    """
-    spoken = response.reasoning
-    accuracy = {"accuracy": float(verdict.is_correct and response.is_well_formed)}
-    return {
-        **({} if is_open else accuracy),
-        "format": float(response.is_well_formed),
-        "language": 0.0 if spoken is None else language_consistency(spoken, language),
-        "overlong": overlong(tokens, limit),
-        "repetition": 0.0 - repetition(text),
-    }
-
-
-def overlong(tokens: int, limit: int) -> float:
-    """DAPO's soft penalty of long completions (arXiv 2503.14476, eq. 13), in [-1, 0].
-
-    0 up to limit - cache, then falling evenly to -1 at the limit, with cache = 0.2 * limit.
-    """
-    cache = OVERLONG_SHARE * limit
-    return min(0.0, max(-1.0, (limit - cache - tokens) / cache))
+def rule_components(completion: GradedCompletion) -> dict[str, float]:
+    """What every rule of the factory gives a completion, whether or not it is rewarded: rollouts
+    and telemetry show them all. One that does not apply is missing."""
+    rules = [
+        row.name
+        for row in REWARDS.rows()
+        if row.origin.kind == "factory" and row.value.function is not None
+    ]
+    values = {name: component(name, completion, None) for name in rules}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def total_reward(

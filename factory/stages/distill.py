@@ -11,19 +11,36 @@ student s, teacher t and m = (1 - beta) s + beta t, averaged over the tokens of 
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from factory.artifacts import Inputs
+from factory.artifacts import Artifact, Inputs
 from factory.chat import PromptConfig, stop_texts
 from factory.context import Context, Metrics
+from factory.cost import formulas
+from factory.cost.context import CostContext, Model, StageCost
+from factory.cost.flows import Questions
+from factory.cost.work import training_work
 from factory.jsonl import recover_rows
 from factory.records import ModelRef, ProblemsRef, SamplingConfig, TracesRef
 from factory.stages.generate import chosen_problems
 from factory.stages.sft import LoraConfig
-from factory.stages.stage import Stage, StageConfig
+from factory.stages.small import TOKENS
+from factory.stages.stage import (
+    Fields,
+    Stage,
+    StageConfig,
+    never_served,
+    no_files,
+    no_objection,
+    no_origins,
+    no_rows,
+    nothing_missing,
+    register,
+)
 
 SUMMARY = 8
 """Updates behind a figure of the summary: one update alone is mostly noise."""
@@ -131,13 +148,75 @@ def _summary(config: DistillConfig, rows: Sequence[Mapping[str, float]]) -> Metr
     return metrics
 
 
-STAGE = Stage(
-    config=DistillConfig,
-    produces="model",
-    version=2,
-    run=run,
-    memory_settings=("micro_batch", "engine_memory_gib", "gpu_memory_fraction_rl"),
-    preload=("factory.training.distillation", "factory.sampling.blocks"),
-    packages=("torch", "transformers", "trl", "peft"),
-    trains=True,
+def estimate(config: DistillConfig, cost: CostContext) -> tuple[StageCost, Model]:
+    """Traces are taken to be as long as the student's own texts; every position meets the head of
+    both models, forward and again in the backward pass."""
+    model, teacher = cost.model(), cost.model("teacher")
+    supply: Questions = cost.read("problems")
+    _, question = supply.asked("train", config.sources)
+    completion, is_assumed = cost.expected(config.max_new_tokens)
+    load = cost.decode_load(
+        model, config.prompt, question=question, prompts=config.own, rows=config.own,
+        completion=completion, limit=config.max_new_tokens, training=True,
+    )  # fmt: skip
+    length = load.frame + load.own + completion
+    trained = training_work(
+        cost, model, tokens=config.steps * config.prompts * length, length=length,
+        steps=config.steps, rows=min(cost.machine.micro_batch, config.prompts),
+        is_lora=bool(config.lora),
+    )  # fmt: skip
+    read = formulas.pass_seconds(teacher.shape.size(4), cost.speed, config.prompts * length, length)
+    seconds = config.steps * (cost.draw_seconds(model, load) + read) / cost.ranks
+    memory = (
+        trained.memory
+        + teacher.shape.parameters * cost.engine_number
+        + cost.engine_memory(model, load, training=True)
+    )
+    return replace(
+        trained, seconds=cost.start + trained.seconds + seconds,
+        tokens=config.steps * load.tokens, memory=memory, is_assumed=is_assumed,
+    ), model  # fmt: skip
+
+
+def completions(artifact: Artifact) -> float:
+    return artifact.manifest.metrics["completions"]
+
+
+def small(fields: Fields) -> Fields:
+    return {
+        **fields,
+        "sources": [],
+        # Half an update's texts are traces as soon as any are.
+        "on_policy_share": 0.5 if fields["traces"] else 1.0,
+        "completions": "verbatim",
+        "steps": 2,
+        "prompts": 2,
+        "max_new_tokens": 16 * TOKENS if fields["traces"] else TOKENS,
+    }
+
+
+STAGE = register(
+    Stage(
+        kind="distill",
+        config=DistillConfig,
+        produces="model",
+        version=2,
+        run=run,
+        packages=("torch", "transformers", "trl", "peft"),
+        preload=("factory.training.distillation", "factory.sampling.blocks"),
+        trains=True,
+        is_single=False,
+        external_files=no_files,
+        uses=no_rows,
+        check=no_objection,
+        missing=nothing_missing,
+        is_served=never_served,
+        memory_settings=("micro_batch", "engine_memory_gib", "gpu_memory_fraction_rl"),
+        estimate=estimate,
+        completions=completions,
+        tokens="sampled",
+        small=small,
+        visible=("model", "prompt", "completions", "lora"),
+        origins=no_origins,
+    )
 )

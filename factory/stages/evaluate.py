@@ -1,6 +1,7 @@
 """Stage `evaluate`: one model on benchmarks, through lm-eval with our sampler behind it."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,9 +12,14 @@ from pydantic import Field, model_validator
 from factory.artifacts import Artifact, Inputs
 from factory.chat import PromptConfig, render, stop_texts
 from factory.context import Context, Metrics
+from factory.cost.context import CostContext, StageCost
+from factory.cost.flows import Questions, lines
+from factory.cost.shapes import Unpriced
+from factory.cost.work import drawing_work
 from factory.errors import DataError, RecipeError
 from factory.grading import GRADERS
 from factory.jsonl import read_records, write_records
+from factory.problems.bundled import BUNDLES, BundledSource, size
 from factory.records import (
     AddedLater,
     AskedModelRef,
@@ -25,7 +31,19 @@ from factory.records import (
     SamplingConfig,
     Score,
 )
-from factory.stages.stage import SAMPLING_MEMORY, Stage, StageConfig
+from factory.stages.small import SAMPLES, small_sampling
+from factory.stages.stage import (
+    SAMPLING_MEMORY,
+    Fields,
+    Stage,
+    StageConfig,
+    never_served,
+    no_objection,
+    no_origins,
+    no_rows,
+    nothing_missing,
+    register,
+)
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -312,13 +330,99 @@ def _tokenizer(model: Path) -> "PreTrainedTokenizerBase":
     return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
 
 
-STAGE = Stage(
-    config=EvaluateConfig,
-    produces="scores",
-    version=2,
-    run=run,
-    memory_settings=SAMPLING_MEMORY,
-    preload=("transformers", "lm_eval.evaluator", "factory.sampling.blocks"),
-    packages=("torch", "transformers", "lm-eval", *GRADERS),
-    external_files=task_files,
+HARNESS_SECONDS = 2.5
+"""Of lm-eval, fitted."""
+
+
+def estimate(config: EvaluateConfig, cost: CostContext) -> tuple[StageCost, None]:
+    model = cost.model()
+    parts = []
+    for number, benchmark in enumerate(config.benchmarks):
+        problems, question = _benchmark_size(benchmark, number, cost)
+        limit = (benchmark.sampling or config.sampling).max_new_tokens
+        completion, is_assumed = cost.expected(limit)
+        for samples in (config.samples_of(benchmark), int(config.greedy)):
+            if samples:
+                load = cost.decode_load(
+                    model, config.prompt, question=question, prompts=problems,
+                    rows=problems * samples, completion=completion, limit=limit,
+                )  # fmt: skip
+                parts.append(drawing_work(cost, model, load, is_assumed=is_assumed))
+    start = cost.start
+    return StageCost(
+        start + HARNESS_SECONDS + sum(part.seconds - start for part in parts),
+        sum(part.tokens for part in parts),
+        max(part.memory for part in parts),
+        sum(part.disk for part in parts),
+        is_assumed=any(part.is_assumed for part in parts),
+    ), None
+
+
+def _benchmark_size(
+    benchmark: BenchmarkConfig, number: int, cost: CostContext
+) -> tuple[int, float]:
+    """Problems of a benchmark and characters of a question."""
+    if benchmark.problems is not None:
+        supply: Questions = cost.read(f"benchmarks.{number}.problems")
+        sources = [benchmark.source] if benchmark.source else []
+        return supply.asked("held_out", sources, benchmark.limit)
+    if benchmark.task in BUNDLES:
+        source = BundledSource.model_validate({"type": "bundled", "name": benchmark.task})
+        problems, characters = size(source)
+        return min(problems, benchmark.limit or problems), characters
+    if benchmark.limit is None:
+        raise Unpriced(
+            f"how many questions lm-eval's task {benchmark.task} has is not known here: give its "
+            "benchmark a limit"
+        )
+    return benchmark.limit, 400.0
+
+
+def completions(artifact: Artifact) -> float:
+    return lines(artifact.file("samples.jsonl"))
+
+
+def small(fields: Fields) -> Fields:
+    def small_benchmark(benchmark: Mapping[str, Any]) -> Fields:
+        sampling = benchmark["sampling"]
+        return {
+            **benchmark,
+            "source": None,
+            "limit": min(benchmark["limit"] or 2, 2),
+            "sampling": sampling and small_sampling(sampling),
+            "samples": benchmark["samples"] and min(benchmark["samples"], SAMPLES),
+        }
+
+    return {
+        **fields,
+        "benchmarks": [small_benchmark(benchmark) for benchmark in fields["benchmarks"]],
+        "sampling": small_sampling(fields["sampling"]),
+        "samples": min(fields["samples"], SAMPLES),
+    }
+
+
+STAGE = register(
+    Stage(
+        kind="evaluate",
+        config=EvaluateConfig,
+        produces="scores",
+        version=2,
+        run=run,
+        packages=("torch", "transformers", "lm-eval", *GRADERS),
+        preload=("transformers", "lm_eval.evaluator", "factory.sampling.blocks"),
+        trains=False,
+        is_single=False,
+        external_files=task_files,
+        uses=no_rows,
+        check=no_objection,
+        missing=nothing_missing,
+        is_served=never_served,
+        memory_settings=SAMPLING_MEMORY,
+        estimate=estimate,
+        completions=completions,
+        tokens="sampled",
+        small=small,
+        visible=None,
+        origins=no_origins,
+    )
 )

@@ -14,6 +14,9 @@ from pydantic import Field, model_validator
 from factory.artifacts import Inputs
 from factory.chat import PromptConfig, parse_completion, render, with_stops
 from factory.context import Context, Metrics
+from factory.cost.context import CostContext, StageCost
+from factory.cost.flows import KEPT_SHARE, Answers, Questions
+from factory.cost.work import drawing_work
 from factory.errors import DataError
 from factory.files import naming
 from factory.grading import GRADERS, GradeItem, GradingPool, check_ungradable_count
@@ -30,7 +33,21 @@ from factory.sampling import Completion, Request, Sampler, open_sampler
 from factory.sampling.segment import Segment
 from factory.seeds import derive
 from factory.stages.drawing import Draw, LengthStops, Line, Retry
-from factory.stages.stage import SAMPLING_MEMORY, Stage, StageConfig
+from factory.stages.small import SAMPLES, TOKENS, TRAIN, small_sampling
+from factory.stages.stage import (
+    SAMPLING_MEMORY,
+    Fields,
+    Stage,
+    StageConfig,
+    never_served,
+    no_files,
+    no_objection,
+    no_origins,
+    no_rows,
+    nothing_missing,
+    register,
+    traces_metric,
+)
 
 
 class GenerateConfig(StageConfig):
@@ -316,12 +333,59 @@ def _metrics(config: GenerateConfig, line: Line, tally: Tally) -> Metrics:
     }
 
 
-STAGE = Stage(
-    config=GenerateConfig,
-    produces="traces",
-    version=2,
-    run=run,
-    memory_settings=SAMPLING_MEMORY,
-    preload=("transformers", "factory.sampling.blocks", "factory.sampling.transformers"),
-    packages=("torch", "transformers", *GRADERS),
+def estimate(config: GenerateConfig, cost: CostContext) -> tuple[StageCost, Answers]:
+    model = cost.model()
+    supply: Questions = cost.read("problems")
+    problems, question = supply.asked(config.split, config.sources, config.limit)
+    limit = config.sampling.max_new_tokens
+    completion, is_assumed = cost.expected(limit)
+    samples = float(config.samples)
+    if config.enough is not None:
+        samples = min(samples, config.enough / KEPT_SHARE)
+    rows = problems * samples
+    load = cost.decode_load(
+        model, config.prompt, question=question, prompts=problems, rows=rows,
+        completion=completion, limit=limit,
+    )  # fmt: skip
+    taken = drawing_work(cost, model, load, is_assumed=is_assumed)
+    return taken, Answers(rows, problems, question, completion)
+
+
+def small(fields: Fields) -> Fields:
+    stops = fields["length_stops"]
+    return {
+        **fields,
+        "sources": [],
+        "limit": min(fields["limit"] or TRAIN, TRAIN // 2),
+        "samples": min(fields["samples"], SAMPLES),
+        "enough": fields["enough"] and min(fields["enough"], SAMPLES),
+        "length_stops": stops if isinstance(stops, str) else {"retry": 2 * TOKENS},
+        "sampling": small_sampling(fields["sampling"]),
+    }
+
+
+STAGE = register(
+    Stage(
+        kind="generate",
+        config=GenerateConfig,
+        produces="traces",
+        version=2,
+        run=run,
+        packages=("torch", "transformers", *GRADERS),
+        preload=("transformers", "factory.sampling.blocks", "factory.sampling.transformers"),
+        trains=False,
+        is_single=False,
+        external_files=no_files,
+        uses=no_rows,
+        check=no_objection,
+        missing=nothing_missing,
+        is_served=never_served,
+        memory_settings=SAMPLING_MEMORY,
+        estimate=estimate,
+        completions=traces_metric,
+        tokens="sampled",
+        small=small,
+        visible=None,
+        origins=no_origins,
+    )
 )

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from factory.artifacts import Inputs
+from factory.artifacts import Artifact, Inputs
 from factory.chat import PromptConfig, stop_texts
 from factory.context import Context, Metrics
 from factory.errors import DataError, RecipeError
@@ -27,11 +27,23 @@ from factory.grading import GRADERS
 from factory.jsonl import recover_rows
 from factory.problems.canaries import canaries
 from factory.records import AddedLater, ModelRef, Problem, ProblemsRef, Record, SamplingConfig
-from factory.rewards import LEARNED, RewardConfig
+from factory.rewards import RewardConfig
 from factory.rewards.language import SCRIPTS
 from factory.stages.generate import chosen_problems
+from factory.stages.grpo_cost import estimate
 from factory.stages.sft import LoraConfig
-from factory.stages.stage import Stage, StageConfig
+from factory.stages.small import HELD_OUT, SAMPLES, TOKENS
+from factory.stages.stage import (
+    Fields,
+    Stage,
+    StageConfig,
+    never_served,
+    no_files,
+    no_origins,
+    no_rows,
+    nothing_missing,
+    register,
+)
 
 SUMMARY = 8
 """Rollouts behind a figure of the summary: one rollout alone is mostly noise."""
@@ -173,7 +185,7 @@ class GrpoConfig(StageConfig):
         names = [reward.name for reward in self.rewards]
         if len(set(names)) < len(names):
             raise ValueError(f"rewards: {names} names a component twice; give it one weight")
-        learned = [name for name in names if name in LEARNED]
+        learned = [reward.name for reward in self.rewards if reward.is_learned]
         if learned and self.general is None:
             raise ValueError(f"general: {learned} reward answers to general prompts; give some")
         if self.general is not None and self.dynamic_sampling is not None:
@@ -266,7 +278,7 @@ def run(config: GrpoConfig, inputs: Inputs, out: Path, context: Context) -> Metr
         context=context,
         reward_models={
             reward.name: inputs[f"rewards.{place}.model"].path
-            for place, reward in enumerate(config.rewards) if reward.name in LEARNED
+            for place, reward in enumerate(config.rewards) if reward.is_learned
         },
     )  # fmt: skip
     if not is_first_rank():
@@ -313,14 +325,66 @@ def _summary(config: GrpoConfig, rows: Sequence[Mapping[str, float]]) -> Metrics
     return metrics
 
 
-STAGE = Stage(
-    config=GrpoConfig,
-    produces="model",
-    version=2,
-    run=run,
-    memory_settings=("micro_groups", "engine_memory_gib", "gpu_memory_fraction_rl"),
-    preload=("factory.training.grpo_run", "factory.sampling.blocks"),
-    packages=("torch", "transformers", "trl", "peft", "py3langid", *GRADERS),
-    trains=True,
-    check=check,
+def completions(artifact: Artifact) -> float:
+    config = artifact.manifest.config
+    updates = config["updates_per_rollout"]
+    rollouts = math.ceil(artifact.manifest.metrics["steps"] / updates)
+    return rollouts * updates * config["prompts"] * config["group"]
+
+
+def small(fields: Fields) -> Fields:
+    # A reward that starts late starts at the last step, so that its start is rehearsed too.
+    rewards = [
+        {**reward, "start_step": min(reward["start_step"], 2), "end_step": None, "ramp_steps": 0}
+        for reward in fields["rewards"]
+    ]
+    # So does the last jump of the length.
+    jumps = [{"from_step": 2, "max_new_tokens": 2 * TOKENS}] if fields["length_jumps"] else []
+    watch = fields["watch"]
+    updates = min(fields["updates_per_rollout"], 2)
+    if watch:
+        most = {"samples": min(watch["samples"], SAMPLES), "limit": HELD_OUT}
+        watch = {**watch, **most, "sources": [], "every": updates}
+    general = fields["general"]
+    return {
+        **fields,
+        "general": general and {**general, "start_step": min(general["start_step"], 3 - updates)},
+        "rewards": rewards,
+        "length_jumps": jumps,
+        "watch": watch,
+        "sources": [],
+        "steps": 2,
+        "prompts": 2,
+        "group": 2,
+        "updates_per_rollout": updates,
+        "warmup_steps": min(fields["warmup_steps"], 1),
+        "reference_refresh_steps": min(fields["reference_refresh_steps"], 1),
+        "max_new_tokens": TOKENS,
+    }
+
+
+STAGE = register(
+    Stage(
+        kind="grpo",
+        config=GrpoConfig,
+        produces="model",
+        version=2,
+        run=run,
+        packages=("torch", "transformers", "trl", "peft", "py3langid", *GRADERS),
+        preload=("factory.training.grpo_run", "factory.sampling.blocks"),
+        trains=True,
+        is_single=False,
+        external_files=no_files,
+        uses=no_rows,
+        check=check,
+        missing=nothing_missing,
+        is_served=never_served,
+        memory_settings=("micro_groups", "engine_memory_gib", "gpu_memory_fraction_rl"),
+        estimate=estimate,
+        completions=completions,
+        tokens="sampled",
+        small=small,
+        visible=("model", "prompt", "lora"),
+        origins=no_origins,
+    )
 )

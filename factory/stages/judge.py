@@ -14,6 +14,9 @@ from pydantic import Field, model_validator
 from factory.artifacts import Inputs
 from factory.chat import PromptConfig, render, with_stops
 from factory.context import Context, Metrics
+from factory.cost.context import CostContext, StageCost
+from factory.cost.flows import Answers
+from factory.cost.work import reading_work
 from factory.errors import DataError
 from factory.grading import check_ungradable
 from factory.grading.judge import Judgement, judge_request, judged, read_reply
@@ -33,7 +36,21 @@ from factory.records import (
 from factory.sampling import Request
 from factory.sampling.blocks import ask_model
 from factory.seeds import derive
-from factory.stages.stage import SAMPLING_MEMORY, Stage, StageConfig
+from factory.stages.small import SAMPLES, small_sampling
+from factory.stages.stage import (
+    SAMPLING_MEMORY,
+    Fields,
+    Stage,
+    StageConfig,
+    never_served,
+    no_files,
+    no_objection,
+    no_origins,
+    no_rows,
+    nothing_missing,
+    register,
+    traces_metric,
+)
 
 
 class JudgeConfig(StageConfig):
@@ -180,12 +197,46 @@ def _metrics(traces: int, votes: Sequence[Vote], outcomes: Sequence[Outcome]) ->
     }
 
 
-STAGE = Stage(
-    config=JudgeConfig,
-    produces="traces",
-    version=1,
-    run=run,
-    memory_settings=SAMPLING_MEMORY,
-    preload=("transformers", "factory.sampling.blocks", "factory.sampling.transformers"),
-    packages=("torch", "transformers"),
+def estimate(config: JudgeConfig, cost: CostContext) -> tuple[StageCost, Answers]:
+    traces: Answers = cost.read("traces")
+    return reading_work(
+        cost, "model", config.sampling, question=600 + traces.question,
+        extra=traces.completion, prompts=traces.rows, samples=config.votes,
+    ), traces  # fmt: skip
+
+
+def small(fields: Fields) -> Fields:
+    # A random model decides nothing.
+    return {
+        **fields,
+        "votes": min(fields["votes"], SAMPLES),
+        "sampling": small_sampling(fields["sampling"]),
+        "max_ungradable": 1.0,
+    }
+
+
+STAGE = register(
+    Stage(
+        kind="judge",
+        config=JudgeConfig,
+        produces="traces",
+        version=1,
+        run=run,
+        packages=("torch", "transformers"),
+        preload=("transformers", "factory.sampling.blocks", "factory.sampling.transformers"),
+        trains=False,
+        is_single=False,
+        external_files=no_files,
+        uses=no_rows,
+        check=no_objection,
+        missing=nothing_missing,
+        is_served=never_served,
+        memory_settings=SAMPLING_MEMORY,
+        estimate=estimate,
+        completions=traces_metric,
+        tokens="sampled",
+        small=small,
+        visible=None,
+        origins=no_origins,
+    )
 )

@@ -13,13 +13,26 @@ from pydantic import Field, model_validator
 
 from factory.artifacts import Inputs
 from factory.context import Context, Metrics
+from factory.cost.context import CostContext, StageCost
+from factory.cost.flows import Texts, texts
 from factory.errors import DataError
 from factory.jsonl import write_records
 from factory.preferences import sources
 from factory.preferences.judge import GUARD, GUARDED, Vote, safe_share, vote_counts
 from factory.preferences.sources import HubRows, LabelLine, LocalFile
 from factory.records import Labelled, ModelRef, Record, SamplingConfig, Trace, TracesRef
-from factory.stages.stage import SAMPLING_MEMORY, Stage, StageConfig
+from factory.stages.judged import judged_texts, preference_origins
+from factory.stages.small import LABELS, small_preferences
+from factory.stages.stage import (
+    SAMPLING_MEMORY,
+    Fields,
+    Stage,
+    StageConfig,
+    never_served,
+    no_rows,
+    register,
+    traces_metric,
+)
 
 
 class JudgedLabels(Record):
@@ -158,14 +171,40 @@ def check(config: LabelsConfig) -> list[str]:
     return sources.column_problems(config.source, LabelLine)
 
 
-STAGE = Stage(
-    config=LabelsConfig,
-    produces="labels",
-    version=1,
-    run=run,
-    memory_settings=SAMPLING_MEMORY,
-    packages=("torch", "transformers"),
-    external_files=lambda config: sources.external_files(config.source),
-    missing=lambda config: sources.missing(config.source),
-    check=check,
+def estimate(config: LabelsConfig, cost: CostContext) -> tuple[StageCost, Texts]:
+    source = config.source
+    if not isinstance(source, JudgedLabels):
+        return StageCost(0.01), texts(source, 1)
+    return judged_texts(cost, source.sampling, votes=source.votes, at_once=1, kept=1.0)
+
+
+def small(fields: Fields) -> Fields:
+    loose = {"least_agreement": 0.5}
+    return {**fields, "source": small_preferences(fields["source"], LABELS, loose)}
+
+
+STAGE = register(
+    Stage(
+        kind="labels",
+        config=LabelsConfig,
+        produces="labels",
+        version=1,
+        run=run,
+        packages=("torch", "transformers"),
+        preload=(),
+        trains=False,
+        is_single=False,
+        external_files=lambda config: sources.external_files(config.source),
+        uses=no_rows,
+        check=check,
+        missing=lambda config: sources.missing(config.source),
+        is_served=never_served,
+        memory_settings=SAMPLING_MEMORY,
+        estimate=estimate,
+        completions=traces_metric,
+        tokens="sampled",
+        small=small,
+        visible=None,
+        origins=preference_origins,
+    )
 )

@@ -15,13 +15,27 @@ from pydantic import Field, model_validator
 
 from factory.artifacts import Artifact, Inputs
 from factory.context import Context, Metrics
+from factory.cost.context import CostContext, StageCost
+from factory.cost.flows import Answers
+from factory.cost.work import line_work
 from factory.errors import DataError
 from factory.jsonl import read_records, write_records
 from factory.problems.overlap import HeldOut
 from factory.problems.similar import near_duplicates
 from factory.records import AddedLater, Problem, ProblemsRef, Record, Trace, TracesRef
 from factory.seeds import derive
-from factory.stages.stage import Stage, StageConfig
+from factory.stages.stage import (
+    Fields,
+    Stage,
+    StageConfig,
+    never_served,
+    no_files,
+    no_objection,
+    no_origins,
+    no_rows,
+    nothing_missing,
+    register,
+)
 
 Domain = Literal["math", "code", "stem", "logic", "general"]
 DOMAINS: tuple[Domain, ...] = get_args(Domain)
@@ -251,10 +265,67 @@ def _domain_quotas(
     return quotas
 
 
-STAGE = Stage(
-    config=MixConfig,
-    produces="traces",
-    version=1,
-    run=run,
-    memory_settings=(),
+def estimate(config: MixConfig, cost: CostContext) -> tuple[StageCost, Answers]:
+    parts: list[Answers] = [
+        cost.read(f"parts.{number}.traces") for number in range(len(config.parts))
+    ]
+    counts = expected_quotas(config, [part.rows for part in parts])
+    rows = max(1.0, sum(counts))
+    kept = min(rows, config.limit or rows)
+
+    def mean(name: str) -> float:
+        return sum(getattr(a, name) * n for a, n in zip(parts, counts, strict=True)) / rows
+
+    mixture = Answers(kept, kept, mean("question"), mean("completion"))
+    return line_work(mixture, read=sum(part.rows for part in parts))
+
+
+def expected_quotas(config: MixConfig, available: Sequence[float]) -> list[float]:
+    """Rows taken of each part: the largest mixture that its shares allow, or all, or counts."""
+    parts = config.parts
+    weights: list[float] = [part.share or 0.0 for part in parts]
+    if config.quotas:
+        domains: list[Domain] = [part.domain for part in parts if part.domain is not None]
+        totals: dict[Domain, float] = dict.fromkeys(domains, 0.0)
+        for domain, rows in zip(domains, available, strict=True):
+            totals[domain] += rows
+        weights = [
+            TABLE_5[domain] * rows / totals[domain]
+            for domain, rows in zip(domains, available, strict=True)
+        ]
+    if not any(weights):
+        return [min(rows, part.count or rows) for part, rows in zip(parts, available, strict=True)]
+    scale = min(rows / weight for rows, weight in zip(available, weights, strict=True) if weight)
+    return [scale * weight for weight in weights]
+
+
+def small(fields: Fields) -> Fields:
+    parts = [{**part, "count": None} for part in fields["parts"]]
+    return {**fields, "parts": parts, "limit": None}
+
+
+STAGE = register(
+    Stage(
+        kind="mix",
+        config=MixConfig,
+        produces="traces",
+        version=1,
+        run=run,
+        packages=(),
+        preload=(),
+        trains=False,
+        is_single=False,
+        external_files=no_files,
+        uses=no_rows,
+        check=no_objection,
+        missing=nothing_missing,
+        is_served=never_served,
+        memory_settings=(),
+        estimate=estimate,
+        completions=None,
+        tokens="none",
+        small=small,
+        visible=None,
+        origins=no_origins,
+    )
 )

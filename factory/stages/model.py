@@ -9,12 +9,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from factory.artifacts import MANIFEST, Inputs, open_artifact, sha256_file, verify
+from factory.artifacts import MANIFEST, Artifact, Inputs, open_artifact, sha256_file, verify
 from factory.context import Context, Metrics
+from factory.cost.context import PROCESS_BYTES, CostContext, Model, StageCost
+from factory.cost.formulas import DISK_BYTES_PER_SECOND
+from factory.cost.shapes import SMOLLM2, Shape, Unpriced, hub_shape, shape_of_folder
 from factory.errors import ArtifactError, EngineError, RecipeError
 from factory.records import COMMIT, AddedLater, Record
 from factory.sampling.served import URL, Served, write_served
-from factory.stages.stage import Stage, StageConfig
+from factory.stages.stage import (
+    OWN_LICENCE,
+    Fields,
+    Origin,
+    Stage,
+    StageConfig,
+    no_objection,
+    no_rows,
+    register,
+)
 from factory.stages.turns import Turns, set_turns
 from factory.tiny import CHAT_TEMPLATE, Architecture, save_tiny_model
 from factory.transformers4 import write_tokenizer_fields
@@ -356,15 +368,93 @@ def _parameters(folder: Path) -> int:
     return count
 
 
-STAGE = Stage(
-    config=ModelConfig,
-    produces="model",
-    version=2,
-    run=run,
-    memory_settings=(),
-    preload=("transformers",),
-    packages=("transformers",),
-    external_files=external_files,
-    missing=missing,
-    is_served=is_served,
+FETCH_BYTES_PER_SECOND = 50e6
+"""Of the hub; an assumption."""
+DEQUANTISE_SECONDS = 22.0
+"""Of the embedded model's 4-bit file, in the fitted build."""
+
+
+def estimate(config: ModelConfig, cost: CostContext) -> tuple[StageCost, Model]:
+    source = config.source
+    model = Model(shape(source), 2 if isinstance(source, Hub) else 4)
+    rate = FETCH_BYTES_PER_SECOND if isinstance(source, Hub) else DISK_BYTES_PER_SECOND
+    seconds = 1.0 + model.file_bytes / rate
+    if isinstance(source, Embedded):
+        seconds = DEQUANTISE_SECONDS
+    memory = PROCESS_BYTES + 1.5 * model.file_bytes * isinstance(source, Embedded)
+    return StageCost(seconds, 0.0, memory, model.file_bytes), model
+
+
+def shape(source: Source) -> Shape:
+    """The shape of a source's model; Unpriced says what is missing."""
+    if isinstance(source, Embedded):
+        return SMOLLM2
+    if isinstance(source, Tiny):
+        return tiny_shape(source)
+    if isinstance(source, Local):
+        return shape_of_folder(Path(source.path))
+    if isinstance(source, Endpoint):
+        raise Unpriced(f"{source.name} is on a server; `endpoints` in the machine file prices it")
+    return hub_shape(source.id, source.revision)
+
+
+def tiny_shape(source: Tiny) -> Shape:
+    """The shape of `factory.tiny.tiny_model`; its tokenizer has a token a byte."""
+    hidden = source.hidden
+    return Shape(
+        259, hidden, source.layers, hidden // 32, max(1, hidden // 64), 2 * hidden,
+        is_tied=source.architecture == "llama", has_bias=source.architecture == "qwen2",
+        characters_per_token=1.0,
+    )  # fmt: skip
+
+
+def small(fields: Fields) -> Fields:
+    source = fields["source"]
+    if source["type"] == "tiny":
+        return fields
+    name = str(source.get("id") or source.get("path") or source.get("name")).lower()
+    architecture = "qwen2" if "qwen" in name else "llama"
+    return {
+        **fields,
+        "source": {"type": "tiny", "architecture": architecture},
+        # The tiny tokenizer knows ChatML's tokens only, and reads bytes: prompts are longer.
+        "turns": fields["turns"] and "chatml",
+        "context": {"tokens": 8192, "rope_theta": 1e6},
+    }
+
+
+def origins(artifact: Artifact) -> list[Origin]:
+    source = artifact.manifest.config["source"]
+    if source["type"] == "tiny":
+        return [Origin("random weights", OWN_LICENCE)]
+    if source["type"] == "embedded":
+        return [Origin(EMBEDDED_IDS[source["name"]], "apache-2.0")]
+    what = source.get("id") or source.get("name") or Path(source["path"]).name
+    return [Origin(str(what), str(source.get("licence") or ""))]
+
+
+STAGE = register(
+    Stage(
+        kind="model",
+        config=ModelConfig,
+        produces="model",
+        version=2,
+        run=run,
+        packages=("transformers",),
+        preload=("transformers",),
+        trains=False,
+        is_single=False,
+        external_files=external_files,
+        uses=no_rows,
+        check=no_objection,
+        missing=missing,
+        is_served=is_served,
+        memory_settings=(),
+        estimate=estimate,
+        completions=None,
+        tokens="none",
+        small=small,
+        visible=None,
+        origins=origins,
+    )
 )

@@ -14,6 +14,8 @@ from pydantic import Field, model_validator
 
 from factory.artifacts import Inputs
 from factory.context import Context, Metrics
+from factory.cost.context import CostContext, StageCost
+from factory.cost.flows import Texts, texts
 from factory.errors import DataError
 from factory.jsonl import write_records
 from factory.preferences import sources
@@ -21,7 +23,18 @@ from factory.preferences.judge import COMPARE, COMPARED, Vote, preference, vote_
 from factory.preferences.lengths import length_gap, unbalanced
 from factory.preferences.sources import HubRows, LocalFile, PairLine
 from factory.records import ModelRef, Pair, Record, SamplingConfig, Trace, TracesRef
-from factory.stages.stage import SAMPLING_MEMORY, Stage, StageConfig
+from factory.stages.judged import JUDGED_SHARE, judged_texts, preference_origins
+from factory.stages.small import PAIRS, small_preferences
+from factory.stages.stage import (
+    SAMPLING_MEMORY,
+    Fields,
+    Stage,
+    StageConfig,
+    never_served,
+    no_rows,
+    register,
+    traces_metric,
+)
 
 
 class JudgedPairs(Record):
@@ -204,14 +217,40 @@ def check(config: PairsConfig) -> list[str]:
     return sources.column_problems(config.source, PairLine)
 
 
-STAGE = Stage(
-    config=PairsConfig,
-    produces="pairs",
-    version=1,
-    run=run,
-    memory_settings=SAMPLING_MEMORY,
-    packages=("torch", "transformers"),
-    external_files=lambda config: sources.external_files(config.source),
-    missing=lambda config: sources.missing(config.source),
-    check=check,
+def estimate(config: PairsConfig, cost: CostContext) -> tuple[StageCost, Texts]:
+    source = config.source
+    if not isinstance(source, JudgedPairs):
+        return StageCost(0.01), texts(source, 2)
+    return judged_texts(cost, source.sampling, votes=source.votes, at_once=2, kept=JUDGED_SHARE)
+
+
+def small(fields: Fields) -> Fields:
+    loose = {"margin": -1.0, "compares": "completion"}
+    return {**fields, "source": small_preferences(fields["source"], PAIRS, loose)}
+
+
+STAGE = register(
+    Stage(
+        kind="pairs",
+        config=PairsConfig,
+        produces="pairs",
+        version=1,
+        run=run,
+        packages=("torch", "transformers"),
+        preload=(),
+        trains=False,
+        is_single=False,
+        external_files=lambda config: sources.external_files(config.source),
+        uses=no_rows,
+        check=check,
+        missing=lambda config: sources.missing(config.source),
+        is_served=never_served,
+        memory_settings=SAMPLING_MEMORY,
+        estimate=estimate,
+        completions=traces_metric,
+        tokens="sampled",
+        small=small,
+        visible=None,
+        origins=preference_origins,
+    )
 )

@@ -10,11 +10,27 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from factory.artifacts import Inputs
+from factory.artifacts import Artifact, Inputs
 from factory.context import Context, Metrics
+from factory.cost.context import CostContext, Model, StageCost
+from factory.cost.shapes import Shape
+from factory.cost.work import training_work
 from factory.jsonl import recover_rows
-from factory.stages.stage import Stage, StageConfig
+from factory.stages.stage import (
+    OWN_LICENCE,
+    Fields,
+    Origin,
+    Stage,
+    StageConfig,
+    never_served,
+    no_files,
+    no_objection,
+    no_rows,
+    nothing_missing,
+    register,
+)
 from factory.world.corpus import CorpusConfig
+from factory.world.vocabulary import WORDS
 
 
 class PretrainConfig(StageConfig):
@@ -75,14 +91,57 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, context: Context) -> 
     }
 
 
-STAGE = Stage(
-    config=PretrainConfig,
-    produces="model",
-    version=3,
-    run=run,
-    memory_settings=(),
-    preload=("factory.training.pretrain",),
-    packages=("torch", "transformers"),
-    trains=True,
-    is_single=True,
+SPARSE_SAVES = 50
+"""Of `training.pretrain`: so many times fewer checkpoints."""
+
+
+def estimate(config: PretrainConfig, cost: CostContext) -> tuple[StageCost, Model]:
+    model = Model(shape(config), 4)
+    tokens = config.steps * config.batch * config.sequence
+    return training_work(
+        cost, model, tokens=tokens, length=config.sequence, steps=config.steps, rows=config.batch,
+        save_steps=SPARSE_SAVES * cost.machine.checkpoint_steps,
+    ), model  # fmt: skip
+
+
+def shape(config: PretrainConfig) -> Shape:
+    """The shape of the model; its tokenizer has a token a word."""
+    return Shape(
+        len(WORDS), config.hidden, config.layers, config.heads, config.heads, config.feed_forward,
+        is_tied=True, characters_per_token=2.2,
+    )  # fmt: skip
+
+
+def small(fields: Fields) -> Fields:
+    return {**fields, "tokens": 2 * fields["batch"] * fields["sequence"]}
+
+
+def origins(artifact: Artifact) -> list[Origin]:
+    return [Origin("random weights", OWN_LICENCE)]
+
+
+STAGE = register(
+    Stage(
+        kind="pretrain",
+        config=PretrainConfig,
+        produces="model",
+        version=3,
+        run=run,
+        packages=("torch", "transformers"),
+        preload=("factory.training.pretrain",),
+        trains=True,
+        is_single=True,
+        external_files=no_files,
+        uses=no_rows,
+        check=no_objection,
+        missing=nothing_missing,
+        is_served=never_served,
+        memory_settings=(),
+        estimate=estimate,
+        completions=None,
+        tokens="none",
+        small=small,
+        visible=("hidden", "layers", "heads", "feed_forward", "sequence"),
+        origins=origins,
+    )
 )

@@ -17,13 +17,26 @@ from pydantic import Field
 from factory.artifacts import Inputs
 from factory.chat import OutputForm, canonical_text, parse
 from factory.context import Context, Metrics
+from factory.cost.context import CostContext, StageCost
+from factory.cost.flows import Answers
+from factory.cost.work import line_work
 from factory.errors import DataError
 from factory.grading import GRADERS, GradeItem, GradingPool
 from factory.jsonl import read_records, write_records
 from factory.records import Problem, ProblemsRef, Trace, TracesRef
 from factory.review import Decision, Decisions, final, passes_agree, pending, standing
 from factory.stages.fitness import Fitness, Rejected, fault
-from factory.stages.stage import Stage
+from factory.stages.small import keeping_all
+from factory.stages.stage import (
+    Fields,
+    Stage,
+    never_served,
+    no_objection,
+    no_origins,
+    no_rows,
+    nothing_missing,
+    register,
+)
 
 NOT_REVIEWED = "not reviewed by a person"
 
@@ -180,12 +193,36 @@ def _graded(config: ReviewConfig, edits: dict[int, Trace], inputs: Inputs) -> di
     }
 
 
-STAGE = Stage(
-    config=ReviewConfig,
-    produces="traces",
-    version=2,
-    run=run,
-    memory_settings=(),
-    packages=("py3langid", *GRADERS),
-    external_files=decision_files,
+def estimate(config: ReviewConfig, cost: CostContext) -> tuple[StageCost, Answers]:
+    return line_work(cost.read("traces"))
+
+
+def small(fields: Fields) -> Fields:
+    return {**keeping_all(fields), "decisions": None, "policy": "accept"}
+
+
+STAGE = register(
+    Stage(
+        kind="review",
+        config=ReviewConfig,
+        produces="traces",
+        version=2,
+        run=run,
+        packages=("py3langid", *GRADERS),
+        preload=(),
+        trains=False,
+        is_single=False,
+        external_files=decision_files,
+        uses=no_rows,
+        check=no_objection,
+        missing=nothing_missing,
+        is_served=never_served,
+        memory_settings=(),
+        estimate=estimate,
+        completions=None,
+        tokens="none",
+        small=small,
+        visible=None,
+        origins=no_origins,
+    )
 )

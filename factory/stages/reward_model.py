@@ -10,20 +10,38 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from factory.artifacts import Inputs
+from factory.chat import PromptConfig
 from factory.context import Context, Metrics
+from factory.cost.context import CostContext, Model, StageCost
+from factory.cost.flows import Texts, prompt_tokens
+from factory.cost.formulas import pass_seconds
+from factory.cost.work import training_work
 from factory.errors import DataError
 from factory.files import naming
 from factory.jsonl import read_records, recover_rows
 from factory.records import Labelled, LabelsRef, ModelRef, Pair, PairsRef
 from factory.seeds import derive
 from factory.stages.sft import micro_batch_rows
-from factory.stages.stage import Stage, StageConfig
+from factory.stages.small import CONTEXT, ROWS
+from factory.stages.stage import (
+    Fields,
+    Stage,
+    StageConfig,
+    never_served,
+    no_files,
+    no_objection,
+    no_origins,
+    no_rows,
+    nothing_missing,
+    register,
+)
 
 if TYPE_CHECKING:
     from factory.training.reward_rows import Row
@@ -234,13 +252,58 @@ def correlation(first: Sequence[float], second: Sequence[float]) -> float:
     return sum(a * b for a, b in parts) / spread if spread else 0.0
 
 
-STAGE = Stage(
-    config=RewardModelConfig,
-    produces="reward_model",
-    version=1,
-    run=run,
-    memory_settings=("micro_batch",),
-    preload=("factory.training.reward_model",),
-    packages=("torch", "transformers", "trl"),
-    trains=True,
+def estimate(config: RewardModelConfig, cost: CostContext) -> tuple[StageCost, Model]:
+    model = cost.model()
+    data: Texts = cost.read("pairs" if config.pairs else "labels")
+    length = min(
+        data.characters / model.shape.characters_per_token
+        + 2 * prompt_tokens(PromptConfig(), 0, model.shape).tokens,
+        config.context,
+    )
+    learned = data.rows * (1 - config.held_out_share)
+    steps = math.ceil(learned / config.batch) * config.epochs
+    taken = training_work(
+        cost, model, tokens=steps * config.batch * data.responses * length, length=length,
+        steps=steps, rows=data.responses * min(cost.machine.micro_batch, config.batch),
+    )  # fmt: skip
+    scored = data.rows * data.responses * length
+    scoring = pass_seconds(model.shape.size(4), cost.speed, scored, length)
+    return replace(taken, seconds=taken.seconds + scoring), model
+
+
+def small(fields: Fields) -> Fields:
+    return {
+        **fields,
+        "epochs": 1,
+        "batch": 2 * ROWS,
+        "context": min(fields["context"], CONTEXT),
+        "max_dropped_share": 0.5,
+        "held_out_share": max(fields["held_out_share"], 0.5),
+    }
+
+
+STAGE = register(
+    Stage(
+        kind="reward_model",
+        config=RewardModelConfig,
+        produces="reward_model",
+        version=1,
+        run=run,
+        packages=("torch", "transformers", "trl"),
+        preload=("factory.training.reward_model",),
+        trains=True,
+        is_single=False,
+        external_files=no_files,
+        uses=no_rows,
+        check=no_objection,
+        missing=nothing_missing,
+        is_served=never_served,
+        memory_settings=("micro_batch",),
+        estimate=estimate,
+        completions=None,
+        tokens="none",
+        small=small,
+        visible=None,
+        origins=no_origins,
+    )
 )

@@ -28,6 +28,9 @@ from factory.chat import (
     with_stops,
 )
 from factory.context import Context, Metrics
+from factory.cost.context import CostContext, StageCost
+from factory.cost.flows import Answers
+from factory.cost.work import reading_work
 from factory.errors import DataError
 from factory.grading import GRADERS, GradeItem, GradingPool, check_ungradable
 from factory.jsonl import read_records, write_records
@@ -48,7 +51,19 @@ from factory.sampling.blocks import ask_model
 from factory.sampling.served import read_served
 from factory.seeds import derive
 from factory.stages.fitness import Fitness, Rejected, fault
-from factory.stages.stage import SAMPLING_MEMORY, Stage
+from factory.stages.small import SAMPLES, TRAIN, keeping_all, small_sampling
+from factory.stages.stage import (
+    SAMPLING_MEMORY,
+    Fields,
+    Stage,
+    never_served,
+    no_files,
+    no_objection,
+    no_origins,
+    no_rows,
+    nothing_missing,
+    register,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -392,12 +407,63 @@ def _reply(attempt: Attempt) -> Reply:
     )
 
 
-STAGE = Stage(
-    config=RewriteConfig,
-    produces="traces",
-    version=2,
-    run=run,
-    memory_settings=SAMPLING_MEMORY,
-    preload=("transformers", "factory.sampling.blocks", "factory.sampling.transformers"),
-    packages=("torch", "transformers", "py3langid", *GRADERS),
+REWRITTEN_SHARE = 0.5
+"""Of drafts whose rewriting passes; an assumption, r1-small's was 0.13."""
+
+
+def estimate(config: RewriteConfig, cost: CostContext) -> tuple[StageCost, Answers]:
+    traces: Answers = cost.read("traces")
+    drafts = min(traces.rows, config.limit or traces.rows)
+    shown = sum(
+        len(example.question) + len(example.draft) + len(example.reasoning) + 300
+        for example in config.examples
+    )
+    taken = reading_work(
+        cost, "model", config.sampling, question=400 + shown + traces.question,
+        extra=traces.completion, prompts=drafts, samples=config.samples,
+    )  # fmt: skip
+    kept = drafts * REWRITTEN_SHARE
+    return taken, Answers(kept, kept, traces.question, traces.completion)
+
+
+def completions(artifact: Artifact) -> float:
+    return artifact.manifest.metrics["drafts"] * artifact.manifest.config["samples"]
+
+
+def small(fields: Fields) -> Fields:
+    return {
+        **keeping_all(fields),
+        "limit": min(fields["limit"] or TRAIN, TRAIN // 2),
+        "samples": min(fields["samples"], SAMPLES),
+        "keep_steps": False,
+        # In bytes, which is what tiny models read, examples leave no room.
+        "examples": [],
+        "sampling": small_sampling(fields["sampling"]),
+    }
+
+
+STAGE = register(
+    Stage(
+        kind="rewrite",
+        config=RewriteConfig,
+        produces="traces",
+        version=2,
+        run=run,
+        packages=("torch", "transformers", "py3langid", *GRADERS),
+        preload=("transformers", "factory.sampling.blocks", "factory.sampling.transformers"),
+        trains=False,
+        is_single=False,
+        external_files=no_files,
+        uses=no_rows,
+        check=no_objection,
+        missing=nothing_missing,
+        is_served=never_served,
+        memory_settings=SAMPLING_MEMORY,
+        estimate=estimate,
+        completions=completions,
+        tokens="sampled",
+        small=small,
+        visible=None,
+        origins=no_origins,
+    )
 )

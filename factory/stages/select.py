@@ -9,11 +9,24 @@ from pydantic import Field
 
 from factory.artifacts import Inputs
 from factory.context import Context, Metrics
+from factory.cost.context import CostContext, StageCost
+from factory.cost.flows import Answers, kept_rows
+from factory.cost.work import line_work
 from factory.errors import DataError
 from factory.jsonl import write_records
 from factory.records import Trace, TracesRef
 from factory.stages.fitness import Fitness, Rejected, fault
-from factory.stages.stage import Stage
+from factory.stages.small import keeping_all
+from factory.stages.stage import (
+    Stage,
+    never_served,
+    no_files,
+    no_objection,
+    no_origins,
+    no_rows,
+    nothing_missing,
+    register,
+)
 
 Preference = Literal["first", "shortest", "diverse"]
 
@@ -105,11 +118,37 @@ def _least_alike(traces: list[Trace], count: int) -> set[int]:
     return set(chosen)
 
 
-STAGE = Stage(
-    config=SelectConfig,
-    produces="traces",
-    version=2,
-    run=run,
-    memory_settings=(),
-    packages=("py3langid",),
+def estimate(config: SelectConfig, cost: CostContext) -> tuple[StageCost, Answers]:
+    traces: Answers = cost.read("traces")
+    share = cost.kept.get(cost.name)
+    assumed = kept_rows(traces, config.max_per_problem)
+    rows = assumed if share is None else share * traces.rows
+    problems = min(rows, traces.problems)
+    return line_work(Answers(rows, problems, traces.question, traces.completion), read=traces.rows)
+
+
+STAGE = register(
+    Stage(
+        kind="select",
+        config=SelectConfig,
+        produces="traces",
+        version=2,
+        run=run,
+        packages=("py3langid",),
+        preload=(),
+        trains=False,
+        is_single=False,
+        external_files=no_files,
+        uses=no_rows,
+        check=no_objection,
+        missing=nothing_missing,
+        is_served=never_served,
+        memory_settings=(),
+        estimate=estimate,
+        completions=None,
+        tokens="none",
+        small=keeping_all,
+        visible=None,
+        origins=no_origins,
+    )
 )

@@ -5,7 +5,9 @@ one stage with other inputs.
 """
 
 import json
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,10 +16,25 @@ from pydantic import Field, JsonValue, model_validator
 from factory.artifacts import Inputs
 from factory.chat import PromptConfig
 from factory.context import Context, Metrics
+from factory.cost.context import CostContext, Model, StageCost
+from factory.cost.flows import Answers, prompt_tokens
+from factory.cost.formulas import DecodeLoad
+from factory.cost.work import training_work
 from factory.errors import DataError, RecipeError
 from factory.jsonl import recover_rows
 from factory.records import AddedLater, ModelRef, Record, TracesRef
-from factory.stages.stage import Stage, StageConfig
+from factory.stages.small import CONTEXT, ROWS
+from factory.stages.stage import (
+    Fields,
+    Stage,
+    StageConfig,
+    never_served,
+    no_files,
+    no_origins,
+    no_rows,
+    nothing_missing,
+    register,
+)
 
 if TYPE_CHECKING:
     from factory.training.sft_rows import Row
@@ -207,14 +224,58 @@ def _keep_whole_rows(
     return split_by_length(rows, limit)[0], report
 
 
-STAGE = Stage(
-    config=SftConfig,
-    produces="model",
-    version=2,
-    run=run,
-    memory_settings=("micro_batch",),
-    preload=("factory.training.sft",),
-    packages=("torch", "transformers", "trl", "peft"),
-    trains=True,
-    check=validate,
+REPEATED_QUESTIONS = 8
+"""Of `training.stopping`: questions that a fine-tuned model is asked again."""
+
+
+def estimate(config: SftConfig, cost: CostContext) -> tuple[StageCost, Model]:
+    model = cost.model()
+    traces: Answers = cost.read("traces")
+    prompt = prompt_tokens(config.prompt, traces.question, model.shape).tokens
+    length = min(prompt + traces.completion, config.context)
+    steps = math.ceil(traces.rows / config.batch) * config.epochs
+    taken = training_work(
+        cost, model, tokens=steps * config.batch * length, length=length, steps=steps,
+        rows=min(cost.machine.micro_batch, config.batch), is_lora=bool(config.lora),
+    )  # fmt: skip
+    c, n = traces.completion, REPEATED_QUESTIONS
+    few = DecodeLoad(n, n, 0, prompt, c, c, block=n, at_once=n)
+    return replace(taken, seconds=taken.seconds + cost.draw_seconds(model, few)), model
+
+
+def small(fields: Fields) -> Fields:
+    return {
+        **fields,
+        "epochs": 1,
+        "batch": ROWS,
+        "context": min(fields["context"], CONTEXT),
+        "max_dropped_share": 0.5,
+        "completions": "verbatim",
+    }
+
+
+STAGE = register(
+    Stage(
+        kind="sft",
+        config=SftConfig,
+        produces="model",
+        version=2,
+        run=run,
+        packages=("torch", "transformers", "trl", "peft"),
+        preload=("factory.training.sft",),
+        trains=True,
+        is_single=False,
+        external_files=no_files,
+        uses=no_rows,
+        check=validate,
+        missing=nothing_missing,
+        is_served=never_served,
+        memory_settings=("micro_batch",),
+        estimate=estimate,
+        completions=None,
+        tokens="learned",
+        small=small,
+        visible=("model", "prompt", "completions", "add_tokens", "lora"),
+        origins=no_origins,
+    )
 )

@@ -1,16 +1,21 @@
-"""A stage is a row of a table: a config type, the kind it produces, a version, and `run`."""
+"""A stage is one row: all that the factory knows of a kind of stage stands in it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
-from factory.artifacts import Inputs
+from factory.artifacts import Artifact, Inputs
 from factory.context import Context, Metrics
+from factory.cost.context import CostContext, Flow, StageCost
 from factory.machine import Machine
 from factory.records import ArtifactKind, Record
+from factory.registry import Door
+
+Fields = dict[str, Any]
+"""A config as JSON values."""
 
 
 class StageConfig(Record):
@@ -20,20 +25,18 @@ class StageConfig(Record):
     """Instead of the recipe's: several stages with all else equal show how much is chance."""
 
 
-def nothing_external(config: Any) -> tuple[Path, ...]:
-    return ()
+@dataclass(frozen=True)
+class Origin:
+    """Something from outside that a stage brought in: weights or data."""
+
+    what: str
+    """A hub id, or the name of a file or a folder."""
+    licence: str
+    """As its source states it; empty where nothing does."""
 
 
-def nothing_missing(config: Any) -> list[str]:
-    return []
-
-
-def nothing_to_object(config: Any) -> list[str]:
-    return []
-
-
-def never_served(config: Any) -> bool:
-    return False
+OWN_LICENCE = "apache-2.0"
+"""Of what the factory makes itself: random weights, generated questions, shipped examples."""
 
 
 SAMPLING_MEMORY = ("block", "rows", "engine_memory_gib", "gpu_memory_fraction")
@@ -45,33 +48,54 @@ ON_CPU_ALONE, ON_GPU_ALONE = (
 
 @dataclass(frozen=True)
 class Stage:
-    """`run(config, inputs, out, context)` fills the empty folder `out` and returns flat metrics."""
+    """A kind of stage. No field has a default: what is forgotten fails at import."""
 
+    kind: str
+    """Its name in a recipe."""
     config: type[StageConfig]
     produces: ArtifactKind
     version: int
     """Raise it when the same config and inputs should give different content."""
     run: Callable[[Any, Inputs, Path, Context], Metrics]
+    """`run(config, inputs, out, context)` fills the empty folder `out`; returns flat metrics."""
+    packages: tuple[str, ...]
+    """Distributions whose version changes the numbers, hence part of the fingerprint."""
+    preload: tuple[str, ...]
+    """Modules that `run` imports and that are slow to: the fork server loads them once."""
+    trains: bool
+    """Trains a model, by the machine's launcher with all its ranks."""
+    is_single: bool
+    """Trains in one process, whatever the machine's launcher."""
+    external_files: Callable[[Any], tuple[Path, ...]]
+    """Files outside the store that decide what is made, hence part of the fingerprint."""
+    uses: Callable[[Any], set[tuple[str, str]]]
+    """(door, name) of rows that decide what is made and that no field of the config names, such as
+    the graders of the problems that it reads from a file."""
+    check: Callable[[Any], list[str]]
+    """Problems of a config that its types cannot express, before anything runs."""
+    missing: Callable[[Any], list[str]]
+    """What a recipe leaves open, e.g. `source.revision: the commit of ...`: it plans and rehearses
+    without, and is not built."""
+    is_served: Callable[[Any], bool]
+    """Whether the model is on a server: it can be asked, and has no weights here."""
     memory_settings: tuple[str, ...]
     """Machine settings that the stage reads and that take less memory when lowered, the most
     helpful first; () where there is none."""
-    packages: tuple[str, ...] = ()
-    """Distributions whose version changes the numbers, hence part of the fingerprint."""
-    preload: tuple[str, ...] = ()
-    """Modules that `run` imports and that are slow to: the fork server loads them once."""
-    trains: bool = False
-    """Trains a model, by the machine's launcher with all its ranks."""
-    is_single: bool = False
-    """Trains in one process, whatever the machine's launcher."""
-    external_files: Callable[[Any], tuple[Path, ...]] = nothing_external
-    """Files outside the store that decide what is made, hence part of the fingerprint."""
-    check: Callable[[Any], list[str]] = nothing_to_object
-    """Problems of a config that its types cannot express, found before anything runs."""
-    missing: Callable[[Any], list[str]] = nothing_missing
-    """What a recipe leaves open, e.g. `source.revision: the commit of ...`: it plans and rehearses
-    without, and is not built."""
-    is_served: Callable[[Any], bool] = never_served
-    """Whether the model is on a server: it can be asked, and has no weights here."""
+    estimate: Callable[[Any, CostContext], tuple[StageCost, Flow]]
+    """What a run takes, and what it hands on; Unpriced where it cannot be said."""
+    completions: Callable[[Artifact], float] | None
+    """How many completions a finished run drew, by what it sealed: their mean length is
+    what the next run of the stage is estimated with. None where the stage draws none."""
+    tokens: Literal["none", "sampled", "learned"]
+    """What its metric `completion_tokens` counts."""
+    small: Callable[[Fields], Fields]
+    """Its config for a rehearsal: the same settings, at a size that takes seconds."""
+    visible: tuple[str, ...] | None
+    """Settings that show in what it makes to those who read it, so that one rehearsed stage may
+    stand for another that differs in the rest; None: all of them."""
+    origins: Callable[[Artifact], list[Origin]]
+    """What the artifact brought in from outside, for licences; empty where all comes from its
+    inputs."""
 
     @property
     def in_ranks(self) -> bool:
@@ -108,3 +132,86 @@ def _can_be_lowered(name: str, machine: Machine) -> bool:
         return False  # vLLM's alone
     value = machine.thread_count() if name == "threads" else getattr(machine, name)
     return isinstance(value, float) or value > 1
+
+
+KINDS = (
+    "model", "pretrain", "problems", "written", "generate", "judge", "select", "rewrite", "review",
+    "mix", "sft", "pairs", "labels", "reward_model", "distill", "grpo", "evaluate",
+)  # fmt: skip
+"""The built-in kinds: a module of each registers its row."""
+
+STAGES: Door[Stage] = Door("stages", "kind of stage", [f"factory.stages.{kind}" for kind in KINDS])
+
+
+def register(stage: Stage) -> Stage:
+    """Open the factory to a kind of stage: recipes name it by its `kind`."""
+    STAGES.register(stage.kind, stage, version=stage.version)
+    return stage
+
+
+def light_stage(
+    config: type[StageConfig],
+    *,
+    produces: ArtifactKind,
+    version: int,
+    run: Callable[[Any, Inputs, Path, Context], Metrics],
+    estimate: Callable[[Any, CostContext], tuple[StageCost, Flow]],
+    **fields: Any,
+) -> Stage:
+    """The row of a stage that loads no model and reads nothing from outside; `fields` overrules.
+
+    Its kind is that of the config's `kind: Literal[...]`.
+    """
+    (kind,) = get_args(config.model_fields["kind"].annotation)
+    defaults: dict[str, Any] = {
+        "packages": (), "preload": (), "trains": False, "is_single": False,
+        "external_files": no_files,
+        "uses": no_rows, "check": no_objection, "missing": nothing_missing,
+        "is_served": never_served, "memory_settings": (), "completions": None,
+        "tokens": "none", "small": unchanged, "visible": None, "origins": no_origins,
+    }  # fmt: skip
+    return Stage(
+        kind=kind, config=config, produces=produces, version=version, run=run, estimate=estimate,
+        **{**defaults, **fields},
+    )  # fmt: skip
+
+
+def no_files(config: Any) -> tuple[Path, ...]:
+    return ()
+
+
+def no_rows(config: Any) -> set[tuple[str, str]]:
+    return set()
+
+
+def nothing_missing(config: Any) -> list[str]:
+    return []
+
+
+def no_objection(config: Any) -> list[str]:
+    return []
+
+
+def never_served(config: Any) -> bool:
+    return False
+
+
+def unchanged(fields: Fields) -> Fields:
+    return fields
+
+
+def no_origins(artifact: Artifact) -> list[Origin]:
+    return []
+
+
+def traces_metric(artifact: Artifact) -> float:
+    """Completions of a run that counts them as its metric `traces`."""
+    return artifact.manifest.metrics.get("traces", 0.0)
+
+
+def file_origin(source: Mapping[str, Any]) -> Origin:
+    """A file, or a hub data set, by its config; shipped files are the factory's own."""
+    path = str(source.get("path") or "")
+    is_shipped = path.startswith("recipes/data/")
+    what = Path(path).name if path else str(source["id"])
+    return Origin(what, str(source.get("licence") or (OWN_LICENCE if is_shipped else "")))

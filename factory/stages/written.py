@@ -11,9 +11,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from factory.artifacts import Inputs
+from factory.artifacts import Artifact, Inputs
 from factory.chat import completion_text
 from factory.context import Context, Metrics
+from factory.cost.context import CostContext, StageCost
+from factory.cost.flows import Answers, examples
+from factory.cost.work import line_work
 from factory.errors import DataError
 from factory.grading import GRADERS, GradeItem, GradingPool
 from factory.jsonl import read_records, write_records
@@ -29,7 +32,18 @@ from factory.records import (
     Trace,
     Verdict,
 )
-from factory.stages.stage import Stage, StageConfig
+from factory.stages.stage import (
+    Origin,
+    Stage,
+    StageConfig,
+    file_origin,
+    never_served,
+    no_objection,
+    no_rows,
+    nothing_missing,
+    register,
+    unchanged,
+)
 
 
 class WorkedExample(Record):
@@ -132,12 +146,36 @@ def external_files(config: WrittenConfig) -> tuple[Path, ...]:
     return (Path(config.path),)
 
 
-STAGE = Stage(
-    config=WrittenConfig,
-    produces="traces",
-    version=2,
-    run=run,
-    memory_settings=(),
-    packages=GRADERS,
-    external_files=external_files,
+def estimate(config: WrittenConfig, cost: CostContext) -> tuple[StageCost, Answers]:
+    return line_work(examples(Path(config.path)))
+
+
+def origins(artifact: Artifact) -> list[Origin]:
+    return [file_origin(artifact.manifest.config)]
+
+
+STAGE = register(
+    Stage(
+        kind="written",
+        config=WrittenConfig,
+        produces="traces",
+        version=2,
+        run=run,
+        packages=GRADERS,
+        preload=(),
+        trains=False,
+        is_single=False,
+        external_files=external_files,
+        uses=no_rows,
+        check=no_objection,
+        missing=nothing_missing,
+        is_served=never_served,
+        memory_settings=(),
+        estimate=estimate,
+        completions=None,
+        tokens="none",
+        small=unchanged,
+        visible=None,
+        origins=origins,
+    )
 )

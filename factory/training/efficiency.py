@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from factory.cost.roofline import Peaks, Size, generation_seconds, training_seconds
 from factory.sampling.sampler import Completion, Request
-from factory.training.roofline import Peaks, Size, generation_seconds, training_seconds
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PrinterCallback
 from factory.artifacts import Artifact
 from factory.chat import render
 from factory.context import Context
+from factory.cost.roofline import measure_peaks, size_of
 from factory.errors import RecipeError
 from factory.files import write_file
 from factory.grading import GradingPool
@@ -30,7 +31,6 @@ from factory.training.phases import PhaseClock
 from factory.training.preference_rewards import PreferenceRewards
 from factory.training.questions import question_order
 from factory.training.rollouts import Rollouts, RolloutSettings
-from factory.training.roofline import measure_peaks, size_of
 from factory.training.running import run_trainer
 from factory.training.saving import save_model
 from factory.training.sft import peft_config

@@ -16,11 +16,10 @@ from factory.chat import Response
 from factory.errors import RecipeError
 from factory.machine import Machine
 from factory.records import Problem
-from factory.rewards import RewardConfig
+from factory.rewards import REWARDS, RewardConfig
 from factory.training.graded import Graded
 from factory.training.scoring import Scorer, read_card
 
-OBJECTIVES = {"helpful": "pairs", "safety": "labels"}
 """What the reward model of each component has to have learned from."""
 
 
@@ -37,14 +36,14 @@ class PreferenceRewards:
         device: Any,
     ) -> None:
         """`models` by component; RecipeError where one learned from what its component is not."""
-        self.rewards = [reward for reward in rewards if reward.name in OBJECTIVES]
+        self.rewards = [reward for reward in rewards if reward.is_learned]
         self.models = models
         self.prefill = prefill
         self.machine = machine
         self.device = device
         self._scorers: dict[str, Scorer] = {}
         for name, folder in models.items():
-            found, wanted = read_card(folder).objective, OBJECTIVES[name]
+            found, wanted = read_card(folder).objective, REWARDS[name].learns_from
             if found != wanted:
                 raise RecipeError(
                     f"rewards: {name} needs a reward model that learned from {wanted}, "

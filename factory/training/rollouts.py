@@ -16,7 +16,14 @@ from factory.chat import PromptConfig, parse_completion
 from factory.grading import GradeItem, GradingPool
 from factory.jsonl import append_rows, read_records, recover_rows
 from factory.records import FinishReason, Problem, SamplingConfig, Trace
-from factory.rewards import RewardConfig, redone_steps, reward_components, total_reward
+from factory.rewards import (
+    GradedCompletion,
+    PluginRewards,
+    RewardConfig,
+    redone_steps,
+    rule_components,
+    total_reward,
+)
 from factory.sampling.sampler import Completion, Request, Sampler
 from factory.seeds import derive
 from factory.training.checkpoints import is_first_rank
@@ -114,6 +121,7 @@ class Rollouts:
         self._graded: list[Graded] = []
         self._graded_early: list[Graded] = []
         self._draw_figures: dict[str, float] = {}
+        self._plugins = PluginRewards(settings.rewards)
         self._failures = GraderFailures()
         self._has_redone = False
         dynamic = settings.dynamic_sampling
@@ -328,21 +336,25 @@ class Rollouts:
             asked = [self.problems[i] for i in problem]
             ruled = [v for v, p in zip(verdicts, asked, strict=True) if p.kind != "open"]
             self._failures.check(ruled)
-            graded = []
-            for source, verdict, completion, count, reason in zip(
-                asked, verdicts, text, tokens, finish_reason, strict=True
-            ):
-                response = parse_completion(completion, reason, prompt)
-                components = reward_components(
-                    verdict,
-                    response,
-                    text=completion,
-                    tokens=count,
-                    limit=self._sampling.max_new_tokens,
-                    language=self.settings.language,
-                    is_open=source.kind == "open",
+            responses = [
+                parse_completion(completion, reason, prompt)
+                for completion, reason in zip(text, finish_reason, strict=True)
+            ]
+            results = [
+                GradedCompletion.of(
+                    source, verdict, response, completion, tokens=count,
+                    limit=self._sampling.max_new_tokens, language=self.settings.language,
                 )
-                graded.append(Graded(verdict, response, components))
+                for source, verdict, response, completion, count in zip(
+                    asked, verdicts, responses, text, tokens, strict=True
+                )
+            ]  # fmt: skip
+            graded = [
+                Graded(verdict, response, {**rule_components(result), **plugin})
+                for verdict, response, result, plugin in zip(
+                    verdicts, responses, results, self._plugins.components(results), strict=True
+                )
+            ]
         if self.preferences is None:
             return graded
         with self.clock.measure("score"):

@@ -8,11 +8,11 @@ import typer
 
 from factory import pipeline
 from factory.artifacts import Artifact, find
-from factory.cost.estimate import record
 from factory.errors import EngineError
 from factory.launch.measure import resolve_matmul
 from factory.machine import Machine
 from factory.plan import Step, make_plan, missing
+from factory.pricing import record
 from factory.recipe import Recipe
 from factory.report.text import plural
 from factory.ui.console import Console

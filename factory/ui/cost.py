@@ -5,10 +5,10 @@ from pathlib import Path
 
 from rich.table import Table
 
-from factory.cost.amounts import COMPLETION_SHARE, COMPLETION_TOKENS, RL_SHARE
-from factory.cost.estimate import Bill, Row, bill
+from factory.cost.flows import COMPLETION_SHARE, COMPLETION_TOKENS, RL_SHARE
 from factory.machine import Machine
 from factory.plan import Step, missing
+from factory.pricing import Bill, Row, bill
 from factory.report.text import count, duration
 from factory.ui.console import Console
 from factory.ui.measuring import Measuring

@@ -1,7 +1,7 @@
 """What is said before and after the seconds in which a processor is measured."""
 
-from factory.cost.estimate import Bill
 from factory.machine import Machine
+from factory.pricing import Bill
 from factory.report.text import duration, plural
 from factory.ui.console import Console
 

@@ -13,6 +13,14 @@ Overrides = Annotated[
 MachinePath = Annotated[
     Path | None, typer.Option("--machine", help="Machine settings, e.g. recipes/machines/cpu.yaml.")
 ]
+Plain = Annotated[bool, typer.Option("--plain", help="Plain lines for logs and CI.")]
+Until = Annotated[str | None, typer.Option(help="Stop after this stage.")]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin", help="A Python file of yours that registers rows; runs with your rights."
+    ),
+]
 Unsandboxed = Annotated[
     bool,
     typer.Option("--unsandboxed", help="Run programs WITHOUT isolation. Everything made says so."),

@@ -11,6 +11,7 @@ from factory.errors import ArtifactError
 from factory.files import note
 from factory.plan import Step, missing
 from factory.records import ArtifactKind, Trace
+from factory.registry import DOORS
 from factory.ui.console import Console, Text
 
 
@@ -66,6 +67,19 @@ def show_store(
     console.print(table)
     for folder, error in broken.items():
         console.print(Text(f"broken: {folder.name}: {error}", "red"), soft_wrap=True)
+
+
+def show_doors(console: Console) -> None:
+    """Every door with its rows, the factory's in one line and each of a plug-in with its origin."""
+    for door in list(DOORS.values()):
+        own = [row.name for row in door.rows() if row.origin.kind == "factory"]
+        console.print(f"{door.name}: {', '.join(own)}", soft_wrap=True)
+        for name in door.names():
+            if name not in own:
+                console.print(
+                    f"  {name} (version {door.row(name).version}) of {door.row(name).origin}",
+                    soft_wrap=True,
+                )
 
 
 def resolve(name: str, store: Path, *, kind: ArtifactKind | None = None) -> Artifact:

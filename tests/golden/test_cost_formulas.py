@@ -5,16 +5,16 @@ from dataclasses import replace
 import pytest
 
 from factory.cost import formulas
-from factory.cost.formulas import Draw, Speed, draw_seconds, train_seconds
+from factory.cost.formulas import DecodeLoad, Speed, draw_seconds, train_seconds
+from factory.cost.roofline import Peaks, Size
 from factory.cost.shapes import HUB, SMOLLM2, Shape
-from factory.training.roofline import Peaks, Size
 
 SIZE = Size(parameters=1000, layers=2, width=10, kv_width=5, bytes_per_number=4)
 SPEED = Speed(
     Peaks(1e6, 1e5), decode=0.5, read=1.0, forward=0.5, sft=0.5, rl=0.25, start=0.0, layer=0.01,
     token=0.001,
 )  # fmt: skip
-DRAW = Draw(
+DRAW = DecodeLoad(
     rows=8, prompts=2, frame=10, own=20, completion=10, longest=16, block=4, at_once=2
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ from factory.chat import parse
 from factory.errors import DataError, RecipeError
 from factory.jsonl import write_records
 from factory.records import Problem
-from factory.rewards import RewardConfig, reward_components, total_reward
+from factory.rewards import GradedCompletion, RewardConfig, rule_components, total_reward
 from factory.stages.grpo import GrpoConfig
 from factory.tiny import save_tiny_model
 from factory.training import preference_rewards
@@ -159,7 +159,8 @@ def test_what_does_not_apply_adds_nothing() -> None:
     assert total_reward({"helpful": 0.25}, rewards, step=1) == 0.25
     response = parse("<think> a </think> <answer> b </answer>")
     verdict = pytest.importorskip("factory.grading").grade(GENERAL[0], "x")
-    found = reward_components(verdict, response, text="", tokens=1, limit=9, is_open=True)
+    result = GradedCompletion.of(GENERAL[0], verdict, response, "", tokens=1, limit=9)
+    found = rule_components(result)
     assert "accuracy" not in found and found["format"] == 1.0
 
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 
 from factory import suite
-from factory.cost.amounts import HUB_ROWS
+from factory.cost.flows import HUB_ROWS
 from factory.evaluation.published import load_published
 from factory.evaluation.tasks import TEMPLATE
 from factory.problems.bundled import BundleName

@@ -10,33 +10,31 @@ from typing import Any
 import pytest
 from report_example import Build
 
+from factory import pricing as estimates
 from factory.artifacts import find, folder_name
 from factory.chat import PromptConfig
-from factory.cost import estimate as estimates
-from factory.cost.amounts import Answers, Questions, kept_rows, prompt_tokens, questions
-from factory.cost.data import _quotas
-from factory.cost.estimate import Estimate, Row, bill, record, recorded, wall_seconds
+from factory.cost.flows import Answers, Questions, kept_rows, prompt_tokens
+from factory.cost.roofline import size_of
 from factory.cost.shapes import (
     SMOLLM2,
     Unpriced,
-    pretrain_shape,
     shape_of_config,
     shape_of_folder,
-    tiny_shape,
 )
 from factory.launch import peaks
 from factory.launch.peaks import processor_peaks
 from factory.machine import Cluster, DevicePeaks, Machine
 from factory.plan import Step, make_plan
+from factory.pricing import Estimate, Row, bill, record, recorded, wall_seconds
 from factory.recipe import load_machine, load_recipe, recipe_from
 from factory.report.build import build
 from factory.report.estimates import estimate_rows
 from factory.report.render import render_html, render_markdown
-from factory.stages.mix import MixConfig
-from factory.stages.model import Tiny
+from factory.stages import pretrain
+from factory.stages.mix import MixConfig, expected_quotas
+from factory.stages.model import Tiny, tiny_shape
 from factory.stages.pretrain import PretrainConfig
-from factory.stages.problems import ProblemsConfig
-from factory.training.roofline import size_of
+from factory.stages.problems import ProblemsConfig, questions
 from factory.ui.console import Console
 from factory.ui.cost import show_cost
 from factory.ui.display import PlainDisplay, rates
@@ -120,7 +118,7 @@ def test_shapes_count_what_models_built_in_code_have() -> None:
         assert shape_of_config(model.config.to_dict(), "config").parameters == shape.parameters
     config = PretrainConfig(kind="pretrain", hidden=64, layers=2)
     model = new_model(config, seed=0)
-    assert pretrain_shape(config).parameters == sum(p.numel() for p in model.parameters())
+    assert pretrain.shape(config).parameters == sum(p.numel() for p in model.parameters())
 
 
 def test_what_the_formulas_do_not_cover_is_refused() -> None:
@@ -157,7 +155,7 @@ def test_amounts_by_hand() -> None:
 
 def mixed(available: list[float], **fields: Any) -> list[float]:
     config = MixConfig.model_validate_json(json.dumps({"kind": "mix", **fields}))
-    return _quotas(config, available)
+    return expected_quotas(config, available)
 
 
 def test_mixtures_take_what_their_quotas_allow() -> None:
@@ -415,8 +413,8 @@ def test_the_display_tells_rates_and_what_was_spent() -> None:
 
 
 def test_a_reused_stage_costs_nothing(tmp_path: Path) -> None:
-    from factory.cost.estimate import _sealed
     from factory.pipeline import build as make
+    from factory.pricing import _sealed
 
     steps = plan(sums=SUMS, more={**SUMS, "seed": 5})
     make(steps[:1], tmp_path, CPU, PlainDisplay(1, Console(file=io.StringIO())))

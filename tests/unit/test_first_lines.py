@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 from factory import pipeline
 from factory.cli import app
 from factory.cost import formulas
-from factory.cost.estimate import Bill, Row
+from factory.cost.roofline import Peaks
 from factory.launch import measure, peaks
 from factory.machine import DevicePeaks, Machine
-from factory.training.roofline import Peaks
+from factory.pricing import Bill, Row
 from factory.ui.measuring import outlook
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from factory import files
 from factory.cli import app
 from factory.context import Context
-from factory.cost.estimate import _kept
 from factory.errors import EngineError
 from factory.files import naming, read_file, write_file
 from factory.jsonl import append_rows, recover_rows, write_records
@@ -25,6 +24,7 @@ from factory.launch.peaks import processor_peaks
 from factory.machine import Machine
 from factory.pipeline import _Lock
 from factory.plan import make_plan
+from factory.pricing import _kept
 from factory.recipe import load_recipe
 from factory.records import Pair
 

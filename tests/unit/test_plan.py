@@ -12,7 +12,9 @@ from factory.errors import ArtifactError, RecipeError
 from factory.plan import Step, _fingerprint, make_plan
 from factory.recipe import Recipe, load_recipe
 from factory.records import AddedLater, Record
-from factory.stages import Stage, StageConfig
+from factory.rewards import REWARDS
+from factory.stages import STAGES, StageConfig
+from factory.stages.stage import light_stage
 
 ROOT = Path(__file__).resolve().parents[2]
 R1_SMALL = ROOT / "recipes" / "r1-small.yaml"
@@ -129,7 +131,8 @@ def another(value: Any) -> Any:
         case int() | float():
             return value + 1
         case str():
-            return value + "x"
+            # A reward's name must be one.
+            return "overlong" if value in REWARDS else value + "x"
         case _:
             return "something"
 
@@ -166,7 +169,9 @@ def test_a_setting_that_came_later_counts_only_where_it_is_used() -> None:
         inner: Inner = Inner()
         many: tuple[Inner, ...] = ()
 
-    stage = Stage(Settings, "model", 1, run=lambda *_: {}, memory_settings=())
+    stage = light_stage(
+        Settings, produces="model", version=1, run=lambda *_: {}, estimate=STAGES["mix"].estimate
+    )
 
     def print_of(**settings: Any) -> str:
         return _fingerprint(Settings(**settings), stage, 0, {})
@@ -199,7 +204,11 @@ def test_a_package_version_and_a_stage_version_are_noticed(monkeypatch) -> None:
     assert before["base"] != after["base"]
     monkeypatch.undo()
     select = dataclasses.replace(module.STAGES["select"], version=99)
-    monkeypatch.setitem(module.STAGES, "select", select)
+    monkeypatch.setitem(
+        module.STAGES.table,
+        "select",
+        dataclasses.replace(module.STAGES.row("select"), value=select),
+    )
     raised = prints(load_recipe(R1_SMALL))
     assert before["few_shot_traces"] == raised["few_shot_traces"]
     assert before["few_shot_kept"] != raised["few_shot_kept"]

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from factory.cost.estimate import bill
 from factory.machine import DevicePeaks, Machine
 from factory.plan import Step, make_plan
+from factory.pricing import bill
 from factory.recipe import load_recipe
 from factory.stages import STAGES
 

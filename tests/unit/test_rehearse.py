@@ -9,8 +9,7 @@ from factory.machine import Machine
 from factory.pipeline import build
 from factory.plan import make_plan, missing
 from factory.recipe import load_recipe
-from factory.rehearse import SMALLER, alike, rehearsal
-from factory.stages import STAGES
+from factory.rehearse import alike, rehearsal
 
 ROOT = Path(__file__).resolve().parents[2]
 OPEN = """
@@ -29,10 +28,6 @@ def recipe(tmp_path: Path):
     path = tmp_path / "open.yaml"
     path.write_text(OPEN, encoding="utf-8")
     return load_recipe(path)
-
-
-def test_no_kind_of_stage_is_left_out() -> None:
-    assert set(SMALLER) == set(STAGES)
 
 
 def test_the_graph_stays_and_hub_sources_become_local(recipe) -> None:

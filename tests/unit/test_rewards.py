@@ -3,24 +3,28 @@
 import pytest
 
 from factory.chat import completion_text, parse
-from factory.records import Verdict
+from factory.records import Problem, Verdict
 from factory.rewards import (
+    GradedCompletion,
     RewardConfig,
     holds_code,
-    overlong,
     redone_steps,
     reflective_words,
     repetition,
-    reward_components,
+    rule_components,
     total_reward,
 )
+from factory.rewards.rules import overlong_penalty
 
 CORRECT = Verdict(outcome="correct", answer="7", explanation="")
 WRONG = Verdict(outcome="wrong", answer="8", explanation="")
 
 
 def components(verdict: Verdict, text: str, *, tokens: int = 10) -> dict[str, float]:
-    return reward_components(verdict, parse(text), text=text, tokens=tokens, limit=100)
+    problem = Problem(id="p", prompt="3 + 4", reference="7", kind="math", source="s")
+    return rule_components(
+        GradedCompletion.of(problem, verdict, parse(text), text, tokens=tokens, limit=100)
+    )
 
 
 NO_PENALTY = {"overlong": 0, "repetition": 0}
@@ -57,7 +61,7 @@ def test_a_loop_is_penalised_by_its_share_of_repeated_fours():
     [(0, 0.0), (80, 0.0), (81, -0.05), (90, -0.5), (99, -0.95), (100, -1.0), (120, -1.0)],
 )
 def test_the_overlong_penalty_falls_over_the_last_fifth(tokens: int, penalty: float):
-    assert overlong(tokens, 100) == pytest.approx(penalty)
+    assert overlong_penalty(tokens, 100) == pytest.approx(penalty)
     assert components(CORRECT, "x", tokens=tokens)["overlong"] == pytest.approx(penalty)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
         raise error
 
     stage = dataclasses.replace(STAGES["problems"], run=run)
-    monkeypatch.setitem(STAGES, "problems", stage)
+    monkeypatch.setitem(STAGES.table, "problems", replace(STAGES.row("problems"), value=stage))
 
 
 def told(path: Path) -> dict[str, Any]:

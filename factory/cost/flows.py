@@ -12,15 +12,8 @@ from factory.artifacts import Artifact
 from factory.chat import REQUESTS, ZERO_FRAME, PromptConfig, completion_text
 from factory.cost.shapes import Shape, Unpriced
 from factory.preferences.sources import HubRows, Stored
-from factory.problems import bundled, code_templates, reasoning_gym, world
-from factory.problems.bundled import BundledSource
-from factory.problems.code_templates import CodeTemplatesSource
-from factory.problems.hub import HubSource
-from factory.problems.local import LocalSource
-from factory.problems.reasoning_gym import ReasoningGymSource
-from factory.stages.problems import ProblemsConfig, Source
 
-LOOKED_AT = 64
+ROWS_READ = 64
 """Lines of a file, or questions of a family, whose mean length stands for all."""
 
 COMPLETION_SHARE = 0.55
@@ -130,65 +123,12 @@ def kept_rows(answers: Answers, per_problem: int) -> float:
     return KEPT_SHARE * answers.problems * min(samples, per_problem)
 
 
-def questions(config: ProblemsConfig, seed: int) -> Questions:
-    """The questions of a stage that is not made yet."""
-    train: dict[str, int] = {}
-    held_out: dict[str, int] = {}
-    characters: dict[str, float] = {}
-    for source in config.sources:
-        label, learned, measured, length = _of_source(source, seed)
-        train[label] = train.get(label, 0) + learned
-        held_out[label] = held_out.get(label, 0) + measured
-        characters[label] = length
-    return Questions(train, held_out, characters)
-
-
-def _of_source(source: Source, seed: int) -> tuple[str, int, int, float]:
-    """Label, training and held-out problems of a source, and characters of its questions."""
-    if isinstance(source, HubSource):
-        label = source.id.rpartition("/")[2]
-        return (label, *_split(source, lambda: hub_rows(source.id)), QUESTION_CHARACTERS)
-    if isinstance(source, LocalSource):
-        rows = _rows(Path(source.path))
-        length = _mean(_length(row, "prompt") for row in rows)
-        return (Path(source.path).stem, *_split(source, lambda: lines(Path(source.path))), length)
-    if isinstance(source, BundledSource):
-        problems = list(bundled.supply(source, seed).problems)
-        length = _mean(len(problem.prompt) for problem in problems)
-        return source.name, 0, min(source.held_out or len(problems), len(problems)), length
-    label, drawn = _drawn(source, seed)
-    return label, source.train, source.held_out, drawn
-
-
-def _drawn(
-    source: ReasoningGymSource | world.WorldSource | CodeTemplatesSource, seed: int
-) -> tuple[str, float]:
-    """Label and mean characters of a few questions of a family that makes them."""
-    if isinstance(source, CodeTemplatesSource):
-        label, supply = "code_templates", code_templates.supply(source, seed)
-    elif isinstance(source, ReasoningGymSource):
-        label = f"reasoning_gym/{source.family}"
-        supply = reasoning_gym.supply(source, seed)
-    else:
-        label, supply = f"world/{source.family}", world.supply(source, seed)
-    return label, _mean(len(problem.prompt) for problem in islice(supply.problems, 8))
-
-
-def _split(source: HubSource | LocalSource, count: Any) -> tuple[int, int]:
-    """(training, held-out) problems of a source that may be taken whole."""
-    if source.held_out is None:
-        return 0, count()
-    if source.train is None:
-        return max(0, count() - source.held_out), source.held_out
-    return source.train, source.held_out
-
-
 def hub_rows(data_set: str) -> int:
     """Rows of a hub data set by its card; Unpriced where it is not known."""
     if data_set not in HUB_ROWS:
         raise Unpriced(
             f"how many rows huggingface.co/datasets/{data_set} has is not known here: state a "
-            "number in the recipe, or add it to factory/cost/amounts.py"
+            "number in the recipe, or add it to factory/cost/flows.py"
         )
     return HUB_ROWS[data_set]
 
@@ -200,18 +140,18 @@ def texts(source: Stored, responses: int) -> Texts:
         return Texts(rows, responses, 4 * QUESTION_CHARACTERS)
     path = Path(source.path)
     names = ("prompt", "chosen" if responses == 2 else "response")
-    length = _mean(_length(row, *names) for row in _rows(path))
+    length = mean(text_length(row, *names) for row in first_rows(path))
     return Texts(lines(path), responses, length)
 
 
 def examples(path: Path) -> Answers:
     """The worked examples of a file."""
-    rows = _rows(path)
+    rows = first_rows(path)
     number = lines(path)
-    written = _mean(
-        len(completion_text("", "")) + _length(row, "reasoning", "answer") for row in rows
+    written = mean(
+        len(completion_text("", "")) + text_length(row, "reasoning", "answer") for row in rows
     )
-    question = _mean(_length(row, "question") for row in rows)
+    question = mean(text_length(row, "question") for row in rows)
     return Answers(number, number, question, written / WRITTEN_CHARACTERS)
 
 
@@ -226,7 +166,7 @@ def sealed_questions(artifact: Artifact) -> Questions:
                 counts[split][label] = counts[split].get(label, 0) + 1
                 lengths.setdefault(label, []).append(len(row["prompt"]))
     return Questions(
-        counts["train"], counts["held_out"], {name: _mean(some) for name, some in lengths.items()}
+        counts["train"], counts["held_out"], {name: mean(some) for name, some in lengths.items()}
     )
 
 
@@ -234,13 +174,13 @@ def sealed_answers(artifact: Artifact) -> Answers:
     """The traces of a sealed artifact: their number, and means over the first of them."""
     metrics = artifact.manifest.metrics
     path = artifact.file("traces.jsonl")
-    rows = _rows(path)
+    rows = first_rows(path)
     number = metrics.get("kept", metrics.get("traces")) or lines(path)
-    tokens = _mean(
+    tokens = mean(
         row["completion_tokens"] or len(row["completion"]) / WRITTEN_CHARACTERS for row in rows
     )
     return Answers(
-        number, metrics.get("problems", number), _mean(len(row["question"]) for row in rows), tokens
+        number, metrics.get("problems", number), mean(len(row["question"]) for row in rows), tokens
     )
 
 
@@ -250,7 +190,7 @@ def sealed_texts(artifact: Artifact) -> Texts:
     responses = 2 if artifact.manifest.kind == "pairs" else 1
     fields = ("prompt", "chosen" if responses == 2 else "response")
     path = artifact.file(name)
-    length = _mean(_length(row, *fields) for row in _rows(path))
+    length = mean(text_length(row, *fields) for row in first_rows(path))
     return Texts(lines(path), responses, length)
 
 
@@ -260,11 +200,11 @@ def lines(path: Path) -> int:
         return sum(bool(line.strip()) for line in file)
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def first_rows(path: Path) -> list[dict[str, Any]]:
     """The first rows of a JSONL file; Unpriced where they are none, as the stage will say too."""
     try:
         with path.open(encoding="utf-8") as file:
-            rows = [json.loads(line) for line in islice(file, LOOKED_AT) if line.strip()]
+            rows = [json.loads(line) for line in islice(file, ROWS_READ) if line.strip()]
     except (OSError, ValueError) as error:
         raise Unpriced(f"{path}: cannot be read: {error}") from error
     if not all(isinstance(row, dict) for row in rows):
@@ -272,11 +212,12 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _length(row: Mapping[str, Any], *names: str) -> int:
+def text_length(row: Mapping[str, Any], *names: str) -> int:
     """Characters of some fields of a row."""
     return sum(len(str(row.get(name, ""))) for name in names)
 
 
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found) if found else 0.0
+def mean(values: Iterable[float]) -> float:
+    """Their mean; 0 of none."""
+    numbers = list(values)
+    return sum(numbers) / len(numbers) if numbers else 0.0

@@ -4,51 +4,28 @@ An estimate decides nothing. It is kept in the run folder of its stage before th
 that the report can hold it against the truth.
 """
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from factory.artifacts import Artifact, check_files, find, folder_name, open_artifact
-from factory.cost import data, sampling, training
-from factory.cost.amounts import lines, sealed_answers, sealed_questions, sealed_texts
+from factory.cost.context import GIB, CostContext, Flow, Model
+from factory.cost.flows import sealed_answers, sealed_questions, sealed_texts
 from factory.cost.formulas import Speed, accelerator, processor
+from factory.cost.roofline import Peaks
 from factory.cost.shapes import Unpriced, shape_of_folder
-from factory.cost.site import GIB, Amount, Model, Site, Taken
 from factory.errors import ArtifactError, EngineError, FactoryError
 from factory.files import note, read_file, write_file
 from factory.launch.peaks import processor_peaks
 from factory.machine import Machine
 from factory.plan import Step, missing
 from factory.records import Record
-from factory.training.roofline import Peaks
+from factory.stages import Stage
 
 FILE = "estimate.json"
-
-Estimator = Callable[[Any, Step, Site], tuple[Taken, Amount]]
-KINDS: Mapping[str, Estimator] = {
-    "model": data.make_model,
-    "pretrain": training.pretrain,
-    "problems": data.make_problems,
-    "written": data.written,
-    "generate": sampling.generate,
-    "judge": sampling.judge,
-    "select": data.select,
-    "rewrite": sampling.rewrite,
-    "review": data.review,
-    "mix": data.mix,
-    "sft": training.sft,
-    "pairs": sampling.pairs,
-    "labels": sampling.labels,
-    "reward_model": training.reward_model,
-    "distill": training.distill,
-    "grpo": training.grpo,
-    "evaluate": sampling.evaluate,
-}
-"""How each kind of stage is estimated."""
 
 
 class Estimate(Record):
@@ -113,14 +90,14 @@ def bill(
     rows = []
     for step, artifact in made:
         try:
-            row, amount = _row(step, artifact, site)
+            row, flow = _row(step, artifact, site)
         except (Unpriced, FactoryError) as gap:
             if artifact is not None and isinstance(gap, ArtifactError):
                 raise
             rows.append(Row(step, artifact, None, str(gap)))
         else:
             rows.append(row)
-            site.amounts[step.name] = amount
+            site.flows[step.name] = flow
     seconds = wall_seconds(rows, machine.parallel)
     price = machine.price_per_hour
     return Bill(
@@ -195,12 +172,13 @@ def wall_seconds(rows: Sequence[Row], parallel: int) -> float:
     return max(ends.values(), default=0.0)
 
 
-def _row(step: Step, artifact: Artifact | None, site: Site) -> tuple[Row, Amount]:
+def _row(step: Step, artifact: Artifact | None, site: CostContext) -> tuple[Row, Flow]:
     if artifact is not None:
         return Row(step, artifact, None), _sealed(artifact)
-    if step.kind not in KINDS:
-        raise Unpriced(f"there is no formula for stages of kind {step.kind}")
-    taken, amount = KINDS[step.kind](step.config, step, site)
+    context = replace(
+        site, name=step.name, inputs=step.inputs, seed=step.seed, trains=step.stage.trains
+    )
+    taken, flow = step.stage.estimate(step.config, context)
     estimate = Estimate(
         seconds=round(taken.seconds, 1),
         tokens=round(taken.tokens),
@@ -210,10 +188,10 @@ def _row(step: Step, artifact: Artifact | None, site: Site) -> tuple[Row, Amount
         is_drawn=taken.is_assumed is not None,
         is_assumed=bool(taken.is_assumed),
     )
-    return Row(step, None, estimate), amount
+    return Row(step, None, estimate), flow
 
 
-def _sealed(artifact: Artifact) -> Amount:
+def _sealed(artifact: Artifact) -> Flow:
     """What a reused artifact hands on, counted."""
     kind = artifact.manifest.kind
     if kind == "problems":
@@ -237,7 +215,7 @@ def _site(
     lengths: Mapping[str, float],
     kept: Mapping[str, float],
     announce: Callable[[], None] | None,
-) -> Site:
+) -> CostContext:
     on_gpu = machine.device == "cuda" or (
         machine.device == "auto" and Path("/dev/nvidia0").exists()
     )
@@ -258,7 +236,7 @@ def _site(
     if engine == "auto":
         engine = "vllm" if find_spec("vllm") else "transformers"
     speed = accelerator(peaks) if on_gpu else processor(peaks)
-    return Site(machine, speed, on_gpu, memory, engine, is_busy, lengths, kept)
+    return CostContext(machine, speed, on_gpu, memory, engine, is_busy, lengths, kept)
 
 
 def _earlier(
@@ -276,7 +254,7 @@ def _earlier(
         limit = _limit(config)
         if limit is not None and limit == _limit(manifest.config):
             try:
-                length = _mean_length(artifact)
+                length = _mean_length(step.stage, artifact)
             except ArtifactError as error:
                 note(f"no estimate rests on it: {error}")
                 continue
@@ -313,21 +291,10 @@ def _kept_share(metrics: Mapping[str, float]) -> float:
     return metrics["kept"] / (metrics["kept"] + rejected)
 
 
-def _mean_length(artifact: Artifact) -> float | None:
-    manifest = artifact.manifest
-    metrics, config = manifest.metrics, manifest.config
-    tokens = metrics.get("completion_tokens")
-    if tokens is None:
+def _mean_length(stage: Stage, artifact: Artifact) -> float | None:
+    """Tokens of a completion of a finished run; None where none was drawn."""
+    tokens = artifact.manifest.metrics.get("completion_tokens")
+    if tokens is None or stage.completions is None:
         return None
-    if manifest.stage == "grpo":
-        updates = math.ceil(metrics["steps"] / config["updates_per_rollout"])
-        rows = updates * config["updates_per_rollout"] * config["prompts"] * config["group"]
-    elif manifest.stage == "distill":
-        rows = metrics["completions"]
-    elif manifest.stage == "evaluate":
-        rows = lines(artifact.file("samples.jsonl"))
-    elif manifest.stage == "rewrite":
-        rows = metrics["drafts"] * config["samples"]
-    else:
-        rows = metrics.get("traces", 0)
-    return tokens / rows if rows else None
+    drawn = stage.completions(artifact)
+    return tokens / drawn if drawn else None

@@ -1,4 +1,4 @@
-"""Where stages are estimated: the machine and its speed, and what stages hand on and take."""
+"""What an estimate may know: its stage, the machine and its speed, what earlier stages hand on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,11 +6,10 @@ from typing import Any, cast
 
 from factory.chat import PromptConfig
 from factory.cost import formulas
-from factory.cost.amounts import Answers, Questions, Texts, completion_tokens, prompt_tokens
-from factory.cost.formulas import Draw, Speed
+from factory.cost.flows import Answers, Questions, Texts, completion_tokens, prompt_tokens
+from factory.cost.formulas import DecodeLoad, Speed
 from factory.cost.shapes import Shape, Unpriced
 from factory.machine import Machine
-from factory.plan import Step
 
 GIB = 2**30
 TRANSFORMERS_START = 1.0
@@ -34,11 +33,12 @@ class Model:
         return self.shape.parameters * self.bytes_per_number
 
 
-Amount = Model | Questions | Answers | Texts | None
+Flow = Model | Questions | Answers | Texts | None
+"""What a stage hands on to those that read it, as numbers; scores hand on nothing."""
 
 
 @dataclass(frozen=True)
-class Taken:
+class StageCost:
     """What a stage takes: of a machine with several devices, seconds of the machine."""
 
     seconds: float
@@ -56,8 +56,8 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Site:
-    """What is the same for all stages: the machine, its speed, amounts of earlier stages."""
+class CostContext:
+    """The machine with its speed, the stage that is estimated, and the flows of earlier stages."""
 
     machine: Machine
     speed: Speed
@@ -71,17 +71,24 @@ class Site:
     """Mean tokens of a completion in earlier runs, by stage name."""
     kept: Mapping[str, float] = field(default_factory=dict)
     """Shares that selections kept in earlier runs, by stage name."""
-    amounts: dict[str, Amount] = field(default_factory=dict)
+    flows: dict[str, Flow] = field(default_factory=dict)
+    """By stage name."""
+    name: str = ""
+    """Of the stage that is estimated, as are all below."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """The stages that it reads, by field path."""
+    seed: int = 0
+    trains: bool = False
 
-    def read(self, step: Step, path: str) -> Any:
-        """The amount behind a reference; Unpriced if that stage has none."""
-        name = step.inputs[path]
-        if name not in self.amounts:
+    def read(self, path: str) -> Any:
+        """The flow behind a reference; Unpriced if that stage has none."""
+        name = self.inputs[path]
+        if name not in self.flows:
             raise Unpriced(f"needs {name}")
-        return self.amounts[name]
+        return self.flows[name]
 
-    def model(self, step: Step, path: str = "model") -> Model:
-        return cast("Model", self.read(step, path))
+    def model(self, path: str = "model") -> Model:
+        return cast("Model", self.read(path))
 
     @property
     def start(self) -> float:
@@ -102,12 +109,12 @@ class Site:
         """Engines that share what a stage draws that does nothing else."""
         return self.machine.cluster.engines if self.machine.cluster else 1
 
-    def expected(self, step: Step, limit: int) -> tuple[float, bool]:
+    def expected(self, limit: int) -> tuple[float, bool]:
         """Mean tokens of a completion, and whether that is an assumption."""
-        known = self.lengths.get(step.name)
-        if known is None:
-            return completion_tokens(limit, trains=step.stage.trains), True
-        return min(known, limit), False
+        measured = self.lengths.get(self.name)
+        if measured is None:
+            return completion_tokens(limit, trains=self.trains), True
+        return min(measured, limit), False
 
     def engine_room(self, weights: float, *, training: bool = False) -> float:
         """Bytes for keys and values."""
@@ -118,39 +125,39 @@ class Site:
             fraction = self.machine.gpu_memory_fraction_rl
         return self.device_bytes * fraction * self.machine.tensor_parallel - weights
 
-    def engine_memory(self, model: Model, draw: Draw, *, training: bool = False) -> float:
+    def engine_memory(self, model: Model, load: DecodeLoad, *, training: bool = False) -> float:
         """Bytes of an engine on one device. On GPUs it takes its fraction, or more if it must."""
         size = model.shape.size(self.engine_number)
         weights = model.shape.parameters * self.engine_number
-        row = formulas.cache_bytes(size, 1, draw.frame + draw.own + draw.longest)
+        row = formulas.cache_bytes(size, 1, load.frame + load.own + load.longest)
         parallel = self.machine.tensor_parallel
         if self.on_gpu:
             taken = weights + max(row, self.engine_room(weights, training=training))
             return taken / parallel
         if self.engine == "vllm":
             return weights + self.engine_room(weights)
-        return weights + draw.at_once * row
+        return weights + load.at_once * row
 
-    def draw(
+    def decode_load(
         self, model: Model, prompt: PromptConfig, *, question: float, prompts: float,
         rows: float, completion: float, limit: int, training: bool = False,
-    ) -> Draw:  # fmt: skip
+    ) -> DecodeLoad:  # fmt: skip
         """Completions of an engine, as many at once as the block and its memory allow."""
-        asked = prompt_tokens(prompt, question, model.shape)
-        shared = asked.frame if self.engine == "vllm" else 0.0
+        prompted = prompt_tokens(prompt, question, model.shape)
+        shared = prompted.frame if self.engine == "vllm" else 0.0
         size = model.shape.size(self.engine_number)
         room = self.engine_room(model.shape.parameters * self.engine_number, training=training)
-        row = formulas.cache_bytes(size, 1, asked.tokens + completion)
+        row = formulas.cache_bytes(size, 1, prompted.tokens + completion)
         # A trainer hands a whole rollout to its engine in one call.
         block = rows if training else min(rows, self.machine.block)
         at_once = block
         if self.on_gpu or self.engine == "vllm":
             rows_allowed = self.machine.rows or self.machine.block
             at_once = min(block, rows_allowed, max(1.0, room / row))
-        own = asked.tokens - shared
-        return Draw(rows, prompts, shared, own, completion, limit, block, at_once)
+        own = prompted.tokens - shared
+        return DecodeLoad(rows, prompts, shared, own, completion, limit, block, at_once)
 
-    def draw_seconds(self, model: Model, draw: Draw) -> float:
+    def draw_seconds(self, model: Model, load: DecodeLoad) -> float:
         """Of one engine over its devices."""
         size = model.shape.size(self.engine_number)
-        return formulas.draw_seconds(size, self.speed, draw) / self.machine.tensor_parallel
+        return formulas.draw_seconds(size, self.speed, load) / self.machine.tensor_parallel

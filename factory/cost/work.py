@@ -1,0 +1,95 @@
+"""What work of one sort takes, whichever stage does it: reading lines, drawing, training."""
+
+import math
+
+from factory.chat import PromptConfig
+from factory.cost import formulas
+from factory.cost.context import ENGINE_BYTES, TRAINER_BYTES, CostContext, Model, StageCost
+from factory.cost.flows import Answers
+from factory.cost.formulas import DecodeLoad
+from factory.records import SamplingConfig
+
+START_SECONDS = 3.0
+"""Of a trainer: its imports done, the first step slower than the others; fitted."""
+LORA_SHARE = 0.02
+"""Of the parameters that adapters have; an assumption for every rank."""
+
+
+def line_work(answers: Answers, *, read: float = 0.0) -> tuple[StageCost, Answers]:
+    """A stage without a model: it reads and writes lines of traces."""
+    line = 500 + 2 * answers.question + 8 * answers.completion
+    rows = max(read, answers.rows)
+    return StageCost(0.01 + 5e-5 * rows, disk=rows * line), answers
+
+
+def drawing_work(
+    cost: CostContext, model: Model, load: DecodeLoad, *, is_assumed: bool
+) -> StageCost:
+    """A stage that does nothing but draw. A trace's line holds its question, its prompt, and its
+    text twice (whole and in parts)."""
+    letters = model.shape.characters_per_token
+    line = 400 + letters * (load.frame + 2 * load.own + 2 * load.completion)
+    return StageCost(
+        cost.start + cost.draw_seconds(model, load) / cost.engines,
+        load.tokens,
+        ENGINE_BYTES * (not cost.on_gpu) + cost.engine_memory(model, load),
+        load.rows * line,
+        is_assumed=is_assumed,
+    )
+
+
+def reading_work(
+    cost: CostContext, path: str, sampling: SamplingConfig, *, question: float, extra: float,
+    prompts: float, samples: int,
+) -> StageCost:  # fmt: skip
+    """A model (its reference's field path) that writes about texts: `question` in characters,
+    `extra` are tokens of what it reads besides."""
+    model = cost.model(path)
+    limit = sampling.max_new_tokens
+    completion, is_assumed = cost.expected(limit)
+    load = cost.decode_load(
+        model, PromptConfig(), prompts=prompts, rows=prompts * samples, completion=completion,
+        question=question + extra * model.shape.characters_per_token, limit=limit,
+    )  # fmt: skip
+    return drawing_work(cost, model, load, is_assumed=is_assumed)
+
+
+def training_work(
+    cost: CostContext, model: Model, *, tokens: float, length: float, steps: int, rows: float,
+    is_lora: bool = False, save_steps: int | None = None,
+) -> StageCost:  # fmt: skip
+    """Supervised training: passes, optimizer steps, checkpoints, the finished model."""
+    size, speed = model.shape.size(4), cost.speed
+    parameters = model.shape.parameters
+    learned, work = (LORA_SHARE * parameters, formulas.LORA_WORK) if is_lora else (parameters, 1.0)
+    every = save_steps or cost.machine.checkpoint_steps
+    saves = max(0, math.ceil(steps / every) - 1)
+    passes = tokens / (rows * length)
+    seconds = (
+        START_SECONDS
+        + formulas.train_seconds(
+            size, speed, tokens=tokens, context=length, passes=passes, share=speed.sft
+        )
+        * work
+        / cost.ranks
+        + formulas.adam_seconds(speed, learned, steps)
+        + formulas.checkpoint_seconds(learned, saves)
+        + model.file_bytes / formulas.DISK_BYTES_PER_SECOND
+    )
+    memory = state_bytes(cost, parameters, learned) + formulas.activation_bytes(
+        size, model.shape.vocabulary, rows=rows, length=length, recomputes=cost.on_gpu
+    )
+    return StageCost(
+        seconds,
+        tokens,
+        memory + TRAINER_BYTES * (not cost.on_gpu),
+        model.file_bytes,
+        scratch=2 * formulas.CHECKPOINT_BYTES * learned,
+    )
+
+
+def state_bytes(cost: CostContext, parameters: float, learned: float) -> float:
+    """Weights in float32, and gradients and moments of those that learn, on one device. An
+    accelerate config is taken to shard them over all ranks."""
+    state = 4 * parameters + (formulas.STATE_BYTES - 4) * learned
+    return state / (cost.ranks if cost.machine.accelerate_config else 1)

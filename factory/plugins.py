@@ -1,0 +1,37 @@
+"""The public names: all that a plug-in may import, without torch.
+
+Each door is told in docs/plugins.md, and `examples/` has a plug-in for each.
+"""
+
+from factory.artifacts import Artifact, Inputs
+from factory.context import Context, Metrics
+from factory.cost.context import CostContext, Flow, StageCost
+from factory.cost.work import line_work
+from factory.jsonl import read_records, write_records
+from factory.records import Problem, Record, Trace, TracesRef, Verdict
+from factory.rewards.reward import GradedCompletion, reward
+from factory.stages.stage import Stage, StageConfig, light_stage, register
+
+__all__ = [
+    "Artifact",
+    "Context",
+    "CostContext",
+    "Flow",
+    "GradedCompletion",
+    "Inputs",
+    "Metrics",
+    "Problem",
+    "Record",
+    "Stage",
+    "StageConfig",
+    "StageCost",
+    "Trace",
+    "TracesRef",
+    "Verdict",
+    "light_stage",
+    "line_work",
+    "read_records",
+    "register",
+    "reward",
+    "write_records",
+]

@@ -1,0 +1,64 @@
+"""What all verbs share: how their errors, their first line and their next step are told."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec
+
+import typer
+
+from factory.errors import REPAIRABLE, FactoryError
+from factory.ui.notes import print_notes
+
+if TYPE_CHECKING:
+    from factory.ui.console import Console
+
+P = ParamSpec("P")
+
+
+def told(verb: Callable[P, None]) -> Callable[P, None]:
+    """Load the plug-ins that were typed; print a FactoryError in its own words and exit 2; leave
+    bugs their traceback."""
+
+    @wraps(verb)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        print_notes()
+        try:
+            files = kwargs.get("plugins")
+            if isinstance(files, list):
+                from factory.plugin_files import load_plugins
+
+                load_plugins(files)
+            verb(*args, **kwargs)
+        except FactoryError as error:
+            say_error(str(error))
+            raise typer.Exit(2) from error
+        except OSError as error:
+            if error.errno not in REPAIRABLE:
+                raise
+            # What the standard library writes to, without a name, lies in the store or is printed.
+            target = error.filename or f"{kwargs.get('store', '.')} or standard output"
+            say_error(f"{target}: {error.strerror}")
+            raise typer.Exit(2) from error
+
+    return wrapped
+
+
+def begin(what: object) -> "Console":
+    """A console that has said something already: a large recipe takes seconds to be planned."""
+    console = open_console()
+    console.print(f"reading {what}", highlight=False, soft_wrap=True)
+    return console
+
+
+def say_next(console: "Console", command: str) -> None:
+    console.print(f"next: {command}", highlight=False, soft_wrap=True)
+
+
+def say_error(text: str) -> None:
+    open_console(stderr=True).print(f"error: {text}", style="red", highlight=False, soft_wrap=True)
+
+
+def open_console(*, stderr: bool = False) -> "Console":
+    from factory.ui.console import Console
+
+    return Console(stderr=stderr)

@@ -1,0 +1,111 @@
+"""Doors: names that are taken once, unknown ones answered with the known, origins kept."""
+
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from factory import registry
+from factory.errors import PluginError, RecipeError
+from factory.registry import DOORS, FACTORY, Door, Origin, registering
+
+MINE = Origin("file", "/home/me/mine.py", "ab" * 32)
+
+
+@pytest.fixture
+def door(monkeypatch: pytest.MonkeyPatch) -> Door[int]:
+    monkeypatch.setattr(registry, "DOORS", dict(DOORS))
+    numbers: Door[int] = Door("numbers", "number", [])
+    numbers.register("three", 3, version=1)
+    return numbers
+
+
+def entries(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
+    group = {
+        name: EntryPoint(name, value, "model_factory.numbers") for name, value in values.items()
+    }
+    monkeypatch.setattr(registry, "_entry_points", lambda: {"model_factory.numbers": group})
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones_and_how_more_come(door: Door[int]) -> None:
+    with pytest.raises(RecipeError, match=r"no number 'tree' \(did you mean three\?\)") as caught:
+        door.row("tree")
+    assert "--plugin FILE" in str(caught.value) and "installed package" in str(caught.value)
+    assert "tree" not in door and door.get("tree") is None and list(door) == ["three"]
+
+
+def test_a_name_is_taken_once_and_both_origins_are_named(door: Door[int]) -> None:
+    with registering(MINE), pytest.raises(PluginError) as caught:
+        door.register("three", 33, version=1)
+    assert "the factory" in str(caught.value) and MINE.name in str(caught.value)
+    assert door["three"] == 3
+    with registering(MINE):
+        door.register("four", 4, version=2)
+        with pytest.raises(PluginError, match="registered already"):
+            door.register("four", 5, version=2)
+    assert door.row("four").identity == [2, MINE.sha256]
+    assert door.row("three").origin == FACTORY
+
+
+@pytest.mark.parametrize("name", ["", "two words", "../three", "3", "a-b", "\x1b[31m"])
+def test_a_name_is_one_word(door: Door[int], name: str) -> None:
+    with pytest.raises(PluginError, match="must be letters, digits and _"):
+        door.register(name, 1, version=1)
+
+
+def test_rows_of_a_file_that_failed_are_forgotten(door: Door[int]) -> None:
+    with registering(MINE):
+        door.register("four", 4, version=1)
+    door.forget(MINE)
+    assert list(door) == ["three"]
+
+
+def test_a_package_is_imported_when_its_name_is_wanted_and_not_before(
+    door: Door[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "mynumbers.py").write_text(
+        "from factory.registry import DOORS\nDOORS['numbers'].register('four', 4, version=7)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(DOORS, "numbers", door)
+    entries(monkeypatch, four="mynumbers:four")
+    assert list(door) == ["three", "four"] and "four" in door
+    assert "mynumbers" not in sys.modules
+    monkeypatch.setattr(EntryPoint, "load", lambda self: __import__(self.module))
+    row = door.row("four")
+    assert (row.value, row.version, row.origin.kind) == (4, 7, "package")
+    assert len(row.origin.sha256) == 64
+    sys.modules.pop("mynumbers")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1 / 0", "cannot be imported: ZeroDivisionError"),
+        ("import nowhere_at_all", "cannot be imported: ModuleNotFoundError"),
+        ("x = 1", "registers no number 'four'"),
+    ],
+)
+def test_a_package_that_does_wrong_is_named(
+    door: Door[int],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    text: str,
+    message: str,
+) -> None:
+    (tmp_path / "badnumbers.py").write_text(text + "\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(EntryPoint, "load", lambda self: __import__(self.module))
+    entries(monkeypatch, four="badnumbers:four")
+    with pytest.raises(PluginError, match=message):
+        door.row("four")
+    sys.modules.pop("badnumbers", None)
+
+
+def test_a_package_cannot_take_a_built_in_name(
+    door: Door[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries(monkeypatch, three="mynumbers:three")
+    with pytest.raises(PluginError, match="is also named by package"):
+        door.row("three")
