@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from factory.errors import EngineError
 from factory.interpreter import SAFE_PATH
@@ -140,22 +140,16 @@ class Machine(Record):
     """Of one device, for estimates alone. None: those of this processor are measured, once a store;
     those of a GPU have to be stated."""
 
-    @model_validator(mode="after")
-    def _launches_its_ranks(self) -> "Machine":
-        if self.launcher == "accelerate":
-            return self
-        if self.processes > 1:
-            raise ValueError(
-                f"processes: {self.processes} needs launcher: accelerate, or each batch would be "
-                "divided among ranks that nothing starts; write launcher: accelerate beside it, or "
-                "processes: 1"
-            )
-        if self.accelerate_config is not None:
-            raise ValueError(
-                f"accelerate_config: {self.accelerate_config} needs launcher: accelerate, or "
-                "nothing reads it; write launcher: accelerate beside it, or leave it out"
-            )
-        return self
+    @field_validator("processes", "accelerate_config")
+    @classmethod
+    def _is_launched(cls, value: int | str | None, info: ValidationInfo) -> int | str | None:
+        if value in (1, None) or info.data.get("launcher") != "local":
+            return value
+        raise ValueError(
+            f"{info.field_name}: {value} needs launcher: accelerate, for with launcher: local "
+            "nothing starts other ranks, among which each batch would be divided; write launcher: "
+            f"accelerate beside it, or leave {info.field_name} out"
+        )
 
     def for_worker(self, *, in_ranks: bool) -> "Machine":
         """The settings of a worker, whose `launcher` and `processes` say how it is started.

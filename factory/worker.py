@@ -26,6 +26,7 @@ from factory.records import Record
 from factory.stages import STAGES
 
 PR_SET_PDEATHSIG = 1
+_LIBRARY = ctypes.CDLL(None)
 
 
 class Job(Record):
@@ -120,7 +121,7 @@ def out_of_memory(stage: str, machine: Machine | None = None) -> str:
 def _die_with_parent() -> None:
     """Ask Linux to kill this process when the pipeline dies: no orphan keeps writing."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        _LIBRARY.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _parent_lives(job: Job) -> bool:

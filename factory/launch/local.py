@@ -20,6 +20,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, Protocol
 
+from factory import worker
 from factory.errors import RecipeError
 from factory.files import write_file
 from factory.interpreter import module_command
@@ -114,6 +115,8 @@ class _Accelerated:
                 stderr=subprocess.STDOUT,
                 env=environ,
                 start_new_session=True,
+                # Its ranks die with it: else they would write on beside those of the next build.
+                preexec_fn=worker._die_with_parent,
             )
 
     def poll(self) -> int | None:
@@ -141,9 +144,7 @@ def _work(job: str, log: str, environ: dict[str, str]) -> None:
     os.dup2(target, 2)
     strip(os.environ)
     os.environ.update(environ)
-    from factory.worker import main
-
-    sys.exit(main(Path(job)))
+    sys.exit(worker.main(Path(job)))
 
 
 def _let_the_server_go() -> None:

@@ -4,11 +4,13 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from building import wait_until_gone
 
 from factory import worker
 from factory.errors import EngineError, RecipeError
@@ -238,6 +240,21 @@ def test_the_error_of_another_rank_is_told_and_its_clock_does_not_count(
     assert (row["event"], row["rank"], row["kind"]) == ("error", 1, "EngineError")
     assert "as rank 1 of 3" in row["message"]
     assert _seconds(run) == 5.0
+
+
+def test_a_launcher_and_its_ranks_die_with_a_build_that_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from factory.launch.local import _Accelerated;"
+        f"print(_Accelerated(['sleep', '60'], Path({str(tmp_path / 'log')!r}), {{}})._process.pid);"
+        "sys.stdout.flush(); time.sleep(60)"
+    )
+    build = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert build.stdout is not None
+    launcher = int(build.stdout.readline())
+    os.kill(launcher, 0)
+    build.kill()
+    build.wait()
+    wait_until_gone([launcher])
 
 
 def trainer(*, seen: int = 1, gpus: int = 0) -> Any:
