@@ -94,12 +94,12 @@ def plan(
 ) -> None:
     """Show the steps of a recipe: what is reused, what would be made, with --cost at what price."""
     console = begin(recipe) if cost else open_console()
-    from factory.plan import make_plan
+    from factory.plan import checked_plan
     from factory.recipe import load_machine, load_recipe
     from factory.ui.cost import show_cost
     from factory.ui.tables import show_plan
 
-    steps = make_plan(load_recipe(recipe, overrides or []), until=until)
+    steps = checked_plan(load_recipe(recipe, overrides or []), until=until)
     if cost:
         show_cost(steps, store, load_machine(machine), console)
     else:

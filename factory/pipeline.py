@@ -28,7 +28,7 @@ from factory.jsonl import recover_rows
 from factory.launch.local import Launcher
 from factory.launch.measure import resolve_matmul
 from factory.machine import Machine, free_gib
-from factory.plan import Step, missing, stage_versions, used_plugins
+from factory.plan import Step, check_ends, missing, stage_versions, used_plugins
 from factory.plugin_files import keep_texts, loaded_plugins
 from factory.provenance import code_state
 from factory.worker import Job, Result, out_of_memory
@@ -63,6 +63,7 @@ def build(
     if gaps:
         raise RecipeError("\n".join(f"to be filled in: {gap}" for gap in gaps))
     check_store(store)
+    check_ends(plan, [step for step in plan if find(store, step.fingerprint) is None])
     keep_texts(store / "plugins")
     artifacts: dict[str, Artifact] = {}
     running: list[_Making] = []

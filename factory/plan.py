@@ -17,6 +17,7 @@ from factory.recipe import Recipe
 from factory.records import AddedLater, Consumes
 from factory.registry import DOORS, Named, Row
 from factory.stages import STAGES, Stage, StageConfig
+from factory.stages.model import ModelConfig, end_fault
 
 LARGE_BYTES = 64 * 2**20
 
@@ -69,9 +70,44 @@ def make_plan(recipe: Recipe, *, until: str | None = None) -> tuple[Step, ...]:
     return tuple(steps)
 
 
+def checked_plan(recipe: Recipe, *, until: str | None = None) -> tuple[Step, ...]:
+    """`make_plan`, with a look into local model folders; RecipeError as from `check_ends`."""
+    plan = make_plan(recipe, until=until)
+    check_ends(plan, plan)
+    return plan
+
+
 def missing(plan: Sequence[Step]) -> list[str]:
     """What the recipe leaves open, one line each: a plan with any of it cannot be built."""
     return [f"stages.{step.name}.{gap}" for step in plan for gap in step.stage.missing(step.config)]
+
+
+def check_ends(plan: Sequence[Step], trained: Sequence[Step]) -> None:
+    """RecipeError where one of `trained` would train a model whose turns have no end to be learned.
+
+    Looked at are models in local folders; of others the stage itself finds out as it starts.
+    """
+    problems = []
+    for step in trained:
+        prompt = getattr(step.config, "prompt", None)
+        first = _first_model(plan, step)
+        if not step.stage.trains or prompt is None or first is None:
+            continue
+        if fault := end_fault(first, prompt):
+            problems.append(f"stages.{step.name}.model: {fault}")
+    if problems:
+        raise RecipeError("\n".join(problems))
+
+
+def _first_model(plan: Sequence[Step], step: Step) -> ModelConfig | None:
+    """What the model that a stage trains began as; None where it was not brought in."""
+    steps = {one.name: one for one in plan}
+    current: Step | None = step
+    while current is not None:
+        if isinstance(current.config, ModelConfig):
+            return current.config
+        current = steps.get(current.inputs.get("model", ""))
+    return None
 
 
 def stage_versions(stage: Stage) -> dict[str, str]:

@@ -135,7 +135,8 @@ def votes(verdicts: Sequence[Verdict]) -> list[str | None]:
 def trap(samples: Sequence[EvalSample]) -> str:
     """Why nothing is right strictly while much is right leniently; empty where that is not so.
 
-    Such a zero measures the protocol, not the model: its tags were asked for twice, or never.
+    Such a zero measures the protocol, not the model: its tags were asked for twice, or never; or
+    the answers were not over where they were cut.
     """
     if any(sample.trace.verdict.is_correct for sample in samples):
         return ""
@@ -144,12 +145,31 @@ def trap(samples: Sequence[EvalSample]) -> str:
         return ""
     reasons = Counter(sample.trace.verdict.explanation for sample in samples)
     reason, count = reasons.most_common(1)[0]
+    cut = _cut(samples)
     text = (
         f"no answer of {len(samples)} is right by strict grading, {lenient} are by lenient grading "
-        f"of the same texts: this zero measures the protocol, not the model. Most often "
-        f"({count} times) strict grading says: {reason}. {_cause(samples)}"
+        f"of the same texts: this zero measures {'the length limit' if cut else 'the protocol'}, "
+        f"not the model. Most often ({count} times) strict grading says: {reason}. "
+        f"{cut or _cause(samples)}"
     )
     return text.strip()
+
+
+def _cut(samples: Sequence[EvalSample]) -> str:
+    """Where most answers ran into the limit: how many, and what to do; else empty."""
+    cut = [sample.trace for sample in samples if sample.trace.finish_reason == "length"]
+    if 2 * len(cut) <= len(samples):
+        return ""
+    limit = max(trace.sampling.max_new_tokens for trace in cut)
+    told = f"{len(cut)} of {len(samples)} answers ran into the limit of {limit} tokens"
+    if 2 * sum(GRAMMAR[-1] in trace.completion for trace in cut) > len(cut):
+        return (
+            f"{told}, most of them after {GRAMMAR[-1]}: the model does not stop at any token that "
+            "its folder names as an end (eos_token_id in generation_config.json, else in "
+            "config.json, and the tokenizer's eos_token). Name the token there that it writes "
+            "after an answer, or train it to stop."
+        )
+    return f"{told}: raise max_new_tokens, or train it to stop."
 
 
 def _cause(samples: Sequence[EvalSample]) -> str:

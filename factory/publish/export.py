@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from factory.files import write_file
 from factory.publish.earlier import open_tokenizer, read_config
 from factory.publish.template import serving_template
 from factory.records import SamplingConfig
+from factory.sampling.ends import end_ids, written
 from factory.sampling.served import read_served
 from factory.stages.model import LOADING_TRACES, TOKENIZER_FILES
 from factory.transformers4 import with_old_keys, write_tokenizer_fields
@@ -50,27 +52,19 @@ def write_settings(artifact: Artifact, prompt: PromptConfig, folder: Path) -> No
     write_file(folder / "chat_template.jinja", template)
     config = _rewrite(folder / "config.json", source / "config.json", drop=LOADING_TRACES)
     write_json(folder / "config.json", with_old_keys(config, read_config(source)))
-    stored = source / "generation_config.json"
-    earlier = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
-    write_json(folder / "generation_config.json", generation_config(tokenizer, config, earlier))
+    fields = generation_config(tokenizer, config, end_ids(source, tokenizer))
+    write_json(folder / "generation_config.json", fields)
 
 
 def generation_config(
-    tokenizer: "PreTrainedTokenizerBase", config: dict[str, Any], earlier: dict[str, Any]
+    tokenizer: "PreTrainedTokenizerBase", config: dict[str, Any], ends: Sequence[int]
 ) -> dict[str, Any]:
-    """R1's sampling (arXiv 2501.12948 v2, D.1), and where an answer ends.
-
-    The tokenizer's end-of-text token, which training taught, comes first; further ones that the
-    base's generation config names stay.
-    """
+    """R1's sampling (arXiv 2501.12948 v2, D.1), and every id at which the model's answers end."""
     sampling = SamplingConfig()
-    named = earlier.get("eos_token_id")
-    others = named if isinstance(named, list) else [named]
-    ends = list(dict.fromkeys([tokenizer.eos_token_id, *(i for i in others if i is not None)]))
     context = config.get("max_position_embeddings") or MAX_NEW_TOKENS
     fields = {
         "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": ends[0] if len(ends) == 1 else ends,
+        "eos_token_id": written(ends) if ends else None,
         "pad_token_id": tokenizer.pad_token_id,
         "do_sample": True,
         "temperature": sampling.temperature,

@@ -15,12 +15,14 @@ import yaml
 
 from factory.artifacts import Artifact, sha256_file
 from factory.chat import PromptConfig, render
+from factory.errors import FactoryError
 from factory.publish.earlier import limits, old_faults, open_tokenizer
 from factory.publish.export import is_weights
 from factory.publish.licences import Terms
 from factory.publish.scan import executables, machine_paths, secrets
-from factory.publish.template import PROBES, QUESTION
+from factory.publish.template import PROBES
 from factory.records import Record
+from factory.sampling.ends import answer_end, end_ids, listed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -95,7 +97,7 @@ def _guarded(
     """A check whose reading may fail: a file that cannot be read is a fault, not a crash."""
     try:
         return check(name, faults(subject), passed)
-    except (OSError, ValueError, KeyError) as error:
+    except (FactoryError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else "no message"
         return check(name, [f"cannot be read: {type(error).__name__}: {reason}"], passed)
 
@@ -164,16 +166,21 @@ def _stop_faults(subject: Subject) -> list[str]:
         if getattr(served, name) != getattr(own, name)
     ]
     fields = json.loads((subject.folder / "generation_config.json").read_text(encoding="utf-8"))
-    ends = fields.get("eos_token_id")
-    if own.eos_token_id not in (ends if isinstance(ends, list) else [ends]):
+    ends = listed(fields.get("eos_token_id"))
+    taught = answer_end(own, subject.prompt)
+    token = own.convert_ids_to_tokens(taught)
+    if taught not in ends:
         found.append(
             f"generation_config.json: eos_token_id is {ends}, training taught the model to end "
-            f"with {own.eos_token_id} ({own.eos_token}): it would never stop"
+            f"with {taught} ({token}): it would never stop"
         )
-    turn = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "Five."}]
-    after = str(served.apply_chat_template(turn, tokenize=False)).rpartition("Five.")[2]
-    if own.eos_token not in after:
-        found.append(f"chat_template.jinja: does not end an answer with {own.eos_token}")
+    elif lost := set(end_ids(subject.artifact.path, own)) - set(ends):
+        found.append(
+            f"generation_config.json: eos_token_id is {ends}, the checkpoint also ends its answers "
+            f"with {sorted(lost)}: it would go on there"
+        )
+    if answer_end(served, subject.prompt) != taught:
+        found.append(f"chat_template.jinja: does not end an answer with {token}")
     return found
 
 

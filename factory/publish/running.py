@@ -22,6 +22,7 @@ from factory.publish.gate import Check, Subject, check, served_ids, served_text
 from factory.records import EvalSample, Problem, SamplingConfig
 from factory.report.text import percent, span
 from factory.sampling import Request, open_sampler
+from factory.sampling.ends import end_ids
 
 PROMPTS = 32
 """Questions that are asked again."""
@@ -143,8 +144,7 @@ def _generate(
     settings = model.generation_config
     settings.do_sample, settings.temperature, settings.top_p = False, None, None
     settings.max_new_tokens = limit
-    ends = settings.eos_token_id
-    ends = set(ends if isinstance(ends, list) else [ends])
+    ends = set(end_ids(folder, open_tokenizer(folder)))
     answers = []
     for start in range(0, len(prompts), BATCH):
         part = prompts[start : start + BATCH]

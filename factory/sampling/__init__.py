@@ -1,7 +1,7 @@
 """Engines behind one protocol: `open_sampler` picks the one that suits model and machine."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,6 +25,7 @@ def open_sampler(
     notify: Callable[[str], None] | None = None,
     scratch: Path | None = None,
     figures: Metrics | None = None,
+    ends: Sequence[int] = (),
 ) -> Sampler:
     """An engine holding the model of a folder, those of a cluster, or the folder's server.
 
@@ -33,7 +34,8 @@ def open_sampler(
     device. `notify` hears of what the user should know: vLLM is wanted but missing, a server fails,
     a node died. `scratch` is for stages that draw much: it keeps completions of a call under way
     where they come in parts, and only with it the machine file's cluster is asked. `figures` takes
-    what an engine counts.
+    what an engine counts. An answer ends at every id that `ends.end_ids` gives for the folder; a
+    trainer names further `ends`.
     """
     served = read_served(model)
     if served is not None:
@@ -54,7 +56,7 @@ def open_sampler(
         )  # fmt: skip
     return _open_here(
         model, machine, max_length=max_length, mean_length=mean_length,
-        training=training, notify=notify,
+        training=training, notify=notify, ends=ends,
     )  # fmt: skip
 
 
@@ -66,6 +68,7 @@ def _open_here(
     mean_length: int,
     training: bool,
     notify: Callable[[str], None] | None,
+    ends: Sequence[int],
 ) -> Sampler:
     """An engine in this process; of one that trains among others, after it has joined them."""
     if training:
@@ -87,11 +90,11 @@ def _open_here(
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         from factory.sampling.vllm import VllmSampler
 
-        return VllmSampler(model, machine, max_length=max_length, training=training)
+        return VllmSampler(model, machine, max_length=max_length, training=training, ends=ends)
     from factory.sampling.transformers import TransformersSampler
 
     with whole_weights():
-        return TransformersSampler(model, machine, max_length=max_length)
+        return TransformersSampler(model, machine, max_length=max_length, ends=ends)
 
 
 def _decodes_itself(model: Path, machine: Machine, length: int) -> bool:

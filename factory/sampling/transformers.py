@@ -25,6 +25,7 @@ from factory.sampling.decoder import (
     without_gaps,
 )
 from factory.sampling.draw import draw, inverse
+from factory.sampling.ends import end_ids, without_end
 from factory.sampling.loop import ends_in_loop
 from factory.sampling.sampler import Completion, Request
 
@@ -61,12 +62,15 @@ class TransformersSampler:
 
     name = "transformers"
 
-    def __init__(self, model: Path, machine: Machine, *, max_length: int) -> None:
+    def __init__(
+        self, model: Path, machine: Machine, *, max_length: int, ends: Sequence[int] = ()
+    ) -> None:
         on_gpu = machine.takes_gpu()
         self._device = torch.device("cuda" if on_gpu else "cpu")
         self._max_length = max_length
         self._cache_bytes = machine.engine_memory_gib * 2**30
         self._tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+        self._ends = torch.tensor([*end_ids(model, self._tokenizer), *ends], dtype=torch.long)
         loaded = AutoModelForCausalLM.from_pretrained(
             model,
             dtype=getattr(torch, machine.torch_dtype_name(on_gpu=on_gpu)),
@@ -158,8 +162,7 @@ class TransformersSampler:
         `tail` are every row's last tokens (rows, tokens), as many as a rule may look at.
         """
         last = tail[:, -1]
-        end = self._tokenizer.eos_token_id
-        is_end = torch.zeros_like(last, dtype=torch.bool) if end is None else last == end
+        is_end = torch.isin(last, self._ends)
         ended = dict.fromkeys(is_end.nonzero()[:, 0].tolist(), End("stop"))
         if sampling.stop:
             closes = self._closing_tokens(tuple(sampling.stop))[last] & ~is_end
@@ -196,6 +199,8 @@ class TransformersSampler:
         text = self._text(ids)
         if end.stop is not None:
             text = text[: text.rindex(end.stop) + len(end.stop)]
+        elif end.reason == "stop":
+            text = without_end(text, ids[-1], self._tokenizer)
         return Completion(text, tuple(ids), tuple(logprobs), end.reason, cached)
 
     def _text(self, ids: list[int]) -> str:

@@ -15,6 +15,7 @@ from factory.errors import EngineError
 from factory.machine import Machine
 from factory.records import FinishReason, SamplingConfig
 from factory.sampling.draw import draw
+from factory.sampling.ends import end_ids, without_end
 from factory.sampling.sampler import Completion, Request
 
 FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "repetition": "loop"}
@@ -28,7 +29,13 @@ class VllmSampler:
     name = "vllm"
 
     def __init__(
-        self, model: Path, machine: Machine, *, max_length: int, training: bool = False
+        self,
+        model: Path,
+        machine: Machine,
+        *,
+        max_length: int,
+        training: bool = False,
+        ends: Sequence[int] = (),
     ) -> None:
         on_gpu = machine.takes_gpu()
         in_ranks = training and torch.distributed.is_initialized()
@@ -79,6 +86,8 @@ class VllmSampler:
             seed=0,
             **place,
         )
+        self._tokenizer = self._llm.get_tokenizer()
+        self._ends = self._drawable((*end_ids(model, self._tokenizer), *ends))
 
     def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
         from vllm import SamplingParams
@@ -100,6 +109,9 @@ class VllmSampler:
                     top_p=sampling.top_p,
                     max_tokens=sampling.max_new_tokens,
                     stop=list(sampling.stop),
+                    # All of them are named here, those that vLLM would find by itself included.
+                    ignore_eos=True,
+                    stop_token_ids=self._ends,
                     include_stop_str_in_output=True,
                     seed=request.seed,
                     logprobs=0,
@@ -109,7 +121,27 @@ class VllmSampler:
             ],
             use_tqdm=False,
         )
-        return [_completion(output.outputs[0], output.num_cached_tokens or 0) for output in outputs]
+        return [
+            self._completion(output.outputs[0], output.num_cached_tokens or 0) for output in outputs
+        ]
+
+    def _drawable(self, ids: Sequence[int]) -> list[int]:
+        """Each once, without those beyond the model's table: folders name some, vLLM refuses."""
+        table = self._llm.model_config.get_vocab_size()
+        return [token for token in dict.fromkeys(ids) if token < table]
+
+    def _completion(self, output: Any, cached: int) -> Completion:
+        ids = tuple(output.token_ids)
+        logprobs = tuple(
+            step[token].logprob for step, token in zip(output.logprobs, ids, strict=True)
+        )
+        if output.finish_reason not in FINISH_REASONS:
+            raise EngineError(f"vLLM ended a completion with {output.finish_reason!r}")
+        text = output.text
+        if isinstance(output.stop_reason, int):
+            # A stop text stays in, and with it vLLM leaves the end token in where it shows.
+            text = without_end(text, ids[-1], self._tokenizer)
+        return Completion(text, ids, logprobs, FINISH_REASONS[output.finish_reason], cached)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         # `reload_weights` and the public RPC reload give silently wrong output on CPUs; loading
@@ -120,14 +152,6 @@ class VllmSampler:
 
     def close(self) -> None:
         del self._llm
-
-
-def _completion(output: Any, cached: int) -> Completion:
-    ids = tuple(output.token_ids)
-    logprobs = tuple(step[token].logprob for step, token in zip(output.logprobs, ids, strict=True))
-    if output.finish_reason not in FINISH_REASONS:
-        raise EngineError(f"vLLM ended a completion with {output.finish_reason!r}")
-    return Completion(output.text, ids, logprobs, FINISH_REASONS[output.finish_reason], cached)
 
 
 def _prepare_cpu(machine: Machine, *, in_ranks: bool) -> None:

@@ -10,12 +10,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from factory.artifacts import MANIFEST, Artifact, Inputs, open_artifact, sha256_file, verify
+from factory.chat import PromptConfig
 from factory.context import Context, Metrics
 from factory.cost.context import PROCESS_BYTES, CostContext, Model, StageCost
 from factory.cost.formulas import DISK_BYTES_PER_SECOND
 from factory.cost.shapes import SMOLLM2, Shape, Unpriced, hub_shape, shape_of_folder
-from factory.errors import ArtifactError, EngineError, RecipeError
+from factory.errors import ArtifactError, EngineError, FactoryError, RecipeError
 from factory.records import COMMIT, AddedLater, Record
+from factory.sampling.ends import answer_end
 from factory.sampling.served import URL, Served, write_served
 from factory.stages.stage import (
     OWN_LICENCE,
@@ -183,6 +185,8 @@ def run(config: ModelConfig, inputs: Inputs, out: Path, context: Context) -> Met
         set_turns(out, config.turns)
     if config.context is not None:
         _extend_context(out, config.context)
+    if fault := _end_fault(out, PromptConfig()):
+        context.note(f"model: it cannot be trained in a chat style: {fault}")
     return {"parameters": float(_parameters(out))}
 
 
@@ -194,6 +198,34 @@ def missing(config: ModelConfig) -> list[str]:
     if isinstance(source, Hub) and source.revision is None:
         return [f"{where}.revision: the commit of huggingface.co/{source.id} to build from"]
     return []
+
+
+def end_fault(config: ModelConfig, prompt: PromptConfig) -> str:
+    """Why answers to this prompt have no end that training could teach; empty where they have one.
+
+    Empty too where the folder is not here yet. ArtifactError if its tokenizer cannot be opened.
+    """
+    source = config.source
+    if not isinstance(source, Local) or config.turns is not None:
+        return ""
+    return _end_fault(Path(source.path), prompt)
+
+
+def _end_fault(folder: Path, prompt: PromptConfig) -> str:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ArtifactError(f"{folder}: its tokenizer cannot be opened: {reason}") from error
+    try:
+        answer_end(tokenizer, prompt)
+    except FactoryError as error:
+        return str(error)
+    return ""
 
 
 def is_served(config: ModelConfig) -> bool:

@@ -23,6 +23,7 @@ from factory.machine import Machine
 from factory.ranks import this_rank
 from factory.records import Problem, Trace
 from factory.sampling import open_sampler
+from factory.sampling.ends import training_ends
 from factory.sampling.sampler import Request, Sampler
 from factory.seeds import derive
 from factory.training.checkpoints import CompleteCheckpoints, saving_fields
@@ -35,7 +36,7 @@ from factory.training.running import run_trainer
 from factory.training.saving import save_model
 from factory.training.sft import peft_config
 from factory.training.telemetry import Logs, Telemetry
-from factory.training.vocabularies import shared_tokenizer
+from factory.training.vocabularies import require_shared_ends, shared_tokenizer
 from factory.training.weights import policy_weights
 
 if TYPE_CHECKING:
@@ -180,6 +181,8 @@ def train(
     Leaves telemetry.jsonl in the context's scratch folder.
     """
     tokenizer = shared_tokenizer(student, teacher)
+    ends = training_ends(student, tokenizer, config.prompt)
+    require_shared_ends(ends, teacher, config.prompt, tokenizer=tokenizer)
     planned = plan_texts(config, problems, traces, tokenizer=tokenizer, context=context)
     prompt = max(len(text.prompt_ids) for text in planned)
     longest, _ = (
@@ -187,8 +190,10 @@ def train(
         for name, folder in (("student", student), ("teacher", teacher))
     )
     machine = context.machine
-    model = open_model(student)
-    sampler = open_sampler(student, machine, max_length=longest, training=True, notify=context.note)
+    model = open_model(student, ends=ends)
+    sampler = open_sampler(
+        student, machine, max_length=longest, training=True, notify=context.note, ends=ends
+    )
     dtype = machine.torch_dtype_name(on_gpu=machine.takes_gpu())
     try:
         trainer = make_trainer(
@@ -199,7 +204,7 @@ def train(
         run_trainer(trainer, context)
     finally:
         sampler.close()
-    save_model(trainer, student, out)
+    save_model(trainer, student, out, ends=ends)
 
 
 def make_trainer(

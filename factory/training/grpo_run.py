@@ -19,6 +19,7 @@ from factory.grading import GradingPool
 from factory.ranks import this_rank
 from factory.records import Problem
 from factory.sampling import open_sampler
+from factory.sampling.ends import training_ends
 from factory.seeds import derive
 from factory.training.checkpoints import CompleteCheckpoints
 from factory.training.early_stop import EarlyStop
@@ -68,10 +69,9 @@ def train(
 ) -> dict[str, float]:
     """Train the model of an artifact and write it to `out`; `watched` are measured on the way.
 
-    Returns what there is to say of a run that an alarm ended, else nothing.
-
-    `general` are prompts that only reward models judge, `reward_models` the folders of those by
-    component. Leaves telemetry.jsonl, rollouts.jsonl and (with a watch) watch.jsonl in scratch.
+    Returns what there is to say of a run that an alarm ended, else nothing. `general` are prompts
+    that only reward models judge, `reward_models` the folders of those by component. Leaves
+    telemetry.jsonl, rollouts.jsonl and (with a watch) watch.jsonl in scratch.
     """
     tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True)
     asked = [*problems, *general]
@@ -81,11 +81,12 @@ def train(
     )
     longest = _longest([*prompts, *watch_prompts], tokenizer)
     length = require_room(model.path, prompt=longest, completion=config.largest_limit)
-    policy = open_model(model.path)
-    isolated = not context.machine.unsandboxed
-    with GradingPool(context.machine.thread_count(), is_isolated=isolated) as pool:
+    ends = training_ends(model.path, tokenizer, config.prompt)
+    policy = open_model(model.path, ends=ends)
+    machine = context.machine
+    with GradingPool(machine.thread_count(), is_isolated=not machine.unsandboxed) as pool:
         sampler = open_sampler(
-            model.path, context.machine, max_length=length, training=True, notify=context.note
+            model.path, machine, max_length=length, training=True, notify=context.note, ends=ends
         )
         parts: dict[str, Any] = {
             "sampler": sampler, "tokenizer": tokenizer, "pool": pool, "folder": context.scratch,
@@ -111,7 +112,7 @@ def train(
         finally:
             sampler.close()
     stopped = {} if early is None else _go_back(early, trainer, context)
-    save_model(trainer, model.path, out)
+    save_model(trainer, model.path, out, ends=ends)
     return stopped
 
 

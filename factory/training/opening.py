@@ -1,5 +1,6 @@
 """A model's folder opened for training, and the tokens that it has room for."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,25 +9,31 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from factory.errors import ArtifactError, RecipeError
 from factory.ranks import whole_weights
+from factory.sampling.ends import name_ends
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def open_model(folder: Path, dtype: torch.dtype | None = None) -> "PreTrainedModel":
+def open_model(
+    folder: Path, dtype: torch.dtype | None = None, *, ends: Sequence[int] = ()
+) -> "PreTrainedModel":
     """The causal language model of a folder, in float32 unless another dtype is given;
     ArtifactError if it cannot be opened.
 
     What is trained is opened in float32 whatever it is stored in: updates are smaller than bfloat16
-    can add.
+    can add. Its configs name `ends`, where TRL looks for them, if any are given.
     """
     try:
         with whole_weights():
-            return AutoModelForCausalLM.from_pretrained(
+            model = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype or torch.float32, use_safetensors=True, local_files_only=True
             )
     except OSError as error:
         raise ArtifactError(f"{folder}: not a model that can be opened: {error}") from error
+    if ends:
+        name_ends(model, ends)
+    return model
 
 
 def context_length(folder: Path) -> int | None:

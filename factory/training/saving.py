@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, Trainer
 
+from factory.sampling.ends import name_ends
 from factory.training.tokens import write_tokens
 
 TOKENIZER_FILES = (
@@ -21,13 +22,19 @@ TOKENIZER_FILES = (
 
 
 def save_model(
-    trainer: Trainer, source: Path, out: Path, *, new_tokens: Sequence[str] = ()
+    trainer: Trainer,
+    source: Path,
+    out: Path,
+    *,
+    new_tokens: Sequence[str] = (),
+    ends: Sequence[int] = (),
 ) -> None:
     """Write the trained model to `out` in the dtype of the model in `source`, adapters merged.
 
     Weights are safetensors. The tokenizer's files are copied, since loading and saving a tokenizer
-    leaves traces of how it was loaded; `new_tokens` are added to them. Of several ranks all must
-    call this; the first one writes.
+    leaves traces of how it was loaded; `new_tokens` are added to them. `ends` are where the model's
+    answers end: trainers put the tokenizer's own in their place, or twice into their list. Of
+    several ranks all must call this; the first one writes.
     """
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not trainer.is_world_process_zero():
@@ -44,6 +51,8 @@ def save_model(
         name: value.to(dtype) if value.is_floating_point() else value
         for name, value in state.items()
     }
+    if ends:
+        name_ends(model, ends)
     model.save_pretrained(out, state_dict=state)
     model.config.dtype = dtype  # the call above notes the dtype that was trained in
     model.config.save_pretrained(out)

@@ -17,6 +17,7 @@ from factory.attention import TWO_PRODUCTS
 from factory.context import Context
 from factory.errors import EngineError, RecipeError, is_out_of_memory
 from factory.machine import Machine
+from factory.sampling.ends import training_ends
 from factory.training.checkpoints import CompleteCheckpoints, saving_fields
 from factory.training.completion_loss import completion_loss
 from factory.training.opening import context_length, open_model
@@ -339,13 +340,15 @@ def train(
     the whole batch, do not depend on how it is cut. EngineError where one row is too much.
     """
 
+    ends = training_ends(folder, tokenizer, config.prompt)
+
     def attempt() -> None:
         model = _open_model(folder, tokenizer, pieces)
         trainer = make_trainer(
             config, rows, model=model, tokenizer=tokenizer, micro_batch=micro_batch, context=context
         )
         run_trainer(trainer, context)
-        save_model(trainer, folder, out, new_tokens=tuple(pieces))
+        save_model(trainer, folder, out, new_tokens=tuple(pieces), ends=ends)
 
     share = config.batch // context.machine.processes
     while not _fits(attempt, context.machine):

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from factory.chat import OutputForm, PromptConfig, canonical_text, render
-from factory.errors import ArtifactError, DataError
+from factory.errors import DataError
 from factory.lint import lint
 from factory.records import Trace
+from factory.sampling.ends import answer_end
 from factory.seeds import derive
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Row:
 
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
-    """Ends with the end-of-text token: the student learns to stop."""
+    """Ends with the token that ends a turn in the model's template: the student learns to stop."""
 
     @property
     def tokens(self) -> int:
@@ -53,10 +54,10 @@ def tokenise(
     Prompt and completion are tokenised apart, as they are when the student is sampled. A special
     token that a trace spells out (`<|im_end|>`) is tokenised as ordinary characters. `verbatim`
     takes completions as they were sampled; else DataError if a trace has no reasoning or answer to
-    write in the canonical form. DataError if there is no trace at all.
+    write in the canonical form. DataError if there is no trace at all. Each ends with `answer_end`,
+    whose errors say that there is none.
     """
-    if tokenizer.eos_token_id is None:
-        raise ArtifactError("sft: the model's tokenizer has no end-of-text token to learn")
+    end = answer_end(tokenizer, prompt)
     questions, prompts, completions = [], [], []
     opening = prompt.form.opening if prompt.form else "<think>"
     for trace in traces:
@@ -74,7 +75,6 @@ def tokenise(
     completion_ids = tokenizer(completions, add_special_tokens=False, split_special_tokens=True)[
         "input_ids"
     ]
-    end = tokenizer.eos_token_id
     return [
         Row(tuple(before), (*after, end))
         for before, after in zip(prompt_ids, completion_ids, strict=True)

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformers import AutoTokenizer
 
+from factory.chat import PromptConfig
 from factory.errors import RecipeError
+from factory.sampling.ends import answer_end, end_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,3 +56,33 @@ def shared_tokenizer(student: Path, teacher: Path) -> "PreTrainedTokenizerBase":
             "learn from its texts with sft"
         )
     return own
+
+
+def require_shared_ends(
+    ends: Sequence[int],
+    teacher: Path,
+    prompt: PromptConfig,
+    *,
+    tokenizer: "PreTrainedTokenizerBase",
+) -> None:
+    """RecipeError where the teacher ends its answers elsewhere than at the student's `ends`.
+
+    A student of such a teacher learns never to stop: its own end becomes unlikely, or it learns one
+    at which it is not stopped. `tokenizer` is the student's.
+    """
+    own = AutoTokenizer.from_pretrained(teacher, local_files_only=True)
+    theirs = end_ids(teacher, own)
+    learned = answer_end(tokenizer, prompt)
+    if learned in theirs and set(theirs) <= set(ends):
+        return
+    ours, others = (tokenizer.convert_ids_to_tokens(list(some)) for some in (ends, theirs))
+    raise RecipeError(
+        f"teacher: ends its answers with {_listed(others)}, and the student's end with "
+        f"{tokenizer.convert_ids_to_tokens(learned)} and are stopped at {_listed(ours)}: the "
+        "student would learn not to stop. Take a teacher with the student's end of turn, or give "
+        "both model stages the same turns"
+    )
+
+
+def _listed(tokens: Sequence[str]) -> str:
+    return " or ".join(map(str, tokens)) or "nothing"

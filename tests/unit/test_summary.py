@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from factory.artifacts import Artifact
 from factory.cli import app
 from factory.evaluation.summary import summaries, trap
-from factory.records import EvalSample, Outcome, Verdict
+from factory.records import EvalSample, FinishReason, Outcome, Verdict
 from factory.report.build import build
 from factory.report.records import Step
 
@@ -88,6 +88,30 @@ def test_a_zero_of_the_model_and_any_other_score_are_none() -> None:
     mixed = [sample(i, 0, "no_answer", lenient=True) for i in range(8)]
     assert trap(mixed) != "" and trap([*mixed, sample(9, 0, "correct")]) == ""
     assert trap([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        (
+            "<think> a </think> <answer> 7 </answer> User: and 8?",
+            "most of them after </answer>: the model does not stop at any token that its folder",
+        ),
+        ("<think> a </think> <answer> 7 </answer> \n\n", "eos_token_id in generation_config.json"),
+        ("<think> so, 7, and then", "raise max_new_tokens, or train it to stop"),
+    ],
+)
+def test_a_zero_of_answers_that_were_cut_is_no_zero_of_the_protocol(text: str, cause: str) -> None:
+    def cut(number: int, reason: FinishReason) -> EvalSample:
+        whole = sample(number, 0, "no_answer", lenient=True, text=text)
+        trace = whole.trace.model_copy(update={"finish_reason": reason})
+        return whole.model_copy(update={"trace": trace})
+
+    told = trap([cut(number, "length" if number < 5 else "stop") for number in range(8)])
+    assert "measures the length limit, not the model" in told
+    assert "5 of 8 answers ran into the limit of" in told and cause in told
+    half = trap([cut(number, "length" if number < 4 else "stop") for number in range(8)])
+    assert "measures the protocol" in half
 
 
 def test_no_cause_is_named_where_the_form_was_right() -> None:
