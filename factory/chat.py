@@ -80,8 +80,11 @@ class Demonstration(Record):
     """A worked example shown before the question."""
 
     question: str
+    """As it would be asked."""
     reasoning: str
+    """The thoughts."""
     answer: str
+    """What would be graded."""
     summary: Annotated[str | None, AddedLater()] = None
     """What closes it in an output form; by default the boxed answer."""
 

@@ -24,6 +24,7 @@ class Claim(Record):
     """What a recipe sets out to show, and which of its evaluations decide it."""
 
     text: str = Field(min_length=1)
+    """What is claimed, as the report says it."""
     measure: Measure = "accuracy"
     """accuracy, lenient: share of right answers. solved: share of problems with a right answer
     among their samples, which is pass@k at the k of the evaluation. format: share of well-formed
@@ -38,9 +39,11 @@ class Claim(Record):
     against: tuple[str, ...] = Field(min_length=1)
     """As many, paired in order, or a single one for all."""
     benchmark: str
+    """The name of a benchmark that all of these evaluate."""
     sources: tuple[str, ...] = ()
     """Only problems whose id begins with one of these; empty takes all."""
     expect: Literal["higher", "lower", "not lower"] = "higher"
+    """Which way the difference must lie for the claim to be shown."""
     margin: float = Field(default=0.0, ge=0)
     """For `not lower`: the largest loss that still counts as none."""
 

@@ -441,6 +441,27 @@ def list_plugins(plugins: Plugins = None) -> None:
 
 @app.command()
 @told
+def reference(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A Markdown file; else standard output.")
+    ] = None,
+    plugins: Plugins = None,
+) -> None:
+    """Write every setting, every name and every command, from the docstrings, as Markdown."""
+    from factory.reference import reference as written
+
+    text = written(typer.main.get_group(app))
+    if out is None:
+        open_console().print(text, markup=False, highlight=False, soft_wrap=True, end="")
+        return
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"--out {out}: cannot be written: {error.strerror}") from error
+
+
+@app.command()
+@told
 def doctor() -> None:
     """Examine this machine: what is there, what is missing, and what to do about it."""
     from factory.doctor import examine

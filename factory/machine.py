@@ -21,6 +21,7 @@ class DevicePeaks(Record):
     gigabytes_per_second: float = Field(gt=0)
     """Of reading its memory."""
     memory_gib: float = Field(gt=0)
+    """Of the device, GiB."""
 
 
 class EndpointAccess(Record):
@@ -103,6 +104,8 @@ class Machine(Record):
     gpu_memory_fraction_rl: float = Field(default=0.3, gt=0, lt=1)
     """The same while a trainer shares the GPU."""
     tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs of one engine that draws alone; an engine beside a trainer has one GPU, and vLLM refuses
+    more there."""
     block: int = Field(default=128, ge=1)
     """Requests a sampling block: the unit of resume, and what shares a batch."""
     rows: int = Field(default=0, ge=0)
@@ -122,7 +125,9 @@ class Machine(Record):
     checkpoint_steps: int = Field(default=10, ge=1)
     """Trainer steps between resumable checkpoints."""
     launcher: Literal["local", "accelerate"] = "local"
-    """`accelerate` starts training stages with `accelerate launch`."""
+    """`local`: one process, which sees one GPU where it trains. `accelerate` starts training stages
+    with `accelerate launch` (but `pretrain`); with one process and no `accelerate_config` as
+    `local` does."""
     processes: int = Field(default=1, ge=1)
     """Ranks of a training stage, of all nodes; more than one under the accelerate launcher only."""
     endpoints: tuple[EndpointAccess, ...] = ()
@@ -133,7 +138,10 @@ class Machine(Record):
     """Runs programs that models wrote without the sandbox: from `--unsandboxed` alone, which has to
     be typed, never from a machine file. Manifests, verdicts and reports say so."""
     accelerate_config: str | None = None
-    """An accelerate config file (FSDP2, DeepSpeed, several nodes)."""
+    """An accelerate config file (FSDP2, DeepSpeed, several nodes), under the accelerate launcher
+    only; its `num_processes` must be `processes`. None: plain data parallelism on this node, on
+    CPUs too; accelerate's own default config is not read. With a KL term write
+    `fsdp_cpu_ram_efficient_loading: false`."""
     price_per_hour: float | None = Field(default=None, ge=0)
     """Of the whole machine, in your currency. None: estimates say that there is no price."""
     peaks: DevicePeaks | None = None

@@ -24,8 +24,11 @@ class Header(Record):
     """A recipe's fields besides its stages."""
 
     name: str = Field(pattern=NAME)
+    """Letters, digits, `_` and `-`, at most 64. Names the folder of the report."""
     description: str = ""
+    """Shown in the report."""
     seed: int = Field(default=0, ge=0, lt=2**31)
+    """Of every stage that states none of its own; another one makes all stages anew."""
     claims: tuple[Claim, ...] = ()
     """What the recipe sets out to show; its report measures each."""
 

@@ -106,6 +106,7 @@ class Loop(Record):
     shortest: int = Field(default=8, ge=1)
     """Tokens of a piece."""
     longest: int = Field(default=64, ge=1)
+    """Tokens of a piece."""
 
     @model_validator(mode="after")
     def _has_lengths(self) -> "Loop":
@@ -120,7 +121,9 @@ class SamplingConfig(Record):
     temperature: float = Field(default=0.6, ge=0.0, le=4.0)
     """0 is greedy."""
     top_p: float = Field(default=0.95, gt=0.0, le=1.0)
+    """Smallest set of tokens with this probability that is drawn from; 1 takes all."""
     max_new_tokens: int = Field(default=2048, ge=1)
+    """A completion is cut there."""
     stop: tuple[str, ...] = ()
     """Texts that end a completion; they stay in it."""
     loop: Annotated[Loop | None, AddedLater()] = Field(

@@ -45,7 +45,7 @@ LAYERS = (
     ("launch", "worker"),
     ("pricing",),
     ("pipeline",),
-    ("report", "publish", "ui", "doctor"),
+    ("report", "publish", "ui", "doctor", "reference"),
     ("cli", "plugins"),
 )
 HEAVY = ("torch", "transformers", "vllm", "trl", "datasets", "lm_eval", "numpy")
@@ -161,7 +161,9 @@ def test_no_function_is_longer_than_60_lines() -> None:
     assert long == []
 
 
-@pytest.mark.parametrize("module", ["factory.cli", "factory.stages", "factory.worker"])
+@pytest.mark.parametrize(
+    "module", ["factory.cli", "factory.stages", "factory.worker", "factory.reference"]
+)
 def test_an_import_leaves_the_heavy_libraries_unimported(module: str) -> None:
     code = f"import sys, {module}; print(*(m for m in {HEAVY!r} if m in sys.modules))"
     done = subprocess.run(

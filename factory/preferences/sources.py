@@ -45,11 +45,13 @@ class HubRows(Record):
 
     type: Literal["hub"]
     id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    """Owner and name of the data set."""
     revision: str | None = Field(default=None, pattern=COMMIT)
     """The commit's 40 hex digits. A recipe may leave it open; it must be filled in to be built."""
     config: str | None = None
     """The data set's configuration (subset), where it has several."""
     split: str = "train"
+    """Of the data set."""
     columns: dict[str, str]
     """Name of each field's column, e.g. `{prompt: question, chosen: better, rejected: worse}`."""
     limit: int | None = Field(default=None, ge=1)

@@ -78,7 +78,9 @@ class CodeTemplatesSource(Record):
 
     type: Literal["code_templates"]
     train: int = Field(default=0, ge=0)
+    """How many; there are 172 different ones."""
     held_out: int = Field(default=0, ge=0)
+    """How many."""
 
 
 def supply(source: CodeTemplatesSource, seed: int) -> Supply:

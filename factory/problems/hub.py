@@ -23,11 +23,13 @@ class HubSource(Record):
 
     type: Literal["hub"]
     id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    """Owner and name of the data set."""
     revision: str | None = Field(default=None, pattern=COMMIT)
     """The commit's 40 hex digits. A recipe may leave it open; it must be filled in to be built."""
     config: str | None = None
     """The data set's configuration (subset), where it has several."""
     split: str = "train"
+    """Of the data set."""
     question: str
     """Column that holds the question."""
     reference: str
@@ -35,7 +37,9 @@ class HubSource(Record):
     level: Annotated[str | None, AddedLater()] = None
     """Column that holds the difficulty; `grpo` with a watch tells accuracy by it."""
     kind: ProblemKind = "math"
+    """Of all its problems: by which rule answers are graded."""
     licence: str = ""
+    """As the hub writes it."""
     train: int | None = Field(default=None, ge=0)
     """How many; None takes all that remain."""
     held_out: int | None = Field(default=0, ge=0)

@@ -40,7 +40,9 @@ class ReasoningGymSource(Record):
     settings: dict[str, Any] = Field(default_factory=dict)
     """The family's own settings, e.g. {min_terms: 2, max_terms: 3}."""
     train: int = Field(default=0, ge=0)
+    """How many."""
     held_out: int = Field(default=0, ge=0)
+    """How many."""
     seed: int | None = Field(default=None, ge=0, lt=2**31)
     """Fixes the questions whatever the recipe's seed; None derives it from that."""
 

@@ -18,8 +18,11 @@ class WorldSource(Record):
 
     type: Literal["world"]
     family: Family
+    """Sums, products, chains of steps, or the family that has to search."""
     train: int = Field(default=0, ge=0)
+    """How many."""
     held_out: int = Field(default=0, ge=0)
+    """How many."""
 
 
 def supply(source: WorldSource, seed: int) -> Supply:

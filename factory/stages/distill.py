@@ -79,6 +79,7 @@ class DistillConfig(StageConfig):
     temperature: float = Field(default=1.0, gt=0, le=4)
     """Of the student's samples and of both distributions; TRL's default."""
     max_new_tokens: int = Field(ge=1)
+    """Of a text; longer traces are left out, and the log says how many."""
     lora: LoraConfig | None = None
     """None trains all weights."""
 

@@ -61,6 +61,7 @@ class BenchmarkConfig(Record):
     """One benchmark: the held-out problems of a stage, or a task by name."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    """Under which its scores stand."""
     problems: ProblemsRef | None = None
     """Its held-out split is the benchmark."""
     source: str | None = None
@@ -96,7 +97,9 @@ class EvaluateConfig(StageConfig):
     kind: Literal["evaluate"]
     model: AskedModelRef
     benchmarks: tuple[BenchmarkConfig, ...] = Field(min_length=1)
+    """What is asked."""
     prompt: PromptConfig = PromptConfig()
+    """How our own benchmarks are asked, and registry tasks that are not `raw`."""
     sampling: SamplingConfig = SamplingConfig()
     """Temperature 0.6 and top-p 0.95 as R1's evaluation has them (arXiv 2501.12948 v2, D.1)."""
     samples: int = Field(default=4, ge=0)

@@ -35,12 +35,17 @@ class Fitness(StageConfig):
     outcomes: tuple[Outcome, ...] = Field(default=("correct",), min_length=1)
     """Verdicts to keep; the paper keeps correct ones only (arXiv 2501.12948 v2, B.3.3)."""
     require_well_formed: bool = True
+    """Refuse texts that are not in the tags, or in the output form."""
     min_reasoning_characters: int = Field(default=0, ge=0)
+    """Shortest thoughts."""
     max_reasoning_characters: int | None = Field(default=None, ge=1)
+    """Longest thoughts; None sets no limit."""
     max_completion_tokens: int | None = Field(default=None, ge=1)
+    """Longest text; None sets no limit."""
     language: str | None = None
     """ISO 639-1 code the reasoning must be in; None does not look."""
     min_language_consistency: float = Field(default=0.9, ge=0.0, le=1.0)
+    """Share of the thoughts' words that are in `language`."""
     require_sound_steps: bool = False
     """Refuse reasoning with a false equation of plain integers, or whose last number is not the
     answer: right by luck teaches wrong steps."""

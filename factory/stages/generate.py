@@ -55,6 +55,7 @@ class GenerateConfig(StageConfig):
     model: AskedModelRef
     problems: ProblemsRef
     split: Literal["train", "held_out"] = "train"
+    """Which side of the problems is asked."""
     sources: tuple[str, ...] = ()
     """Take only problems of these sources; empty takes all."""
     limit: int | None = Field(default=None, ge=1)
@@ -69,7 +70,10 @@ class GenerateConfig(StageConfig):
     """What becomes of completions cut at `max_new_tokens`: `keep` (as `truncated`), `drop`, or
     `{retry: N}`, which draws them once more with N new tokens and keeps what comes."""
     prompt: PromptConfig = PromptConfig()
+    """How they are asked."""
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=1.0)
+    """The default holds where `sampling` is left out as a whole; settings left out inside it have
+    those of SamplingConfig."""
 
     @model_validator(mode="after")
     def _limits_fit(self) -> "GenerateConfig":

@@ -55,6 +55,7 @@ class LengthJump(Record):
     from_step: int = Field(ge=1)
     """First update whose rollout it holds for; inside a rollout phase, from the next one on."""
     max_new_tokens: int = Field(ge=1)
+    """The limit from then on."""
 
 
 class Watch(Record):
@@ -118,6 +119,7 @@ class GrpoConfig(StageConfig):
     """Where reward models decide: `accuracy` is for the problems, `helpful` and `safety` are for
     these prompts, all other components for both."""
     prompt: PromptConfig = PromptConfig()
+    """How the problems are asked, by the watch too."""
     canaries: Annotated[int, AddedLater()] = Field(default=0, ge=0)
     """Problems asked a second time with a reference that no honest answer gives: a reward on one
     raises an alarm. Ours."""

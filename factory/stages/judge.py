@@ -67,6 +67,7 @@ class JudgeConfig(StageConfig):
     prompt: PromptConfig = PromptConfig()
     """Style chat; a system message and a prefill may be given."""
     sampling: SamplingConfig = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=1024)
+    """Greedy; above one vote it needs a temperature above 0."""
     max_ungradable: float = Field(default=0.01, ge=0.0, le=1.0)
     """Largest share of judged answers that the judge may leave undecided."""
 

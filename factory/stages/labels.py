@@ -56,6 +56,7 @@ class LabelsConfig(StageConfig):
 
     kind: Literal["labels"]
     source: Annotated[LocalFile | HubRows | JudgedLabels, Field(discriminator="type")]
+    """Where the labels come from."""
 
     @model_validator(mode="after")
     def _votes_suffice(self) -> "LabelsConfig":

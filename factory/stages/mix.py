@@ -50,6 +50,7 @@ class Part(Record):
 
     traces: TracesRef
     count: int | None = Field(default=None, ge=1)
+    """So many of them."""
     share: float | None = Field(default=None, gt=0.0, le=1.0)
     """Share of the mixture; then every part states one, and they sum to 1."""
     domain: Annotated[Domain | None, AddedLater()] = None
@@ -77,6 +78,7 @@ class MixConfig(StageConfig):
 
     kind: Literal["mix"]
     parts: tuple[Part, ...] = Field(min_length=1)
+    """What is mixed."""
     limit: int | None = Field(default=None, ge=1)
     """Largest number of traces in all; without it shares give the largest mixture they can."""
     quotas: Annotated[Literal["r1"] | None, AddedLater()] = None

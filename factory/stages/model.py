@@ -72,6 +72,7 @@ class Embedded(Record):
 
     type: Literal["embedded"]
     name: Literal["smollm2-135m-instruct"] = "smollm2-135m-instruct"
+    """The only one so far."""
 
 
 class Local(Record):
@@ -79,6 +80,8 @@ class Local(Record):
 
     type: Literal["local"]
     path: str
+    """Relative to the current directory. Holds config.json, safetensors, and tokenizer.json or
+    tokenizer.model."""
     licence: Annotated[str, AddedLater()] = ""
     """As the hub writes it, e.g. apache-2.0, llama3.1; `factory publish` refuses without."""
 
@@ -88,6 +91,7 @@ class Hub(Record):
 
     type: Literal["hub"]
     id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    """Owner and name."""
     revision: str | None = Field(default=None, pattern=COMMIT)
     """The commit's 40 hex digits. A recipe may leave it open; it must be filled in to be built."""
     licence: Annotated[str, AddedLater()] = ""
@@ -99,8 +103,11 @@ class Tiny(Record):
 
     type: Literal["tiny"]
     architecture: Architecture
+    """Of its layers."""
     hidden: int = Field(default=64, ge=32, multiple_of=32)
+    """Width."""
     layers: int = Field(default=2, ge=1)
+    """How many."""
 
 
 class Endpoint(Record):
@@ -147,6 +154,7 @@ class ModelConfig(StageConfig):
 
     kind: Literal["model"]
     source: Source
+    """Where the weights come from."""
     turns: Turns | None = None
     """Gives the model this chat template, without a system message of its own, and the template's
     end of turn as end of text: what a base model needs to be trained as a chat model. The template

@@ -63,6 +63,7 @@ class PairsConfig(StageConfig):
 
     kind: Literal["pairs"]
     source: Annotated[LocalFile | HubRows | JudgedPairs, Field(discriminator="type")]
+    """Where the pairs come from."""
     max_length_gap: float | None = Field(default=0.1, gt=0)
     """Largest difference of mean lengths, chosen against rejected, as a share of the mean length;
     pairs are dropped until it holds. The paper asks for comparable lengths and gives no number:

@@ -38,11 +38,15 @@ class PretrainConfig(StageConfig):
 
     kind: Literal["pretrain"]
     corpus: CorpusConfig = CorpusConfig()
+    """What the documents are like."""
     hidden: int = Field(default=128, ge=8)
+    """Width; the defaults give 0.9 million parameters."""
     layers: int = Field(default=4, ge=1)
+    """How many."""
     heads: int = Field(default=4, ge=1)
     """Query heads; each has a key-value head of its own."""
     feed_forward: int = Field(default=384, ge=8)
+    """Width inside a layer's feed-forward part."""
     tokens: int = Field(default=10_000_000, ge=1)
     """How many tokens are trained on; none twice."""
     batch: int = Field(default=32, ge=1)
@@ -54,9 +58,11 @@ class PretrainConfig(StageConfig):
     learning_rate: float = Field(default=3e-3, gt=0)
     """Of AdamW, for the embedding and the norms; falls likewise."""
     warmup_steps: int = Field(default=40, ge=0)
+    """Steps over which both rates rise from zero."""
     weight_decay: float = Field(default=0.05, ge=0)
     """Of the matrices."""
     adam_betas: tuple[float, float] = (0.9, 0.95)
+    """Of AdamW."""
 
     @model_validator(mode="after")
     def _heads_fit(self) -> "PretrainConfig":

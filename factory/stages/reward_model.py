@@ -58,6 +58,7 @@ class RewardModelConfig(StageConfig):
     model: ModelRef
     """Where its weights start; the paper takes its own chat model, with a reward head."""
     pairs: PairsRef | None = None
+    """What it learns from; see `labels`."""
     labels: LabelsRef | None = None
     """One of both: a helpful model, or a safety model."""
     learning_rate: float = Field(default=6e-6, gt=0)

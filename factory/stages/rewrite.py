@@ -79,9 +79,11 @@ class RewriteExample(Record):
     """A trace rewritten by hand, shown to the model as an example."""
 
     question: str
+    """What was asked."""
     draft: str
     """The thoughts as they were."""
     answer: str
+    """What the draft answered."""
     reasoning: str
     """The thoughts as they should be."""
     summary: str | None = None
@@ -112,7 +114,9 @@ class RewriteConfig(Fitness):
     prompt: PromptConfig = PromptConfig()
     """How the model is asked, `chat` or `zero`; its form is that of the rewritten traces."""
     examples: tuple[RewriteExample, ...] = ()
+    """Shown to the model before the draft."""
     sampling: SamplingConfig = SamplingConfig()
+    """Of its replies."""
 
     @model_validator(mode="after")
     def _asks_for_a_rewriting(self) -> "RewriteConfig":

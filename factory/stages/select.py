@@ -37,6 +37,7 @@ class SelectConfig(Fitness):
     kind: Literal["select"]
     traces: TracesRef
     max_per_problem: int = Field(default=4, ge=1)
+    """Good traces of a problem beyond these are rejected (`over_quota`)."""
     prefer: Preference = "first"
     """Which of a problem's good traces are kept: the first sampled, the shortest, or those whose
     words overlap least with the ones already kept."""

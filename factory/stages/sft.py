@@ -48,6 +48,7 @@ class LoraConfig(Record):
     """Low-rank adapters (arXiv 2106.09685), merged into the full weights when saved."""
 
     rank: int = Field(default=16, ge=1)
+    """Columns of an adapter's matrices."""
     alpha: float = Field(default=32.0, gt=0)
     """The update is scaled by alpha / rank."""
     targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
