@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trace_runs import BLOCK, FORK, Run, Script, inputs_of
+from trace_runs import BLOCK, FORK, Run, Script, inputs_of, sealed
 
 from factory.errors import DataError
 from factory.sampling import Completion
@@ -195,5 +195,6 @@ def test_two_problems_of_one_id_and_a_run_without_traces_are_refused(
             run.here()
     path = inputs["problems"].path / "train.jsonl"
     path.write_bytes(path.read_bytes() * 2)
+    inputs["problems"] = sealed(path.parent, "problems", [path.name])
     with pytest.raises(DataError, match="two problems have the id 'sums/0'"):
         Run(tmp_path / "twice", inputs, samples=1).here()
