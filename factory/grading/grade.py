@@ -140,7 +140,8 @@ LONGEST = {"code": MAX_PROGRAM, "instructions": MAX_RESPONSE}
 
 def _decide(item: GradeItem, graders: dict[str, Grader]) -> Verdict | None:
     answer, refused = _strict_answer(item)
-    strict = refused or _graded(replace(item, lenient=False), answer, graders)
+    strictly = replace(item, lenient=False) if item.lenient else item
+    strict = refused or _graded(strictly, answer, graders)
     if not item.lenient or strict is None or strict.is_correct:
         return strict
     candidate, nothing = _lenient_answer(item)

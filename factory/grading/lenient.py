@@ -47,7 +47,6 @@ LINE, MARKS = 1000, 20
 TOGETHER = 2000
 """Characters of displayed mathematics over several lines that are read as one line."""
 _MINUS = str.maketrans({"\u2212": "-", "\ufe63": "-", "\uff0d": "-"})
-_GROUPED = re.compile(rf"(?<=\d){THOUSANDS}(?=\d{{3}}(?!\d))")
 
 _FUNCTION = r"(?:sin|cos|tan|sec|csc|cot|log|ln|exp|sqrt)(?=\s?[\d({\\^_]|\s[a-z](?![a-z]))|pi"
 # No letters: superscripts, subscripts, fractions and numerals in circles.
@@ -130,7 +129,7 @@ def lenient_answer(problem: Problem, text: str) -> str | None:
     """
     wanted = _wanted(problem)
     if wanted != "text":
-        text = _GROUPED.sub("", text.translate(_MINUS))
+        text = THOUSANDS.sub("", text.translate(_MINUS))
     flat = _TAG.sub(lambda tag: "\n" * len(tag.group()), _together(text))
     marks = [*_boxed(flat), *_blocks(text, wanted, problem), *_said(flat, wanted, problem)]
     if marks:

@@ -53,7 +53,9 @@ _REPEATING = re.compile(r"(?<![\d.])(\d{0,30})\.(\d{0,30})\\overline\s?\{(\d{1,3
 _SIGNS = re.compile(r"((?:[A-Za-z]\s?=)?)\s*(?:\\pm(?![a-z])|±)\s*([^-+=,]+)")
 _BASE = re.compile(r"\d\s?_|[\dA-F]\s?_\s?\{?16")
 _IN_BASE = re.compile(r"(\w{1,200}?)(?:\s?_\s?\{?\s?(\d{1,3})\s?\}?)?")
-THOUSANDS = r"(?:\\,|\s?(?:,|\{,\})\s?\\!\s?|\{,\}|[\u2009\u202f\u00a0']|\\!)"
+THOUSANDS = re.compile(
+    r"(?<=\d)(?:\\,|\s?(?:,|\{,\})\s?\\!\s?|\{,\}|[\u2009\u202f\u00a0']|\\!)(?=\d{3}(?!\d))"
+)
 """What MATH and others set between groups of three digits, besides the comma."""
 _ARRAY = re.compile(
     r"[(\[]\s*\\begin\{array\}\s?\{[clr| ]*\}(.*?)\\end\{array\}\s*[)\]]", re.DOTALL
@@ -153,7 +155,7 @@ def undress(text: str) -> str:
     """An answer without what only dresses it: dollars, delimiters, spacing, "the answer is"."""
     text = text.translate(_MINUS).translate(_SPACES)
     text = re.sub(r"\\[()\[\]]|\\?\$|\\left(?![a-z])|\\right(?![a-z])|\\displaystyle", " ", text)
-    text = re.sub(rf"(?<=\d){THOUSANDS}(?=\d{{3}}(?!\d))", "", text)
+    text = THOUSANDS.sub("", text)
     text = re.sub(r"(?<!\\)\\[,;:!> ]|\\(?:quad|qquad)\b|~|\u2009", " ", text)
     text = re.sub(r"\\[dtc]frac", r"\\frac", text).replace("\\%", "%")
     text = re.sub(r"\\([lr])brace(?![a-z])", lambda m: r"\{" if m.group(1) == "l" else r"\}", text)
