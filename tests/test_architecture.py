@@ -63,6 +63,8 @@ WRITERS = {
     "factory.preferences.examples": "JSON, made again by hand",
 }
 """What writes to standard streams by itself, and why it may."""
+LINES_TO_READ = 12_000
+"""Of the files that docs/architecture.md names as what a newcomer must read."""
 LINES_A_FILE = 500
 LINES_A_FUNCTION = 60
 LINES_A_TRAINER_LOOP = 90
@@ -244,6 +246,37 @@ def test_no_code_of_a_model_folder_is_ever_trusted() -> None:
                 given = zip(node.keys, node.values, strict=True)
                 values = [ast.unparse(v) for k, v in given if k and ast.unparse(k) == repr(word)]
                 assert "True" not in values, name
+
+
+def reading_list() -> list[str]:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (part,) = re.findall(r"<!-- reading -->(.*?)<!-- /reading -->", text, re.S)
+    return re.findall(r"[\w/]+\.py", part)
+
+
+def test_what_a_newcomer_must_read_is_read_in_a_day() -> None:
+    files = reading_list()
+    assert len(set(files)) == len(files) > 50
+    lengths = {
+        file: len((ROOT / "factory" / file).read_text(encoding="utf-8").splitlines())
+        for file in files
+    }
+    assert sum(lengths.values()) <= LINES_TO_READ, lengths
+
+
+def test_what_a_newcomer_must_read_goes_from_a_recipe_to_its_report() -> None:
+    """The main loop and its parts, every door, and the stages that R1's chain stands on."""
+    chain = ("problems", "generate", "select", "sft", "grpo", "evaluate")
+    parts = ("recipe", "plan", "pipeline", "worker", "artifacts", "registry", "rewards/rules")
+    needed = [*parts, "stages/stage", "report/build", *(f"stages/{kind}" for kind in chain)]
+    assert [part for part in needed if f"{part}.py" not in reading_list()] == []
+
+
+def test_the_layers_of_the_documentation_are_the_layers_that_are_tested() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```\n(errors, seeds.*?)```", text, re.S)
+    stated = [sorted(line.split(", ")) for line in block.splitlines()]
+    assert stated == [sorted(names) for names in LAYERS]
 
 
 def test_the_tests_that_the_documentation_names_are_there() -> None:
