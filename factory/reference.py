@@ -20,8 +20,8 @@ from typer.core import TyperGroup
 from factory.machine import Machine
 from factory.recipe import Header
 from factory.records import Consumes
-from factory.registry import DOORS, Named, Row
-from factory.stages import STAGES, Stage, StageConfig
+from factory.registry import DOORS, Door, Named, Row
+from factory.stages.stage import KINDS, STAGES, Stage, StageConfig
 
 INTRODUCTION = """\
 # Reference
@@ -56,7 +56,7 @@ Titles = Mapping[type[BaseModel], str]
 
 def reference(program: TyperGroup) -> str:
     """The whole page as Markdown; equal code gives equal bytes."""
-    stages = STAGES.rows()
+    stages = _ordered(STAGES)
     nested = {row.name: nested_records(row.value.config) for row in stages}
     counts = Counter(record for records in nested.values() for record in records)
     shared = sorted((r for r, count in counts.items() if count > 1), key=lambda r: r.__name__)
@@ -243,16 +243,24 @@ def _contents(kinds: Sequence[str]) -> str:
 
 
 def _doors(titles: Titles) -> Iterator[str]:
-    for door in DOORS.values():
+    for name in sorted(DOORS):
+        door, ordered = DOORS[name], _ordered(DOORS[name])
         yield f"### Rows: {door.name}"
-        rows = [_door_row(row) for row in door.rows()]
+        rows = [_door_row(row) for row in ordered]
         yield "\n".join(["| name | version | from | |", "|---|---|---|---|", *rows])
-        for row in door.rows():
+        for row in ordered:
             record = getattr(row.value, "settings", None)
             if record is not None:
                 nested = nested_records(record)
                 own = {r: f"{row.name}.{r.__name__}" for r in (record, *nested)}
                 yield from _sections([record, *nested], {**own, **titles, record: own[record]})
+
+
+def _ordered(door: Door[Any]) -> list[Row[Any]]:
+    """The rows of a door whatever was imported first: kinds of stages as R1's chain has them, all
+    others by name."""
+    order = {kind: number for number, kind in enumerate(KINDS)} if door is STAGES else {}
+    return sorted(door.rows(), key=lambda row: (order.get(row.name, len(order)), row.name))
 
 
 def _door_row(row: Row[Any]) -> str:

@@ -1,6 +1,8 @@
 """The documents: what they name exists, their examples load, and the generated page is current."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -19,6 +21,7 @@ from factory.plan import make_plan
 from factory.recipe import Header, load_recipe, recipe_from
 from factory.records import Consumes
 from factory.reference import anchor, nested_records, reference, settings_of
+from factory.registry import DOORS
 from factory.stages import STAGES
 from factory.yaml12 import load_mapping
 
@@ -111,6 +114,16 @@ def test_a_link_to_a_heading_that_is_not_there_is_noticed() -> None:
 
 def test_the_reference_is_what_the_code_says() -> None:
     assert text_of(REFERENCE) == reference(PROGRAM), RENEW
+
+
+def test_the_reference_does_not_depend_on_what_was_imported_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = reference(PROGRAM)
+    for door in DOORS.values():
+        monkeypatch.setattr(door, "table", dict(reversed(door.table.items())))
+    monkeypatch.setattr("factory.reference.DOORS", dict(reversed(DOORS.items())))
+    assert reference(PROGRAM) == before
 
 
 def test_the_command_writes_the_same_to_a_file_and_to_the_terminal(tmp_path: Path) -> None:
@@ -226,6 +239,39 @@ def test_blocks_are_there_and_one_with_a_setting_that_does_not_exist_is_refused(
         load_block("s: {kind: sft, model: a, traces: b, epoch: 3}", tmp_path)
     with pytest.raises(ValidationError, match="max_round"):
         load_block("dynamic_sampling: {max_round: 3}", tmp_path)
+
+
+RECIPE_OF_CONTRIBUTING = """
+name: mine
+stages:
+  base: {kind: model, source: {type: tiny, architecture: llama}}
+  sums: {kind: problems, sources: [{type: reasoning_gym, family: chain_sum, train: 20}]}
+  traces: {kind: generate, model: base, problems: sums}
+  brief: {kind: short, traces: traces, most_tokens: 8}
+  zero:
+    kind: grpo
+    model: base
+    problems: sums
+    steps: 2
+    rewards: [{name: accuracy}, {name: few_words, weight: 0.2, settings: {most: 150}}]
+"""
+
+
+def test_the_stage_and_the_reward_of_contributing_are_plugins_as_they_stand(tmp_path: Path) -> None:
+    files = []
+    for number, block in enumerate(blocks(ROOT / "CONTRIBUTING.md", "python")):
+        files.append(tmp_path / f"block{number}.py")
+        files[-1].write_text(block, encoding="utf-8")
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(RECIPE_OF_CONTRIBUTING, encoding="utf-8")
+    plugins = [word for file in files for word in ("--plugin", str(file))]
+    # In a process of its own: what a plug-in registers stays.
+    words = ["plan", str(recipe), "--store", str(tmp_path), *plugins]
+    start = [sys.executable, "-c", "from factory.cli import main; main()"]
+    done = subprocess.run([*start, *words], capture_output=True, text=True, cwd=ROOT)
+    assert len(files) == 2
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^4 +brief +short ", done.stdout, re.M), done.stdout
 
 
 PROSE = [
