@@ -38,6 +38,7 @@ RIGHT = [
     ("19", "The answer is not 18 but 19"),
     ("2, 3", "The answer is $x = 2$ or $x = 3$, after 4 steps."),
     ("15", "<answer>15"),
+    ("15", "That makes 15, to be put into \\boxed{} and <answer> </answer>"),
     ("42", "Hence \\boxed{42"),
     # Without a mark: whole numbers.
     ("-3", "The temperature is \u22123."),
