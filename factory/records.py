@@ -3,10 +3,15 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from factory.registry import Door, Named
 
 ArtifactKind = Literal["problems", "model", "traces", "scores", "pairs", "labels", "reward_model"]
-ProblemKind = Literal["math", "choice", "exact", "procedural", "code", "instructions", "open"]
+GRADERS: Door[Any] = Door("graders", "grader", ["factory.grading.graders"])
+"""What decides answers (`grading.grader.Grader`), by the kind of problem."""
+ProblemKind = Annotated[str, Named("graders"), AfterValidator(GRADERS.check)]
+"""math, choice, exact, procedural, code, instructions, open, or that of a plug-in's grader."""
 Outcome = Literal["correct", "wrong", "no_answer", "truncated", "timeout", "crashed", "ungradable"]
 """timeout and crashed are those of programs: too slow, and not ended as they should."""
 Mode = Literal["sampled", "greedy"]

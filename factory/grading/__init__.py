@@ -10,11 +10,11 @@ from factory.grading.grade import (
 )
 from factory.grading.pool import GradingPool
 
-GRADERS = ("math-verify", "latex2sympy2-extended", "sympy", "reasoning-gym")
+GRADING_PACKAGES = ("math-verify", "latex2sympy2-extended", "sympy", "reasoning-gym")
 """Distributions whose version can change a verdict: part of every grading stage's fingerprint."""
 
 __all__ = [
-    "GRADERS",
+    "GRADING_PACKAGES",
     "GradeItem",
     "GradingPool",
     "check_ungradable",

@@ -9,22 +9,15 @@ readings are IFEval's strict and loose.
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from factory.chat import GRAMMAR, OutputForm, PromptConfig, parse
 from factory.errors import DataError, EngineError
-from factory.grading.code import MAX_PROGRAM, grade_code, program_of, program_seconds
-from factory.grading.exact import MAX_ANSWER, grade_choice, grade_exact
-from factory.grading.instructions import MAX_RESPONSE, START_SECONDS, grade_instructions
-from factory.grading.judge import UNJUDGED
+from factory.grading.code import grade_code, program_of
+from factory.grading.instructions import grade_instructions
 from factory.grading.lenient import lenient_answer
-from factory.grading.math import grade_math, grade_math_plainly
-from factory.grading.procedural import grade_procedural
-from factory.grading.world import grade_world, is_world
-from factory.records import FinishReason, Problem, Verdict
-
-Grader = Callable[[Problem, str], Verdict | None]
+from factory.records import GRADERS, FinishReason, Problem, Verdict
 
 
 @dataclass(frozen=True)
@@ -51,10 +44,9 @@ class GradeItem:
     @property
     def seconds(self) -> float:
         """Wall clock that grading this item may take on its own, besides a pool's deadline."""
-        if self.problem.kind == "code":
-            # Leniently both programs may run: that of the answer block and the text's last one.
-            return program_seconds(self.problem) * (2 if self.lenient else 1)
-        return START_SECONDS if self.problem.kind == "instructions" else 0.0
+        seconds = GRADERS[self.problem.kind].seconds(self.problem)
+        # Leniently both programs may run: that of the answer block and the text's last one.
+        return seconds * (2 if self.lenient and self.problem.kind == "code" else 1)
 
 
 def grade(
@@ -81,7 +73,7 @@ def grade_lenient(problem: Problem, text: str, *, finish_reason: FinishReason = 
 def grade_item(item: GradeItem) -> Verdict:
     """The verdict on one item, in this process: hostile mathematics may take very long."""
     began = time.perf_counter()
-    verdict = _decide(item, GRADERS)
+    verdict = _decide(item, plainly=False)
     if verdict is None:
         raise AssertionError("graders always decide")
     return verdict.model_copy(update={"seconds": time.perf_counter() - began})
@@ -93,7 +85,7 @@ def grade_plainly(item: GradeItem) -> Verdict | None:
     None where third-party code (sympy, reasoning-gym's scorers) has to look at model text.
     """
     began = time.perf_counter()
-    verdict = _decide(item, PLAIN_GRADERS)
+    verdict = _decide(item, plainly=True)
     return verdict and verdict.model_copy(update={"seconds": time.perf_counter() - began})
 
 
@@ -112,36 +104,10 @@ def check_ungradable_count(count: int, of: int, *, first: str, limit: float = 0.
         )
 
 
-def _no_grader(problem: Problem, answer: str) -> Verdict:
-    return Verdict(outcome="ungradable", answer=answer, explanation=UNJUDGED)
-
-
-GRADERS: dict[str, Grader] = {
-    "exact": grade_exact,
-    "choice": grade_choice,
-    "math": grade_math,
-    "procedural": grade_procedural,
-    "code": grade_code,
-    "instructions": grade_instructions,
-    "open": _no_grader,
-}
-PLAIN_GRADERS: dict[str, Grader] = {
-    **GRADERS,
-    "math": grade_math_plainly,
-    "procedural": lambda problem, answer: (
-        grade_world(problem, answer) if is_world(problem) else None
-    ),
-    "code": lambda problem, answer: None,
-    "instructions": lambda problem, answer: None,
-}
-LONGEST = {"code": MAX_PROGRAM, "instructions": MAX_RESPONSE}
-"""Characters of an answer that are read, where they are not MAX_ANSWER."""
-
-
-def _decide(item: GradeItem, graders: dict[str, Grader]) -> Verdict | None:
+def _decide(item: GradeItem, *, plainly: bool) -> Verdict | None:
     answer, refused = _strict_answer(item)
     strictly = replace(item, lenient=False) if item.lenient else item
-    strict = refused or _graded(strictly, answer, graders)
+    strict = refused or _graded(strictly, answer, plainly=plainly)
     if not item.lenient or strict is None or strict.is_correct:
         return strict
     candidate, nothing = _lenient_answer(item)
@@ -149,7 +115,7 @@ def _decide(item: GradeItem, graders: dict[str, Grader]) -> Verdict | None:
         return nothing
     if refused is None and _is_same(item, answer, candidate):
         return strict
-    return _graded(item, candidate, graders)
+    return _graded(item, candidate, plainly=plainly)
 
 
 def _is_same(item: GradeItem, answer: str, candidate: str) -> bool:
@@ -160,19 +126,37 @@ def _is_same(item: GradeItem, answer: str, candidate: str) -> bool:
     return read(answer) == read(candidate)
 
 
-def _graded(item: GradeItem, answer: str, graders: dict[str, Grader]) -> Verdict | None:
-    longest = LONGEST.get(item.problem.kind, MAX_ANSWER)
-    if len(answer) > longest:
-        explanation = f"an answer of {len(answer)} characters, at most {longest} are read"
+def _graded(item: GradeItem, answer: str, *, plainly: bool) -> Verdict | None:
+    kind = item.problem.kind
+    row = GRADERS.row(kind)
+    grader = row.value
+    if len(answer) > grader.longest:
+        explanation = f"an answer of {len(answer)} characters, at most {grader.longest} are read"
         return Verdict(outcome="wrong", answer=None, explanation=explanation)
     try:
-        if item.problem.kind == "code" and not item.is_isolated and graders is GRADERS:
+        if plainly:
+            return grader.plainly(item.problem, answer)
+        if kind == "code" and not item.is_isolated:
             return grade_code(item.problem, answer, is_isolated=False)
-        if item.problem.kind == "instructions" and item.lenient and graders is GRADERS:
+        if kind == "instructions" and item.lenient:
             return grade_instructions(item.problem, answer, is_loose=True)
-        return graders[item.problem.kind](item.problem, answer)
+        return _checked(grader.decide(item.problem, answer))
     except DataError as error:
         return Verdict(outcome="ungradable", answer=answer, explanation=str(error))
+    except (MemoryError, RecursionError):
+        raise
+    # A user's grader may raise anything: that is its fault and not the model's.
+    except Exception as error:
+        if row.origin.kind == "factory":
+            raise
+        explanation = f"grader {kind} of {row.origin}: {type(error).__name__}: {error}"
+        return Verdict(outcome="ungradable", answer=answer, explanation=explanation)
+
+
+def _checked(verdict: object) -> Verdict:
+    if not isinstance(verdict, Verdict):
+        raise TypeError(f"gave {verdict!r}, a Verdict is wanted")
+    return verdict
 
 
 def _strict_answer(item: GradeItem) -> tuple[str, Verdict | None]:

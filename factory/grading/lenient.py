@@ -137,7 +137,7 @@ def lenient_answer(problem: Problem, text: str) -> str | None:
     if wanted != "text":
         for line in reversed(flat.splitlines()):
             candidate = _last_in(line, wanted, problem)
-            if candidate:
+            if candidate is not None:
                 return _polished(candidate, wanted, problem)
     if wanted == "number":
         return None
@@ -182,7 +182,7 @@ def _together(text: str) -> str:
 
 
 def _boxed(text: str) -> list[tuple[int, str]]:
-    """(where it begins, content) of the last filled box that is in no other closed one."""
+    """(where it begins, content) of the last closed box that is in no other closed one."""
     if "\\boxed" not in text:
         return []
     opened: list[tuple[int, int, bool]] = []
@@ -192,7 +192,7 @@ def _boxed(text: str) -> list[tuple[int, str]]:
             opened.append((brace.start(), brace.end(), brace.group() != "{"))
         elif opened:
             start, inside, is_box = opened.pop()
-            if is_box and text[inside : brace.start()].strip():
+            if is_box:
                 found = [(start, text[inside : brace.start()].strip())]
     return found
 
@@ -219,7 +219,7 @@ def _within(content: str, wanted: Wanted, problem: Problem) -> str:
         return content if is_kept else _extended(flat, runs[0])
     for line in reversed(content.splitlines()):
         candidate = _last_in(line, wanted, problem)
-        if candidate:
+        if candidate is not None:
             return candidate
     return content
 

@@ -17,7 +17,7 @@ from factory.cost.flows import Questions, lines
 from factory.cost.shapes import Unpriced
 from factory.cost.work import drawing_work
 from factory.errors import DataError, RecipeError
-from factory.grading import GRADERS
+from factory.grading import GRADING_PACKAGES
 from factory.jsonl import read_records, write_records
 from factory.problems.bundled import BUNDLES, BundledSource, size
 from factory.records import (
@@ -411,7 +411,7 @@ STAGE = register(
         produces="scores",
         version=2,
         run=run,
-        packages=("torch", "transformers", "lm-eval", *GRADERS),
+        packages=("torch", "transformers", "lm-eval", *GRADING_PACKAGES),
         preload=("transformers", "lm_eval.evaluator", "factory.sampling.blocks"),
         trains=False,
         is_single=False,

@@ -19,7 +19,7 @@ from factory.cost.flows import KEPT_SHARE, Answers, Questions
 from factory.cost.work import drawing_work
 from factory.errors import DataError
 from factory.files import naming
-from factory.grading import GRADERS, GradeItem, GradingPool, check_ungradable_count
+from factory.grading import GRADING_PACKAGES, GradeItem, GradingPool, check_ungradable_count
 from factory.jsonl import read_records
 from factory.records import (
     AddedLater,
@@ -375,7 +375,7 @@ STAGE = register(
         produces="traces",
         version=2,
         run=run,
-        packages=("torch", "transformers", *GRADERS),
+        packages=("torch", "transformers", *GRADING_PACKAGES),
         preload=("transformers", "factory.sampling.blocks", "factory.sampling.transformers"),
         trains=False,
         is_single=False,

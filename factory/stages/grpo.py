@@ -23,7 +23,7 @@ from factory.artifacts import Artifact, Inputs
 from factory.chat import PromptConfig, stop_texts
 from factory.context import Context, Metrics
 from factory.errors import DataError, RecipeError
-from factory.grading import GRADERS
+from factory.grading import GRADING_PACKAGES
 from factory.jsonl import recover_rows
 from factory.problems.canaries import canaries
 from factory.records import AddedLater, ModelRef, Problem, ProblemsRef, Record, SamplingConfig
@@ -372,7 +372,7 @@ STAGE = register(
         produces="model",
         version=2,
         run=run,
-        packages=("torch", "transformers", "trl", "peft", "py3langid", *GRADERS),
+        packages=("torch", "transformers", "trl", "peft", "py3langid", *GRADING_PACKAGES),
         preload=("factory.training.grpo_run", "factory.sampling.blocks"),
         trains=True,
         is_single=False,

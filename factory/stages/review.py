@@ -21,7 +21,7 @@ from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers
 from factory.cost.work import line_work
 from factory.errors import DataError
-from factory.grading import GRADERS, GradeItem, GradingPool
+from factory.grading import GRADING_PACKAGES, GradeItem, GradingPool
 from factory.jsonl import read_records, write_records
 from factory.records import Problem, ProblemsRef, Trace, TracesRef
 from factory.review import Decision, Decisions, final, passes_agree, pending, standing
@@ -208,7 +208,7 @@ STAGE = register(
         produces="traces",
         version=2,
         run=run,
-        packages=("py3langid", *GRADERS),
+        packages=("py3langid", *GRADING_PACKAGES),
         preload=(),
         trains=False,
         is_single=False,

@@ -32,7 +32,7 @@ from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers
 from factory.cost.work import reading_work
 from factory.errors import DataError
-from factory.grading import GRADERS, GradeItem, GradingPool, check_ungradable
+from factory.grading import GRADING_PACKAGES, GradeItem, GradingPool, check_ungradable
 from factory.jsonl import read_records, write_records
 from factory.records import (
     AskedModelRef,
@@ -453,7 +453,7 @@ STAGE = register(
         produces="traces",
         version=2,
         run=run,
-        packages=("torch", "transformers", "py3langid", *GRADERS),
+        packages=("torch", "transformers", "py3langid", *GRADING_PACKAGES),
         preload=("transformers", "factory.sampling.blocks", "factory.sampling.transformers"),
         trains=False,
         is_single=False,

@@ -18,7 +18,7 @@ from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers, examples
 from factory.cost.work import line_work
 from factory.errors import DataError
-from factory.grading import GRADERS, GradeItem, GradingPool
+from factory.grading import GRADING_PACKAGES, GradeItem, GradingPool
 from factory.jsonl import read_records, write_records
 from factory.lint import lint
 from factory.problems.splits import problem_id, question_key
@@ -161,7 +161,7 @@ STAGE = register(
         produces="traces",
         version=2,
         run=run,
-        packages=GRADERS,
+        packages=GRADING_PACKAGES,
         preload=(),
         trains=False,
         is_single=False,

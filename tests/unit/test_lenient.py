@@ -1,6 +1,7 @@
 """What lenient reading takes for the answer of a text: the last mark, else the last whole value."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +9,7 @@ from factory.chat import completion_text
 from factory.grading import GradeItem, grade, grade_lenient
 from factory.grading.grade import _decide
 from factory.grading.lenient import lenient_answer
-from factory.records import Problem, ProblemKind, Verdict
+from factory.records import GRADERS, Problem, ProblemKind, Verdict
 
 
 def problem(reference: str, kind: ProblemKind = "math", **data: object) -> Problem:
@@ -38,7 +39,6 @@ RIGHT = [
     ("19", "The answer is not 18 but 19"),
     ("2, 3", "The answer is $x = 2$ or $x = 3$, after 4 steps."),
     ("15", "<answer>15"),
-    ("15", "That makes 15, to be put into \\boxed{} and <answer> </answer>"),
     ("42", "Hence \\boxed{42"),
     # Without a mark: whole numbers.
     ("-3", "The temperature is \u22123."),
@@ -147,7 +147,9 @@ def test_words_and_letters_are_read_behind_their_mark_or_in_the_last_line(
     assert grade_lenient(problem(reference, kind, **choices), text).is_correct == is_right
 
 
-def test_a_program_that_is_right_in_its_block_is_leniently_right() -> None:
+def test_a_program_that_is_right_in_its_block_is_leniently_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     ran: list[str] = []
 
     def run(_: Problem, answer: str) -> Verdict:
@@ -155,15 +157,18 @@ def test_a_program_that_is_right_in_its_block_is_leniently_right() -> None:
         outcome = "correct" if answer.strip() == "print(1)" else "wrong"
         return Verdict(outcome=outcome, answer=answer, explanation="")
 
+    row = GRADERS.row("code")
+    scripted = replace(row, value=replace(row.value, decide=run))
+    monkeypatch.setitem(GRADERS.table, "code", scripted)
     text = completion_text("```\nprint(2)\n```", "print(1)")
     item = GradeItem(problem("", "code", tests=[]), text, lenient=True)
-    verdict = _decide(item, {"code": run})
+    verdict = _decide(item, plainly=False)
     assert verdict is not None and verdict.is_correct
     # Where both readings see one program, it runs once.
     ran.clear()
     fenced = completion_text("so", "```\nprint(3)\n```")
     item = GradeItem(problem("", "code", tests=[]), fenced, lenient=True)
-    verdict = _decide(item, {"code": run})
+    verdict = _decide(item, plainly=False)
     assert verdict is not None and (verdict.outcome, len(ran)) == ("wrong", 1)
 
 

@@ -28,7 +28,15 @@ from factory.grading import (
     numbers,
     procedural,
 )
-from factory.records import EvalSample, FinishReason, Problem, SamplingConfig, Trace, Verdict
+from factory.records import (
+    GRADERS,
+    EvalSample,
+    FinishReason,
+    Problem,
+    SamplingConfig,
+    Trace,
+    Verdict,
+)
 
 # The package's attribute of that name is the function.
 grading = importlib.import_module("factory.grading.grade")
@@ -372,9 +380,11 @@ def test_a_mistake_in_a_reader_is_noticed(
     real = getattr(mutation.place, mutation.name)
     wrong = mutation.make(real)
     monkeypatch.setattr(mutation.place, mutation.name, wrong)
-    for kind, grader in grading.GRADERS.items():
-        if grader is real:
-            monkeypatch.setitem(grading.GRADERS, kind, wrong)
+    for row in GRADERS.rows():
+        fields = {n: wrong for n in ("decide", "plainly") if getattr(row.value, n) is real}
+        monkeypatch.setitem(
+            GRADERS.table, row.name, replace(row, value=replace(row.value, **fields))
+        )
     assert _told(), f"nothing noticed {mutation.id}"
 
 
@@ -391,7 +401,7 @@ CHOOSE_NOTHING = {
     "chat._squeezed lookalike._fold_character lookalike._turn_problem":
         "parts of disturbance, fold and the made-up turns",
     "grading.grade.GradeItem.asked grading.grade.grade_item grading.grade._decide "
-    "grading.grade._graded grading.grade._is_same":
+    "grading.grade._graded grading.grade._is_same grading.grade._checked":
         "hand over to what is mutated",
     "grading.math._decide": "puts the mutated parts of grade_math together",
     "grading.math._as_intervals grading.math.elements grading.math._is_interval "
