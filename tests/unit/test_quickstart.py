@@ -68,3 +68,11 @@ def test_the_smoke_recipe_goes_through_the_whole_chain_and_every_kind_that_a_cpu
     smoke = {step.kind for step in make_plan(load_recipe(ROOT / "recipes" / "smoke.yaml"))}
     whole = {step.kind for step in make_plan(load_recipe(ROOT / "recipes" / "r1-small.yaml"))}
     assert set(STAGES) >= smoke >= whole >= {step.kind for step in steps().values()}
+
+
+def test_the_last_line_of_make_quickstart_names_the_whole_chain() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    commands = makefile.split("\nquickstart:")[1].split("\n\n")[0].splitlines()[1:]
+    assert commands[-2].strip() == "$(BIN)/factory build recipes/quickstart.yaml"
+    assert commands[-1].strip().startswith("@echo")
+    assert "$(BIN)/factory build recipes/r1-small.yaml" in commands[-1]
