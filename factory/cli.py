@@ -448,6 +448,7 @@ def reference(
     plugins: Plugins = None,
 ) -> None:
     """Write every setting, every name and every command, from the docstrings, as Markdown."""
+    from factory.files import write_file
     from factory.reference import reference as written
 
     text = written(typer.main.get_group(app))
@@ -455,7 +456,7 @@ def reference(
         open_console().print(text, markup=False, highlight=False, soft_wrap=True, end="")
         return
     try:
-        out.write_text(text, encoding="utf-8")
+        write_file(out, text)
     except OSError as error:
         raise RecipeError(f"--out {out}: cannot be written: {error.strerror}") from error
 

@@ -169,6 +169,11 @@ class Door(Mapping[str, T]):
         with registering(FACTORY):
             for module in self._modules:
                 import_module(module)
+        # Whoever imported one of them before: rows with a module each stand in the modules' order.
+        order = {module.rpartition(".")[2]: index for index, module in enumerate(self._modules)}
+        rows = sorted(self.table.items(), key=lambda item: order.get(item[0], len(order)))
+        self.table.clear()
+        self.table.update(rows)
 
     def _entries(self) -> Mapping[str, EntryPoint]:
         return _entry_points().get(f"{GROUP}.{self.name}", {})

@@ -171,7 +171,7 @@ def test_a_manifest_is_shown_safely(tmp_path: Path, hostile: str) -> None:
     screen = io.StringIO()
     console = Console(file=screen, width=200)
     show_artifact(artifact, console, samples=0)
-    show_store([artifact], console)
+    show_store([artifact], {}, console)
     check(screen.getvalue(), times=6)
 
 
