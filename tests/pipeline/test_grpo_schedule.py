@@ -55,7 +55,8 @@ def test_a_jump_is_drawn_graded_and_resumed_at_the_exact_step(
         row = json.loads(line)
         limit = 4 if row["step"] < 3 else 8
         assert row["trace"]["sampling"]["max_new_tokens"] == limit
-        assert row["rewards"]["overlong"] == overlong_penalty(row["trace"]["completion_tokens"], limit)
+        penalty = overlong_penalty(row["trace"]["completion_tokens"], limit)
+        assert row["rewards"]["overlong"] == penalty
 
     killed_child(inputs, tmp_path / "killed", step=3, settings=JUMPING)
     resumed, _, _ = run_stage(config(**jump_at(3)), inputs, tmp_path / "killed")
