@@ -21,7 +21,7 @@ from factory.ui.options import (
     Unsandboxed,
     Until,
 )
-from factory.ui.verbs import begin, open_console, say_error, say_next, told
+from factory.ui.verbs import begin, errors_in_words, open_console, say_error, say_next
 
 app = typer.Typer(
     name="factory",
@@ -33,7 +33,7 @@ app = typer.Typer(
 
 
 @app.command()
-@told
+@errors_in_words
 def build(
     context: typer.Context,
     recipe: RecipePath,
@@ -57,7 +57,7 @@ def build(
 
 
 @app.command()
-@told
+@errors_in_words
 def rehearse(
     context: typer.Context,
     recipe: RecipePath,
@@ -81,7 +81,7 @@ def rehearse(
 
 
 @app.command()
-@told
+@errors_in_words
 def plan(
     context: typer.Context,
     recipe: RecipePath,
@@ -108,7 +108,7 @@ def plan(
 
 
 @app.command()
-@told
+@errors_in_words
 def report(
     recipe: Annotated[Path, typer.Argument(help="A recipe, or the folder of an earlier report.")],
     overrides: Overrides = None,
@@ -125,7 +125,7 @@ def report(
 
 
 @app.command()
-@told
+@errors_in_words
 def show(
     context: typer.Context,
     artifact: ArtifactName,
@@ -155,7 +155,7 @@ def show(
 
 
 @app.command("ls")
-@told
+@errors_in_words
 def list_artifacts(context: typer.Context, store: Store = STORE) -> None:
     """List all artifacts, oldest first."""
     from factory.artifacts import survey
@@ -167,7 +167,7 @@ def list_artifacts(context: typer.Context, store: Store = STORE) -> None:
 
 
 @app.command()
-@told
+@errors_in_words
 def chat(
     artifact: ArtifactName,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.6,
@@ -186,7 +186,7 @@ def chat(
 
 
 @app.command()
-@told
+@errors_in_words
 def serve(
     artifact: ArtifactName,
     port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 8000,
@@ -207,7 +207,7 @@ def serve(
 
 
 @app.command()
-@told
+@errors_in_words
 def publish(
     context: typer.Context,
     artifact: ArtifactName,
@@ -247,7 +247,7 @@ def publish(
 
 
 @app.command()
-@told
+@errors_in_words
 def verify(
     folder: Annotated[Path, typer.Argument(help="A published folder.")],
     file: Annotated[
@@ -266,7 +266,7 @@ def verify(
 
 
 @app.command()
-@told
+@errors_in_words
 def review(
     context: typer.Context,
     target: Annotated[str, typer.Argument(help="A recipe with a review stage, or an artifact.")],
@@ -303,7 +303,7 @@ def review(
 
 
 @app.command()
-@told
+@errors_in_words
 def grade(
     file: Annotated[Path, typer.Argument(help="JSONL of stored responses; see docs/grading.md.")],
     out: Annotated[
@@ -330,7 +330,7 @@ def grade(
 
 
 @app.command("eval")
-@told
+@errors_in_words
 def evaluate(
     context: typer.Context,
     models: Annotated[
@@ -363,7 +363,7 @@ def evaluate(
 
 
 @app.command()
-@told
+@errors_in_words
 def compare(
     run: Annotated[str, typer.Argument(help="Scores: a folder, its name's beginning, or a stage.")],
     baseline: Annotated[
@@ -390,12 +390,13 @@ def compare(
 
 
 @app.command()
-@told
+@errors_in_words
 def diff(
     run_a: Annotated[str, typer.Argument(help="A report.json, its folder, a store, or a recipe.")],
     run_b: Annotated[str, typer.Argument(help="The other one, compared with the first.")],
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     store: Store = STORE,
+    plugins: Plugins = None,
 ) -> None:
     """Say what differs between two builds: settings, versions, data, and scores with intervals."""
     from factory.ui.differences import show_difference
@@ -404,8 +405,8 @@ def diff(
 
 
 @app.command()
-@told
-def rescore(run: ArtifactName, store: Store = STORE) -> None:
+@errors_in_words
+def rescore(run: ArtifactName, store: Store = STORE, plugins: Plugins = None) -> None:
     """Grade an evaluation's stored answers with the present graders and show what changed."""
     from factory.ui.rescoring import show_rescored
 
@@ -413,7 +414,7 @@ def rescore(run: ArtifactName, store: Store = STORE) -> None:
 
 
 @app.command("audit-graders")
-@told
+@errors_in_words
 def audit_graders(
     kind: Annotated[str, typer.Option("--kind", help="math or code; both without it.")] = "",
 ) -> None:
@@ -431,16 +432,18 @@ def audit_graders(
 
 
 @app.command("plugins")
-@told
+@errors_in_words
 def list_plugins(plugins: Plugins = None) -> None:
     """List what a recipe may name behind each door: the factory's, packages' and files' rows."""
+    from factory.registry import open_doors
     from factory.ui.tables import show_doors
 
+    open_doors()
     show_doors(open_console())
 
 
 @app.command()
-@told
+@errors_in_words
 def reference(
     out: Annotated[
         Path | None, typer.Option("--out", help="A Markdown file; else standard output.")
@@ -462,7 +465,7 @@ def reference(
 
 
 @app.command()
-@told
+@errors_in_words
 def doctor() -> None:
     """Examine this machine: what is there, what is missing, and what to do about it."""
     from factory.doctor import examine

@@ -268,7 +268,9 @@ def _manifest_fields(
         "metrics": result.metrics,
         "versions": stage_versions(step.stage),
         "plugins": {
-            name: PluginEntry(origin=str(row.origin), version=row.version, sha256=row.origin.sha256)
+            name: PluginEntry(
+                origin=row.origin.label, version=row.version, sha256=row.origin.sha256
+            )
             for name, row in used_plugins(step.config, step.stage).items()
         },
         "machine": machine.model_dump(mode="json"),

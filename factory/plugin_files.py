@@ -19,7 +19,7 @@ from types import FrameType, ModuleType
 from factory.errors import PluginError
 from factory.files import write_file
 from factory.records import Record
-from factory.registry import DOORS, Origin, Row, registering
+from factory.registry import DOORS, Origin, Row, open_doors, registering
 
 LOAD_SECONDS = 30
 """Wall clock that a file may take to register its rows."""
@@ -84,6 +84,7 @@ def _load(path: Path, *, as_given: Path, expected: str | None = None) -> PluginF
     if expected not in (None, sha256):
         raise PluginError(_changed(str(path)))
     origin = Origin("file", str(path), sha256)
+    open_doors()
     try:
         _run(data, path, sha256, origin)
     except BaseException:

@@ -7,6 +7,8 @@ from factory.artifacts import Artifact, Inputs
 from factory.context import Context, Metrics
 from factory.cost.context import CostContext, Flow, StageCost
 from factory.cost.work import line_work
+from factory.grading.grader import correct, grader, wrong
+from factory.grading.numbers import plain_number
 from factory.jsonl import read_records, write_records
 from factory.records import Problem, Record, Trace, TracesRef, Verdict
 from factory.rewards.reward import GradedCompletion, reward
@@ -28,10 +30,14 @@ __all__ = [
     "Trace",
     "TracesRef",
     "Verdict",
+    "correct",
+    "grader",
     "light_stage",
     "line_work",
+    "plain_number",
     "read_records",
     "register",
     "reward",
     "write_records",
+    "wrong",
 ]

@@ -40,7 +40,6 @@ from factory.stages.stage import (
     StageConfig,
     never_served,
     no_objection,
-    no_rows,
     register,
 )
 
@@ -76,6 +75,11 @@ class ProblemsConfig(StageConfig):
 def external_files(config: ProblemsConfig) -> tuple[Path, ...]:
     """Files outside of the recipe whose content the problems depend on."""
     return tuple(Path(s.path) for s in config.sources if isinstance(s, LocalSource))
+
+
+def uses(config: ProblemsConfig) -> set[tuple[str, str]]:
+    """The graders that rows of its files name: they decide what all its readers make."""
+    return set().union(*(local.plugin_kinds(path) for path in external_files(config)))
 
 
 def missing(config: ProblemsConfig) -> list[str]:
@@ -230,7 +234,7 @@ STAGE = register(
         trains=False,
         is_single=False,
         external_files=external_files,
-        uses=no_rows,
+        uses=uses,
         check=no_objection,
         missing=missing,
         is_served=never_served,

@@ -21,6 +21,7 @@ from factory.errors import DataError
 from factory.grading import GRADING_PACKAGES, GradeItem, GradingPool
 from factory.jsonl import read_records, write_records
 from factory.lint import lint
+from factory.problems.local import plugin_kinds
 from factory.problems.splits import problem_id, question_key
 from factory.records import (
     AddedLater,
@@ -39,7 +40,6 @@ from factory.stages.stage import (
     file_origin,
     never_served,
     no_objection,
-    no_rows,
     nothing_missing,
     register,
     unchanged,
@@ -166,7 +166,7 @@ STAGE = register(
         trains=False,
         is_single=False,
         external_files=external_files,
-        uses=no_rows,
+        uses=lambda config: plugin_kinds(Path(config.path)),
         check=no_objection,
         missing=nothing_missing,
         is_served=never_served,

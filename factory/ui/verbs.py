@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 
-def told(verb: Callable[P, None]) -> Callable[P, None]:
+def errors_in_words(verb: Callable[P, None]) -> Callable[P, None]:
     """Load the plug-ins that were typed; print a FactoryError in its own words and exit 2; leave
     bugs their traceback."""
 

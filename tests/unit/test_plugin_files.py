@@ -1,14 +1,19 @@
 """Plug-in files: what is loaded, by which bytes, and what is told where one goes wrong."""
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from factory import plugin_files, registry
-from factory.errors import EngineError, PluginError, RecipeError
+from factory.chat import completion_text
+from factory.errors import DataError, EngineError, PluginError, RecipeError
+from factory.grading import GradeItem, GradingPool
 from factory.plan import make_plan, used_plugins
 from factory.plugin_files import keep_texts, load_plugins, load_same
+from factory.problems.local import LocalSource, supply
 from factory.recipe import load_recipe, recipe_from
 from factory.records import Problem, Verdict
 from factory.registry import DOORS
@@ -187,6 +192,84 @@ def test_what_a_reward_does_wrong_stops_the_stage_with_its_name_and_problem(
         rewards.components([completion(1)])
     assert "reward mine of file" in str(caught.value) and "p1" in str(caught.value)
     rewards.close()
+
+
+INTERVAL = ROOT / "examples" / "interval.py"
+ROW = {"prompt": "From 1 to 3?", "reference": "2", "kind": "interval"}
+
+
+def item(answer: str, data: dict[str, int]) -> GradeItem:
+    problem = Problem(id="p", prompt="?", reference="2", kind="interval", source="s", data=data)
+    return GradeItem(problem, completion_text("so", answer))
+
+
+def test_a_plugin_grader_decides_in_a_process_of_its_own() -> None:
+    load_plugins([INTERVAL])
+    bounds = {"low": 1, "high": 3}
+    items = [item("2.5", bounds), item("4", bounds), item("two", bounds), item("2", {})]
+    with GradingPool() as pool:
+        verdicts = pool.grade(items)
+    assert [v.outcome for v in verdicts] == ["correct", "wrong", "wrong", "ungradable"]
+    assert "grader interval of file" in verdicts[3].explanation
+    assert "KeyError: 'low'" in verdicts[3].explanation
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return None", "a Verdict is wanted"),
+        ("while True: pass", "took longer than 1 s"),
+        ("import os; os._exit(5)", "died with status 5"),
+    ],
+)
+def test_a_grader_that_does_wrong_makes_its_answer_ungradable(
+    tmp_path: Path, body: str, message: str
+) -> None:
+    head = "from factory.plugins import grader\n@grader('interval', version=1)\ndef f(p, a):\n"
+    load_plugins([plugin(tmp_path, f"{head}    {body}\n")])
+    with GradingPool(deadline_seconds=1.0) as pool:
+        (verdict,) = pool.grade([item("2", {})])
+    assert verdict.outcome == "ungradable" and message in verdict.explanation
+
+
+def test_a_grader_that_rows_of_a_file_name_is_in_the_fingerprint(tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text(json.dumps({**ROW, "data": {"low": 1, "high": 3}}) + "\nno JSON\n")
+    source = {"type": "local", "path": str(path)}
+    raw = {"name": "r", "stages": {"p": {"kind": "problems", "sources": [source]}}}
+
+    def fingerprint() -> tuple[list[str], str]:
+        (step,) = make_plan(recipe_from(raw, "r.yaml"))
+        return list(used_plugins(step.config, step.stage)), step.fingerprint
+
+    names, before = fingerprint()
+    assert names == []
+    load_plugins([EXAMPLE])
+    assert fingerprint() == ([], before)
+    load_plugins([INTERVAL])
+    names, after = fingerprint()
+    assert names == ["graders/interval"] and after != before
+
+
+def test_an_unknown_kind_of_problem_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text(json.dumps(ROW) + "\n")
+    with pytest.raises(DataError, match=r"problems\.jsonl:1: kind: .*no grader 'interval'"):
+        supply(LocalSource(type="local", path=str(path)), 0)
+
+
+def test_a_plugin_that_imports_a_built_in_stage_first_does_not_take_it_over(tmp_path: Path) -> None:
+    path = plugin(tmp_path, "from factory.stages.generate import GenerateConfig\n")
+    code = (
+        "from pathlib import Path; from factory.plugin_files import load_plugins; import sys\n"
+        "load_plugins([Path(sys.argv[1])])\n"
+        "from factory.registry import DOORS\n"
+        "print({r.origin.kind for d in DOORS.values() for r in d.rows()})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "{'factory'}"
 
 
 def test_a_recipe_alone_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
