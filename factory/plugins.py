@@ -1,6 +1,6 @@
 """The public names: all that a plug-in may import, without torch.
 
-Each door is told in docs/plugins.md, and `examples/` has a plug-in for each.
+docs/architecture.md says what holds for doors; `examples/` has plug-ins as a user writes them.
 """
 
 from factory.artifacts import Artifact, Inputs

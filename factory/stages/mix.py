@@ -26,14 +26,8 @@ from factory.records import AddedLater, Problem, ProblemsRef, Record, Trace, Tra
 from factory.seeds import derive
 from factory.stages.stage import (
     Fields,
-    Stage,
     StageConfig,
-    never_served,
-    no_files,
-    no_objection,
-    no_origins,
-    no_rows,
-    nothing_missing,
+    light_stage,
     register,
 )
 
@@ -307,27 +301,12 @@ def small(fields: Fields) -> Fields:
 
 
 STAGE = register(
-    Stage(
-        kind="mix",
-        config=MixConfig,
+    light_stage(
+        MixConfig,
         produces="traces",
         version=1,
         run=run,
-        packages=(),
-        preload=(),
-        trains=False,
-        is_single=False,
-        external_files=no_files,
-        uses=no_rows,
-        check=no_objection,
-        missing=nothing_missing,
-        is_served=never_served,
-        memory_settings=(),
         estimate=estimate,
-        completions=None,
-        tokens="none",
         small=small,
-        visible=None,
-        origins=no_origins,
     )
 )

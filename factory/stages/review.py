@@ -29,12 +29,7 @@ from factory.stages.fitness import Fitness, Rejected, fault
 from factory.stages.small import keeping_all
 from factory.stages.stage import (
     Fields,
-    Stage,
-    never_served,
-    no_objection,
-    no_origins,
-    no_rows,
-    nothing_missing,
+    light_stage,
     register,
 )
 
@@ -202,27 +197,14 @@ def small(fields: Fields) -> Fields:
 
 
 STAGE = register(
-    Stage(
-        kind="review",
-        config=ReviewConfig,
+    light_stage(
+        ReviewConfig,
         produces="traces",
         version=2,
         run=run,
-        packages=("py3langid", *GRADING_PACKAGES),
-        preload=(),
-        trains=False,
-        is_single=False,
-        external_files=decision_files,
-        uses=no_rows,
-        check=no_objection,
-        missing=nothing_missing,
-        is_served=never_served,
-        memory_settings=(),
         estimate=estimate,
-        completions=None,
-        tokens="none",
         small=small,
-        visible=None,
-        origins=no_origins,
+        packages=("py3langid", *GRADING_PACKAGES),
+        external_files=decision_files,
     )
 )

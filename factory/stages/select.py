@@ -18,13 +18,7 @@ from factory.records import Trace, TracesRef
 from factory.stages.fitness import Fitness, Rejected, fault
 from factory.stages.small import keeping_all
 from factory.stages.stage import (
-    Stage,
-    never_served,
-    no_files,
-    no_objection,
-    no_origins,
-    no_rows,
-    nothing_missing,
+    light_stage,
     register,
 )
 
@@ -129,27 +123,13 @@ def estimate(config: SelectConfig, cost: CostContext) -> tuple[StageCost, Answer
 
 
 STAGE = register(
-    Stage(
-        kind="select",
-        config=SelectConfig,
+    light_stage(
+        SelectConfig,
         produces="traces",
         version=2,
         run=run,
-        packages=("py3langid",),
-        preload=(),
-        trains=False,
-        is_single=False,
-        external_files=no_files,
-        uses=no_rows,
-        check=no_objection,
-        missing=nothing_missing,
-        is_served=never_served,
-        memory_settings=(),
         estimate=estimate,
-        completions=None,
-        tokens="none",
         small=keeping_all,
-        visible=None,
-        origins=no_origins,
+        packages=("py3langid",),
     )
 )

@@ -35,14 +35,10 @@ from factory.records import (
 )
 from factory.stages.stage import (
     Origin,
-    Stage,
     StageConfig,
     file_origin,
-    never_served,
-    no_objection,
-    nothing_missing,
+    light_stage,
     register,
-    unchanged,
 )
 
 
@@ -155,27 +151,15 @@ def origins(artifact: Artifact) -> list[Origin]:
 
 
 STAGE = register(
-    Stage(
-        kind="written",
-        config=WrittenConfig,
+    light_stage(
+        WrittenConfig,
         produces="traces",
         version=2,
         run=run,
+        estimate=estimate,
         packages=GRADING_PACKAGES,
-        preload=(),
-        trains=False,
-        is_single=False,
         external_files=external_files,
         uses=lambda config: plugin_kinds(Path(config.path)),
-        check=no_objection,
-        missing=nothing_missing,
-        is_served=never_served,
-        memory_settings=(),
-        estimate=estimate,
-        completions=None,
-        tokens="none",
-        small=unchanged,
-        visible=None,
         origins=origins,
     )
 )
