@@ -194,11 +194,15 @@ class _Making:
         if status is None:
             return None
         if status != 0:
-            raise _failure(self.step, self._run, status, told=self._failure, machine=self._machine)
-        told = self._run / "result.json"
-        result = read_file(told, Result.model_validate_json, instead="its stage is made again")
+            raise _failure(
+                self.step, self._run, status, message=self._failure, machine=self._machine
+            )
+        result_path = self._run / "result.json"
+        result = read_file(
+            result_path, Result.model_validate_json, instead="its stage is made again"
+        )
         if result is None:
-            raise EngineError(f"stage {self.step.name}: {told}: not readable: start again")
+            raise EngineError(f"stage {self.step.name}: {result_path}: not readable: start again")
         fields = _manifest_fields(
             self.step, self._inputs, self._machine, result, _seconds(self._run)
         )
@@ -227,12 +231,12 @@ def _new_rows(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
 
 
 def _failure(
-    step: Step, run: Path, status: int, *, told: Mapping[str, Any] | None, machine: Machine
+    step: Step, run: Path, status: int, *, message: Mapping[str, Any] | None, machine: Machine
 ) -> errors.FactoryError:
     log = run / "log.txt"
-    if told:
-        kind = getattr(errors, told["kind"], EngineError)
-        return kind(f"stage {step.name}: {told['message']}")
+    if message:
+        kind = getattr(errors, message["kind"], EngineError)
+        return kind(f"stage {step.name}: {message['message']}")
     if status == -signal.SIGKILL:
         advice = out_of_memory(step.kind, machine)
         return EngineError(f"stage {step.name}: killed from outside, most likely {advice}")

@@ -296,5 +296,5 @@ def _mean_length(stage: Stage, artifact: Artifact) -> float | None:
     tokens = artifact.manifest.metrics.get("completion_tokens")
     if tokens is None or stage.completions is None:
         return None
-    drawn = stage.completions(artifact)
-    return tokens / drawn if drawn else None
+    completions = stage.completions(artifact)
+    return tokens / completions if completions else None

@@ -47,39 +47,39 @@ def old_keys(config: Mapping[str, Any]) -> Fields:
 
     Only what can be said in them: `unsaid` names the rest.
     """
-    found: Fields = {}
+    keys: Fields = {}
     if isinstance(config.get("dtype"), str):
-        found["torch_dtype"] = config["dtype"]
+        keys["torch_dtype"] = config["dtype"]
     kind, rope = config.get("model_type", ""), config.get("rope_parameters")
-    found |= {old: config[new] for old, new in _RENAMED.get(kind, {}).items() if new in config}
+    keys |= {old: config[new] for old, new in _RENAMED.get(kind, {}).items() if new in config}
     if not rope:
-        return found
+        return keys
     base, share = _BASE.get(kind, "rope_theta"), _SHARE.get(kind, "partial_rotary_factor")
     if _is_by_layer(rope):
         full, sliding = (rope.get(f"{name}_attention") for name in ("full", "sliding"))
         if kind in _BY_LAYER and full and sliding:
             base, local = _BY_LAYER[kind]
-            found[local] = sliding.get("rope_theta")
+            keys[local] = sliding.get("rope_theta")
             rope = full
         else:
             rope = next(one for one in rope.values() if one)
-    found[base] = rope.get("rope_theta")
+    keys[base] = rope.get("rope_theta")
     if rope.get("partial_rotary_factor") is not None:
-        found[share] = rope["partial_rotary_factor"]
-    found["rope_scaling"] = _scaling(kind, rope)
+        keys[share] = rope["partial_rotary_factor"]
+    keys["rope_scaling"] = _scaling(kind, rope)
     if rope.get("rope_type") == "longrope" and "original_max_position_embeddings" in rope:
-        found["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
-    return found
+        keys["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
+    return keys
 
 
 def unsaid(config: Mapping[str, Any]) -> list[str]:
     """What the earlier keys of a config and its sub-configs cannot say, one line each."""
-    found = []
+    gaps = []
     for name, one in _configs(config):
         kind, rope = one.get("model_type", ""), one.get("rope_parameters") or {}
         if not _is_by_layer(rope):
             if kind == "phimoe" and not _is_default(rope):
-                found.append(f"{name}rope_parameters of {kind} of type {rope['rope_type']}")
+                gaps.append(f"{name}rope_parameters of {kind} of type {rope['rope_type']}")
             continue
         layers = [layer for layer in rope.values() if layer]
         plain = all(map(_is_default, layers))
@@ -89,8 +89,8 @@ def unsaid(config: Mapping[str, Any]) -> list[str]:
         else:
             is_said = all(layer == layers[0] for layer in layers)
         if not is_said:
-            found.append(f"{name}rope_parameters of {kind} by kind of layer")
-    return found
+            gaps.append(f"{name}rope_parameters of {kind} by kind of layer")
+    return gaps
 
 
 def with_old_keys(stored: Mapping[str, Any], read: Mapping[str, Any]) -> Fields:
@@ -150,12 +150,12 @@ def tokenizer_faults(stored: Mapping[str, Any], special: Mapping[str, str]) -> l
     `special` is the content of special_tokens_map.json, empty without one; version 4 takes it
     before the other file.
     """
-    found = []
+    faults = []
     if stored.get("tokenizer_class") in _NEW_CLASSES:
-        found.append(f"tokenizer_config.json: transformers 4 has no {stored['tokenizer_class']}")
+        faults.append(f"tokenizer_config.json: transformers 4 has no {stored['tokenizer_class']}")
     if isinstance(stored.get("extra_special_tokens"), list):
-        found.append("tokenizer_config.json: extra_special_tokens is a list")
-    return found + [
+        faults.append("tokenizer_config.json: extra_special_tokens is a list")
+    return faults + [
         f"special_tokens_map.json: {name} is {_text(token)!r}, tokenizer_config.json says "
         f"{_text(stored[name])!r}"
         for name, token in special.items()

@@ -186,15 +186,15 @@ def _boxed(text: str) -> list[tuple[int, str]]:
     if "\\boxed" not in text:
         return []
     opened: list[tuple[int, int, bool]] = []
-    found: list[tuple[int, str]] = []
+    last: list[tuple[int, str]] = []
     for brace in _BRACE.finditer(text):
         if brace.group() != "}":
             opened.append((brace.start(), brace.end(), brace.group() != "{"))
         elif opened:
             start, inside, is_box = opened.pop()
             if is_box:
-                found = [(start, text[inside : brace.start()].strip())]
-    return found
+                last = [(start, text[inside : brace.start()].strip())]
+    return last
 
 
 def _blocks(text: str, wanted: Wanted, problem: Problem) -> list[tuple[int, str]]:

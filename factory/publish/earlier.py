@@ -39,21 +39,21 @@ def old_faults(folder: Path, own: Path) -> list[str]:
     The files are read as plain JSON: version 4 is not needed.
     """
     trained = read_config(own)
-    found = config_faults(_content(folder / "config.json"), trained)
-    if not found and reading(read_config(folder)) != reading(trained):
-        found.append("config.json: transformers 5 reads other settings than the checkpoint's")
+    faults = config_faults(_content(folder / "config.json"), trained)
+    if not faults and reading(read_config(folder)) != reading(trained):
+        faults.append("config.json: transformers 5 reads other settings than the checkpoint's")
     named = _content(folder / "tokenizer_config.json")
-    return found + tokenizer_faults(named, _content(folder / "special_tokens_map.json"))
+    return faults + tokenizer_faults(named, _content(folder / "special_tokens_map.json"))
 
 
 def limits(folder: Path) -> list[str]:
     """Why the folder is for transformers 5 alone, one line each; empty where both read the same."""
     config = read_config(folder)
     kind = config["model_type"]
-    found = [f"transformers 4 has no key for {what}" for what in unsaid(config)]
+    reasons = [f"transformers 4 has no key for {what}" for what in unsaid(config)]
     if kind not in COMPARED:
-        found.append(f"models of type {kind} were not compared in transformers {VERSION}")
-    return found + _token_limits(folder)
+        reasons.append(f"models of type {kind} were not compared in transformers {VERSION}")
+    return reasons + _token_limits(folder)
 
 
 def _token_limits(folder: Path) -> list[str]:

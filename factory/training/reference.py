@@ -31,11 +31,11 @@ def require_reference(trainer: "FactoryGrpoTrainer", batch: Mapping[str, Tensor]
     own = policy_logprobs(trainer, batch)
     mask = batch["completion_mask"].bool()
     worst = mean_kl(own[mask], batch["ref_per_token_logps"][mask])
-    found = trainer.accelerator.gather(worst.to(trainer.accelerator.device)).max().item()
+    largest = trainer.accelerator.gather(worst.to(trainer.accelerator.device)).max().item()
     dtype = "float32" if trainer.accelerator.mixed_precision == "no" else "16 bits"
-    if not found <= KL_BOUNDS[dtype]:
+    if not largest <= KL_BOUNDS[dtype]:
         raise EngineError(
-            f"step 1: the KL between policy and reference is {found:.3g} before any update; it "
+            f"step 1: the KL between policy and reference is {largest:.3g} before any update; it "
             f"must be 0 (at most {KL_BOUNDS[dtype]} in {dtype}): the reference is not the model "
             f"that training starts from; {_remedy(trainer)}"
         )
