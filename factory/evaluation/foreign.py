@@ -4,10 +4,10 @@ from numbers import Real
 from typing import Any
 
 from factory.chat import PromptConfig
-from factory.evaluation.harness import Draw, Sampled
+from factory.evaluation.runs import EvalRequest, Run, Sampled
 from factory.evaluation.scores import graded_sample, score_row
 from factory.evaluation.statistics import mean_interval
-from factory.evaluation.tasks import Run, foreign_sampling
+from factory.evaluation.tasks import foreign_sampling
 from factory.records import OUTCOMES, EvalSample, Score, Verdict
 
 
@@ -45,7 +45,7 @@ def foreign_results(
     return scores, samples
 
 
-def _number(draw: Draw) -> int:
+def _number(draw: EvalRequest) -> int:
     return int(draw.document.split(".")[0])
 
 

@@ -17,33 +17,12 @@ from lm_eval.evaluator import evaluate
 
 from factory.context import Context
 from factory.evaluation.rounds import IsEnough, rounds
-from factory.evaluation.tasks import Run, foreign_sampling
+from factory.evaluation.runs import EvalRequest, Run, Sampled
+from factory.evaluation.tasks import foreign_sampling
 from factory.records import SamplingConfig
 from factory.sampling.blocks import sample_blocks
 from factory.sampling.sampler import Completion, Request, Sampler
 from factory.seeds import derive
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One completion that lm-eval asks for."""
-
-    run: Run
-    document: str
-    """Problem id; for foreign tasks `<number>.<request>` of the document."""
-    sample: int
-    question: str
-    """The problem's own text; for foreign tasks what lm-eval made of the document."""
-    prompt: str
-    seed: int
-    sampling: SamplingConfig
-
-    @property
-    def key(self) -> str:
-        return f"{self.run.name}/{self.document}/{self.sample}"
-
-
-Sampled = list[tuple[Draw, Completion]]
 
 
 @dataclass(eq=False)
@@ -101,7 +80,7 @@ class SamplerLM(LM):
             self._scorer = self.open_scorer()
         return self._scorer
 
-    def _draws(self, requests: Sequence[Instance]) -> Iterator[Draw]:
+    def _draws(self, requests: Sequence[Instance]) -> Iterator[EvalRequest]:
         """One draw a request; lm-eval repeats an instance as often as it wants samples of it."""
         for _, group in groupby(requests, key=id):
             for sample, instance in enumerate(group):
@@ -114,7 +93,7 @@ class SamplerLM(LM):
                     # Our tasks' text is the whole prompt already.
                     question, document = instance.doc["prompt"], instance.doc["id"]
                     prompt = text
-                yield Draw(
+                yield EvalRequest(
                     run=run,
                     document=document,
                     sample=sample,
@@ -133,7 +112,7 @@ class SamplerLM(LM):
         # Where a foreign task's text ends is part of the task.
         return run.sampling.model_copy(update={"stop": own.stop})
 
-    def _rounds(self, draws: Sequence[Draw]) -> Generator[dict[int, Completion]]:
+    def _rounds(self, draws: Sequence[EvalRequest]) -> Generator[dict[int, Completion]]:
         """The completions of each round by the place of their draw, in the order of `draws`."""
         requests = [
             Request(tuple(self.tokenize(draw.prompt, draw.run.is_raw)), draw.seed) for draw in draws
@@ -166,7 +145,7 @@ class SamplerLM(LM):
             sampler.close()
 
 
-def _reply(draw: Draw, completion: Completion) -> str:
+def _reply(draw: EvalRequest, completion: Completion) -> str:
     """The text for lm-eval: whole for our graders, without the stop text for foreign filters."""
     if draw.run.problems is not None:
         return completion.text

@@ -6,20 +6,16 @@ answers before it alone, so that an interrupted evaluation goes on to the same e
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
+from factory.evaluation.runs import EvalRequest, Run, Verdicts
 from factory.evaluation.statistics import sampling_half_width
 from factory.records import Stopped, Verdict
 
-if TYPE_CHECKING:
-    from factory.evaluation.harness import Draw
-    from factory.evaluation.tasks import Run, Verdicts
-
-IsEnough = Callable[["Run", int], bool]
+IsEnough = Callable[[Run, int], bool]
 """Whether so many samples a problem are enough of a run that may end early."""
 
 
-def rounds(draws: "Sequence[Draw]", is_enough: IsEnough) -> Iterator[list[int]]:
+def rounds(draws: Sequence[EvalRequest], is_enough: IsEnough) -> Iterator[list[int]]:
     """Places of the draws of each round; `is_enough` is asked once the round before is graded.
 
     A run without a rule has all its draws in the first round, one with a rule `least` samples a
@@ -47,7 +43,7 @@ def rounds(draws: "Sequence[Draw]", is_enough: IsEnough) -> Iterator[list[int]]:
         }
 
 
-def is_narrow(run: "Run", samples: int, verdicts: "Verdicts") -> bool:
+def is_narrow(run: Run, samples: int, verdicts: Verdicts) -> bool:
     """Whether the strict verdicts of a run make its sampling error as small as its rule asks."""
     if run.stop_at is None:
         return False
@@ -56,7 +52,7 @@ def is_narrow(run: "Run", samples: int, verdicts: "Verdicts") -> bool:
     return sampling_half_width(right, samples) <= run.stop_at.half_width
 
 
-def stopped(run: "Run", groups: "Sequence[Sequence[Verdict]]") -> Stopped | None:
+def stopped(run: Run, groups: Sequence[Sequence[Verdict]]) -> Stopped | None:
     """What became of a run's rule, from the strict verdicts drawn of each problem; None without."""
     if run.stop_at is None:
         return None

@@ -7,8 +7,8 @@ from functools import partial
 
 from factory.chat import PromptConfig, parse_completion
 from factory.errors import EngineError
-from factory.evaluation.harness import Draw, Sampled
 from factory.evaluation.rounds import stopped
+from factory.evaluation.runs import EvalRequest, Run, Sampled, Verdicts
 from factory.evaluation.statistics import (
     Interval,
     clusters,
@@ -17,7 +17,6 @@ from factory.evaluation.statistics import (
     pass_at_k,
 )
 from factory.evaluation.summary import votes
-from factory.evaluation.tasks import Run, Verdicts
 from factory.grading import GradeItem, GradingPool, check_ungradable
 from factory.records import (
     OUTCOMES,
@@ -71,7 +70,9 @@ def both_readings(
     return [strict, replace(strict, lenient=True)]
 
 
-def _refuse_ungradable(draws: Sequence[Draw], pairs: Sequence[tuple[Verdict, Verdict]]) -> None:
+def _refuse_ungradable(
+    draws: Sequence[EvalRequest], pairs: Sequence[tuple[Verdict, Verdict]]
+) -> None:
     by_benchmark: dict[str, list[tuple[Verdict, Verdict]]] = {}
     for draw, pair in zip(draws, pairs, strict=True):
         by_benchmark.setdefault(draw.run.benchmark, []).append(pair)
@@ -104,7 +105,7 @@ def own_samples(
 
 
 def graded_sample(
-    draw: Draw,
+    draw: EvalRequest,
     completion: Completion,
     *,
     verdicts: tuple[Verdict, Verdict],

@@ -17,10 +17,8 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from factory.errors import DataError, RecipeError
 from factory.evaluation.documents import document_problem, pass_rates, problem_documents
-from factory.records import EarlyStop, Mode, Problem, SamplingConfig, Verdict
-
-Verdicts = dict[tuple[str, str], list[tuple[Verdict, Verdict]]]
-"""Strict and lenient verdict of each sample, by run name and problem id."""
+from factory.evaluation.runs import Run, Verdicts
+from factory.records import EarlyStop, Mode, Problem, SamplingConfig
 
 TEMPLATE = "factory_problems"
 """The YAML in `evals/` that takes any problems."""
@@ -45,27 +43,6 @@ class Benchmark:
     overrides_sampling: bool = False
     """`sampling` was asked for by name, so it also replaces a foreign task's own settings."""
     stop_at: EarlyStop | None = None
-
-
-@dataclass(frozen=True)
-class Run:
-    """One benchmark in one mode, as lm-eval runs it."""
-
-    benchmark: str
-    name: str
-    """`<benchmark>.<mode>`: unique among the tasks of one evaluation."""
-    mode: Mode
-    task: Task
-    version: str
-    samples: int
-    sampling: SamplingConfig | None
-    """None where the foreign task's own settings hold."""
-    problems: tuple[Problem, ...] | None
-    """None for foreign tasks."""
-    is_raw: bool = False
-    limit: int | None = None
-    stop_at: EarlyStop | None = None
-    """When fewer than `samples` are enough; of sampled runs of our own tasks only."""
 
 
 @dataclass

@@ -35,6 +35,7 @@ def ask_model(
         context.machine,
         max_length=max(lengths) + sampling.max_new_tokens,
         mean_length=sum(lengths) // len(lengths) + sampling.max_new_tokens,
+        on_cluster=True,
         notify=context.note,
         scratch=context.scratch,
         figures=context.figures,

@@ -13,6 +13,7 @@ from factory.install import installed_version
 from factory.machine import Machine, apply_matmul, environment
 from factory.provenance import code_state
 from factory.records import SamplingConfig
+from factory.sampling.local import open_local
 from factory.sampling.sampler import Completion, Request, Sampler
 
 COMPARED = ("torch", "transformers")
@@ -63,10 +64,8 @@ class Engine:
 
     def opened(self, order: Order, notes: list[str]) -> Sampler:
         """The sampler that this engine is."""
-        from factory.sampling import open_sampler
-
         apply_matmul(order.machine)
-        return open_sampler(
+        return open_local(
             order.model, order.machine,
             max_length=order.max_length, mean_length=order.mean_length, notify=notes.append,
         )  # fmt: skip

@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from transformers import PreTrainedTokenizerBase
 
-    from factory.evaluation.harness import Sampled
-    from factory.evaluation.tasks import Benchmark, Run, Verdicts
+    from factory.evaluation.runs import Run, Sampled, Verdicts
+    from factory.evaluation.tasks import Benchmark
     from factory.sampling.sampler import Sampler
 
 EVALS = Path(__file__).resolve().parents[2] / "evals"
@@ -305,6 +305,7 @@ def _sampler(model: Path, context: Context, max_length: int, mean_length: int) -
         context.machine,
         max_length=max_length,
         mean_length=mean_length,
+        on_cluster=True,
         notify=context.note,
         scratch=context.scratch,
         figures=context.figures,

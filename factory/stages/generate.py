@@ -115,6 +115,7 @@ def run(config: GenerateConfig, inputs: Inputs, out: Path, context: Context) -> 
                 model.path,
                 context.machine,
                 max_length=longest + config.longest,
+                on_cluster=True,
                 notify=context.note,
                 scratch=context.scratch,
                 figures=context.figures,

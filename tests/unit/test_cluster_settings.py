@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from factory.errors import EngineError
 from factory.machine import Cluster, Machine
-from factory.sampling import engine, nodes
+from factory.sampling import cluster, engine, nodes, open_sampler
 from factory.sampling.nodes import Nodes, fitting
+from factory.tiny import save_tiny_model
 
 
 @pytest.mark.parametrize("address", ["local", "10.0.0.1:6379", "head.example:6379"])
@@ -27,6 +28,23 @@ def test_a_stage_asks_for_the_blocks_of_all_engines_at_once() -> None:
     assert Machine(block=32).requests_at_once == 32
     cluster = Cluster(address="local", engines=2, blocks=6)
     assert Machine(block=32, cluster=cluster).requests_at_once == 192
+
+
+def test_only_who_says_so_reaches_the_cluster_whatever_folder_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "ClusterSampler", lambda *_, **__: "engines of the cluster")
+    settings = Cluster(address="local", engines=2)
+    machine = Machine(device="cpu", threads=1, engine="transformers", cluster=settings)
+    folder = save_tiny_model(tmp_path / "model", "llama", hidden=32)
+    here = open_sampler(folder, machine, max_length=32, scratch=tmp_path)
+    assert here.name == "transformers"
+    there = open_sampler(folder, machine, max_length=32, scratch=tmp_path, on_cluster=True)
+    assert there == "engines of the cluster"
+    with pytest.raises(ValueError, match="on_cluster without scratch"):
+        open_sampler(folder, machine, max_length=32, on_cluster=True)
+    alone = machine.model_copy(update={"cluster": None})
+    assert open_sampler(folder, alone, max_length=32, on_cluster=True).name == "transformers"
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

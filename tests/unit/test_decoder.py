@@ -10,10 +10,9 @@ import torch
 from doubles import CLOSE
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-import factory.sampling
 from factory.machine import Machine
 from factory.records import SamplingConfig
-from factory.sampling import decoder, open_sampler
+from factory.sampling import decoder, local, open_sampler
 from factory.sampling.decoder import ROOM, Decoder, DecoderBatch, cache_bytes, covers
 from factory.sampling.draw import HEAD, PART, inverse
 from factory.sampling.sampler import Request
@@ -202,7 +201,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             calls.append("vllm")
 
     monkeypatch.setitem(sys.modules, "factory.sampling.vllm", SimpleNamespace(VllmSampler=Engine))
-    monkeypatch.setattr(factory.sampling, "find_spec", lambda name: object())
+    monkeypatch.setattr(local, "find_spec", lambda name: object())
     return calls
 
 
@@ -232,7 +231,7 @@ def test_auto_takes_the_decode_loop_where_it_is_covered_and_fits(
 def test_without_vllm_a_model_that_is_not_covered_is_sampled_with_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(factory.sampling, "find_spec", lambda name: None)
+    monkeypatch.setattr(local, "find_spec", lambda name: None)
     notes: list[str] = []
     machine = Machine(device="cpu", threads=1, dtype="bfloat16")
     folder = save_tiny_model(tmp_path, "llama")
