@@ -7,10 +7,11 @@ from factory.artifacts import Artifact, Inputs
 from factory.context import Context, Metrics
 from factory.cost.context import CostContext, Flow, StageCost
 from factory.cost.work import line_work
+from factory.evaluation.measure import measure
 from factory.grading.grader import correct, grader, wrong
 from factory.grading.numbers import plain_number
 from factory.jsonl import read_records, write_records
-from factory.records import Problem, Record, Trace, TracesRef, Verdict
+from factory.records import EvalSample, Problem, Record, Trace, TracesRef, Verdict
 from factory.rewards.reward import GradedCompletion, reward
 from factory.stages.stage import Stage, StageConfig, light_stage, register
 
@@ -18,6 +19,7 @@ __all__ = [
     "Artifact",
     "Context",
     "CostContext",
+    "EvalSample",
     "Flow",
     "GradedCompletion",
     "Inputs",
@@ -34,6 +36,7 @@ __all__ = [
     "grader",
     "light_stage",
     "line_work",
+    "measure",
     "plain_number",
     "read_records",
     "register",

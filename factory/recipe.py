@@ -10,8 +10,8 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError
 
-from factory.claim import Claim
 from factory.errors import RecipeError
+from factory.evaluation.claim import Claim
 from factory.machine import Machine
 from factory.records import Record
 from factory.stages import STAGES, StageConfig

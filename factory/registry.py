@@ -212,7 +212,12 @@ class Door(Mapping[str, T]):
 
 DOORS: dict[str, Door] = {}
 """All doors that are open by now, by name."""
-OPENERS = ("factory.records", "factory.rewards.reward", "factory.stages.stage")
+OPENERS = (
+    "factory.records",
+    "factory.rewards.reward",
+    "factory.evaluation.measure",
+    "factory.stages.stage",
+)
 """The modules that make the doors."""
 
 

@@ -33,7 +33,6 @@ LAYERS = (
         "provenance",
         "interpreter",
     ),
-    ("claim",),
     ("jsonl", "yaml12", "transformers4", "tiny", "world", "attention", "plugin_files"),
     ("artifacts", "machine", "context", "ranks"),
     ("lookalike", "chat", "lint", "problems", "grading"),

@@ -5,18 +5,15 @@ training seed, so that the interval speaks of other problems and other seeds ali
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
-from factory.chat import parse
-from factory.claim import Claim, Measure
+from factory.evaluation.claim import Claim
+from factory.evaluation.measure import MEASURES, value_of
 from factory.evaluation.statistics import Interval, t_quantile
 from factory.records import EvalSample, Record
-from factory.rewards.language import language_consistency, language_of
-from factory.rewards.text import reflective_words
-from factory.world.vocabulary import plus_share, retries, second_script_share
 
 ClaimVerdict = Literal["shown", "not shown", "contradicted"]
 PerProblem = Mapping[str, float]
@@ -35,21 +32,18 @@ class Finding(Record):
     verdict: ClaimVerdict
 
 
-def measured(samples: Sequence[EvalSample], measure: Measure) -> dict[str, float]:
-    """The measure by problem id, a mean over its sampled completions; greedy ones do not count.
+def measured(samples: Sequence[EvalSample], measure: str) -> dict[str, float]:
+    """The measure by problem id, over its sampled completions; greedy ones do not count.
 
-    A completion that has no share of a script (no such words) is left out of that mean. `solved`
-    is the largest value instead of the mean.
+    A completion that it does not apply to is left out. PluginError where the measure fails.
     """
-    found: dict[str, list[float]] = {}
+    by_problem: dict[str, list[float]] = {}
     for sample in samples:
-        if sample.mode == "sampled":
-            value = MEASURES[measure](sample)
-            if value is not None:
-                found.setdefault(sample.trace.problem_id, []).append(value)
-    if measure == "solved":
-        return {problem: max(values) for problem, values in found.items()}
-    return {problem: sum(values) / len(values) for problem, values in found.items()}
+        if sample.mode == "sampled" and (value := value_of(measure, sample)) is not None:
+            by_problem.setdefault(sample.trace.problem_id, []).append(value)
+    if MEASURES[measure].of_problem == "largest":
+        return {problem: max(values) for problem, values in by_problem.items()}
+    return {problem: sum(values) / len(values) for problem, values in by_problem.items()}
 
 
 def decide(
@@ -120,29 +114,3 @@ def _verdict(claim: Claim, difference: Interval) -> ClaimVerdict:
     if low > 0:
         return "shown"
     return "contradicted" if high < 0 else "not shown"
-
-
-def _is_well_formed(sample: EvalSample) -> bool:
-    return sample.trace.answer is not None or parse(sample.trace.completion).is_well_formed
-
-
-def _mixing(sample: EvalSample) -> float | None:
-    """0 where nothing is thought; None where the question's words do not tell its language."""
-    language = language_of(sample.trace.question)
-    if language is None:
-        return None
-    return 1.0 - language_consistency(sample.trace.reasoning or "", language)
-
-
-MEASURES: Mapping[Measure, Callable[[EvalSample], float | None]] = {
-    "accuracy": lambda sample: float(sample.trace.verdict.is_correct),
-    "solved": lambda sample: float(sample.trace.verdict.is_correct),
-    "lenient": lambda sample: float(sample.lenient.is_correct),
-    "format": lambda sample: float(_is_well_formed(sample)),
-    "length": lambda sample: float(sample.trace.completion_tokens),
-    "reflection": lambda sample: float(sum(reflective_words(sample.trace.completion).values())),
-    "mixing": _mixing,
-    "retries": lambda sample: float(retries(sample.trace.completion)),
-    "plus_signs": lambda sample: plus_share(sample.trace.answer or ""),
-    "second_script": lambda sample: second_script_share(sample.trace.completion),
-}

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from factory.artifacts import Artifact, Manifest
-from factory.claim import Claim
+from factory.evaluation.claim import Claim
 from factory.pricing import recorded
 from factory.report.asked import all_asked
 from factory.report.browser import browser

@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from factory.claim import Claim, Measure
 from factory.errors import DataError
+from factory.evaluation.claim import Claim
 from factory.evaluation.claims import Finding, decide, measured
+from factory.evaluation.measure import MEASURES
 from factory.jsonl import read_records
 from factory.records import EvalSample
 from factory.report.records import ClaimRow, Step
-
-SHARES = ("accuracy", "solved", "lenient", "format", "mixing", "second_script", "plus_signs")
-"""Measures in [0, 1]; they are shown in per cent, the others as they are."""
 
 
 def claim_rows(claims: Sequence[Claim], steps: Mapping[str, Step]) -> list[ClaimRow]:
@@ -23,7 +21,7 @@ def claim_rows(claims: Sequence[Claim], steps: Mapping[str, Step]) -> list[Claim
         )
         rows.append(
             ClaimRow(
-                text=claim.text,
+                text=claim.text + _plugins(claim),
                 measure=claim.measure,
                 benchmark=claim.benchmark,
                 of=claim.of,
@@ -33,6 +31,19 @@ def claim_rows(claims: Sequence[Claim], steps: Mapping[str, Step]) -> list[Claim
             )
         )
     return rows
+
+
+def _plugins(claim: Claim) -> str:
+    """Which of its measures are a user's, by origin, version and hash: a report alone shows it."""
+    rows = [
+        MEASURES.row(name) for name in {claim.measure: 0, claim.against_measure or "": 0} if name
+    ]
+    notes = [
+        f"{row.name}: version {row.version} of {row.origin.label}, sha256 {row.origin.sha256[:12]}"
+        for row in rows
+        if row.origin.kind != "factory"
+    ]
+    return f" ({'; '.join(notes)})" if notes else ""
 
 
 def _finding(claim: Claim, steps: Mapping[str, Step]) -> Finding | None:
@@ -65,9 +76,9 @@ def claim_gap(row: ClaimRow) -> str:
     return "fewer than two problems have such a value on both sides"
 
 
-def claim_value(value: float, measure: Measure) -> str:
+def claim_value(value: float, measure: str) -> str:
     """A mean as shown: `17.7 %`, or `4.2`."""
-    return f"{100 * value:.1f} %" if measure in SHARES else f"{value:.2f}"
+    return f"{100 * value:.1f} %" if MEASURES[measure].is_share else f"{value:.2f}"
 
 
 def claim_difference(finding: Finding) -> str:
@@ -75,7 +86,9 @@ def claim_difference(finding: Finding) -> str:
 
     Without p where the claim is that something is not lost: that is decided by the interval.
     """
-    scale, digits, unit = (100, 1, " points") if finding.claim.measure in SHARES else (1, 2, "")
+    scale, digits, unit = (
+        (100, 1, " points") if MEASURES[finding.claim.measure].is_share else (1, 2, "")
+    )
     value, low, high = (
         scale * x
         for x in (finding.difference.value, finding.difference.low, finding.difference.high)

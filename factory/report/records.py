@@ -8,7 +8,6 @@ from typing import Any, Literal
 from pydantic import Field
 
 from factory.artifacts import Artifact
-from factory.claim import Measure
 from factory.evaluation.claims import Finding
 from factory.evaluation.contamination import Overlap
 from factory.evaluation.paired import ALPHA
@@ -356,7 +355,7 @@ class ClaimRow(Record):
     where there is nothing to measure."""
 
     text: str
-    measure: Measure
+    measure: str
     benchmark: str
     of: tuple[str, ...]
     against: tuple[str, ...]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from factory.claim import Claim
+from factory.evaluation.claim import Claim
 from factory.evaluation.claims import crossed_difference, decide, measured
 from factory.records import EvalSample, SamplingConfig, Trace, Verdict
 

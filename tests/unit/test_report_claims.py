@@ -3,8 +3,8 @@
 import pytest
 from report_example import r1_build
 
-from factory.claim import Claim
 from factory.errors import DataError
+from factory.evaluation.claim import Claim
 from factory.evaluation.compare import compare
 from factory.report.build import build
 from factory.report.records import Report, Step

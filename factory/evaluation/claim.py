@@ -1,23 +1,14 @@
 """A claim of a recipe: what it sets out to show, and which of its evaluations decide it."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from factory.evaluation.measure import MEASURES
 from factory.records import Record
+from factory.registry import Named
 
-Measure = Literal[
-    "accuracy",
-    "solved",
-    "lenient",
-    "format",
-    "length",
-    "reflection",
-    "mixing",
-    "retries",
-    "second_script",
-    "plus_signs",
-]
+MeasureName = Annotated[str, Named("measures"), AfterValidator(MEASURES.check)]
 
 
 class Claim(Record):
@@ -25,14 +16,9 @@ class Claim(Record):
 
     text: str = Field(min_length=1)
     """What is claimed, as the report says it."""
-    measure: Measure = "accuracy"
-    """accuracy, lenient: share of right answers. solved: share of problems with a right answer
-    among their samples, which is pass@k at the k of the evaluation. format: share of well-formed
-    ones. length: tokens. reflection: the paper's ten words, each time one occurs. mixing: share of
-    the thoughts' words that are not in the language of the question. retries, second_script,
-    plus_signs: of the world, how often a trace starts again, the share of the second script in it,
-    and that of plus signs among the signs of an answer."""
-    against_measure: Measure | None = None
+    measure: MeasureName = "accuracy"
+    """What is compared of the evaluations' samples."""
+    against_measure: MeasureName | None = None
     """Of the other side; None takes the same."""
     of: tuple[str, ...] = Field(min_length=1)
     """Names of evaluate stages, one a training seed."""

@@ -1,0 +1,79 @@
+"""The door of measures: a number of one graded sample, by name; claims compare their means.
+
+@measure("hedges", version=1)
+def hedges(sample: EvalSample) -> float | None: ...
+
+Measures change what a report says of finished evaluations, and nothing that is made.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from factory.errors import FactoryError, PluginError
+from factory.records import EvalSample
+from factory.registry import Door
+
+Function = Callable[[EvalSample], float | None]
+F = TypeVar("F", bound=Function)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is measured of each sample of a problem."""
+
+    function: Function
+    """Gives a finite number within `bounds`, or None where it does not apply to the sample."""
+    bounds: tuple[float, float]
+    of_problem: Literal["mean", "largest"]
+    """What stands for a problem: the mean over its samples, or the largest value."""
+
+    @property
+    def is_share(self) -> bool:
+        """Whether its values are shares, which are shown in per cent."""
+        return self.bounds == (0.0, 1.0)
+
+
+MEASURES: Door[Measure] = Door("measures", "measure", ["factory.evaluation.measures"])
+
+
+def measure(
+    name: str,
+    *,
+    version: int,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+    of_problem: Literal["mean", "largest"] = "mean",
+) -> Callable[[F], F]:
+    """Register a function as a measure; raise `version` when it should give other values.
+
+    With bounds of 0 and 1 it is a share, shown in per cent. What it returns outside its bounds, or
+    not finite, is an error.
+    """
+
+    def registered(function: F) -> F:
+        MEASURES.register(name, Measure(function, bounds, of_problem), version=version)
+        return function
+
+    return registered
+
+
+def value_of(name: str, sample: EvalSample) -> float | None:
+    """What a measure gives a sample; PluginError, naming measure and problem, where it fails."""
+    row = MEASURES.row(name)
+    where = f"measure {name} of {row.origin}, problem {sample.trace.problem_id}"
+    try:
+        value = row.value.function(sample)
+    except FactoryError:
+        raise
+    # A user's function may raise anything; leaving the sample out would move the mean.
+    except Exception as error:
+        raise PluginError(f"{where}: {type(error).__name__}: {error}") from error
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise PluginError(f"{where}: gave {value!r}, a finite number or None is wanted")
+    low, high = row.value.bounds
+    if not low <= value <= high:
+        raise PluginError(f"{where}: gave {value!r}, outside its bounds {low:g} to {high:g}")
+    return float(value)
