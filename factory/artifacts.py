@@ -193,7 +193,7 @@ def open_artifact(path: Path) -> Artifact:
     return artifact
 
 
-def verify(artifact: Artifact, *, known: bool = False) -> None:
+def verify(artifact: Artifact, *, was_checked: bool = False) -> None:
     """Compare every file with the manifest; ArtifactError names the first that differs.
 
     With `known`, a large file whose stamp (size, inode, times of content and of inode) is that of
@@ -201,7 +201,7 @@ def verify(artifact: Artifact, *, known: bool = False) -> None:
     of a stage that is about to run are always read in full.
     """
     _check_manifest(artifact)
-    _check(artifact, artifact.manifest.files, known=known)
+    _check(artifact, artifact.manifest.files, was_checked=was_checked)
 
 
 def check_files(artifact: Artifact, *names: str) -> None:
@@ -211,10 +211,10 @@ def check_files(artifact: Artifact, *names: str) -> None:
     """
     files = artifact.manifest.files
     small = [name for name, entry in files.items() if entry.size <= SMALL_BYTES]
-    _check(artifact, dict.fromkeys([*names, *small]), known=True)
+    _check(artifact, dict.fromkeys([*names, *small]), was_checked=True)
 
 
-def _check(artifact: Artifact, names: Iterable[str], *, known: bool) -> None:
+def _check(artifact: Artifact, names: Iterable[str], *, was_checked: bool) -> None:
     entries = {name: artifact.manifest.files[name] for name in names}
     path = artifact.run_path / "verified.json"
     has_large = any(entry.size > SMALL_BYTES for entry in entries.values())
@@ -222,7 +222,9 @@ def _check(artifact: Artifact, names: Iterable[str], *, known: bool) -> None:
     stamps = (has_large and read_file(path, _STAMPS.validate_json, instead=instead)) or {}
     fresh = {}
     for name, entry in entries.items():
-        stamp = _check_file(artifact, name, stamps.get(name) if known else None, known=known)
+        stamp = _check_file(
+            artifact, name, stamps.get(name) if was_checked else None, was_checked=was_checked
+        )
         if entry.size > SMALL_BYTES and stamps.get(name) != stamp:
             fresh[name] = stamp
     if fresh:
@@ -233,7 +235,7 @@ def _check(artifact: Artifact, names: Iterable[str], *, known: bool) -> None:
 
 
 def _check_file(
-    artifact: Artifact, name: str, kept: tuple[str, int, int, int, int] | None, *, known: bool
+    artifact: Artifact, name: str, kept: tuple[str, int, int, int, int] | None, *, was_checked: bool
 ) -> tuple[str, int, int, int, int]:
     """Hash a file unless its stamp is known; returns the stamp."""
     path, entry = artifact.path / name, artifact.manifest.files[name]
@@ -248,7 +250,7 @@ def _check_file(
         stamp = (entry.sha256, stat.st_size, *times, stat.st_ino)
         mark = (stat.st_dev, *stamp)
         is_large = entry.size > SMALL_BYTES
-        if known and (mark in _checked or (is_large and kept == stamp)):
+        if was_checked and (mark in _checked or (is_large and kept == stamp)):
             return stamp
         if sha256_file(path) != entry.sha256:
             raise ArtifactError(f"{path}: content differs from its manifest (sha256): {advice}")

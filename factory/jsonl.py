@@ -83,12 +83,12 @@ def recover_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     raw = path.read_bytes()
-    whole = raw[: raw.rfind(b"\n") + 1]
-    if len(whole) != len(raw):
+    full_text = raw[: raw.rfind(b"\n") + 1]
+    if len(full_text) != len(raw):
         with path.open("r+b") as file:
-            file.truncate(len(whole))
+            file.truncate(len(full_text))
     rows = []
-    for number, line in enumerate(whole.splitlines(), start=1):
+    for number, line in enumerate(full_text.splitlines(), start=1):
         try:
             rows.append(json.loads(line))
         except ValueError as error:

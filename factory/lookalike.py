@@ -45,12 +45,12 @@ def made_up_exchange(text: str) -> str:
 
     One role alone is an ordinary word with a colon: "System:" stands over equations.
     """
-    asked = None
+    question = None
     for match in _SPEAKER.finditer(fold(_outside_fences(text))):
-        if match["user"] and asked is None:
-            asked = match
-        elif match["assistant"] and asked is not None:
-            return _turn_problem(asked)
+        if match["user"] and question is None:
+            question = match
+        elif match["assistant"] and question is not None:
+            return _turn_problem(question)
     return ""
 
 
@@ -64,7 +64,7 @@ def made_up_turn(answer: str) -> str:
     if mark:
         return _turn_problem(mark)
     _, _, behind = outside.partition("\\boxed{" if "\\boxed{" in outside else "\n")
-    speakers = (one for one in _SPEAKER.finditer(fold(behind)) if one.lastgroup)
+    speakers = (match for match in _SPEAKER.finditer(fold(behind)) if match.lastgroup)
     turn = next(speakers, None)
     return _turn_problem(turn) if turn else made_up_exchange(answer)
 

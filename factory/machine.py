@@ -173,9 +173,9 @@ class Machine(Record):
 
     def access(self, url: str, model: str) -> EndpointAccess:
         """What the file says about a served model; without a word, the defaults and no key."""
-        for one in self.endpoints:
-            if one.url.rstrip("/") == url.rstrip("/") and one.model in (None, model):
-                return one
+        for endpoint in self.endpoints:
+            if endpoint.url.rstrip("/") == url.rstrip("/") and endpoint.model in (None, model):
+                return endpoint
         return EndpointAccess(url=url)
 
     @property

@@ -81,7 +81,7 @@ def build(
                     continue
                 artifact = find(store, step.fingerprint)
                 if artifact:
-                    verify(artifact, known=True)
+                    verify(artifact, was_checked=True)
                     observer.reused(step, artifact)
                     lock.release()
                     artifacts[step.name] = artifact
@@ -226,8 +226,8 @@ def _new_rows(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
     with path.open("rb") as file:
         file.seek(position)
         raw = file.read()
-    whole = raw[: raw.rfind(b"\n") + 1]
-    return [json.loads(line) for line in whole.splitlines()], position + len(whole)
+    lines = raw[: raw.rfind(b"\n") + 1]
+    return [json.loads(line) for line in lines.splitlines()], position + len(lines)
 
 
 def _failure(

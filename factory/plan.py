@@ -61,9 +61,9 @@ def make_plan(recipe: Recipe, *, until: str | None = None) -> tuple[Step, ...]:
         stage = STAGES[getattr(config, "kind")]  # noqa: B009
         inputs = {path: reference for path, (reference, _) in references[name].items()}
         seed = recipe.header.seed if config.seed is None else config.seed
-        found = {path: fingerprints[reference] for path, reference in inputs.items()}
+        input_fingerprints = {path: fingerprints[reference] for path, reference in inputs.items()}
         try:
-            fingerprints[name] = _fingerprint(config, stage, seed, found)
+            fingerprints[name] = _fingerprint(config, stage, seed, input_fingerprints)
         except ArtifactError as error:
             raise ArtifactError(f"stages.{name}: {error}") from error
         steps.append(Step(name, config, stage, inputs, seed, fingerprints[name]))
@@ -101,7 +101,7 @@ def check_ends(plan: Sequence[Step], trained: Sequence[Step]) -> None:
 
 def _first_model(plan: Sequence[Step], step: Step) -> ModelConfig | None:
     """What the model that a stage trains began as; None where it was not brought in."""
-    steps = {one.name: one for one in plan}
+    steps = {step.name: step for step in plan}
     current: Step | None = step
     while current is not None:
         if isinstance(current.config, ModelConfig):
@@ -170,21 +170,21 @@ def _named(config: Any) -> Iterator[tuple[str, str]]:
 
 def _at_rest(config: BaseModel) -> dict[Any, Any]:
     """Settings that came later and have their default, in the form of pydantic's `exclude`."""
-    found: dict[Any, Any] = {}
+    kept: dict[Any, Any] = {}
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         later = any(isinstance(mark, AddedLater) for mark in field.metadata)
         if later and value == field.get_default(call_default_factory=True):
-            found[name] = True
+            kept[name] = True
         elif isinstance(value, BaseModel):
-            found[name] = _at_rest(value)
+            kept[name] = _at_rest(value)
         elif isinstance(value, tuple):
-            found[name] = {
-                place: _at_rest(item)
-                for place, item in enumerate(value)
+            kept[name] = {
+                index: _at_rest(item)
+                for index, item in enumerate(value)
                 if isinstance(item, BaseModel)
             }
-    return {name: inner for name, inner in found.items() if inner}
+    return {name: inner for name, inner in kept.items() if inner}
 
 
 def _external(path: Path) -> list[str | int]:
@@ -236,8 +236,8 @@ def _consumes(annotation: Any) -> Consumes | None:
         if marks:
             return marks[0]
     for part in get_args(annotation):
-        if found := _consumes(part):
-            return found
+        if consumed := _consumes(part):
+            return consumed
     return None
 
 
@@ -247,8 +247,8 @@ def _check_references(
     import difflib
 
     problems = []
-    for name, found in references.items():
-        for path, (reference, wanted) in found.items():
+    for name, stage_references in references.items():
+        for path, (reference, wanted) in stage_references.items():
             where = f"stages.{name}.{path}"
             if reference not in recipe.stages:
                 close = difflib.get_close_matches(reference, recipe.stages, n=1)

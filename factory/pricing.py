@@ -267,7 +267,7 @@ def _earlier(
 
 def _runs(store: Path, steps: Mapping[str, Step]) -> list[Artifact]:
     """Sealed artifacts of these steps' names and kinds, oldest first."""
-    found = []
+    runs = []
     for path in store.glob("*/manifest.json"):
         name = path.parent.name.rpartition("-")[0]
         if name not in steps or path.parent.suffix:
@@ -277,8 +277,8 @@ def _runs(store: Path, steps: Mapping[str, Step]) -> list[Artifact]:
         except ArtifactError:
             continue  # whoever needs it will be told; it has nothing to say here
         if artifact.name == name and artifact.manifest.stage == steps[name].kind:
-            found.append(artifact)
-    return sorted(found, key=lambda artifact: artifact.manifest.created)
+            runs.append(artifact)
+    return sorted(runs, key=lambda artifact: artifact.manifest.created)
 
 
 def _limit(config: Mapping[str, Any]) -> int | None:

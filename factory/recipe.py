@@ -136,15 +136,17 @@ def _resolve_likes(stages: Any, problems: list[str]) -> None:
         elif other in trail:
             problems.append(f"{where}: {' -> '.join([*trail, other])} go in a circle")
         elif not isinstance(stages.get(other), dict):
-            known = [key for key in stages if key != name]
-            problems.append(f"{where}: no stage named {other!r}{_suggestion(other, known)}")
+            others = [key for key in stages if key != name]
+            problems.append(f"{where}: no stage named {other!r}{_suggestion(other, others)}")
         else:
             return _merged(resolved(other, (*trail, other)), fields)
         broken.update(trail)
         return fields
 
-    whole = {name: resolved(name, (name,)) for name in stages if isinstance(stages[name], dict)}
-    stages.update(whole)
+    resolved_stages = {
+        name: resolved(name, (name,)) for name in stages if isinstance(stages[name], dict)
+    }
+    stages.update(resolved_stages)
     for name in broken:
         del stages[name]  # its problem is told; without it every other field would seem missing
 
@@ -160,32 +162,32 @@ def _apply(data: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: must look like stages.sft.learning_rate=1e-4")
     value = parse(text, f"--set {path}") if text else ""
     keys = path.split(".")
-    place: Any = data
+    node: Any = data
     for depth, key in enumerate(keys[:-1]):
-        if depth >= 2 and isinstance(place, dict):
-            place.setdefault(key, {})
-        place = _child(place, key, ".".join(keys[: depth + 1]), override)
+        if depth >= 2 and isinstance(node, dict):
+            node.setdefault(key, {})
+        node = _child(node, key, ".".join(keys[: depth + 1]), override)
     last = keys[-1]
-    if isinstance(place, list):
-        _child(place, last, path, override)
-        place[int(last)] = value
-    elif isinstance(place, dict):
-        place[last] = value
+    if isinstance(node, list):
+        _child(node, last, path, override)
+        node[int(last)] = value
+    elif isinstance(node, dict):
+        node[last] = value
     else:
         raise RecipeError(f"--set {override}: {'.'.join(keys[:-1])} is a single value")
 
 
-def _child(place: Any, key: str, path: str, override: str) -> Any:
-    if isinstance(place, list):
-        if not key.isdecimal() or int(key) >= len(place):
+def _child(node: Any, key: str, path: str, override: str) -> Any:
+    if isinstance(node, list):
+        if not key.isdecimal() or int(key) >= len(node):
             raise RecipeError(
-                f"--set {override}: {path}: the list has entries 0 to {len(place) - 1}"
+                f"--set {override}: {path}: the list has entries 0 to {len(node) - 1}"
             )
-        return place[int(key)]
-    if isinstance(place, dict) and key in place:
-        return place[key]
-    known = list(place) if isinstance(place, dict) else []
-    raise RecipeError(f"--set {override}: {path}: no such key{_suggestion(key, known)}")
+        return node[int(key)]
+    if isinstance(node, dict) and key in node:
+        return node[key]
+    keys = list(node) if isinstance(node, dict) else []
+    raise RecipeError(f"--set {override}: {path}: no such key{_suggestion(key, keys)}")
 
 
 def _header(data: Mapping[str, Any], problems: list[str]) -> Header | None:
@@ -233,8 +235,8 @@ def _check_claims(
                 hint = _suggestion(name, list(evaluations))
                 problems.append(f"{where} is no evaluate stage of this recipe{hint}")
             elif claim.benchmark not in evaluations[name]:
-                asked = ", ".join(evaluations[name])
-                problems.append(f"{where} does not ask {claim.benchmark!r}; it asks {asked}")
+                names = ", ".join(evaluations[name])
+                problems.append(f"{where} does not ask {claim.benchmark!r}; it asks {names}")
 
 
 def _is_name(name: str) -> bool:
@@ -264,8 +266,8 @@ def _validate(
             location = _as_written(fields, item["loc"])
             path = ".".join([where, *location] if where else location)
             if item["type"] == "extra_forbidden":
-                known = [*_known_keys(record, item["loc"][:-1]), *extra]
-                hint = _suggestion(str(item["loc"][-1]), known)
+                keys = [*_known_keys(record, item["loc"][:-1]), *extra]
+                hint = _suggestion(str(item["loc"][-1]), keys)
                 problems.append(f"{path}: unknown key{hint}")
             elif item["type"] == "missing":
                 problems.append(f"{path}: is missing")
@@ -315,10 +317,10 @@ def _records_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if get_origin(annotation) in (Union, types.UnionType) or get_args(annotation):
-        return [found for part in get_args(annotation) for found in _records_in(part)]
+        return [record for part in get_args(annotation) for record in _records_in(part)]
     return []
 
 
-def _suggestion(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+def _suggestion(word: str, options: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else ""

@@ -82,7 +82,7 @@ class Verdict(Record):
     outcome: Outcome
     answer: str | None
     explanation: str
-    followed: tuple[bool, ...] | None = Field(default=None, exclude_if=lambda one: one is None)
+    followed: tuple[bool, ...] | None = Field(default=None, exclude_if=lambda value: value is None)
     """Instruction by instruction, where a response was checked against several."""
     # A clock's reading: kept out of files and comparison, so that sealed traces stay byte-equal.
     seconds: float = Field(default=0.0, exclude=True)
@@ -184,11 +184,11 @@ class Stopped(Record):
     half_width: float
     """What the samples that were drawn reached."""
 
-    def told(self, drawn: int) -> str:
+    def summary(self, samples: int) -> str:
         """`k = 16 of 64: 95 % sampling interval ±1.9 points, ±2 asked for`."""
-        found, wanted = 100 * self.half_width, 100 * self.rule.half_width
+        half_width, wanted = 100 * self.half_width, 100 * self.rule.half_width
         return (
-            f"k = {drawn} of {self.asked}: 95 % sampling interval ±{found:.1f} points, "
+            f"k = {samples} of {self.asked}: 95 % sampling interval ±{half_width:.1f} points, "
             f"±{wanted:g} asked for"
         )
 
@@ -210,7 +210,7 @@ class Score(Record):
     """Problems."""
     k: int
     """Samples a problem that were drawn."""
-    stopped: Stopped | None = Field(default=None, exclude_if=lambda one: one is None)
+    stopped: Stopped | None = Field(default=None, exclude_if=lambda value: value is None)
     """Where sampling might end early: the rule and what it led to."""
     outcomes: dict[str, int]
     """Counts of correct, wrong, no_answer, truncated, ungradable over all n*k samples."""

@@ -50,8 +50,8 @@ def rescore(
     """
     config = EvaluateConfig.model_validate_json(json.dumps(artifact.manifest.config))
     problems = {
-        one.name: _problems(artifact, store, config, number)
-        for number, one in enumerate(config.benchmarks)
+        benchmark.name: _problems(artifact, store, config, number)
+        for number, benchmark in enumerate(config.benchmarks)
     }
     samples = [
         sample
@@ -85,23 +85,23 @@ def rescore(
         )
         for (benchmark, mode, reading), (n, before, after, changed) in totals.items()
     ]  # fmt: skip
-    return rows, changes, [name for name, known in problems.items() if not known]
+    return rows, changes, [name for name, own in problems.items() if not own]
 
 
 def _problems(
     artifact: Artifact, store: Path, config: EvaluateConfig, number: int
 ) -> dict[str, Problem]:
     """A benchmark's problems by id; none where lm-eval brings and grades its own."""
-    benchmark, asked = config.benchmarks[number], None
+    benchmark, source = config.benchmarks[number], None
     if benchmark.problems is not None:
         entry = artifact.manifest.inputs[f"benchmarks.{number}.problems"]
-        asked = find(store, entry.fingerprint)
-        if asked is None:
+        source = find(store, entry.fingerprint)
+        if source is None:
             raise ArtifactError(
                 f"benchmark {benchmark.name}: its problems ({entry.name}, fingerprint "
                 f"{entry.fingerprint[:12]}) are not under {store}"
             )
-    return benchmark_problems(benchmark.task, asked)
+    return benchmark_problems(benchmark.task, source)
 
 
 def _items(

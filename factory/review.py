@@ -70,7 +70,7 @@ def key(trace: Trace) -> str:
 
 def standing(decisions: Iterable[Decision]) -> Decisions:
     """Of several decisions about a trace in a pass the last one counts."""
-    return {(one.trace, one.review_pass): one for one in decisions}
+    return {(decision.trace, decision.review_pass): decision for decision in decisions}
 
 
 def needs_second_pass(trace_key: str, share: float) -> bool:
@@ -93,14 +93,14 @@ def pending(
     """
     if review_pass == 1:
         return [trace for trace in traces if (key(trace), 1) not in decisions]
-    found = []
+    waiting = []
     for trace in traces:
         first = decisions.get((key(trace), 1))
         if first is None or first.reviewer == reviewer or (key(trace), 2) in decisions:
             continue
         if needs_second_pass(key(trace), second_pass):
-            found.append(trace)
-    return found
+            waiting.append(trace)
+    return waiting
 
 
 def final(trace: Trace, decisions: Decisions) -> Decision | None:

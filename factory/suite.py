@@ -71,9 +71,11 @@ def load_suite(name: str) -> Suite:
 
 def _load(record: type[Any], folder: str, name: str) -> Any:
     path = EVALS / folder / f"{name}.yaml"
-    known = sorted(found.stem for found in path.parent.glob("*.yaml"))
-    if name not in known:
-        raise RecipeError(f"{folder[:-1]} {name!r}: there are {', '.join(known)} in {path.parent}")
+    existing = sorted(result.stem for result in path.parent.glob("*.yaml"))
+    if name not in existing:
+        raise RecipeError(
+            f"{folder[:-1]} {name!r}: there are {', '.join(existing)} in {path.parent}"
+        )
     try:
         return record.model_validate_json(json.dumps(load_mapping(path)))
     except ValidationError as error:
@@ -93,8 +95,8 @@ def evaluation_recipe(
 
     Its evaluations are called `eval_<model>`. RecipeError lists every mistake in the suite.
     """
-    benchmarks = [_benchmark(one, protocol) for one in suite.benchmarks]
-    asked = {
+    benchmarks = [_benchmark(benchmark, protocol) for benchmark in suite.benchmarks]
+    requested = {
         "kind": "evaluate",
         "benchmarks": benchmarks,
         "prompt": protocol.prompt.model_dump(mode="json"),
@@ -103,12 +105,12 @@ def evaluation_recipe(
         "greedy": protocol.greedy,
     }
     if protocol.stop_at is not None:
-        asked["stop_at"] = protocol.stop_at.model_dump(mode="json")
+        requested["stop_at"] = protocol.stop_at.model_dump(mode="json")
     stages: dict[str, Any] = {key: dict(fields) for key, fields in suite.problems.items()}
     for model, fields in models.items():
         stages[model] = dict(fields)
-        stages[evaluation_name(model)] = {**asked, "model": model}
-    missing = "".join(f" Not run: {one.name} ({one.reason})." for one in suite.not_run)
+        stages[evaluation_name(model)] = {**requested, "model": model}
+    missing = "".join(f" Not run: {item.name} ({item.reason})." for item in suite.not_run)
     description = f"{suite.description}; {protocol.description}.{missing}"
     data = {"name": name, "description": description, "stages": stages}
     return recipe_from(data, f"suite {name}")
@@ -119,8 +121,8 @@ def evaluation_name(model: str) -> str:
     return f"eval_{model}"
 
 
-def _benchmark(one: Mapping[str, Any], protocol: Protocol) -> dict[str, Any]:
-    fields = dict(one)
+def _benchmark(item: Mapping[str, Any], protocol: Protocol) -> dict[str, Any]:
+    fields = dict(item)
     samples = protocol.samples_by.get(str(fields.get("name")))
     if samples is not None:
         fields.setdefault("samples", samples)

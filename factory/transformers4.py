@@ -62,7 +62,7 @@ def old_keys(config: Mapping[str, Any]) -> Fields:
             keys[local] = sliding.get("rope_theta")
             rope = full
         else:
-            rope = next(one for one in rope.values() if one)
+            rope = next(value for value in rope.values() if value)
     keys[base] = rope.get("rope_theta")
     if rope.get("partial_rotary_factor") is not None:
         keys[share] = rope["partial_rotary_factor"]
@@ -75,8 +75,8 @@ def old_keys(config: Mapping[str, Any]) -> Fields:
 def unsaid(config: Mapping[str, Any]) -> list[str]:
     """What the earlier keys of a config and its sub-configs cannot say, one line each."""
     gaps = []
-    for name, one in _configs(config):
-        kind, rope = one.get("model_type", ""), one.get("rope_parameters") or {}
+    for name, part in _configs(config):
+        kind, rope = part.get("model_type", ""), part.get("rope_parameters") or {}
         if not _is_by_layer(rope):
             if kind == "phimoe" and not _is_default(rope):
                 gaps.append(f"{name}rope_parameters of {kind} of type {rope['rope_type']}")
@@ -112,7 +112,7 @@ def with_old_keys(stored: Mapping[str, Any], read: Mapping[str, Any]) -> Fields:
 
 def reading(read: Mapping[str, Any]) -> dict[str, Fields]:
     """`old_keys` of a config and of each one inside it, by the path that leads there."""
-    return {name: old_keys(one) for name, one in _configs(read)}
+    return {name: old_keys(config) for name, config in _configs(read)}
 
 
 def config_faults(stored: Mapping[str, Any], read: Mapping[str, Any]) -> list[str]:

@@ -128,7 +128,7 @@ def parse(text: str, where: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f":{mark.line + 1}" if mark else ""
-        told = ", ".join(part for part in (error.context, error.problem) if part)
-        raise RecipeError(f"{where}{line}: {told}") from error
+        message = ", ".join(part for part in (error.context, error.problem) if part)
+        raise RecipeError(f"{where}{line}: {message}") from error
     except (yaml.YAMLError, RecursionError) as error:
         raise RecipeError(f"{where}: not readable as YAML: {error}") from error

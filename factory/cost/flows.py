@@ -54,7 +54,7 @@ class Questions:
     held_out: Mapping[str, int]
     characters: Mapping[str, float]
 
-    def asked(
+    def count_and_length(
         self, split: Split, sources: Sequence[str] = (), limit: int | None = None
     ) -> tuple[int, float]:
         """(number, mean characters) of the questions of a split; Unpriced if there are none."""
@@ -166,7 +166,9 @@ def sealed_questions(artifact: Artifact) -> Questions:
                 counts[split][label] = counts[split].get(label, 0) + 1
                 lengths.setdefault(label, []).append(len(row["prompt"]))
     return Questions(
-        counts["train"], counts["held_out"], {name: mean(some) for name, some in lengths.items()}
+        counts["train"],
+        counts["held_out"],
+        {name: mean(length) for name, length in lengths.items()},
     )
 
 

@@ -110,8 +110,8 @@ def _cached_config(repository: str, revision: str | None) -> Path | None:
     """The config in the hub's cache, without asking the network."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repository, "config.json", revision=revision)
-    return Path(found) if isinstance(found, str) else None
+    path = try_to_load_from_cache(repository, "config.json", revision=revision)
+    return Path(path) if isinstance(path, str) else None
 
 
 def shape_of_folder(folder: Path) -> Shape:

@@ -66,7 +66,7 @@ def both_readings(
     problem: Problem, text: str, reason: FinishReason, prompt: PromptConfig
 ) -> list[GradeItem]:
     """A completion to be graded strictly, and then leniently."""
-    strict = GradeItem.asked(problem, text, reason, prompt)
+    strict = GradeItem.for_prompt(problem, text, reason, prompt)
     return [strict, replace(strict, lenient=True)]
 
 

@@ -168,10 +168,10 @@ def _failure(finished: Finished, expected: str) -> tuple[Outcome, str] | None:
         return "crashed", "took more memory than it may"
     if finished.status != 0:
         return "crashed", f"ended with status {finished.status}: {_said(finished)}"
-    found = finished.stdout.decode("utf-8", "replace")
-    if _lines(found) == _lines(expected):
+    output = finished.stdout.decode("utf-8", "replace")
+    if _lines(output) == _lines(expected):
         return None
-    return "wrong", f"wrote {_short(found)}, expected {_short(expected)}"
+    return "wrong", f"wrote {_short(output)}, expected {_short(expected)}"
 
 
 def _lines(text: str) -> list[str]:
@@ -258,29 +258,29 @@ def _replies(output: bytes, nonce: str, *, most: int) -> list[Mapping[str, Any]]
     return replies
 
 
-def equal(found: Any, expected: Any, *, tolerance: float = 0.0) -> bool:
+def equal(actual: Any, expected: Any, *, tolerance: float = 0.0) -> bool:
     """Whether two plain values are the same: types too, but for 1 and 1.0 in either place.
 
     True is not 1, a tuple is not a list, nan is nan. With a tolerance, floats may differ by it,
     absolutely or relative to the larger one. Integers may have any size: no float has to hold them.
     """
-    if type(expected) in (int, float) and type(found) in (int, float):
-        if found == expected or (found != found and expected != expected):
+    if type(expected) in (int, float) and type(actual) in (int, float):
+        if actual == expected or (actual != actual and expected != expected):
             return True
-        return bool(tolerance) and _is_close(found, expected, tolerance)
-    if type(found) is not type(expected):
+        return bool(tolerance) and _is_close(actual, expected, tolerance)
+    if type(actual) is not type(expected):
         return False
     if isinstance(expected, list | tuple):
-        return len(found) == len(expected) and all(
-            equal(a, b, tolerance=tolerance) for a, b in zip(found, expected, strict=True)
+        return len(actual) == len(expected) and all(
+            equal(a, b, tolerance=tolerance) for a, b in zip(actual, expected, strict=True)
         )
     if isinstance(expected, complex):
-        return equal(found.real, expected.real) and equal(found.imag, expected.imag)
+        return equal(actual.real, expected.real) and equal(actual.imag, expected.imag)
     if isinstance(expected, dict):
-        return found.keys() == expected.keys() and all(
-            equal(found[key], value, tolerance=tolerance) for key, value in expected.items()
+        return actual.keys() == expected.keys() and all(
+            equal(actual[key], value, tolerance=tolerance) for key, value in expected.items()
         )
-    return found == expected
+    return actual == expected
 
 
 def _is_close(a: float, b: float, tolerance: float) -> bool:

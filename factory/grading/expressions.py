@@ -138,8 +138,8 @@ def _brace_once(text: str) -> str:
 
 
 def _fraction(match: re.Match[str]) -> str:
-    whole, decimals = match.groups()
-    return f"\\frac{{{int(whole + decimals)}}}{{{10 ** len(decimals)}}}"
+    integer, decimals = match.groups()
+    return f"\\frac{{{int(integer + decimals)}}}{{{10 ** len(decimals)}}}"
 
 
 def _is_giant(latex: str) -> bool:
@@ -161,8 +161,8 @@ def _is_giant(latex: str) -> bool:
 
 def _letters_of_other_case(expected: str, latex: str) -> bool:
     """Whether a variable is written X where the reference has x; the reader takes both for x."""
-    known, given = (set(re.sub(r"\\[A-Za-z]+", "", text)) for text in (expected, latex))
-    return any(letter.swapcase() in known for letter in given - known)
+    reference_letters, given = (set(re.sub(r"\\[A-Za-z]+", "", text)) for text in (expected, latex))
+    return any(letter.swapcase() in reference_letters for letter in given - reference_letters)
 
 
 @lru_cache(maxsize=512)
@@ -256,8 +256,8 @@ def _differs_at_points(right: Any, value: Any) -> bool:
     names = sorted(right.free_symbols, key=lambda symbol: symbol.name)
     for shift in (17, 39):
         point = {
-            name: sympy.Float(f"0.{shift + 11 * place:03d}7", 40)
-            for place, name in enumerate(names)
+            name: sympy.Float(f"0.{shift + 11 * index:03d}7", 40)
+            for index, name in enumerate(names)
         }
         a, b = (side.evalf(40, subs=point) for side in (right, value))
         if not a.is_number or not b.is_number or not (a.is_finite and b.is_finite):

@@ -35,7 +35,7 @@ class GradeItem:
     """The output form that the text must have; None: the four tags."""
 
     @classmethod
-    def asked(
+    def for_prompt(
         cls, problem: Problem, text: str, finish_reason: FinishReason, prompt: PromptConfig
     ) -> "GradeItem":
         """A completion as it was asked for: strict, with the prompt's prefill and form."""
@@ -197,8 +197,8 @@ def _lenient_answer(item: GradeItem) -> tuple[str, Verdict | None]:
 def _response(item: GradeItem) -> tuple[str, Verdict | None]:
     """What a text says after its thoughts, without tags."""
     opening, closing = (item.form.opening, item.form.closing) if item.form else GRAMMAR[:2]
-    whole = item.prefill + item.text
-    if opening in whole and closing not in whole:
+    full_text = item.prefill + item.text
+    if opening in full_text and closing not in full_text:
         outcome = "truncated" if item.finish_reason != "stop" else "no_answer"
         return "", Verdict(outcome=outcome, answer=None, explanation="unfinished thinking")
-    return _TAGS.sub("", whole.rpartition(closing)[2]).strip(), None
+    return _TAGS.sub("", full_text.rpartition(closing)[2]).strip(), None

@@ -97,8 +97,8 @@ def is_reachable(path: Path) -> bool:
     """Whether the user that programs run as may go there."""
     if os.getuid() != 0:
         return os.access(path, os.X_OK)
-    whole = [path.resolve(), *path.resolve().parents]
-    return all(part.stat().st_mode & stat.S_IXOTH for part in whole)
+    parents = [path.resolve(), *path.resolve().parents]
+    return all(part.stat().st_mode & stat.S_IXOTH for part in parents)
 
 
 def isolated(
@@ -124,8 +124,8 @@ def isolated(
     size = str(limits.tmp_mib * 2**20)
     options += ["--size", size, "--tmpfs", HOME, "--chdir", HOME]
     options += ["--remount-ro", "/dev", "--remount-ro", "/"]
-    whole = [*_process_limit(limits.processes), *command]
-    return [str(bwrap), *ISOLATION, *options, "--", *whole], tuple(inherited)
+    full_command = [*_process_limit(limits.processes), *command]
+    return [str(bwrap), *ISOLATION, *options, "--", *full_command], tuple(inherited)
 
 
 def _process_limit(most: int) -> list[str]:
@@ -271,13 +271,13 @@ def memory_of(pids: Sequence[int]) -> int:
 
 
 def _children(pid: int) -> list[int]:
-    found: list[int] = []
+    ids: list[int] = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
-            found += map(int, path.read_text().split())
+            ids += map(int, path.read_text().split())
         except OSError:
             continue
-    return found
+    return ids
 
 
 def _first_number(path: str, *, after: str | int) -> int:

@@ -74,9 +74,9 @@ def quoted(text: str, control_texts: Sequence[str] = ()) -> str:
     opening = {match.start() for control in controls for match in control.finditer(text)}
     written = (
         _escape(character)
-        if place in opening or character in "<>" or _is_hidden(character)
+        if index in opening or character in "<>" or _is_hidden(character)
         else json.dumps(character, ensure_ascii=False)[1:-1]
-        for place, character in enumerate(text)
+        for index, character in enumerate(text)
     )
     return f'"{"".join(written)}"'
 
@@ -99,10 +99,10 @@ def read_reply(text: str) -> Judgement | None:
     spoken = after if closing else text
     if len(spoken) > MAX_REPLY or (not closing and text.lstrip().startswith("<think>")):
         return None
-    found = [value for value in _objects(spoken) if "correctness" in value]
-    if not found or any(value != found[0] for value in found):
+    verdicts = [value for value in _objects(spoken) if "correctness" in value]
+    if not verdicts or any(value != verdicts[0] for value in verdicts):
         return None
-    analysis, said = found[0].get("analysis"), found[0]["correctness"]
+    analysis, said = verdicts[0].get("analysis"), verdicts[0]["correctness"]
     correctness = said.strip().casefold() if isinstance(said, str) else None
     if not isinstance(analysis, str) or correctness not in ("correct", "incorrect"):
         return None
@@ -112,15 +112,15 @@ def read_reply(text: str) -> Judgement | None:
 def _objects(text: str) -> Iterator[dict[str, Any]]:
     """The JSON objects in a text, outermost ones, in order."""
     decoder = json.JSONDecoder(object_pairs_hook=_without_doubles)
-    place = text.find("{")
-    while place >= 0:
+    index = text.find("{")
+    while index >= 0:
         try:
-            value, end = decoder.raw_decode(text, place)
+            value, end = decoder.raw_decode(text, index)
         except (ValueError, RecursionError):
-            end = place + 1
+            end = index + 1
         else:
             yield value
-        place = text.find("{", end)
+        index = text.find("{", end)
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -285,12 +285,12 @@ def _last_in(line: str, wanted: Wanted, problem: Problem) -> str | None:
     if not fitting:
         return None
     run = fitting[-1]
-    whole = _trimmed(line[run.start : run.end])
+    run_text = _trimmed(line[run.start : run.end])
     if wanted == "expression":
         reference = undress(problem.reference)
         is_kept = "=" in reference or elements(reference) is not None
-        return _extended(line, run) if is_kept else _trimmed(_EQUALS.split(whole)[-1])
-    side = _EQUALS.split(whole)[-1]
+        return _extended(line, run) if is_kept else _trimmed(_EQUALS.split(run_text)[-1])
+    side = _EQUALS.split(run_text)[-1]
     if not _PLAIN.fullmatch(side) or _LONGER.search(side):
         return _trimmed(side)
     number = last_number(line[: run.end])

@@ -178,8 +178,8 @@ def undress(text: str) -> str:
 
 def _fraction_of_repeating(match: re.Match[str]) -> str:
     """0.a(b) repeating b is (ab - a) / (99..9 00..0)."""
-    whole, once, again = match.groups()
-    top = int(whole + once + again) - int(whole + once or "0")
+    integer, once, again = match.groups()
+    top = int(integer + once + again) - int(integer + once or "0")
     return f"\\frac{{{top}}}{{{(10 ** len(again) - 1) * 10 ** len(once)}}}"
 
 
@@ -232,8 +232,8 @@ def _as_intervals(reference: str, candidate: str) -> tuple[str, str]:
     if _is_interval(reference):
         return reference, interval(given)
     if _is_interval(given):
-        found = interval(reference)
-        return (found, given) if found != reference else (reference, candidate)
+        as_interval = interval(reference)
+        return (as_interval, given) if as_interval != reference else (reference, candidate)
     return reference, candidate
 
 
@@ -391,9 +391,9 @@ def _same_chain(reference: str, candidate: str, leaf: Leaf) -> bool | None:
     if name and given_name and name != given_name:
         return False
     if name and "=" in candidate and not given_name:
-        whole = leaf(reference, candidate)
-        if whole is not False:
-            return whole
+        is_same = leaf(reference, candidate)
+        if is_same is not False:
+            return is_same
     reference = value
     if "=" in reference:
         return leaf(reference, candidate)

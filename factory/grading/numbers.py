@@ -29,8 +29,8 @@ def plain_number(text: str) -> Fraction | None:
         sign, top, bottom = match.groups()
         return _ratio(sign, Fraction(0), _value(top), _value(bottom))
     if match := _FRAC.fullmatch(text) or _MIXED.fullmatch(text):
-        sign, whole, top, bottom = match.groups()
-        return _ratio(sign, Fraction(int(whole or 0)), _value(top), _value(bottom))
+        sign, integer, top, bottom = match.groups()
+        return _ratio(sign, Fraction(int(integer or 0)), _value(top), _value(bottom))
     return None
 
 
@@ -57,5 +57,5 @@ def _signed(sign: str, value: Fraction) -> Fraction:
     return -value if sign == "-" else value
 
 
-def _ratio(sign: str, whole: Fraction, top: Fraction, bottom: Fraction) -> Fraction | None:
-    return _signed(sign, whole + top / bottom) if bottom else None
+def _ratio(sign: str, integer: Fraction, top: Fraction, bottom: Fraction) -> Fraction | None:
+    return _signed(sign, integer + top / bottom) if bottom else None

@@ -99,8 +99,8 @@ def grade_rows(lines: TextIO, name: str, pool: GradingPool) -> Iterator[GradedRo
     """
     seen: set[str] = set()
     numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
-    while some := list(islice(numbered, AT_ONCE)):
-        read = [_read(line, f"{name}:{number}", seen) for number, line in some]
+    while batch := list(islice(numbered, AT_ONCE)):
+        read = [_read(line, f"{name}:{number}", seen) for number, line in batch]
         items = [row.item for row in read if isinstance(row, ResponseRow)]
         verdicts = iter(pool.grade(items))
         for row in read:
@@ -122,8 +122,8 @@ def _read(line: str, where: str, seen: set[str]) -> ResponseRow | BrokenRow:
         row = ResponseRow.model_validate_json(line)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        return _broken(line, where, f"{place}: {first['msg']}" if place else first["msg"])
+        field = ".".join(str(part) for part in first["loc"])
+        return _broken(line, where, f"{field}: {first['msg']}" if field else first["msg"])
     if row.id in seen:
         return _broken(line, where, f"id {row.id!r} occurred before")
     seen.add(row.id)
@@ -135,9 +135,9 @@ def _broken(line: str, where: str, reason: str) -> BrokenRow:
         given = json.loads(line)
     except ValueError:
         given = None
-    found = given.get("id") if isinstance(given, dict) else None
+    name = given.get("id") if isinstance(given, dict) else None
     return BrokenRow(
-        id=found if isinstance(found, str) else where,
+        id=name if isinstance(name, str) else where,
         outcome="ungradable",
         extracted=None,
         explanation=f"{where}: broken row: {reason}",

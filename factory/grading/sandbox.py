@@ -85,25 +85,25 @@ class Sandbox:
 
         def once() -> Finished:
             with ExitStack() as stack:
-                told = holding(stack, b"")
-                answerer, asker = start_both(stack, told)
+                order = holding(stack, b"")
+                answerer, asker = start_both(stack, order)
                 try:
                     finished = watched(asker, limits, beside=[answerer.pid])
                 finally:
                     kill_group(answerer.pid)
                     answerer.wait()
-                os.lseek(told, 0, os.SEEK_SET)
-                said = os.read(told, 1000)
+                os.lseek(order, 0, os.SEEK_SET)
+                said = os.read(order, 1000)
                 return replace(finished, stderr=said) if said.startswith(BWRAP) else finished
 
-        def start_both(stack: ExitStack, told: int) -> tuple[Process, Process]:
+        def start_both(stack: ExitStack, order: int) -> tuple[Process, Process]:
             with ExitStack() as pipes:
                 questions, answers = os.pipe(), os.pipe()
                 for descriptor in (*questions, *answers):
                     pipes.callback(os.close, descriptor)
                 answerer = self._start(
                     stack, answering, answering_files, limits,
-                    stdin=questions[0], stdout=answers[1], stderr=told,
+                    stdin=questions[0], stdout=answers[1], stderr=order,
                 )  # fmt: skip
                 asker = self._start(
                     stack, asking, asking_files, limits, stdin=answers[0], stdout=questions[1]
@@ -176,10 +176,10 @@ def find_bwrap() -> Path:
 
         return Path(bwrap_path())
     except (ImportError, RuntimeError):
-        found = shutil.which("bwrap")
-    if found is None:
+        path = shutil.which("bwrap")
+    if path is None:
         raise EngineError(f"no sandbox for programs: bwrap is not installed; {INSTALL}")
-    return Path(found)
+    return Path(path)
 
 
 def prove(bwrap: Path) -> list[str]:
@@ -203,13 +203,13 @@ def prove(bwrap: Path) -> list[str]:
         )
         finished = watched(process, limits)
     try:
-        found = json.loads(finished.stdout)
+        leaks = json.loads(finished.stdout)
     except ValueError:
         said = finished.stderr.decode(errors="replace").strip()[-300:] or "nothing"
         raise EngineError(
             f"the sandbox does not start (status {finished.status}; it says: {said}); {INSTALL}"
         ) from None
-    return [name for name, leaked in found.items() if leaked]
+    return [name for name, leaked in leaks.items() if leaked]
 
 
 PROBE = """

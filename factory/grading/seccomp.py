@@ -75,10 +75,10 @@ def filter_program(machine: str | None = None) -> bytes | None:
     cannot be looked at, and libraries fall back to clone), clone may not make a user namespace, and
     sockets are local ones only.
     """
-    found = ARCHITECTURES.get(machine or platform.machine())
-    if found is None:
+    architecture = ARCHITECTURES.get(machine or platform.machine())
+    if architecture is None:
         return None
-    audit, place = found
+    audit, index = architecture
     code = [
         _statement(LOAD, ARCHITECTURE),
         _jump(EQUAL, audit, 1, 0),
@@ -86,18 +86,18 @@ def filter_program(machine: str | None = None) -> bytes | None:
         _statement(LOAD, NUMBER),
         _jump(GREATER_OR_EQUAL, X32_BIT, 0, 1),
         _statement(RETURN, ERRNO | EPERM),
-        _jump(EQUAL, CLONE3[place], 0, 1),
+        _jump(EQUAL, CLONE3[index], 0, 1),
         _statement(RETURN, ERRNO | ENOSYS),
     ]
     for numbers in DENIED.values():
-        code += [_jump(EQUAL, numbers[place], 0, 1), _statement(RETURN, ERRNO | EPERM)]
+        code += [_jump(EQUAL, numbers[index], 0, 1), _statement(RETURN, ERRNO | EPERM)]
     code += [
-        _jump(EQUAL, SOCKET[place], 0, 4),
+        _jump(EQUAL, SOCKET[index], 0, 4),
         _statement(LOAD, FIRST_ARGUMENT),
         _jump(EQUAL, AF_UNIX, 1, 0),
         _statement(RETURN, ERRNO | EAFNOSUPPORT),
         _statement(RETURN, ALLOW),
-        _jump(EQUAL, CLONE[place], 0, 3),
+        _jump(EQUAL, CLONE[index], 0, 3),
         _statement(LOAD, FIRST_ARGUMENT),
         _jump(SET, CLONE_NEWUSER, 0, 1),
         _statement(RETURN, ERRNO | EPERM),

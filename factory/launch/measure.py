@@ -94,8 +94,10 @@ def choose(rates: Rates, matmul: str) -> tuple[int, Matmul]:
     def kind(threads: int) -> Matmul:
         if matmul != "auto":
             return "bfloat16" if matmul == "bfloat16" else "float32"
-        found = rates[str(threads)]
-        return "bfloat16" if found["rounded"] > PRODUCT_WIN * found["float32"] else "float32"
+        own_rates = rates[str(threads)]
+        return (
+            "bfloat16" if own_rates["rounded"] > PRODUCT_WIN * own_rates["float32"] else "float32"
+        )
 
     def rate(threads: int) -> float:
         return rates[str(threads)]["rounded" if kind(threads) == "bfloat16" else "float32"]

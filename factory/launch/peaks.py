@@ -52,9 +52,9 @@ def processor_peaks(
     store.mkdir(parents=True, exist_ok=True)
     machine = resolve_matmul(machine, store, announce)
     kept = store / f".peaks-{machine.thread_count()}-{machine.matmul}"
-    known = read_file(kept, Measured.model_validate_json, instead="measured again")
-    if known is not None and (not known.is_busy or load() >= known.load):
-        return known
+    kept_peaks = read_file(kept, Measured.model_validate_json, instead="measured again")
+    if kept_peaks is not None and (not kept_peaks.is_busy or load() >= kept_peaks.load):
+        return kept_peaks
     if announce is not None:
         announce()
     settings = (str(machine.thread_count()), str(machine.matmul))
@@ -65,8 +65,8 @@ def processor_peaks(
     if done.returncode != 0:
         raise EngineError(f"measuring this processor failed: {done.stderr[-400:]}")
     fresh = Measured.model_validate_json(done.stdout)
-    if known is not None and known.flops_per_second > fresh.flops_per_second:
-        return known
+    if kept_peaks is not None and kept_peaks.flops_per_second > fresh.flops_per_second:
+        return kept_peaks
     write_file(kept, fresh.model_dump_json() + "\n")
     return fresh
 

@@ -37,7 +37,7 @@ def ask(
 
     tokenizer = AutoTokenizer.from_pretrained(judge.path, local_files_only=True)
     keyed: list[tuple[str, Request]] = []
-    asked: list[tuple[Item, int, Order, str]] = []
+    questions: list[tuple[Item, int, Order, str]] = []
     for item in items:
         shown = orders(votes, context.seed, item.source) if len(item.responses) > 1 else None
         for number in range(votes):
@@ -46,7 +46,7 @@ def ask(
             text, ids = judge_prompt(
                 form, (item.prompt, *responses), tokenizer, seed=derive(context.seed, number)
             )
-            asked.append((item, number, order, text))
+            questions.append((item, number, order, text))
             seed = derive(context.seed, "judge", item.source, number)
             keyed.append((f"{item.source}#{number}", Request(ids, seed)))
     if not keyed:
@@ -61,13 +61,13 @@ def ask(
         ),
         context=context,
     )
-    found: dict[str, list[Vote]] = {item.source: [] for item in items}
-    for (item, number, order, text), reply in zip(asked, replies, strict=True):
+    votes_of: dict[str, list[Vote]] = {item.source: [] for item in items}
+    for (item, number, order, text), reply in zip(questions, replies, strict=True):
         value = read_verdict(reply.text, verdicts)
-        found[item.source].append(
+        votes_of[item.source].append(
             Vote(
                 item=item.source, number=number, order=order, prompt=text, reply=reply.text,
                 value=value,
             )
         )  # fmt: skip
-    return found
+    return votes_of

@@ -79,8 +79,8 @@ SITUATIONS: tuple[tuple[str, str, str], ...] = (
 def pairs() -> Iterator[Row]:
     """80 pairs: a friendly sentence that answers, against one with a fault; about equally long."""
     for number, (wanted, good) in enumerate(FACTS):
-        for place, form in enumerate(FORMS):
-            chance = random.Random(derive(SEED, "pair", number, place))
+        for index, form in enumerate(FORMS):
+            chance = random.Random(derive(SEED, "pair", number, index))
             others = [answer for _, answer in FACTS if answer != good]
             # One fault in three is a good sentence that answers something else.
             fault = chance.choice(others) if chance.random() < 1 / 3 else chance.choice(FAULTS)
@@ -109,10 +109,10 @@ def labels() -> Iterator[Row]:
 
 def prompts() -> Iterator[Row]:
     """Open questions for RL: what the pairs ask for in other words, and the situations."""
-    asked = [f"Could you give me {wanted}?" for wanted, _ in FACTS]
-    asked += [f"Think of {wanted} and say what it is." for wanted, _ in FACTS]
-    asked += [prompt for prompt, _, _ in SITUATIONS]
-    for prompt in asked:
+    texts = [f"Could you give me {wanted}?" for wanted, _ in FACTS]
+    texts += [f"Think of {wanted} and say what it is." for wanted, _ in FACTS]
+    texts += [prompt for prompt, _, _ in SITUATIONS]
+    for prompt in texts:
         yield {"prompt": prompt, "reference": "", "kind": "open", "licence": "Apache-2.0"}
 
 

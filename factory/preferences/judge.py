@@ -86,7 +86,7 @@ def read_verdict(reply: str, verdicts: Mapping[str, int]) -> int | None:
 
     A reply that names two different verdicts (or quotes one of a text) has given none.
     """
-    said = {found for found in _VERDICT.findall(reply.rpartition("</think>")[2])}
+    said = {word for word in _VERDICT.findall(reply.rpartition("</think>")[2])}
     if len(said) != 1:
         return None
     return verdicts.get(said.pop())
@@ -117,8 +117,8 @@ def judge_prompt(
     marks = {name: f"\ue000{name}\ue000" for name in names}
     frame = render(form.format(code=code, **marks), PromptConfig(), tokenizer)
     filled = {marks[name]: text for name, text in zip(names, texts, strict=True)}
-    asked = re.sub("|".join(filled), lambda found: filled[found.group()], frame)
-    return asked, framed_ids(frame, filled, tokenizer)
+    filled_text = re.sub("|".join(filled), lambda match: filled[match.group()], frame)
+    return filled_text, framed_ids(frame, filled, tokenizer)
 
 
 def vote_counts(votes: Sequence[Vote]) -> dict[str, float]:

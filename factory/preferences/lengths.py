@@ -23,18 +23,24 @@ def unbalanced(pairs: Sequence[Pair], limit: float) -> set[int]:
     the whole data set, and does not say how. Here, of the pairs that lean to the longer side always
     the one goes whose own difference is nearest to what is too much in all: few have to go.
     """
-    ordered = sorted((_difference(pair), place) for place, pair in enumerate(pairs))
+    ordered = sorted((_difference(pair), index) for index, pair in enumerate(pairs))
     difference = sum(size for size, _ in ordered)
     total = sum(len(pair.chosen) + len(pair.rejected) for pair in pairs)
     dropped: set[int] = set()
     while ordered and abs(2 * difference) > limit * total:
         at = bisect_left(ordered, (difference, -1))
-        near = [one for one in ordered[max(0, at - 1) : at + 1] if one[0] * difference > 0]
-        size, place = min(near, key=lambda one: (abs(difference - one[0]), one[1]))
-        ordered.remove((size, place))
-        dropped.add(place)
+        near = [
+            candidate
+            for candidate in ordered[max(0, at - 1) : at + 1]
+            if candidate[0] * difference > 0
+        ]
+        size, index = min(
+            near, key=lambda candidate: (abs(difference - candidate[0]), candidate[1])
+        )
+        ordered.remove((size, index))
+        dropped.add(index)
         difference -= size
-        total -= len(pairs[place].chosen) + len(pairs[place].rejected)
+        total -= len(pairs[index].chosen) + len(pairs[index].rejected)
     return dropped
 
 

@@ -24,8 +24,8 @@ def framed_ids(
         is_text = piece in texts
         words = texts[piece] if is_text else piece
         if words:
-            found = tokenizer(words, add_special_tokens=False, split_special_tokens=is_text)
-            ids += found["input_ids"]
+            encoded = tokenizer(words, add_special_tokens=False, split_special_tokens=is_text)
+            ids += encoded["input_ids"]
     return tuple(ids)
 
 

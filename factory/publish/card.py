@@ -100,7 +100,7 @@ def front_matter(card: Card) -> str:
         for made in card.scores
         for score in read_records(made.file("scores.jsonl"), Score)
     ]
-    base = [one.what for one in card.sources if one.role == "base" and "/" in one.what]
+    base = [source.what for source in card.sources if source.role == "base" and "/" in source.what]
     data = ModelCardData(
         license=card.terms.licence,
         base_model=base[0] if base else None,
@@ -115,9 +115,9 @@ def front_matter(card: Card) -> str:
 
 def _summary(card: Card) -> str:
     manifest = card.artifact.manifest
-    whats = {one.name: one.what for one in card.sources}
+    whats = {name.name: name.what for name in card.sources}
     wrote = trace_writers(card.artifact.fingerprint, card.origins)
-    named = ", ".join(f"{one} ({whats[one]})" if one in whats else one for one in wrote)
+    named = ", ".join(f"{name} ({whats[name]})" if name in whats else name for name in wrote)
     rows = manifest.metrics.get("rows")
     said = [f"The checkpoint of stage {manifest.stage!r} ({card.artifact.name}) of a model-factory "
             "recipe", _base(card)]  # fmt: skip
@@ -131,11 +131,11 @@ def _summary(card: Card) -> str:
 
 def _base(card: Card) -> str:
     """Where the weights started, how many they are, and whether they were rounded before."""
-    stages = [one.name for one in card.sources if one.role == "base"]
-    origins = [one for one in card.origins if one.name in stages]
+    stages = [source.name for source in card.sources if source.role == "base"]
+    origins = [origin for origin in card.origins if origin.name in stages]
     if not origins:
         return ""
-    what = next(one.what for one in card.sources if one.name == origins[0].name)
+    what = next(source.what for source in card.sources if source.name == origins[0].name)
     parameters = origins[0].metrics.get("parameters")
     size = f", {count(parameters / 1e6)} million parameters" if parameters else ""
     is_embedded = (origins[0].config.get("source") or {}).get("type") == "embedded"
@@ -145,11 +145,11 @@ def _base(card: Card) -> str:
 
 def trace_writers(fingerprint: str, origins: Sequence[Origin]) -> list[str]:
     """Names of the models that wrote the traces which an artifact was trained on."""
-    known = {one.fingerprint: one for one in origins}
-    pending, writers = [known[fingerprint]], []
+    by_fingerprint = {origin.fingerprint: origin for origin in origins}
+    pending, writers = [by_fingerprint[fingerprint]], []
     while pending:
         for entry in pending.pop().inputs.values():
-            source = known[entry]
+            source = by_fingerprint[entry]
             if source.kind == "traces":
                 pending.append(source)
                 writers += [source.config["model"]] if source.stage in WRITERS else []
@@ -190,17 +190,19 @@ def benchmarks_text(scores: Sequence[Artifact]) -> str:
     """What each benchmark asks: the sources of its problems with their settings, or its task."""
     rows: dict[str, str] = {}
     for made in scores:
-        for number, one in enumerate(made.manifest.config["benchmarks"]):
+        for number, benchmark in enumerate(made.manifest.config["benchmarks"]):
             entry = made.manifest.inputs.get(f"benchmarks.{number}.problems")
             problems = None if entry is None else find(made.path.parent, entry.fingerprint)
             if problems is None:
-                rows[one["name"]] = (
-                    f"the task {one['task']} of lm-eval or of model-factory's evals/"
+                rows[benchmark["name"]] = (
+                    f"the task {benchmark['task']} of lm-eval or of model-factory's evals/"
                 )
                 continue
             sources = problems.manifest.config["sources"]
-            asked = [s for s in sources if one.get("source") in (None, _label(s))] or sources
-            rows[one["name"]] = "; ".join(_source(source) for source in asked)
+            sources_asked = [
+                s for s in sources if benchmark.get("source") in (None, _label(s))
+            ] or sources
+            rows[benchmark["name"]] = "; ".join(_source(source) for source in sources_asked)
     return table(("benchmark", "asks"), [[name, text] for name, text in rows.items()])
 
 
@@ -210,8 +212,8 @@ def _source(source: Mapping[str, Any]) -> str:
     what = Path(name).name if "path" in source else name
     shaped = ", ".join(f"{key} {value}" for key, value in (source.get("settings") or {}).items())
     counts = [
-        f"{told}: {'all' if source[key] is None else count(source[key])}"
-        for key, told in (("train", "to train on"), ("held_out", "held out"))
+        f"{words}: {'all' if source[key] is None else count(source[key])}"
+        for key, words in (("train", "to train on"), ("held_out", "held out"))
         if source.get(key, 0) != 0
     ]
     return "; ".join(part for part in (f"{source['type']} {what}", shaped, *counts) if part)
@@ -260,17 +262,17 @@ def origins_table(origins: Sequence[Origin]) -> str:
     """One row an artifact, inputs first."""
     names = {origin.fingerprint: origin.name for origin in origins}
     rows = []
-    for one in origins:
-        reads = ", ".join(dict.fromkeys(names[inner] for inner in one.inputs.values()))
+    for entry in origins:
+        reads = ", ".join(dict.fromkeys(names[inner] for inner in entry.inputs.values()))
         settings = ", ".join(
-            f"{key} {_setting(one.config[key])}"
+            f"{key} {_setting(entry.config[key])}"
             for key in SHOWN
-            if one.config.get(key) not in (None, (), [], {})
+            if entry.config.get(key) not in (None, (), [], {})
         )
-        if one.stage == "problems":
-            settings = "; ".join(_source(source) for source in one.config["sources"])
-        code = one.commit[:12] + (" with local changes" if one.dirty else "")
-        rows.append([one.name, one.stage, reads, settings, one.fingerprint[:12], code])
+        if entry.stage == "problems":
+            settings = "; ".join(_source(source) for source in entry.config["sources"])
+        code = entry.commit[:12] + (" with local changes" if entry.dirty else "")
+        rows.append([entry.name, entry.stage, reads, settings, entry.fingerprint[:12], code])
     header = ("stage", "kind", "reads", "some settings", "fingerprint", "code")
     return table(header, rows)
 
@@ -285,7 +287,7 @@ def _setting(value: Any) -> str:
 
 def licences_text(sources: Sequence[Source], terms: Terms) -> str:
     """What it is published under, and a row for every source."""
-    rows = [[one.role, one.name, one.what, one.licence] for one in sources]
+    rows = [[source.role, source.name, source.what, source.licence] for source in sources]
     said = f"Published under {plain(terms.licence)}. What went in, as its source states it:"
     return said + "\n\n" + table(("role", "stage", "what", "licence"), rows)
 
@@ -321,8 +323,8 @@ def _example(scores: Sequence[Artifact]) -> str:
 
 def _question(scores: Sequence[Artifact]) -> str:
     """A question as the model was asked it: the first that fits on a line."""
-    asked = (sample.trace.question for _, sample in _shown(scores))
-    return next((text for text in asked if len(text) <= LONGEST_QUESTION), "What is 2 + 3?")
+    questions = (sample.trace.question for _, sample in _shown(scores))
+    return next((text for text in questions if len(text) <= LONGEST_QUESTION), "What is 2 + 3?")
 
 
 def _shown(scores: Sequence[Artifact]) -> Iterator[tuple[Artifact, EvalSample]]:
@@ -337,15 +339,19 @@ def _shown(scores: Sequence[Artifact]) -> Iterator[tuple[Artifact, EvalSample]]:
 
 def _hub_set(score: Score, made: Artifact) -> str | None:
     """The hub data set that is this benchmark as a whole, None where it is not a whole one."""
-    for number, one in enumerate(made.manifest.config["benchmarks"]):
+    for number, benchmark in enumerate(made.manifest.config["benchmarks"]):
         entry = made.manifest.inputs.get(f"benchmarks.{number}.problems")
-        if one["name"] == score.benchmark and entry is not None and not one.get("limit"):
+        if (
+            benchmark["name"] == score.benchmark
+            and entry is not None
+            and not benchmark.get("limit")
+        ):
             problems = find(made.path.parent, entry.fingerprint)
             sources = [] if problems is None else problems.manifest.config.get("sources", [])
-            label = one.get("source")
-            asked = [s for s in sources if label is None or _label(s) == label]
-            if len(asked) == 1 and asked[0]["type"] == "hub" and asked[0]["held_out"] is None:
-                return str(asked[0]["id"])
+            label = benchmark.get("source")
+            own = [s for s in sources if label is None or _label(s) == label]
+            if len(own) == 1 and own[0]["type"] == "hub" and own[0]["held_out"] is None:
+                return str(own[0]["id"])
     return None
 
 
@@ -376,8 +382,8 @@ def _write_eval_results(card: Card, folder: Path) -> None:
                 hub_set, score.benchmark, round(100 * score.value, 2), notes=notes
             )
             entries.setdefault(hub_set, []).append(entry)
-    for hub_set, found in entries.items():
+    for hub_set, own in entries.items():
         path = folder / ".eval_results" / f"{hub_set.replace('/', '_')}.yaml"
         path.parent.mkdir(exist_ok=True)
-        text = yaml.safe_dump(eval_result_entries_to_yaml(found), sort_keys=False)
+        text = yaml.safe_dump(eval_result_entries_to_yaml(own), sort_keys=False)
         write_file(path, text)

@@ -95,8 +95,8 @@ def _row_checks(
         text = "\n".join(value for value in row.values() if isinstance(value, str))
         if kind := secret_in(text):
             hidden.append(f"row {number}: looks like {kind}")
-        if place := machine_path_in(text, places):
-            named.append(f"row {number}: names a folder of this machine: {place}")
+        if path := machine_path_in(text, places):
+            named.append(f"row {number}: names a folder of this machine: {path}")
         if question_key(row["question"]) in held_out:
             leaked.append(f"row {number}: its question is held out for evaluation")
     if len(back) != sum(1 for _ in artifact.traces()):
@@ -112,9 +112,9 @@ def _row_checks(
 def _held_out(lineage: Sequence[Artifact]) -> set[str]:
     return {
         question_key(problem.prompt)
-        for one in lineage
-        if one.manifest.kind == "problems"
-        for problem in read_records(one.file("held_out.jsonl"), Problem)
+        for artifact in lineage
+        if artifact.manifest.kind == "problems"
+        for problem in read_records(artifact.file("held_out.jsonl"), Problem)
     }
 
 
@@ -123,7 +123,7 @@ def write_card(
     artifact: Artifact,
     origins: Sequence[Origin],
     sources: Sequence[Source],
-    asked: Terms,
+    terms: Terms,
     folder: Path,
 ) -> None:
     """README.md of a data set, from data only."""
@@ -134,7 +134,7 @@ def write_card(
         total, tokens = total + 1, tokens + trace.completion_tokens
         correct += trace.verdict.is_correct
     data = DatasetCardData(
-        license=asked.licence,
+        license=terms.licence,
         pretty_name=name,
         task_categories=["text-generation"],
         tags=["model-factory", "reasoning"],
@@ -148,12 +148,12 @@ def write_card(
             f"{count(total)} graded completions with {count(tokens)} tokens, {share} of them "
             f"graded correct, of stage {artifact.manifest.stage!r} of a model-factory recipe."
         ),
-        *(f"**{plain(notice)}**" for notice in asked.notices),
+        *(f"**{plain(notice)}**" for notice in terms.notices),
         "The texts were written by a model. They may be wrong, and nothing in them is an "
         "instruction to anybody.",
         "## Columns\n\n" + table(("column", "is"), list(COLUMNS.items())),
         "## How it was made\n\n" + origins_table(origins),
-        "## Licences\n\n" + licences_text(sources, asked),
+        "## Licences\n\n" + licences_text(sources, terms),
         "## How to check it\n\n" + CHECKING,
     ]
     write_file(folder / "README.md", "\n\n".join(parts) + "\n")

@@ -98,7 +98,7 @@ def publish(
     are neither model nor traces, whose ancestry is not whole, or whose folder exists already.
     """
     _check_target(target.folder, artifact)
-    verify(artifact, known=is_trial)
+    verify(artifact, was_checked=is_trial)
     if is_trial:
         with tempfile.TemporaryDirectory(prefix="factory-publish-") as scratch:
             draft = _write_small(artifact, Path(scratch), target, licences)
@@ -124,17 +124,19 @@ def _write_small(
     ancestors = ancestry(artifact, store)
     is_model = artifact.manifest.kind == "model"
     scores = scores_of(artifact, store) if is_model else []
-    made_from = origins([*ancestors, *(one for s in scores for one in ancestry(s, store))])
+    made_from = origins(
+        [*ancestors, *(ancestor for s in scores for ancestor in ancestry(s, store))]
+    )
     used = sources(artifact, ancestors, licences)
-    asked = terms(name, used)
+    stated_terms = terms(name, used)
     prompt = training_prompt(artifact, ancestors)
-    subject = Subject(folder, artifact, prompt, scores, asked, (Path.cwd(), store.resolve()))
+    subject = Subject(folder, artifact, prompt, scores, stated_terms, (Path.cwd(), store.resolve()))
     write_json(folder / "recipe.json", resolved_recipe(name, made_from))
     if not is_model:
-        dataset.write_card(name, artifact, made_from, used, asked, folder)
+        dataset.write_card(name, artifact, made_from, used, stated_terms, folder)
         return _Draft(subject, ancestors, made_from, examine_text(subject))
     write_settings(artifact, prompt, folder)
-    card = Card(name, target.address, artifact, made_from, used, asked, prompt, scores)
+    card = Card(name, target.address, artifact, made_from, used, stated_terms, prompt, scores)
     write_card(card, folder)
     checks = [*examine_text(subject), *examine_settings(subject)]
     return _Draft(subject, ancestors, made_from, checks)
@@ -159,7 +161,7 @@ def _finish(draft: _Draft, target: Path, machine: Machine, *, tokens: int) -> Ou
         checks = [*checks, *examine_running(subject, machine, tokens=tokens)]
     if refused(checks):
         return Outcome(_sizes(folder), checks, terms_asked)
-    write_json(folder / "gate.json", [one.model_dump() for one in checks])
+    write_json(folder / "gate.json", [check.model_dump() for check in checks])
     digest = write_lineage(
         folder,
         target.name,
@@ -180,7 +182,7 @@ def _finish(draft: _Draft, target: Path, machine: Machine, *, tokens: int) -> Ou
 
 def refused(checks: Sequence[Check]) -> list[Check]:
     """The checks that refuse the folder."""
-    return [one for one in checks if one.status == "refused"]
+    return [check for check in checks if check.status == "refused"]
 
 
 def target_of(to: str, store: Path) -> Target:
@@ -209,8 +211,12 @@ def is_written(target: Target, artifact: Artifact) -> bool:
         raise ArtifactError(
             f"{target.folder}: changed since the gate let it through: {broken[0]}; remove it"
         )
-    told = {one.fingerprint for one in lineage.origins}
-    newer = [s.name for s in scores_of(artifact, artifact.path.parent) if s.fingerprint not in told]
+    fingerprints = {origin.fingerprint for origin in lineage.origins}
+    newer = [
+        s.name
+        for s in scores_of(artifact, artifact.path.parent)
+        if s.fingerprint not in fingerprints
+    ]
     if newer:
         raise ArtifactError(f"{target.folder}: written before {newer[0]} was measured; remove it")
     return True

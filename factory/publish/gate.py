@@ -116,17 +116,17 @@ def card_faults(path: Path) -> list[str]:
     """
     text = path.read_text(encoding="utf-8")
     head, body = _split_card(text)
-    found = []
+    faults = []
     if not isinstance(_yaml_or_none(head), dict):
-        found.append("README.md: its front matter is not a YAML mapping")
+        faults.append("README.md: its front matter is not a YAML mapping")
     outside = _outside_fences(body)
     for kind, pattern in _UNESCAPED.items():
         if match := pattern.search(outside):
             line = outside[: match.start()].count("\n") + 1
-            found.append(f"README.md: {kind} in the text (line {line} after the front matter)")
+            faults.append(f"README.md: {kind} in the text (line {line} after the front matter)")
     hidden = {c for c in text if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Co"}} - {"\n", "\t"}
-    found += [f"README.md: the invisible character U+{ord(c):04X}" for c in sorted(hidden)]
-    return found
+    faults += [f"README.md: the invisible character U+{ord(c):04X}" for c in sorted(hidden)]
+    return faults
 
 
 def _split_card(text: str) -> tuple[str, str]:
@@ -160,7 +160,7 @@ def _outside_fences(body: str) -> str:
 def _stop_faults(subject: Subject) -> list[str]:
     """The token that training taught to end with must end generation, and a turn, when served."""
     own, served = open_tokenizer(subject.artifact.path), open_tokenizer(subject.folder)
-    found = [
+    faults = [
         f"{name}: {getattr(served, name)!r} here, {getattr(own, name)!r} in training"
         for name in ("eos_token", "bos_token", "pad_token", "eos_token_id", "bos_token_id")
         if getattr(served, name) != getattr(own, name)
@@ -170,38 +170,38 @@ def _stop_faults(subject: Subject) -> list[str]:
     taught = answer_end(own, subject.prompt)
     token = own.convert_ids_to_tokens(taught)
     if taught not in ends:
-        found.append(
+        faults.append(
             f"generation_config.json: eos_token_id is {ends}, training taught the model to end "
             f"with {taught} ({token}): it would never stop"
         )
     elif lost := set(end_ids(subject.artifact.path, own)) - set(ends):
-        found.append(
+        faults.append(
             f"generation_config.json: eos_token_id is {ends}, the checkpoint also ends its answers "
             f"with {sorted(lost)}: it would go on there"
         )
     if answer_end(served, subject.prompt) != taught:
-        found.append(f"chat_template.jinja: does not end an answer with {token}")
-    return found
+        faults.append(f"chat_template.jinja: does not end an answer with {token}")
+    return faults
 
 
 def _template_faults(subject: Subject) -> list[str]:
     """The tokens of a served question must be those that training showed."""
     own, served = open_tokenizer(subject.artifact.path), open_tokenizer(subject.folder)
-    found = []
+    faults = []
     for question in PROBES:
         trained = own(render(question, subject.prompt, own), add_special_tokens=False)["input_ids"]
         if served_ids(served, question) != list(trained):
-            found.append(
+            faults.append(
                 f"chat_template.jinja: {question!r} becomes {served_text(served, question)!r}, "
                 f"training showed {render(question, subject.prompt, own)!r}"
             )
-    return found[:1]
+    return faults[:1]
 
 
 def served_text(tokenizer: "PreTrainedTokenizerBase", question: str) -> str:
     """What a server makes of a lone question."""
-    asked = [{"role": "user", "content": question}]
-    return str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+    messages = [{"role": "user", "content": question}]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
 def served_ids(tokenizer: "PreTrainedTokenizerBase", question: str) -> list[int]:
@@ -211,10 +211,12 @@ def served_ids(tokenizer: "PreTrainedTokenizerBase", question: str) -> list[int]
 
 def _examine_old(subject: Subject) -> Check:
     """Whether transformers 4 reads in every JSON file what version 5 does; it is not run here."""
-    found = _guarded("transformers 4", _old_faults, subject, "every JSON file says the same to it")
-    if found.status == "refused" or not (missing := limits(subject.folder)):
-        return found
-    return found.model_copy(update={"status": "not run", "reason": "; ".join(missing)})
+    examined = _guarded(
+        "transformers 4", _old_faults, subject, "every JSON file says the same to it"
+    )
+    if examined.status == "refused" or not (missing := limits(subject.folder)):
+        return examined
+    return examined.model_copy(update={"status": "not run", "reason": "; ".join(missing)})
 
 
 def _old_faults(subject: Subject) -> list[str]:
@@ -239,11 +241,11 @@ def _tensor_faults(own: Path, published: Path) -> list[str]:
     from safetensors import SafetensorError, safe_open
 
     def places(folder: Path) -> dict[str, Path]:
-        found = {}
+        paths = {}
         for path in sorted(folder.glob("*.safetensors")):
             with safe_open(path, framework="pt") as file:
-                found.update(dict.fromkeys(file.keys(), path))
-        return found
+                paths.update(dict.fromkeys(file.keys(), path))
+        return paths
 
     def read(path: Path, name: str) -> "torch.Tensor":
         with safe_open(path, framework="pt") as file:
@@ -251,11 +253,11 @@ def _tensor_faults(own: Path, published: Path) -> list[str]:
 
     try:
         ours, theirs = places(own), places(published)
-        found = [f"{name}: only on one side" for name in sorted(set(ours) ^ set(theirs))]
+        paths = [f"{name}: only on one side" for name in sorted(set(ours) ^ set(theirs))]
         for name in sorted(set(ours) & set(theirs)):
-            one, other = read(ours[name], name), read(theirs[name], name)
-            if one.dtype != other.dtype or not torch.equal(one, other):
-                found.append(f"{theirs[name].name}: the tensor {name} is not the checkpoint's")
+            mine, other = read(ours[name], name), read(theirs[name], name)
+            if mine.dtype != other.dtype or not torch.equal(mine, other):
+                paths.append(f"{theirs[name].name}: the tensor {name} is not the checkpoint's")
     except SafetensorError as error:
         return [f"a weights file cannot be read: {error}"]
-    return found
+    return paths

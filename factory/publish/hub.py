@@ -102,7 +102,7 @@ def _files_at(
     from huggingface_hub.hf_api import RepoFile
 
     tree = api.list_repo_tree(repository, recursive=True, revision=commit, repo_type=kind)
-    return {one.path: one for one in tree if isinstance(one, RepoFile)}
+    return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
 
 def _differing(folder: Path, names: list[str], there: Mapping[str, "RepoFile"]) -> list[str]:

@@ -70,23 +70,28 @@ def sources(
     problems only measure, so the train split alone counts as data. What reward models learned from
     is data too; pairs and labels that a judge made come from its models and problems.
     """
-    unknown = sorted(set(stated) - {one.name for one in ancestors})
+    unknown = sorted(set(stated) - {ancestor.name for ancestor in ancestors})
     if unknown:
         raise RecipeError(
             f"--licence {unknown[0]}: no such stage; there are "
-            f"{', '.join(one.name for one in ancestors)}"
+            f"{', '.join(ancestor.name for ancestor in ancestors)}"
         )
     base = _weights_start(artifact, ancestors)
-    found: list[Source] = []
-    for one in ancestors:
-        for origin in _origins(one):
+    rows: list[Source] = []
+    for ancestor in ancestors:
+        for origin in _origins(ancestor):
             role: Role = "data"
-            if one.manifest.kind == "model":
-                role = "base" if one.fingerprint == base else "teacher"
-            found.append(Source(role, one.name, origin.what, origin.licence))
+            if ancestor.manifest.kind == "model":
+                role = "base" if ancestor.fingerprint == base else "teacher"
+            rows.append(Source(role, ancestor.name, origin.what, origin.licence))
     return [
-        Source(one.role, one.name, one.what, _tidy(stated.get(one.name, one.licence)))
-        for one in dict.fromkeys(found)
+        Source(
+            ancestor.role,
+            ancestor.name,
+            ancestor.what,
+            _tidy(stated.get(ancestor.name, ancestor.licence)),
+        )
+        for ancestor in dict.fromkeys(rows)
     ]
 
 
@@ -100,7 +105,7 @@ def _origins(artifact: Artifact) -> list[Origin]:
 
 def _weights_start(artifact: Artifact, ancestors: Sequence[Artifact]) -> str | None:
     """Fingerprint of the model whose weights this one started from; None for traces."""
-    by_fingerprint = {one.fingerprint: one for one in ancestors}
+    by_fingerprint = {ancestor.fingerprint: ancestor for ancestor in ancestors}
     current = artifact
     while current.manifest.kind == "model" and "model" in current.manifest.inputs:
         current = by_fingerprint[current.manifest.inputs["model"].fingerprint]
@@ -114,14 +119,16 @@ def _tidy(licence: str) -> str:
 def terms(name: str, used: Sequence[Source]) -> Terms:
     """What follows from the licences for something published as `name`."""
     problems = [
-        _refusal(one) for one in used if one.licence not in FREE and one.licence not in LLAMA
+        _refusal(source)
+        for source in used
+        if source.licence not in FREE and source.licence not in LLAMA
     ]
     notices = [
-        f"{one.role.capitalize()} {one.what}: {one.licence}"
-        for one in used
-        if one.licence in ("cc-by-4.0", "odc-by")
+        f"{source.role.capitalize()} {source.what}: {source.licence}"
+        for source in used
+        if source.licence in ("cc-by-4.0", "odc-by")
     ]
-    llamas = [one for one in used if one.licence in LLAMA]
+    llamas = [source for source in used if source.licence in LLAMA]
     if llamas:
         notices.append("Built with Llama")
         if not name.startswith("Llama"):
@@ -129,8 +136,8 @@ def terms(name: str, used: Sequence[Source]) -> Terms:
                 f"{llamas[0].name}: its {LLAMA[llamas[0].licence]} licence (1.b.i) asks for a name "
                 f"that begins with 'Llama', found {name!r}: publish to a folder of such a name"
             )
-    bases = [one.licence for one in used if one.role == "base"]
-    from_llama = [one.licence for one in llamas]
+    bases = [source.licence for source in used if source.role == "base"]
+    from_llama = [source.licence for source in llamas]
     licence = (bases or from_llama or [OWN_LICENCE])[0]
     return Terms(licence or "unknown", tuple(notices), tuple(problems))
 

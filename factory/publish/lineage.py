@@ -93,12 +93,12 @@ def scores_of(artifact: Artifact, store: Path) -> list[Artifact]:
             raise error
         note(f"left out: {error}")
     return [
-        found
-        for found in intact
-        if found.manifest.kind == "scores"
+        scores
+        for scores in intact
+        if scores.manifest.kind == "scores"
         and any(
             path == "model" and entry.fingerprint == artifact.fingerprint
-            for path, entry in found.manifest.inputs.items()
+            for path, entry in scores.manifest.inputs.items()
         )
     ]
 
@@ -156,7 +156,7 @@ def _refer(config: Any, keys: list[str], name: str) -> None:
 
 def resolved_recipe(name: str, lineage: Iterable[Origin]) -> dict[str, Any]:
     """A recipe that makes all of the lineage; it loads, and gives equal fingerprints."""
-    stages = {one.name: {**one.config, "seed": one.seed} for one in lineage}
+    stages = {step.name: {**step.config, "seed": step.seed} for step in lineage}
     return {"name": name[:64].replace(".", "_"), "stages": stages}
 
 
@@ -198,42 +198,44 @@ def faults(folder: Path) -> list[str]:
     input must be there, and the published artifact must be one of them.
     """
     lineage = read_lineage(folder)
-    found = []
+    messages = []
     there = {path for path in _files(folder) if path != LINEAGE and path not in HUB_OWN}
     for path, entry in lineage.files.items():
         if path not in there:
-            found.append(f"{path}: is missing")
+            messages.append(f"{path}: is missing")
         elif (folder / path).stat().st_size != entry.size:
             size = (folder / path).stat().st_size
-            found.append(f"{path}: has {size} bytes, the lineage says {entry.size}")
+            messages.append(f"{path}: has {size} bytes, the lineage says {entry.size}")
         elif sha256_file(folder / path) != entry.sha256:
-            found.append(f"{path}: its content differs from the lineage (sha256)")
-    found += [f"{path}: is not in the lineage" for path in sorted(there - set(lineage.files))]
-    return found + _broken_links(lineage)
+            messages.append(f"{path}: its content differs from the lineage (sha256)")
+    messages += [f"{path}: is not in the lineage" for path in sorted(there - set(lineage.files))]
+    return messages + _broken_links(lineage)
 
 
 def _broken_links(lineage: Lineage) -> list[str]:
-    known = {origin.fingerprint for origin in lineage.origins}
-    found = [] if lineage.artifact in known else [f"{LINEAGE}: lacks the published artifact"]
+    fingerprints = {origin.fingerprint for origin in lineage.origins}
+    messages = (
+        [] if lineage.artifact in fingerprints else [f"{LINEAGE}: lacks the published artifact"]
+    )
     for origin in lineage.origins:
         if content_hash(origin.files) != origin.content:
-            found.append(f"{LINEAGE}: {origin.name}: its content is not that of its files")
+            messages.append(f"{LINEAGE}: {origin.name}: its content is not that of its files")
         for path, fingerprint in origin.inputs.items():
-            if fingerprint not in known:
-                found.append(f"{LINEAGE}: {origin.name}: its input {path} is not there")
-    return found
+            if fingerprint not in fingerprints:
+                messages.append(f"{LINEAGE}: {origin.name}: its input {path} is not there")
+    return messages
 
 
 def places_of(file: Path, lineage: Lineage) -> list[str]:
     """Where in a lineage a file of these bytes stands: `kept/traces.jsonl`."""
     digest = sha256_file(file)
-    found = [
+    places = [
         f"{origin.name}/{path}"
         for origin in lineage.origins
         for path, entry in origin.files.items()
         if entry.sha256 == digest
     ]
-    return found + [path for path, entry in lineage.files.items() if entry.sha256 == digest]
+    return places + [path for path, entry in lineage.files.items() if entry.sha256 == digest]
 
 
 def _entry(path: Path) -> FileEntry:
@@ -242,5 +244,5 @@ def _entry(path: Path) -> FileEntry:
 
 def _files(folder: Path) -> list[str]:
     """Relative paths of all files, sorted; what git keeps for itself is left out."""
-    found = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
-    return sorted(path.as_posix() for path in found if path.parts[0] != ".git")
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
+    return sorted(path.as_posix() for path in paths if path.parts[0] != ".git")

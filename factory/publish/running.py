@@ -54,8 +54,8 @@ class Answer:
 
 def examine_running(subject: Subject, machine: Machine, *, tokens: int) -> list[Check]:
     """Load in transformers and vLLM, compare, and measure again; `tokens` bounds an answer."""
-    asked = comparable(subject, tokens)
-    if not asked:
+    items = comparable(subject, tokens)
+    if not items:
         return [
             Check(
                 name="benchmark",
@@ -65,8 +65,8 @@ def examine_running(subject: Subject, machine: Machine, *, tokens: int) -> list[
                 "`greedy: true` under the training prompt, or raise --tokens",
             )
         ]
-    limit = min(tokens, asked[0].recorded.trace.sampling.max_new_tokens)
-    prompts = [one.prompt_ids for one in asked]
+    limit = min(tokens, items[0].recorded.trace.sampling.max_new_tokens)
+    prompts = [item.prompt_ids for item in items]
     fresh = _generate(subject.folder, prompts, limit, machine)
     engine = _vllm_answers(subject.folder, prompts, limit, machine)
     own = _load(subject.artifact.path, machine)
@@ -74,8 +74,8 @@ def examine_running(subject: Subject, machine: Machine, *, tokens: int) -> list[
     return [
         _agreement("transformers", own, prompts, fresh, near),
         engine if isinstance(engine, Check) else _agreement("vllm", own, prompts, engine, near),
-        _stops(subject, asked, fresh),
-        _benchmark(subject, asked, fresh),
+        _stops(subject, items, fresh),
+        _benchmark(subject, items, fresh),
     ]
 
 
@@ -84,15 +84,15 @@ def comparable(subject: Subject, tokens: int) -> list[Asked]:
     tokenizer = open_tokenizer(subject.folder)
     for scores in subject.scores:
         problems = _problems(scores)
-        found: list[Asked] = []
+        items: list[Asked] = []
         for sample in _greedy_as_served(scores, tokenizer):
             problem = problems.get((sample.benchmark, sample.trace.problem_id))
             if problem is not None and sample.trace.completion_tokens <= tokens:
                 ids = tuple(served_ids(tokenizer, problem.prompt))
-                found.append(Asked(problem, sample, ids))
-        if found:
-            first = found[0].recorded.benchmark
-            return [one for one in found if one.recorded.benchmark == first][:PROMPTS]
+                items.append(Asked(problem, sample, ids))
+        if items:
+            first = items[0].recorded.benchmark
+            return [item for item in items if item.recorded.benchmark == first][:PROMPTS]
     return []
 
 
@@ -108,14 +108,14 @@ def _greedy_as_served(scores: Artifact, tokenizer) -> list[EvalSample]:
 
 def _problems(scores: Artifact) -> dict[tuple[str, str], Problem]:
     """Held-out problems by (benchmark, id), of benchmarks that come from a problems stage."""
-    found = {}
+    problems = {}
     for number, benchmark in enumerate(scores.manifest.config["benchmarks"]):
         entry = scores.manifest.inputs.get(f"benchmarks.{number}.problems")
         source = entry and find(scores.path.parent, entry.fingerprint)
         if source:
             for problem in read_records(source.file("held_out.jsonl"), Problem):
-                found[benchmark["name"], problem.id] = problem
-    return found
+                problems[benchmark["name"], problem.id] = problem
+    return problems
 
 
 def _dtype(machine: Machine) -> str:
@@ -162,8 +162,8 @@ def _generate(
 
 def _cut(ids: list[int], ends: set[int]) -> Answer:
     """Up to the first end token; what follows it is the batch's padding."""
-    place = next((at for at, token in enumerate(ids) if token in ends), None)
-    return Answer(tuple(ids if place is None else ids[: place + 1]), place is not None)
+    end = next((at for at, token in enumerate(ids) if token in ends), None)
+    return Answer(tuple(ids if end is None else ids[: end + 1]), end is not None)
 
 
 def _vllm_answers(
@@ -182,7 +182,10 @@ def _vllm_answers(
     greedy = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=limit)
     completions = sampler.sample([Request(row, 0) for row in prompts], greedy)
     sampler.close()
-    return [Answer(one.token_ids, one.finish_reason == "stop") for one in completions]
+    return [
+        Answer(completion.token_ids, completion.finish_reason == "stop")
+        for completion in completions
+    ]
 
 
 @torch.no_grad()
@@ -197,14 +200,14 @@ def _agreement(
         taken = scores.gather(1, ids[0, len(prompt) :, None])[:, 0]
         worst = max(worst, float((scores.max(dim=1).values - taken).max()))
     total = sum(len(answer.token_ids) for answer in answers)
-    told = (
+    text = (
         f"{total} greedy tokens of {len(answers)} answers; the worst is {worst:.2g} nats below "
         f"the checkpoint's choice, {near:g} allowed"
     )
-    return check(engine, [] if worst <= near else [told], told)
+    return check(engine, [] if worst <= near else [text], text)
 
 
-def _stops(subject: Subject, asked: Sequence[Asked], fresh: Sequence[Answer]) -> Check:
+def _stops(subject: Subject, replayed: Sequence[Asked], fresh: Sequence[Answer]) -> Check:
     """Whether it learned to stop: in all recorded answers without stop texts, and here again."""
     recorded = [
         sample.trace.finish_reason == "stop"
@@ -215,40 +218,40 @@ def _stops(subject: Subject, asked: Sequence[Asked], fresh: Sequence[Answer]) ->
     share = sum(recorded) / max(1, len(recorded))
     again = [
         answer.has_stopped
-        for one, answer in zip(asked, fresh, strict=True)
-        if one.recorded.trace.finish_reason == "stop"
+        for item, answer in zip(replayed, fresh, strict=True)
+        if item.recorded.trace.finish_reason == "stop"
     ]
-    told = (
+    text = (
         f"{percent(share)} of {len(recorded)} recorded answers ended by themselves; asked again, "
         f"{sum(again)} of {len(again)} that did so do"
     )
-    found = []
+    faults = []
     if share < MIN_STOPPED:
-        found.append(f"{told}: at least {MIN_STOPPED:.0%} must: it has not learned to stop")
+        faults.append(f"{text}: at least {MIN_STOPPED:.0%} must: it has not learned to stop")
     elif not again or sum(again) < MIN_STOPPED_AGAIN * len(again):
-        found.append(f"{told}: the folder does not stop where the checkpoint does")
-    return check("stops", found, told)
+        faults.append(f"{text}: the folder does not stop where the checkpoint does")
+    return check("stops", faults, text)
 
 
-def _benchmark(subject: Subject, asked: Sequence[Asked], fresh: Sequence[Answer]) -> Check:
+def _benchmark(subject: Subject, replayed: Sequence[Asked], fresh: Sequence[Answer]) -> Check:
     """The smoke benchmark: the share right, within the interval of what is recorded for these."""
     tokenizer = open_tokenizer(subject.folder)
     items = [
-        GradeItem.asked(
-            one.problem,
+        GradeItem.for_prompt(
+            item.problem,
             tokenizer.decode(answer.token_ids, skip_special_tokens=True),
             "stop" if answer.has_stopped else "length",
             subject.prompt,
         )
-        for one, answer in zip(asked, fresh, strict=True)
+        for item, answer in zip(replayed, fresh, strict=True)
     ]
     with GradingPool() as pool:
         verdicts = pool.grade(items)
     now = sum(verdict.is_correct for verdict in verdicts) / len(verdicts)
-    before = mean_interval([float(one.recorded.trace.verdict.is_correct) for one in asked])
-    told = (
-        f"{asked[0].recorded.benchmark}, greedy, {len(asked)} problems: {percent(now)} now, "
+    before = mean_interval([float(item.recorded.trace.verdict.is_correct) for item in replayed])
+    text = (
+        f"{replayed[0].recorded.benchmark}, greedy, {len(replayed)} problems: {percent(now)} now, "
         f"{percent(before.value)} {span(before.low, before.high)} recorded"
     )
     inside = before.low - 1e-9 <= now <= before.high + 1e-9
-    return check("benchmark", [] if inside else [f"{told}: outside the interval"], told)
+    return check("benchmark", [] if inside else [f"{text}: outside the interval"], text)

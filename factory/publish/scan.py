@@ -30,16 +30,16 @@ OVERLAP = 4096
 
 def executables(folder: Path) -> list[str]:
     """Files that are, or hold, pickles or code: by their names and by their first bytes."""
-    found = []
+    messages = []
     for path in _files(folder):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
-            found.append(f"{name}: is a link; what is published holds files only")
+            messages.append(f"{name}: is a link; what is published holds files only")
         elif path.suffix in PICKLE_SUFFIXES or is_pickle(path):
-            found.append(f"{name}: a pickle, or a format that may hold one: it can run code")
+            messages.append(f"{name}: a pickle, or a format that may hold one: it can run code")
         elif path.suffix in CODE_SUFFIXES:
-            found.append(f"{name}: code has no place beside weights")
-    return found
+            messages.append(f"{name}: code has no place beside weights")
+    return messages
 
 
 def is_pickle(path: Path) -> bool:
@@ -59,12 +59,12 @@ def is_pickle(path: Path) -> bool:
 
 def secrets(folder: Path) -> list[str]:
     """Token-like strings in text files: the file and the kind, never the string."""
-    found = (
+    kinds = (
         f"{path.relative_to(folder).as_posix()}: looks like {kind}"
         for path, text in _texts(folder)
         if (kind := secret_in(text))
     )
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(kinds))
 
 
 def secret_in(text: str) -> str | None:
@@ -76,19 +76,19 @@ def secret_in(text: str) -> str | None:
 def machine_paths(folder: Path, places: tuple[Path, ...]) -> list[str]:
     """Text files that name a home folder or one of `places` (this checkout, the store)."""
     lines = (
-        f"{path.relative_to(folder).as_posix()}: names a folder of this machine: {found}"
+        f"{path.relative_to(folder).as_posix()}: names a folder of this machine: {path_found}"
         for path, text in _texts(folder)
-        if (found := machine_path_in(text, places))
+        if (path_found := machine_path_in(text, places))
     )
     return list(dict.fromkeys(lines))
 
 
 def machine_path_in(text: str, places: tuple[Path, ...]) -> str | None:
     """The first folder of this machine that a text names, None if there is none."""
-    for place in places:
+    for folder in places:
         # "/" and "/root" are too short to mean this machine: prose and chat text hold them.
-        if len(place.parts) > 2 and re.search(rf"(?<![\w.]){re.escape(str(place))}(?!\w)", text):
-            return str(place)
+        if len(folder.parts) > 2 and re.search(rf"(?<![\w.]){re.escape(str(folder))}(?!\w)", text):
+            return str(folder)
     match = _HOME.search(text)
     return None if match is None else match.group()
 

@@ -28,7 +28,7 @@ def serve(artifact: Artifact, machine: Machine, *, port: int, max_length: int) -
     if artifact.manifest.kind != "model":
         raise ArtifactError(f"{artifact.path}: holds {artifact.manifest.kind}, a model is needed")
     refuse_served(artifact)
-    verify(artifact, known=True)
+    verify(artifact, was_checked=True)
     if not find_spec("vllm"):
         raise EngineError("serve: vLLM is not installed: run `make install`, or use factory chat")
     with tempfile.TemporaryDirectory(prefix="factory-serve-") as scratch:

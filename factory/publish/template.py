@@ -29,7 +29,7 @@ PROBES = (QUESTION, "Zähle: 1, 2, …\n\n  <b>x</b>", " ")
 
 def training_prompt(artifact: Artifact, ancestors: Sequence[Artifact]) -> PromptConfig:
     """How the model was asked when its weights last changed; the bare chat template if never."""
-    by_fingerprint = {one.fingerprint: one for one in ancestors}
+    by_fingerprint = {ancestor.fingerprint: ancestor for ancestor in ancestors}
     current: Artifact | None = artifact
     while current is not None:
         if "prompt" in current.manifest.config:

@@ -129,7 +129,7 @@ def _card_row(
             counts = tuple((name, score.outcomes.get(name, 0)) for name in OUTCOMES)
             words = settings(score.sampling, score.prompt_style)
             if score.stopped is not None:
-                words += f"; {score.stopped.told(score.k)}"
+                words += f"; {score.stopped.summary(score.k)}"
             outcomes.append(Outcomes(mode, words, counts))
     clean = next(
         (clean_score(c) for c in contaminations if c.label == row.label), ("not known", "")

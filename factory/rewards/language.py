@@ -77,9 +77,9 @@ def language_consistency(text: str, language: str) -> float:
     rivals = [name for name in FUNCTION_WORDS if SCRIPTS[name] == SCRIPTS[language]]
     spoken = _languages(clauses, rivals) if len(rivals) > 1 else [None] * len(clauses)
     counted = total = 0
-    for clause, found in zip(clauses, spoken, strict=True):
+    for clause, spoken_language in zip(clauses, spoken, strict=True):
         total += len(clause)
-        if found in (None, language):
+        if spoken_language in (None, language):
             counted += _in_script(clause, language)
     return counted / total
 
@@ -136,12 +136,12 @@ def _in_script(clause: Words, language: str) -> int:
 
 def _languages(clauses: list[Words], rivals: list[str]) -> list[str | None]:
     """The language of each clause among `rivals`; None where no clause of the text tells."""
-    found = [_language(clause, rivals) for clause in clauses]
-    known = next((language for language in found if language), None)
+    languages = [_language(clause, rivals) for clause in clauses]
+    last = next((language for language in languages if language), None)
     filled = []
-    for language in found:
-        known = language or known
-        filled.append(known)
+    for language in languages:
+        last = language or last
+        filled.append(last)
     return filled
 
 

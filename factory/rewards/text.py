@@ -45,11 +45,11 @@ def doubts(text: str) -> list[int]:
     A doubt that is followed by another one, or by the end, before any digit or equals sign is
     not one: saying "wait" is not yet a step.
     """
-    found = list(_DOUBT.finditer(text))
-    ends = [*(doubt.start() for doubt in found[1:]), len(text)]
+    matches = list(_DOUBT.finditer(text))
+    ends = [*(doubt.start() for doubt in matches[1:]), len(text)]
     return [
         doubt.start()
-        for doubt, end in zip(found, ends, strict=False)
+        for doubt, end in zip(matches, ends, strict=False)
         if _WORK.search(text, doubt.end(), end)
     ]
 
@@ -70,8 +70,8 @@ def repetition(text: str, *, words: int = 4) -> float:
     1 - distinct n-grams / n-grams, n = `words`; 0 for a text with fewer words than that. A loop
     approaches 1; ordinary worked arithmetic stays below 0.2.
     """
-    found = _WORD.findall(text.lower())
-    total = len(found) - words + 1
+    matches = _WORD.findall(text.lower())
+    total = len(matches) - words + 1
     if total < 1:
         return 0.0
-    return 1.0 - len({tuple(found[i : i + words]) for i in range(total)}) / total
+    return 1.0 - len({tuple(matches[i : i + words]) for i in range(total)}) / total

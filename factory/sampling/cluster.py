@@ -40,11 +40,11 @@ class _Slot:
     """What is awaited of it: that it opens, or its block. None while it has nothing to do."""
     block: int | None = None
     opened: Opened | None = None
-    drawn: int = 0
+    blocks: int = 0
     """Blocks, of all processes that have filled the slot."""
 
     @property
-    def place(self) -> str:
+    def label(self) -> str:
         return f"engine {self.number}" + (f" on node {self.opened.node}" if self.opened else "")
 
 
@@ -102,12 +102,12 @@ class ClusterSampler:
     def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
         size = self._block
         blocks = [requests[start : start + size] for start in range(0, len(requests), size)]
-        asked = [[list(request.prompt_ids), request.seed] for request in requests]
-        found = self._kept.begin([asked, sampling.model_dump(mode="json"), size])
+        requested = [[list(request.prompt_ids), request.seed] for request in requests]
+        kept = self._kept.begin([requested, sampling.model_dump(mode="json"), size])
         places = [
             range(number * size, number * size + len(block)) for number, block in enumerate(blocks)
         ]
-        waiting = deque(n for n, own in enumerate(places) if not all(p in found for p in own))
+        waiting = deque(n for n, own in enumerate(places) if not all(p in kept for p in own))
         left = len(waiting)
         while left:
             self._hand_out(blocks, waiting, sampling)
@@ -116,27 +116,27 @@ class ClusterSampler:
                 if answer is None:
                     continue
                 number, completions = answer
-                drawn = dict(zip(places[number], completions, strict=True))
-                self._kept.add(drawn)
-                found |= drawn
+                answers = dict(zip(places[number], completions, strict=True))
+                self._kept.add(answers)
+                kept |= answers
                 left -= 1
-        return [found[place] for place in range(len(requests))]
+        return [kept[index] for index in range(len(requests))]
 
     def load_weights(self, weights: Iterable[tuple[str, Any]]) -> None:
         raise EngineError("engines on a cluster take no weights")
 
     def close(self) -> None:
         nodes = Counter(slot.opened.node for slot in self._slots if slot.opened)
-        drawn = [slot.drawn for slot in self._slots]
-        told = "; ".join(f"{slot.place}: {slot.drawn} blocks" for slot in self._slots)
-        self._tell(f"nodes: {len(nodes)}; restarts: {self._restarts}; {told}")
+        counts = [slot.blocks for slot in self._slots]
+        message = "; ".join(f"{slot.label}: {slot.blocks} blocks" for slot in self._slots)
+        self._tell(f"nodes: {len(nodes)}; restarts: {self._restarts}; {message}")
         if self._figures is not None:
             self._figures |= {
                 "cluster_engines": float(len(self._slots)),
                 "cluster_nodes": float(len(nodes)),
                 "cluster_restarts": float(self._restarts),
-                "cluster_fewest_blocks": float(min(drawn)),
-                "cluster_most_blocks": float(max(drawn)),
+                "cluster_fewest_blocks": float(min(counts)),
+                "cluster_most_blocks": float(max(counts)),
             }
         self._nodes.close()
 
@@ -186,7 +186,7 @@ class ClusterSampler:
             value = self._ray.get(task)
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, FactoryError):
-                raise type(error.cause)(f"{slot.place}: {error.cause}") from error
+                raise type(error.cause)(f"{slot.label}: {error.cause}") from error
             raise
         except self._ray.exceptions.RayError as error:
             if number is not None:
@@ -194,7 +194,7 @@ class ClusterSampler:
             self._replace(slot, error)
             return None
         if number is not None:
-            slot.drawn += 1
+            slot.blocks += 1
             return number, value
         slot.opened = value
         self._examine(slot)
@@ -206,8 +206,8 @@ class ClusterSampler:
         for other in self._slots:
             if other.opened is not None and other.opened.kind != slot.opened.kind:
                 raise EngineError(
-                    f"cluster {self._settings.address}: {slot.place} is {slot.opened.kind} and "
-                    f"{other.place} is {other.opened.kind}: install the same on every node, or "
+                    f"cluster {self._settings.address}: {slot.label} is {slot.opened.kind} and "
+                    f"{other.label} is {other.opened.kind}: install the same on every node, or "
                     "name one engine in the machine file"
                 )
         for note in slot.opened.notes:
@@ -216,16 +216,16 @@ class ClusterSampler:
     def _replace(self, slot: _Slot, error: Exception) -> None:
         """Start a slot anew; EngineError with node and cause if that was done often enough."""
         cause = textwrap.shorten(str(error), 600, placeholder=" ...")
-        told = f"{slot.place} was lost: {cause}"
+        message = f"{slot.label} was lost: {cause}"
         limit = self._settings.restarts
         if self._restarts == limit:
             raise EngineError(
-                f"cluster {self._settings.address}: {told}. {limit} engines were started anew "
+                f"cluster {self._settings.address}: {message}. {limit} engines were started anew "
                 "before, and cluster.restarts allows no more; finished blocks are kept: mend the "
                 "node, start again"
             ) from error
         self._restarts += 1
-        self._tell(f"{told}. Another draws its block; restart {self._restarts} of {limit}")
+        self._tell(f"{message}. Another draws its block; restart {self._restarts} of {limit}")
         self._ray.kill(slot.actor)
         self._start(slot)
 

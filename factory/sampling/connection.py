@@ -120,18 +120,18 @@ class Connection:
             raise EngineError(self._reason)
 
     def _refuse(self, status: int, text: str, headers: Mapping[str, str]) -> None:
-        told = f"HTTP {status}: {_message(text)}"
+        message = f"HTTP {status}: {_message(text)}"
         # OpenAI's word for an empty account comes with 429; waiting does not fill it.
         is_empty = status == 402 or "insufficient_quota" in text
         if (status in PASSING or status >= 500) and not is_empty:
             wait = retry_after(headers, datetime.now(UTC))
             if wait > LONGEST_WAIT:
                 raise Refused(
-                    f"{self.url}: asks to wait {wait:.0f} s ({told}); what is answered is kept: "
+                    f"{self.url}: asks to wait {wait:.0f} s ({message}); what is answered is kept: "
                     "start again then",
                     status,
                 )
-            raise Interrupted(told, wait=wait)
+            raise Interrupted(message, wait=wait)
         advice = ""
         if is_empty:
             advice = "; the account is empty: what is answered is kept, start again once it is not"
@@ -139,7 +139,7 @@ class Connection:
             advice = "; give the machine file an entry in `endpoints` with this url and a key_env"
         elif status in (401, 403):
             advice = f"; look at the key in ${self._access.key_env}"
-        raise Refused(f"{self.url}: {told}{advice}", status)
+        raise Refused(f"{self.url}: {message}{advice}", status)
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float:
@@ -171,10 +171,10 @@ def _key(access: EndpointAccess) -> str:
 def _message(text: str) -> str:
     """The server's own words out of an error's body."""
     try:
-        found = json.loads(text)
-        while isinstance(found, Mapping):
-            found = found.get("error") or found.get("message") or found.get("detail") or text
-        words = str(found)
+        body = json.loads(text)
+        while isinstance(body, Mapping):
+            body = body.get("error") or body.get("message") or body.get("detail") or text
+        words = str(body)
     except ValueError:
         words = text
     return visible(" ".join(words.split())[:SHOWN]) or "no reason given"

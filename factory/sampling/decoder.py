@@ -90,12 +90,12 @@ class Matrix:
     def of(self, rows: Tensor) -> Tensor:
         """Rows (N, inputs) times the weights, with the bias: (N, outputs)."""
         if len(self._blocks) == 1:
-            found = rows @ self._blocks[0][1]
+            product = rows @ self._blocks[0][1]
         else:
-            found = rows.new_empty(len(rows), self.outputs)
+            product = rows.new_empty(len(rows), self.outputs)
             for first, block in self._blocks:
-                torch.mm(rows, block, out=found[:, first : first + block.shape[1]])
-        return found if self.bias is None else found.add_(self.bias)
+                torch.mm(rows, block, out=product[:, first : first + block.shape[1]])
+        return product if self.bias is None else product.add_(self.bias)
 
     def add_to(self, sums: Tensor, rows: Tensor) -> None:
         """Add rows (N, inputs) times the weights, and the bias, to `sums` (N, outputs)."""
@@ -250,8 +250,8 @@ class DecoderBatch:
         self._decoder = decoder
         self._longest = longest
         unique = list(dict.fromkeys(map(tuple, prompts)))
-        place = {prompt: number for number, prompt in enumerate(unique)}
-        self._owners = [place[tuple(prompt)] for prompt in prompts]
+        number_of = {prompt: number for number, prompt in enumerate(unique)}
+        self._owners = [number_of[tuple(prompt)] for prompt in prompts]
         self._drawn = 0
         self._room = min(longest, ROOM)
         first = decoder.layers[0]
@@ -272,7 +272,7 @@ class DecoderBatch:
                 shared[:, 1:, :, : self.common] = shared[:, :1, :, : self.common]
         step = max(1, PREFILL_CELLS // (size - self.common))
         ends = [
-            self._prefill(unique[start : start + step], start, known=self.common, end=size)
+            self._prefill(unique[start : start + step], start, cached=self.common, end=size)
             for start in range(0, len(unique), step)
         ]
         self.logits = decoder.logits(torch.cat(ends))[owners]
@@ -280,30 +280,30 @@ class DecoderBatch:
         self._arrange()
 
     def _prefill(
-        self, prompts: Sequence[tuple[int, ...]], start: int, *, known: int = 0, end: int
+        self, prompts: Sequence[tuple[int, ...]], start: int, *, cached: int = 0, end: int
     ) -> Tensor:
         """Keep keys and values of prompts from `start` on; returns hidden states at their ends.
 
         Those of their first `known` tokens are there already; `end` are kept, padding included.
         """
-        rows, size = len(prompts), end - known
+        rows, size = len(prompts), end - cached
         ids = torch.zeros(rows, size, dtype=torch.long)
         for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt) - known] = torch.tensor(prompt[known:])
+            ids[row, : len(prompt) - cached] = torch.tensor(prompt[cached:])
         hidden = self._decoder.embedding[ids.flatten()]
-        turns = self._decoder.turns(torch.arange(known, end).repeat(rows))
+        turns = self._decoder.turns(torch.arange(cached, end).repeat(rows))
         # Right-padded: no token sees the padding after it.
-        mask = torch.full((size, end), float("-inf")).triu_(known + 1)
+        mask = torch.full((size, end), float("-inf")).triu_(cached + 1)
         for layer, shared in zip(self._decoder.layers, self._shared, strict=True):
             heads = layer.heads(hidden, turns).unflatten(0, (rows, size)).transpose(1, 2)
             counts = (layer.query_heads, layer.key_heads, layer.key_heads)
             query, key, value = heads.split(counts, dim=1)
             places = shared[:, start : start + rows, :, :end]
-            places[0, :, :, known:], places[1, :, :, known:] = key, value
+            places[0, :, :, cached:], places[1, :, :, cached:] = key, value
             keys, values = places.repeat_interleave(layer.query_heads // layer.key_heads, dim=2)
             attended = attention(query, keys, values, mask, scale=1.0)
             layer.finish(hidden, attended.transpose(1, 2).reshape(rows * size, -1))
-        lasts = [row * size + len(prompt) - known - 1 for row, prompt in enumerate(prompts)]
+        lasts = [row * size + len(prompt) - cached - 1 for row, prompt in enumerate(prompts)]
         return hidden[torch.tensor(lasts)]
 
     def next(self, tokens: Tensor) -> Tensor:
@@ -334,8 +334,8 @@ class DecoderBatch:
         scores = torch.cat([scores, query @ own_key.transpose(-1, -2)], dim=-1)
         weights = scores.softmax(dim=-1)
         of_prompt, of_own = weights.split([shared_key.shape[2], self._drawn + 1], dim=-1)
-        found = self._by_row(self._by_prompt(of_prompt) @ shared_value)
-        return (found + of_own @ own_value).reshape(rows, queries * width)
+        mixed = self._by_row(self._by_prompt(of_prompt) @ shared_value)
+        return (mixed + of_own @ own_value).reshape(rows, queries * width)
 
     def _by_prompt(self, rows: Tensor) -> Tensor:
         """(B, KV, folds, X), rows of a prompt side by side: (U, KV, most rows x folds, X)."""
@@ -368,7 +368,7 @@ class DecoderBatch:
         for own in self._own:
             _move(own[:, :, :, : self._drawn], places)
         self._positions = self._positions[torch.tensor(places)]
-        self._owners = [self._owners[place] for place in places]
+        self._owners = [self._owners[index] for index in places]
         living = set(self._owners)
         prompts = without_gaps([number in living for number in range(len(self._padding))])
         if len(prompts) < len(self._padding):
@@ -392,8 +392,8 @@ class DecoderBatch:
 def without_gaps(going: Sequence[bool]) -> list[int]:
     """Places of the rows that go on, the last ones moved to where rows have ended."""
     count = sum(going)
-    last = [place for place in range(count, len(going)) if going[place]]
-    return [place if going[place] else last.pop() for place in range(count)]
+    last = [index for index in range(count, len(going)) if going[index]]
+    return [index if going[index] else last.pop() for index in range(count)]
 
 
 def _move(cache: Tensor, places: Sequence[int]) -> None:

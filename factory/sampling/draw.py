@@ -31,8 +31,8 @@ def draw(logprobs: Tensor, top_p: float | Tensor, uniforms: Tensor) -> Tensor:
         ordered, index = logprobs.sort(dim=-1, descending=True)
     mass = ordered.exp()
     before = mass.cumsum(dim=-1) - mass
-    place = inverse(mass.masked_fill(before >= share, 0.0), uniforms)
-    return index.gather(1, place[:, None])[:, 0]
+    position = inverse(mass.masked_fill(before >= share, 0.0), uniforms)
+    return index.gather(1, position[:, None])[:, 0]
 
 
 def inverse(mass: Tensor, uniforms: Tensor) -> Tensor:
@@ -52,11 +52,11 @@ def inverse(mass: Tensor, uniforms: Tensor) -> Tensor:
     # Rounding can put the target just before its part, where the first columns may have no mass.
     rest = (target - (cumulative - sums).gather(1, part)).clamp_(min=0)
     inside = parts[torch.arange(len(mass), device=mass.device), part[:, 0]].cumsum(dim=-1)
-    place = torch.searchsorted(inside, rest, right=True)
-    found = (part * parts.shape[2] + place)[:, 0]
+    index = torch.searchsorted(inside, rest, right=True)
+    tokens = (part * parts.shape[2] + index)[:, 0]
     # Or at the very total, past every column with mass.
-    past = (place >= parts.shape[2])[:, 0]
+    past = (index >= parts.shape[2])[:, 0]
     if not bool(past.any()):
-        return found
+        return tokens
     last = columns - 1 - (mass > 0).int().flip(-1).argmax(dim=-1)
-    return torch.where(past, last, found)
+    return torch.where(past, last, tokens)

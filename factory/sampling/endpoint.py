@@ -90,22 +90,22 @@ class EndpointSampler:
 
     def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
         questions = [self._question(request, sampling) for request in requests]
-        found = self._kept.begin([[one.path, one.body] for one in questions])
+        kept = self._kept.begin([[question.path, question.body] for question in questions])
         with ThreadPoolExecutor(self._access.concurrency) as threads:
             waiting = {
-                threads.submit(self._answer, place, questions[place], sampling, request.seed): place
-                for place, request in enumerate(requests)
-                if place not in found
+                threads.submit(self._answer, index, questions[index], sampling, request.seed): index
+                for index, request in enumerate(requests)
+                if index not in kept
             }
             try:
                 for future in as_completed(waiting):
-                    found[waiting[future]] = future.result()
+                    kept[waiting[future]] = future.result()
             except BaseException:
                 # Nothing more is sent; what is on its way is paid for, awaited and kept.
                 self._connection.stop("stopped")
                 threads.shutdown(cancel_futures=True)
                 raise
-        return [found[place] for place in range(len(requests))]
+        return [kept[index] for index in range(len(requests))]
 
     def load_weights(self, weights: Iterable[tuple[str, Any]]) -> None:
         raise EngineError(f"{self._served.name} is on a server: it takes no weights")
@@ -126,12 +126,12 @@ class EndpointSampler:
                 raise
             return False  # not every server has a list
         entries = listed.get("data") if isinstance(listed, Mapping) else None
-        cards = [one for one in entries or [] if isinstance(one, Mapping)]
-        if not any(one.get("owned_by") == "vllm" for one in cards):
+        cards = [card for card in entries or [] if isinstance(card, Mapping)]
+        if not any(card.get("owned_by") == "vllm" for card in cards):
             return False
-        mine = [one for one in cards if one.get("id") == name]
+        mine = [card for card in cards if card.get("id") == name]
         if not mine:
-            there = ", ".join(str(one.get("id")) for one in cards)
+            there = ", ".join(str(card.get("id")) for card in cards)
             raise EngineError(f"{self._served.url}: serves no {name!r}; there is {there}")
         room = mine[0].get("max_model_len")
         if self._served.has_tokenizer and isinstance(room, int) and room < max_length:
@@ -156,11 +156,11 @@ class EndpointSampler:
         prompt: Any = list(request.prompt_ids)
         if not served.has_tokenizer:
             prompt = self._tokenizer.decode(prompt)
-            found = messages_of(prompt)
-            if found is not None:
-                if any(message["role"] == "assistant" for message in found[0]):
+            messages = messages_of(prompt)
+            if messages is not None:
+                if any(message["role"] == "assistant" for message in messages[0]):
                     self._tell("examples", EXAMPLES_NOTE)
-                return self._conversation(*found, body=body, limit=limit)
+                return self._conversation(*messages, body=body, limit=limit)
         body |= {"prompt": prompt, "max_tokens": limit}
         if self._access.logprobs:
             body["logprobs"] = 1
@@ -183,7 +183,7 @@ class EndpointSampler:
         return _Question("/chat/completions", {**body, **self._served.fields}, prefill, most)
 
     def _answer(
-        self, place: int, question: _Question, sampling: SamplingConfig, seed: int
+        self, index: int, question: _Question, sampling: SamplingConfig, seed: int
     ) -> Completion:
         try:
             completion = self._retried(
@@ -193,7 +193,7 @@ class EndpointSampler:
             # Before this thread takes the next question.
             self._connection.stop(str(error))
             raise
-        self._kept.add({place: completion})
+        self._kept.add({index: completion})
         return completion
 
     def _ask(self, question: _Question, sampling: SamplingConfig) -> Completion:

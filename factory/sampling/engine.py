@@ -51,9 +51,9 @@ class Engine:
     def open(self, order: Order) -> Opened:
         """Start the engine; EngineError where this node is not as the order wants it."""
         node = whereabouts()
-        told = differences(order.versions, versions())
-        if told:
-            raise EngineError(f"node {node}: {told}: install what the others have")
+        difference = differences(order.versions, versions())
+        if difference:
+            raise EngineError(f"node {node}: {difference}: install what the others have")
         check_files(order.model, order.files, node)
         os.environ.update(environment(order.machine))
         # Engines of one node would all bind to its first cores.
@@ -98,12 +98,12 @@ def public(package: str) -> str:
     return (installed_version(package) or "missing").partition("+")[0]
 
 
-def differences(wanted: Mapping[str, str], found: Mapping[str, str]) -> str:
+def differences(wanted: Mapping[str, str], present: Mapping[str, str]) -> str:
     """Which versions differ, in words; empty if none."""
     return ", ".join(
-        f"{name} is {found[name]}, not {version}"
+        f"{name} is {present[name]}, not {version}"
         for name, version in wanted.items()
-        if found[name] != version
+        if present[name] != version
     )
 
 
@@ -117,8 +117,8 @@ def check_files(folder: Path, sizes: Mapping[str, int], node: str) -> None:
     shared = "every node must see the store under the same path: put it on a shared file system"
     if not folder.is_dir():
         raise EngineError(f"node {node}: {folder} is not there; {shared}")
-    found = file_sizes(folder)
+    present = file_sizes(folder)
     for name, size in sizes.items():
-        if found.get(name) != size:
-            has = f"{found[name]} bytes" if name in found else "missing"
+        if present.get(name) != size:
+            has = f"{present[name]} bytes" if name in present else "missing"
             raise EngineError(f"node {node}: {folder / name} is {has}, not {size} bytes; {shared}")

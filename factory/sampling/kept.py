@@ -21,14 +21,14 @@ class Kept:
         self._path: Path | None = None
         self._lock = Lock()
 
-    def begin(self, asked: Any) -> dict[int, Completion]:
+    def begin(self, requested: Any) -> dict[int, Completion]:
         """Completions of an earlier call that asked just this (JSON), by place.
 
         Those of the call before are in the caller's hands by now: their file goes.
         """
         if self._scratch is None:
             return {}
-        text = json.dumps(asked, sort_keys=True)
+        text = json.dumps(requested, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         before, self._path = self._path, self._scratch / f"{self._name}-{digest}.jsonl"
         if before is not None and before != self._path:
@@ -38,6 +38,8 @@ class Kept:
     def add(self, completions: Mapping[int, Completion]) -> None:
         """Force completions to disk, by place."""
         if self._path is not None:
-            rows = [{"place": place, **one.row()} for place, one in completions.items()]
+            rows = [
+                {"place": index, **completion.row()} for index, completion in completions.items()
+            ]
             with self._lock:
                 append_rows(self._path, rows)

@@ -42,22 +42,22 @@ class Segment:
         """A block's traces, each with its place in the file; None if it has to be drawn."""
         if not self._is_replaying:
             return None
-        found = []
+        entries = []
         for key in keys:
-            place = self._file.tell()
+            offset = self._file.tell()
             line = self._file.readline()
             if not line.endswith(b"\n"):
                 break
-            number = self._lines + len(found) + 1
+            number = self._lines + len(entries) + 1
             trace = parse_record(line, Trace, f"{self._path}:{number}")
             if key_of(trace) != key:
                 self.cut_off = self._file.seek(0, os.SEEK_END) - self._end
                 break
-            found.append((place, trace))
-        if len(found) == len(keys):
-            self._lines += len(found)
+            entries.append((offset, trace))
+        if len(entries) == len(keys):
+            self._lines += len(entries)
             self._end = self._file.tell()
-            return found
+            return entries
         self._is_replaying = False
         self._file.truncate(self._end)
         return None
@@ -77,8 +77,8 @@ class Segment:
 
     def lines(self, places: Iterable[int]) -> Iterator[bytes]:
         """The lines at some places, as they are."""
-        for place in places:
-            self._file.seek(place)
+        for offset in places:
+            self._file.seek(offset)
             yield self._file.readline()
 
     def close(self) -> None:

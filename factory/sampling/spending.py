@@ -80,12 +80,12 @@ class Spending:
                 append_rows(self._path, [row])
 
     def __str__(self) -> str:
-        told = (
+        text = (
             f"{self.requests} requests, {self.prompt_tokens} prompt tokens, "
             f"{self.completion_tokens} completion tokens"
         )
         priced = self._access.price_in is not None or self._access.price_out is not None
-        return f"{told}, {self.money:.4g} spent" if priced else told
+        return f"{text}, {self.money:.4g} spent" if priced else text
 
     def _add(self, usage: Usage) -> None:
         self.requests += 1

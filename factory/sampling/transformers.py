@@ -116,7 +116,7 @@ class TransformersSampler:
             len(prompt) if first[prompt] < row else batch.common if row else 0
             for row, prompt in enumerate(prompts)
         ]
-        drawn = torch.zeros(len(requests), limit, dtype=torch.long)
+        sampled = torch.zeros(len(requests), limit, dtype=torch.long)
         chances = torch.zeros(len(requests), limit)
         lengths, ends = [limit] * len(requests), [End("length")] * len(requests)
         active = torch.arange(len(requests))
@@ -125,16 +125,16 @@ class TransformersSampler:
         logits = batch.logits
         for step in range(limit):
             tokens, logprobs = _draw(logits, sampling, uniforms[:, step])
-            drawn[active, step], chances[active, step] = tokens.cpu(), logprobs.cpu()
-            tail = drawn[active, max(0, step + 1 - window) : step + 1]
+            sampled[active, step], chances[active, step] = tokens.cpu(), logprobs.cpu()
+            tail = sampled[active, max(0, step + 1 - window) : step + 1]
             ended = self._ended(tail, sampling, is_last=step + 1 == limit)
-            for place, end in ended.items():
-                row = int(active[place])
+            for index, end in ended.items():
+                row = int(active[index])
                 lengths[row], ends[row] = step + 1, end
             if len(ended) == len(active) or step + 1 == limit:
                 break
             if ended:
-                places = without_gaps([place not in ended for place in range(len(active))])
+                places = without_gaps([index not in ended for index in range(len(active))])
                 batch.keep(places)
                 kept = torch.tensor(places)
                 active = active[kept]
@@ -143,7 +143,7 @@ class TransformersSampler:
             logits = batch.next(tokens)
         return [
             self._completion(
-                drawn[row, :length].tolist(),
+                sampled[row, :length].tolist(),
                 chances[row, :length].tolist(),
                 ends[row],
                 cached=cached[row],
@@ -166,15 +166,15 @@ class TransformersSampler:
         ended = dict.fromkeys(is_end.nonzero()[:, 0].tolist(), End("stop"))
         if sampling.stop:
             closes = self._closing_tokens(tuple(sampling.stop))[last] & ~is_end
-            for place in closes.nonzero()[:, 0].tolist():
-                text = self._text(tail[place, -STOP_WINDOW:].tolist())
-                found = next((one for one in sampling.stop if one in text), None)
-                if found is not None:
-                    ended[place] = End("stop", found)
+            for index in closes.nonzero()[:, 0].tolist():
+                text = self._text(tail[index, -STOP_WINDOW:].tolist())
+                stop_text = next((stop for stop in sampling.stop if stop in text), None)
+                if stop_text is not None:
+                    ended[index] = End("stop", stop_text)
         if sampling.loop is not None and not is_last:
-            for place, tokens in enumerate(tail.tolist()):
-                if place not in ended and ends_in_loop(tokens, sampling.loop):
-                    ended[place] = End("loop")
+            for index, tokens in enumerate(tail.tolist()):
+                if index not in ended and ends_in_loop(tokens, sampling.loop):
+                    ended[index] = End("loop")
         return ended
 
     def _closing_tokens(self, stop: tuple[str, ...]) -> Tensor:
@@ -237,8 +237,8 @@ class ModelBatch:
         ids, mask = ids.to(model.device), mask.to(model.device)
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
         logits = self._forward(ids, mask, positions)
-        place = {prompt: row for row, prompt in enumerate(unique)}
-        owner = torch.tensor([place[prompt] for prompt in prompts], device=model.device)
+        row_of = {prompt: row for row, prompt in enumerate(unique)}
+        owner = torch.tensor([row_of[prompt] for prompt in prompts], device=model.device)
         self._cache.batch_select_indices(owner)
         self._mask = mask[owner]
         self.logits = logits[owner]

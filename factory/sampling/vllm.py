@@ -52,7 +52,7 @@ class VllmSampler:
             _use_plain_linear()
             _use_one_uniform_a_row()
         fraction = machine.gpu_memory_fraction_rl if training else machine.gpu_memory_fraction
-        place: dict[str, Any] = (
+        placement: dict[str, Any] = (
             {
                 "gpu_memory_utilization": fraction,
                 "tensor_parallel_size": machine.tensor_parallel,
@@ -72,7 +72,7 @@ class VllmSampler:
         )
         if in_ranks:
             # One engine a rank in the process group that is there; else vLLM opens its own.
-            place["distributed_executor_backend"] = "external_launcher"
+            placement["distributed_executor_backend"] = "external_launcher"
         self._llm = LLM(
             str(model),
             dtype=machine.torch_dtype_name(on_gpu=on_gpu),
@@ -84,7 +84,7 @@ class VllmSampler:
             # The folder's generation_config must not change what a recipe says.
             generation_config="vllm",
             seed=0,
-            **place,
+            **placement,
         )
         self._tokenizer = self._llm.get_tokenizer()
         self._ends = self._drawable((*end_ids(model, self._tokenizer), *ends))
@@ -166,13 +166,13 @@ def _prepare_cpu(machine: Machine, *, in_ranks: bool) -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     try:
-        found = version("vllm")
+        installed = version("vllm")
     except PackageNotFoundError:
-        found = ""
-    if "cpu" not in found:
+        installed = ""
+    if "cpu" not in installed:
         raise EngineError(
-            f"vLLM's metadata says version {found or 'none'!r}; a CPU engine needs one with 'cpu' "
-            "in it: run `make install`, which writes that entry"
+            f"vLLM's metadata says version {installed or 'none'!r}; a CPU engine needs one with "
+            "'cpu' in it: run `make install`, which writes that entry"
         )
 
 

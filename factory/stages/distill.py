@@ -154,7 +154,7 @@ def estimate(config: DistillConfig, cost: CostContext) -> tuple[StageCost, Model
     both models, forward and again in the backward pass."""
     model, teacher = cost.model(), cost.model("teacher")
     supply: Questions = cost.read("problems")
-    _, question = supply.asked("train", config.sources)
+    _, question = supply.count_and_length("train", config.sources)
     completion, is_assumed = cost.expected(config.max_new_tokens)
     load = cost.decode_load(
         model, config.prompt, question=question, prompts=config.own, rows=config.own,

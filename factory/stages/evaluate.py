@@ -369,7 +369,7 @@ def _benchmark_size(
     if benchmark.problems is not None:
         supply: Questions = cost.read(f"benchmarks.{number}.problems")
         sources = [benchmark.source] if benchmark.source else []
-        return supply.asked("held_out", sources, benchmark.limit)
+        return supply.count_and_length("held_out", sources, benchmark.limit)
     if benchmark.task in BUNDLES:
         source = BundledSource.model_validate({"type": "bundled", "name": benchmark.task})
         problems, characters = size(source)

@@ -160,7 +160,7 @@ class Writer:
         )
         completions = self._sampler.sample(requests, sampling)
         items = [
-            GradeItem.asked(draw.problem, one.text, one.finish_reason, self.config.prompt)
+            GradeItem.for_prompt(draw.problem, one.text, one.finish_reason, self.config.prompt)
             for draw, one in zip(draws, completions, strict=True)
         ]
         return [
@@ -341,7 +341,7 @@ def _metrics(config: GenerateConfig, line: Line, tally: Tally) -> Metrics:
 def estimate(config: GenerateConfig, cost: CostContext) -> tuple[StageCost, Answers]:
     model = cost.model()
     supply: Questions = cost.read("problems")
-    problems, question = supply.asked(config.split, config.sources, config.limit)
+    problems, question = supply.count_and_length(config.split, config.sources, config.limit)
     limit = config.sampling.max_new_tokens
     completion, is_assumed = cost.expected(limit)
     samples = float(config.samples)

@@ -19,7 +19,7 @@ PARITY_ROWS = 4
 def estimate(config: "GrpoConfig", cost: CostContext) -> tuple[StageCost, Model]:
     model = cost.model()
     supply: Questions = cost.read("problems")
-    _, question = supply.asked("train", config.sources)
+    _, question = supply.count_and_length("train", config.sources)
     loads = [
         _rollout(config, cost, model, question=question, update=update)
         for update in range(1, config.steps + 1, config.updates_per_rollout)
@@ -107,7 +107,9 @@ def _watch_seconds(config: "GrpoConfig", cost: CostContext, model: Model) -> flo
     watch = config.watch
     if watch is None:
         return 0.0
-    problems, question = cost.read("watch.problems").asked("held_out", watch.sources, watch.limit)
+    problems, question = cost.read("watch.problems").count_and_length(
+        "held_out", watch.sources, watch.limit
+    )
     completion, _ = cost.expected(config.max_new_tokens)
     load = cost.decode_load(
         model, config.prompt, question=question, prompts=problems, rows=problems * watch.samples,

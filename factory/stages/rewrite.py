@@ -292,7 +292,9 @@ def _attempts(
 
     def grade_block(start: int, block: Sequence[Completion]) -> None:
         items = [
-            GradeItem.asked(owner.problem, completion.text, completion.finish_reason, config.prompt)
+            GradeItem.for_prompt(
+                owner.problem, completion.text, completion.finish_reason, config.prompt
+            )
             for owner, completion in zip(owners[start:], block, strict=False)
         ]
         verdicts.extend(pool.grade(items))

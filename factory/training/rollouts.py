@@ -329,7 +329,7 @@ class Rollouts:
         with self.clock.measure("grade"):
             verdicts = self.pool.grade(
                 [
-                    GradeItem.asked(self.problems[i], completion, reason, prompt)
+                    GradeItem.for_prompt(self.problems[i], completion, reason, prompt)
                     for i, completion, reason in zip(problem, text, finish_reason, strict=True)
                 ]
             )

@@ -142,7 +142,7 @@ class Watcher:
             sampling,
         )
         items = [
-            GradeItem.asked(self.problems[i], drawn.text, drawn.finish_reason, self.prompt)
+            GradeItem.for_prompt(self.problems[i], drawn.text, drawn.finish_reason, self.prompt)
             for (i, _), drawn in zip(asked, completions, strict=True)
         ]
         verdicts = self.pool.grade(items)

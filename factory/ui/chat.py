@@ -25,7 +25,7 @@ def chat(
     """
     if artifact.manifest.kind != "model":
         raise ArtifactError(f"{artifact.path}: holds {artifact.manifest.kind}, a model is needed")
-    verify(artifact, known=True)
+    verify(artifact, was_checked=True)
     from transformers import AutoTokenizer
 
     from factory.sampling import Request, open_sampler

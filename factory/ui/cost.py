@@ -18,28 +18,28 @@ NUMBERS = ("tokens", "time", "GiB mem", "GiB disk", "price")
 
 def show_cost(plan: Sequence[Step], store: Path, machine: Machine, console: Console) -> None:
     """One row a stage, the sums, and what they rest on."""
-    found = bill(plan, store, machine, Measuring(console))
+    costs = bill(plan, store, machine, Measuring(console))
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
     for name in ("stage", "kind"):
         table.add_column(name)
     for name in NUMBERS:
         table.add_column(name, justify="right", no_wrap=True)
-    for row in found.rows:
-        table.add_row(row.step.name, row.step.kind, *_cells(row, found, machine))
-    table.add_row("all", "", *_sums(found), style="bold")
+    for row in costs.rows:
+        table.add_row(row.step.name, row.step.kind, *_cells(row, costs, machine))
+    table.add_row("all", "", *_sums(costs), style="bold")
     console.print(table)
-    for line in _grounds(found, machine):
+    for line in _grounds(costs, machine):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for gap in missing(plan):
         console.print(f"to be filled in before it can be built: {gap}", markup=False)
 
 
-def _cells(row: Row, found: Bill, machine: Machine) -> list[str]:
+def _cells(row: Row, costs: Bill, machine: Machine) -> list[str]:
     estimate = row.estimate
     if estimate is None:
         return ["", "unknown" if row.missing else "reused", "", "", ""]
     tokens = count(estimate.tokens) if estimate.tokens else ""
-    fits = estimate.memory_gib <= found.device_gib
+    fits = estimate.memory_gib <= costs.device_gib
     return [
         f"{'' if estimate.is_assumed or not estimate.is_drawn else '*'}{tokens}",
         duration(estimate.seconds),
@@ -53,45 +53,45 @@ def _money(price: float | None, seconds: float) -> str:
     return "" if price is None else f"{price * seconds / 3600:,.2f}"
 
 
-def _sums(found: Bill) -> list[str]:
-    known = [row.estimate for row in found.rows if row.estimate is not None]
+def _sums(costs: Bill) -> list[str]:
+    estimates = [row.estimate for row in costs.rows if row.estimate is not None]
     return [
-        count(sum(one.tokens for one in known)),
-        ("> " if found.missing else "") + duration(found.seconds),
-        f"{max((one.memory_gib for one in known), default=0.0):,.1f}",
-        f"{sum(one.disk_gib for one in known):,.2f}",
-        "no price" if found.price is None else f"{found.price:,.2f}",
+        count(sum(estimate.tokens for estimate in estimates)),
+        ("> " if costs.missing else "") + duration(costs.seconds),
+        f"{max((estimate.memory_gib for estimate in estimates), default=0.0):,.1f}",
+        f"{sum(estimate.disk_gib for estimate in estimates):,.2f}",
+        "no price" if costs.price is None else f"{costs.price:,.2f}",
     ]
 
 
-def _grounds(found: Bill, machine: Machine) -> list[str]:
+def _grounds(costs: Bill, machine: Machine) -> list[str]:
     """What the table rests on, and what it does not know."""
-    peaks = found.speed.peaks
+    peaks = costs.speed.peaks
     whence = "stated by the machine file" if machine.peaks else "measured here, kept in the store"
-    share = "published, not checked by us" if found.on_gpu else "fitted to one build (docs/log.md)"
+    share = "published, not checked by us" if costs.on_gpu else "fitted to one build (docs/log.md)"
     lines = [
         f"Speed: {peaks.flops_per_second / 1e9:,.0f} GFLOP/s, "
         f"{peaks.bytes_per_second / 1e9:,.0f} GB/s, {whence}; the share reached of it: {share}."
     ]
-    if found.is_busy:
+    if costs.is_busy:
         lines.append(
             "BUSY: other programs ran while it was measured, so times are too long; ask again when "
             "the machine is quiet."
         )
-    known = [row.estimate for row in found.rows if row.estimate is not None]
-    if any(one.is_assumed for one in known):
+    estimates = [row.estimate for row in costs.rows if row.estimate is not None]
+    if any(estimate.is_assumed for estimate in estimates):
         lines.append(
             f"Lengths: assumed, {COMPLETION_SHARE:.2f} of max_new_tokens, {RL_SHARE:.2f} in RL, at "
             f"most {COMPLETION_TOKENS:,.0f}."
         )
-    if any(one.is_drawn and not one.is_assumed for one in known):
+    if any(estimate.is_drawn and not estimate.is_assumed for estimate in estimates):
         lines.append("* by the lengths of an earlier run of this store.")
-    if any(one.memory_gib > found.device_gib for one in known):
-        lines.append(f"! does not fit: a device has {found.device_gib:,.0f} GiB.")
-    scratch = max((one.scratch_gib for one in known), default=0.0)
+    if any(estimate.memory_gib > costs.device_gib for estimate in estimates):
+        lines.append(f"! does not fit: a device has {costs.device_gib:,.0f} GiB.")
+    scratch = max((estimate.scratch_gib for estimate in estimates), default=0.0)
     if scratch:
         lines.append(f"Disk: up to {scratch:,.1f} GiB more while a stage keeps checkpoints.")
     if machine.price_per_hour is None:
         lines.append("Price: none; state price_per_hour in the machine file.")
-    lines += [f"unknown: {gap}" for gap in found.missing]
+    lines += [f"unknown: {gap}" for gap in costs.missing]
     return lines

@@ -49,7 +49,7 @@ def evaluation_of(
 
     def add(text: str) -> str:
         fields = model_fields(text, store)
-        same = [name for name, known in stages.items() if known == fields]
+        same = [name for name, stage in stages.items() if stage == fields]
         name = same[0] if same else stage_name(text, [*stages, *named.problems])
         stages[name] = fields
         return name
@@ -82,7 +82,7 @@ def model_fields(text: str, store: Path) -> dict[str, Any]:
             "nor a hub model owner/name@commit (40 hex digits), nor a served one URL#NAME, nor "
             "`embedded`"
         )
-    verify(artifact, known=True)
+    verify(artifact, was_checked=True)
     manifest = artifact.manifest
     if manifest.stage == "model":
         # The same settings and seed have the same fingerprint: the artifact itself is taken.
@@ -100,27 +100,29 @@ def _scores(text: str, store: Path) -> Artifact | None:
     return scores
 
 
-def show_evaluation(asked: Evaluation, store: Path, console: Console) -> None:
+def show_evaluation(evaluation: Evaluation, store: Path, console: Console) -> None:
     """The scores of each model, what was not run and why, and comparisons with the baseline."""
     from factory.evaluation.compare import compare
     from factory.evaluation.summary import summaries
     from factory.ui.scores import show_comparisons, show_summaries
 
     scores: dict[str, Artifact] = {}
-    for step in make_plan(asked.recipe):
+    for step in make_plan(evaluation.recipe):
         artifact = find(store, step.fingerprint)
         if artifact is not None:
             scores[step.name] = artifact
-    for model in asked.models:
+    for model in evaluation.models:
         console.rule(Text(model, "bold"))
         show_summaries(summaries(scores[evaluation_name(model)]), console)
-    for one in asked.suite.not_run:
-        console.print(f"not run: {one.name}: {one.reason}", markup=False, highlight=False)
-    baseline = asked.baseline
+    for benchmark in evaluation.suite.not_run:
+        console.print(
+            f"not run: {benchmark.name}: {benchmark.reason}", markup=False, highlight=False
+        )
+    baseline = evaluation.baseline
     if baseline is None:
         return
     other = scores[evaluation_name(baseline)] if isinstance(baseline, str) else baseline
-    for model in asked.models:
+    for model in evaluation.models:
         if model != baseline:
             console.rule(Text(f"{model} against {other.name}", "bold"))
             show_comparisons(compare(scores[evaluation_name(model)], other), console)

@@ -78,9 +78,9 @@ def show_outcome(outcome: Outcome, console: Console, *, is_trial: bool) -> None:
     checks = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("check", "", "reason"):
         checks.add_column(column)
-    for one in outcome.checks:
-        reason = Text(one.reason)
-        checks.add_row(one.name, Text(one.status, STYLES[one.status]), reason)
+    for check in outcome.checks:
+        reason = Text(check.reason)
+        checks.add_row(check.name, Text(check.status, STYLES[check.status]), reason)
     console.print(checks)
     if is_trial:
         console.print("Weights, rows and answers are examined when it is written.")
@@ -90,17 +90,17 @@ def show_outcome(outcome: Outcome, console: Console, *, is_trial: bool) -> None:
 
 def show_verified(folder: Path, console: Console) -> list[str]:
     """The faults of a published folder; says so where there are none."""
-    found = faults(folder)
-    if not found:
+    messages = faults(folder)
+    if not messages:
         digest = sha256_file(folder / LINEAGE)
         console.print("every file is as the lineage says; that is as good as where you had it from")
         console.print(f"{LINEAGE} sha256: {digest}", soft_wrap=True)
-    return found
+    return messages
 
 
 def show_place(file: Path, folder: Path, console: Console) -> list[str]:
     """Where in a folder's lineage a file stands; the fault that it stands nowhere."""
     places = places_of(file, read_lineage(folder))
-    for place in places:
-        console.print(f"{file}: is {place}", markup=False, soft_wrap=True)
+    for name in places:
+        console.print(f"{file}: is {name}", markup=False, soft_wrap=True)
     return [] if places else [f"{file}: no file of these bytes is in the lineage of {folder}"]

@@ -84,11 +84,11 @@ def open_queue(
             raise RecipeError(f"{target}: say with --decisions which file takes the decisions")
         return Queue(list(artifact.traces()), decisions, 1.0, None)
     plan = {step.name: step for step in make_plan(load_recipe(path, overrides))}
-    found = [step for step in plan.values() if step.kind == "review" and stage in (None, step.name)]
-    if len(found) != 1:
+    steps = [step for step in plan.values() if step.kind == "review" and stage in (None, step.name)]
+    if len(steps) != 1:
         names = ", ".join(step.name for step in plan.values() if step.kind == "review") or "none"
         raise RecipeError(f"{target}: name one review stage with --stage; there are: {names}")
-    step = found[0]
+    step = steps[0]
     config = step.config
     if not isinstance(config, ReviewConfig) or config.decisions is None:
         raise RecipeError(
@@ -107,7 +107,7 @@ def review_queue(queue: Queue, *, reviewer: str, review_pass: Pass, console: Con
     waiting = queue.pending(review_pass, reviewer)
     queue.path.parent.mkdir(parents=True, exist_ok=True)
     for number, trace in enumerate(waiting, start=1):
-        _show(trace, queue.form, place=f"{number} of {len(waiting)}", console=console)
+        _show(trace, queue.form, position=f"{number} of {len(waiting)}", console=console)
         try:
             decision = _ask(trace, queue.form, reviewer, review_pass=review_pass, console=console)
         except _Skipped:
@@ -146,15 +146,15 @@ class _Stopped(Exception):
     """The reviewer stops here."""
 
 
-def _show(trace: Trace, form: OutputForm | None, *, place: str, console: Console) -> None:
+def _show(trace: Trace, form: OutputForm | None, *, position: str, console: Console) -> None:
     """The trace in its parts, and what the linter says about it."""
-    console.rule(Text(f"{place}: {trace.problem_id}, {trace.verdict.outcome}"))
+    console.rule(Text(f"{position}: {trace.problem_id}, {trace.verdict.outcome}"))
     parts = (("question", trace.question), ("thoughts", trace.reasoning or trace.completion))
     for name, text in (*parts, ("answer", trace.summary or trace.answer or "(none)")):
         console.print(Text(name, "bold"))
         console.print(Text(text))
-    for found in lint(trace.completion, form=form):
-        console.print(Text(f"linter: {found}", "yellow"))
+    for remark in lint(trace.completion, form=form):
+        console.print(Text(f"linter: {remark}", "yellow"))
 
 
 def _ask(
@@ -181,9 +181,9 @@ def _ask(
 
 
 def _reason(console: Console) -> Reason:
-    told = ", ".join(f"{number} {name}" for number, name in enumerate(REASONS, start=1))
+    reasons = ", ".join(f"{number} {name}" for number, name in enumerate(REASONS, start=1))
     while True:
-        given = console.input(f"reason ({told}): ").strip().lower()
+        given = console.input(f"reason ({reasons}): ").strip().lower()
         for number, name in enumerate(REASONS, start=1):
             if given in (name, str(number)):
                 return name

@@ -38,10 +38,10 @@ def show_summaries(rows: Sequence[Summary], console: Console) -> None:
     console.print(table)
     for row in rows:
         if row.curve:
-            told = ", ".join(
+            text = ", ".join(
                 f"k = {p.k}: {100 * p.pass_at:.1f} / {100 * p.cons_at:.1f}" for p in row.curve
             )
-            console.print(f"{row.benchmark} pass@k / cons@k: {told}", markup=False, highlight=False)
+            console.print(f"{row.benchmark} pass@k / cons@k: {text}", markup=False, highlight=False)
     for row in rows:
         if row.trap:
             console.print(Text(f"{row.benchmark}, {row.mode}: {row.trap}", "red"))
@@ -77,10 +77,10 @@ def compare_published(run: str, model: str, store: Path, console: Console) -> No
         raise RecipeError(f"{scores.name}: its model is no hub model; say which with --as ID")
     rows = reproductions(summaries(scores), model=name, published=published)
     if not rows:
-        known = ", ".join(sorted({row.model for row in published.models}))
-        asked = ", ".join(published.benchmarks)
+        models = ", ".join(sorted({row.model for row in published.models}))
+        names = ", ".join(published.benchmarks)
         raise RecipeError(
-            f"{name}: nothing published to compare with; models: {known}; benchmarks: {asked}"
+            f"{name}: nothing published to compare with; models: {models}; benchmarks: {names}"
         )
     show_reproductions(rows, console)
 
@@ -110,12 +110,13 @@ def show_comparisons(rows: Sequence[Comparison], console: Console) -> None:
     console.print(table)
     for row in rows:
         if not row.metric.endswith("_lenient"):
-            told = advice(row.power, n=row.n, samples=row.samples)
-            console.print(f"{row.benchmark} {row.metric}: {told}", markup=False, highlight=False)
+            text = advice(row.power, n=row.n, samples=row.samples)
+            console.print(f"{row.benchmark} {row.metric}: {text}", markup=False, highlight=False)
             if row.drawn[0] != row.drawn[1]:
                 console.print(
-                    f"{row.benchmark} {row.metric}: {row.a} has {row.drawn[0]} samples a problem, "
-                    f"{row.b} {row.drawn[1]}: the first {row.samples[0]} of both are compared",
+                    f"{row.benchmark} {row.metric}: {row.a} has {row.drawn[0]} samples a "
+                    f"problem, {row.b} {row.drawn[1]}: the first {row.samples[0]} of both "
+                    "are compared",
                     markup=False, highlight=False, soft_wrap=True,
                 )  # fmt: skip
 

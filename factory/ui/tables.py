@@ -88,10 +88,10 @@ def resolve(name: str, store: Path, *, kind: ArtifactKind | None = None) -> Arti
     With `kind` only artifacts of it are looked at; ArtifactError if a path holds another.
     """
     if (Path(name) / MANIFEST).exists():
-        found = open_artifact(Path(name))
-        if kind not in (None, found.manifest.kind):
-            raise ArtifactError(f"{name}: holds {found.manifest.kind}, {kind} is needed")
-        return found
+        artifact = open_artifact(Path(name))
+        if kind not in (None, artifact.manifest.kind):
+            raise ArtifactError(f"{name}: holds {artifact.manifest.kind}, {kind} is needed")
+        return artifact
     match = lookup(name, store, kind=kind)
     if match is not None:
         return match
@@ -180,7 +180,7 @@ def show_findings(findings: Sequence[Finding], console: Console) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for finding in findings:
         mark, style = marks[finding.status]
-        table.add_row(Text(mark, style), Text(finding.name, "bold"), Text(finding.found))
+        table.add_row(Text(mark, style), Text(finding.name, "bold"), Text(finding.state))
         if finding.status != "ok" and finding.advice:
             table.add_row("", "", Text(finding.advice, "dim"))
     console.print(table)

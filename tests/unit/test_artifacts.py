@@ -70,10 +70,10 @@ def test_equal_content_is_told_by_one_hash_whatever_the_rest_of_the_manifest(
 @pytest.mark.parametrize("known", [False, True])
 def test_a_flipped_byte_is_named_with_what_to_do(tmp_path: Path, name: str, known: bool) -> None:
     artifact = sealed(tmp_path)
-    verify(artifact, known=known)
+    verify(artifact, was_checked=known)
     (artifact.path / name).write_bytes(b"onf")
     with pytest.raises(ArtifactError) as caught:
-        verify(artifact, known=known)
+        verify(artifact, was_checked=known)
     message = str(caught.value)
     assert str(artifact.path / name) in message and "build again" in message
     assert len(message.splitlines()) == 1
@@ -81,7 +81,7 @@ def test_a_flipped_byte_is_named_with_what_to_do(tmp_path: Path, name: str, know
 
 def test_a_flipped_byte_of_an_old_date_is_noticed_by_a_full_check(tmp_path: Path) -> None:
     artifact = sealed(tmp_path)
-    verify(artifact, known=True)
+    verify(artifact, was_checked=True)
     path = artifact.path / "a.txt"
     stat = path.stat()
     path.write_bytes(b"onf")
@@ -102,10 +102,10 @@ def test_a_missing_and_a_shortened_file_are_named(tmp_path: Path) -> None:
 
 def test_a_known_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = sealed(tmp_path)
-    verify(artifact, known=True)
+    verify(artifact, was_checked=True)
     read = []
     monkeypatch.setattr("factory.artifacts.sha256_file", lambda path: read.append(path))
-    verify(artifact, known=True)
+    verify(artifact, was_checked=True)
     assert read == []
 
 

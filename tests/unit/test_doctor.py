@@ -23,7 +23,7 @@ def program(path: Path, body: str) -> str:
 def test_every_finding_that_is_not_ok_says_what_to_do(tmp_path: Path) -> None:
     findings = doctor.examine(tmp_path / "artifacts")
     assert len({finding.name for finding in findings}) == len(findings)
-    assert all(finding.found for finding in findings)
+    assert all(finding.state for finding in findings)
     assert all((finding.status == "ok") == (finding.advice == "") for finding in findings)
 
 
@@ -63,7 +63,7 @@ def test_an_x86_processor_needs_avx2_and_two_cores(
 
 
 def test_the_processors_vector_instructions_are_named() -> None:
-    found = doctor.processor_finding("x86_64", "flags : avx2 avx512f amx_bf16 sse\n", 4).found
+    found = doctor.processor_finding("x86_64", "flags : avx2 avx512f amx_bf16 sse\n", 4).state
     assert found == "4 usable cores, x86_64, avx2 avx512f amx_bf16"
 
 
@@ -89,7 +89,7 @@ MEMINFO = "MemTotal:       16777216 kB\nMemFree: 1 kB\nMemAvailable:   12582912 
 )
 def test_memory_is_what_machine_and_container_leave(limit: str, found: str, status: str) -> None:
     finding = doctor.memory_finding(MEMINFO, limit)
-    assert (finding.found, finding.status) == (found, status)
+    assert (finding.state, finding.status) == (found, status)
 
 
 def test_unknown_memory_is_a_warning() -> None:
@@ -106,8 +106,8 @@ def test_free_disk_decides_what_fits(
 
 def test_disk_and_permission_are_examined_before_the_folder_exists(tmp_path: Path) -> None:
     missing = tmp_path / "not" / "yet"
-    assert doctor.disk_finding(missing).found.endswith(f"free for {missing}")
-    assert doctor.writing_finding(missing).found == f"can write in {tmp_path}"
+    assert doctor.disk_finding(missing).state.endswith(f"free for {missing}")
+    assert doctor.writing_finding(missing).state == f"can write in {tmp_path}"
 
 
 def test_a_folder_that_cannot_be_written_is_a_problem(
@@ -119,7 +119,7 @@ def test_a_folder_that_cannot_be_written_is_a_problem(
     # Taking the mode bits away would not stop a test that runs as root.
     monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
     finding = doctor.writing_finding(tmp_path)
-    assert (finding.status, finding.found) == ("problem", f"{tmp_path}: Permission denied")
+    assert (finding.status, finding.state) == ("problem", f"{tmp_path}: Permission denied")
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_version_other_than_the_tested_one_names_the_package(
     constraints.write_text("torch==2.13.0\ntrl==1.16.0\nabsent==1.0\n")
     pretend_installed(monkeypatch, {"torch": "2.13.0+cpu", "trl": "1.17.0"})
     finding = doctor.versions_finding(constraints)
-    assert (finding.status, finding.found) == ("warning", "trl 1.17.0 (tested 1.16.0)")
+    assert (finding.status, finding.state) == ("warning", "trl 1.17.0 (tested 1.16.0)")
     pretend_installed(monkeypatch, {"torch": "2.13.0+cpu", "trl": "1.16.0"})
     assert doctor.versions_finding(constraints).status == "ok"
 
@@ -218,7 +218,7 @@ def test_a_data_wheel_must_hold_its_file() -> None:
 
 def test_a_sandbox_that_was_proven_is_fine() -> None:
     finding = doctor.sandbox_finding(lambda: Path("/opt/bwrap"))
-    assert (finding.status, finding.found) == ("ok", "/opt/bwrap holds")
+    assert (finding.status, finding.state) == ("ok", "/opt/bwrap holds")
 
 
 def test_a_sandbox_that_leaks_or_is_missing_is_a_warning_with_what_to_do() -> None:
@@ -227,5 +227,5 @@ def test_a_sandbox_that_leaks_or_is_missing_is_a_warning_with_what_to_do() -> No
 
     finding = doctor.sandbox_finding(missing)
     assert finding.status == "warning"
-    assert "not installed" in finding.found
+    assert "not installed" in finding.state
     assert "install it" in finding.advice

@@ -76,7 +76,7 @@ def test_strict_verdicts_alone_decide() -> None:
     assert is_narrow(run, 4, even) and not is_narrow(run, 4, mixed)
     found = stopped(run, [[right] * 4, [wrong] * 4])
     assert found is not None and found.half_width == pytest.approx(0.2829, abs=1e-4)
-    assert found.told(4) == "k = 4 of 64: 95 % sampling interval ±28.3 points, ±29 asked for"
+    assert found.summary(4) == "k = 4 of 64: 95 % sampling interval ±28.3 points, ±29 asked for"
     run.stop_at = None
     assert not is_narrow(run, 4, even) and stopped(run, [[right]]) is None
 

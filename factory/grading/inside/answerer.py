@@ -30,10 +30,10 @@ def answer(line):
     except plain.NotPlainError as error:
         return plain.dump({"error": str(error)})
     except BaseException as error:
-        return plain.dump({"error": told(error)})
+        return plain.dump({"error": error_text(error)})
 
 
-def told(error):
+def error_text(error):
     return f"{type(error).__name__}: {error}"[:300]
 
 
@@ -44,7 +44,7 @@ broken = ""
 try:
     exec(compile(source, "main.py", "exec"), namespace)
 except BaseException as error:
-    broken = f"the program does not run: {told(error)}"
+    broken = f"the program does not run: {error_text(error)}"
 mark = "".join(f"{part} " for part in sys.argv[1:])
 for line in questions:
     answers.write(f"{mark}{answer(line)}\n")
