@@ -98,7 +98,7 @@ def test_a_data_set_of_unknown_size_is_missing_unless_the_recipe_states_a_number
 
     with pytest.raises(Unpriced, match="nobody/counts"):
         of()
-    assert of(train=7, held_out=3).asked("train") == (7, 440.0)
+    assert of(train=7, held_out=3).count_and_length("train") == (7, 440.0)
     assert of(train=7, held_out=3).asked("held_out", limit=2)[0] == 2
 
 
