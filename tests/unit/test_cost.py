@@ -99,7 +99,7 @@ def test_a_data_set_of_unknown_size_is_missing_unless_the_recipe_states_a_number
     with pytest.raises(Unpriced, match="nobody/counts"):
         of()
     assert of(train=7, held_out=3).count_and_length("train") == (7, 440.0)
-    assert of(train=7, held_out=3).asked("held_out", limit=2)[0] == 2
+    assert of(train=7, held_out=3).count_and_length("held_out", limit=2)[0] == 2
 
 
 def test_shapes_count_what_models_built_in_code_have() -> None:
