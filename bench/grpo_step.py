@@ -144,10 +144,10 @@ def our_trainer(
     from factory.records import SamplingConfig
     from factory.rewards import RewardConfig
     from factory.sampling import Request, open_sampler
-    from factory.stages.grpo import GrpoConfig
-    from factory.training.grpo import FactoryGrpoTrainer
-    from factory.training.grpo_arguments import training_arguments
-    from factory.training.weights import policy_weights
+    from factory.stages.grpo.arguments import training_arguments
+    from factory.stages.grpo.config import GrpoConfig
+    from factory.stages.grpo.trainer import FactoryGrpoTrainer
+    from factory.trainers.weights import policy_weights
 
     machine = Machine(device="cpu", threads=options.threads, engine=options.engine)
     longest = PROMPT_TOKENS + options.tokens
@@ -234,7 +234,7 @@ def instrument(trainer: Any, steps: list[dict[str, float]], options: argparse.Na
     """Time the parts of every step, and have each train on the scripted completions."""
     import torch
 
-    from factory.training.phases import PhaseClock
+    from factory.trainers.phases import PhaseClock
 
     clock = PhaseClock(time.process_time if options.cpu_seconds else time.monotonic)
     sample, logprobs = trainer._generate, trainer._get_per_token_logps_and_entropies

@@ -54,7 +54,7 @@ def make_rows(options: argparse.Namespace, vocabulary: int) -> list[Any]:
     """The rows that every side trains on, the longest among them."""
     import torch
 
-    from factory.training.sft_rows import Row
+    from factory.trainers.rows import Row
 
     stream = torch.Generator().manual_seed(0)
 
@@ -100,8 +100,8 @@ def our_trainer(
     options: argparse.Namespace, rows: list[Any], model: Any, tokenizer: Any, scratch: Path
 ) -> Any:
     from factory.context import Context
-    from factory.stages.sft import SftConfig
-    from factory.training.sft import make_trainer
+    from factory.stages.sft.config import SftConfig
+    from factory.stages.sft.trainer import make_trainer
 
     config = SftConfig(
         kind="sft", model="-", traces="-", batch=options.rows, epochs=options.steps + 1,

@@ -99,7 +99,7 @@ def _stage(row: Row[Stage], titles: Titles) -> Iterator[str]:
     config = row.value.config
     yield f"### {row.name}"
     yield f"Makes *{row.value.produces}*. Version {row.version}."
-    yield _text(inspect.getdoc(sys.modules[config.__module__]) or "")
+    yield _text(inspect.getdoc(sys.modules[row.value.run.__module__]) or "")
     yield _text(_own_docstring(config))
     yield table(config, titles)
 
@@ -271,9 +271,9 @@ def _door_row(row: Row[Any]) -> str:
 
 
 def _says(value: Any) -> str:
-    """The first paragraph of what a row is documented by: its function, its config, or itself."""
+    """The first paragraph of what a row is documented by: its function, its module, or itself."""
     if isinstance(value, Stage):
-        return _first(inspect.getdoc(sys.modules[value.config.__module__]) or "")
+        return _first(inspect.getdoc(sys.modules[value.run.__module__]) or "")
     function = getattr(value, "function", None)
     if function is None and getattr(value, "learns_from", None):
         return f"what a reward model makes of it that learned from {value.learns_from}"

@@ -10,7 +10,8 @@ from factory.context import Context
 from factory.jsonl import write_records
 from factory.machine import Machine
 from factory.records import SamplingConfig, Trace, Verdict
-from factory.stages.sft import SftConfig, run
+from factory.stages.sft.config import SftConfig
+from factory.stages.sft.run import run
 from factory.tiny import save_tiny_model
 
 MACHINE = Machine(device="cpu", threads=1, micro_batch=4, checkpoint_steps=3)

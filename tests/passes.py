@@ -11,11 +11,11 @@ from doubles import CLOSE
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
 from factory.machine import Machine
-from factory.stages.grpo import GrpoConfig
+from factory.stages.grpo.arguments import training_arguments
+from factory.stages.grpo.config import GrpoConfig
+from factory.stages.grpo.trainer import FactoryGrpoTrainer
 from factory.tiny import byte_tokenizer, save_tiny_model
-from factory.training.grpo import FactoryGrpoTrainer
-from factory.training.grpo_arguments import training_arguments
-from factory.training.sft import peft_config
+from factory.trainers.lora import peft_config
 
 CPU = Machine(device="cpu")
 PROMPTS, GROUP, LENGTH = 4, 4, 7

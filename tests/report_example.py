@@ -23,7 +23,7 @@ from factory.records import (
     Verdict,
 )
 from factory.report.records import Step
-from factory.training.trends import GroupRow, WatchRow
+from factory.stages.grpo.trends import GroupRow, WatchRow
 
 HOSTILE = (
     "</pre></details><script>alert('model')</script><img src=x onerror=alert(1)>"

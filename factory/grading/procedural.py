@@ -16,8 +16,8 @@ from functools import lru_cache
 from typing import Any
 
 from factory.errors import DataError
+from factory.grading.entries import decode
 from factory.grading.world import grade_world, is_world
-from factory.problems.entries import decode
 from factory.records import Problem, Verdict
 
 FULL_SCORE = 1.0 - 1e-9

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from factory.errors import EngineError, RecipeError
-from factory.problems.entries import encode
+from factory.grading.entries import encode
 from factory.problems.references import is_right
 from factory.problems.splits import Supply, problem_id
 from factory.records import Problem, Record

@@ -7,7 +7,7 @@ from factory.jsonl import read_records
 from factory.report.records import Evolution, Series, Step, Telling, TrainingRun
 from factory.report.stories import Rollout, read_rollouts, sample_of
 from factory.rewards import doubts
-from factory.training.trends import WatchRow, alarm, length_fall
+from factory.stages.grpo.trends import WatchRow, alarm, length_fall
 
 AROUND = 240
 """Characters shown before a doubt, and twice as many after it."""

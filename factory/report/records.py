@@ -17,7 +17,7 @@ from factory.evaluation.strata import Stratum
 from factory.pricing import Estimate
 from factory.problems.overlap import SAME_QUESTION
 from factory.records import ArtifactKind, Mode, Outcome, Record, Score
-from factory.training.trends import Alarm, LengthFall, WatchRow
+from factory.stages.grpo.trends import Alarm, LengthFall, WatchRow
 
 Direction = Literal["better", "worse", "unclear"]
 Relation = Literal["start", "order", "teacher"]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import rms_norm, silu
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from factory.attention import attention
+from factory.cpu.attention import attention
 
 COVERED = ("llama", "qwen2", "qwen3")
 """Model types whose layers are those below."""

@@ -29,11 +29,11 @@ from factory.context import Context
 from factory.machine import Machine
 from factory.records import SamplingConfig
 from factory.sampling import Completion, Request
-from factory.stages.distill import DistillConfig
+from factory.stages.distill.config import DistillConfig
+from factory.stages.distill.texts import Planned
+from factory.stages.distill.trainer import Engine, OnPolicyTrainer, make_trainer
 from factory.tiny import byte_tokenizer
-from factory.training.distillation import Engine, OnPolicyTrainer, make_trainer
-from factory.training.distillation_texts import Planned
-from factory.training.phases import PhaseClock
+from factory.trainers.phases import PhaseClock
 
 EXACT = 1e-6
 """For numbers that are worked out by hand, to seven digits."""

@@ -15,10 +15,10 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from factory.machine import Machine
-from factory.stages.grpo import GrpoConfig
+from factory.stages.grpo.arguments import training_arguments
+from factory.stages.grpo.config import GrpoConfig
+from factory.stages.grpo.trainer import FactoryGrpoTrainer
 from factory.tiny import save_tiny_model
-from factory.training.grpo import FactoryGrpoTrainer
-from factory.training.grpo_arguments import training_arguments
 
 TOLERANCE = 1e-6
 """For numbers that are worked out by hand, to seven digits."""

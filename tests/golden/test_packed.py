@@ -30,12 +30,12 @@ from transformers import (
 )
 from transformers.training_args import ParallelMode
 
-from factory.stages.sft import LoraConfig
+from factory.cpu import packed_logprobs
+from factory.cpu.packed import Group, pack_groups
+from factory.stages.grpo.trainer import FactoryGrpoTrainer, plain_pass_reason
 from factory.tiny import save_tiny_model
-from factory.training import packed_logprobs
-from factory.training.grpo import FactoryGrpoTrainer, plain_pass_reason
-from factory.training.packed import Group, pack_groups
-from factory.training.weights import policy_weights
+from factory.trainers.lora import LoraConfig
+from factory.trainers.weights import policy_weights
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -18,9 +18,9 @@ from passes import (
 )
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from factory.stages.sft import LoraConfig
-from factory.training import layers, packed, packed_logprobs
-from factory.training.packed import Group, pack_groups
+from factory.cpu import layers, packed, packed_logprobs
+from factory.cpu.packed import Group, pack_groups
+from factory.trainers.lora import LoraConfig
 
 
 @pytest.fixture

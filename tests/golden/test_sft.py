@@ -11,12 +11,13 @@ import torch
 from doubles import CLOSE
 
 from factory.context import Context
+from factory.cpu.completion_loss import completion_loss
 from factory.machine import Machine
-from factory.stages.sft import LoraConfig, SftConfig
+from factory.stages.sft.config import SftConfig
+from factory.stages.sft.trainer import CompletionTrainer, learning_rate_share, make_trainer
 from factory.tiny import byte_tokenizer, tiny_model
-from factory.training.completion_loss import completion_loss
-from factory.training.sft import CompletionTrainer, learning_rate_share, make_trainer
-from factory.training.sft_rows import IGNORED, Row
+from factory.trainers.lora import LoraConfig
+from factory.trainers.rows import IGNORED, Row
 
 END = 2
 """End of text, and padding too, as in SmolLM2."""

@@ -18,11 +18,11 @@ from factory.errors import EngineError, RecipeError
 from factory.jsonl import write_records
 from factory.machine import Machine
 from factory.sampling.transformers import TransformersSampler
-from factory.stages.distill import STAGE, DistillConfig
+from factory.stages.distill import STAGE, trainer
+from factory.stages.distill.config import DistillConfig
+from factory.stages.distill.texts import plan_texts
+from factory.stages.distill.trainer import load_teacher
 from factory.tiny import byte_tokenizer, save_tiny_model, tiny_model
-from factory.training import distillation
-from factory.training.distillation import load_teacher
-from factory.training.distillation_texts import plan_texts
 
 MACHINE = Machine(device="cpu", engine="transformers", threads=1, checkpoint_steps=2, micro_batch=2)
 STEPS, PROMPTS, OWN, LIMIT = 5, 4, 3, 64
@@ -155,7 +155,7 @@ def test_adapters_learn_and_an_engine_that_keeps_old_weights_stops_the_run(
             pass
 
     monkeypatch.setattr(
-        distillation,
+        trainer,
         "open_sampler",
         lambda model, machine, max_length, **_: StaleSampler(model, machine, max_length=max_length),
     )

@@ -12,9 +12,9 @@ from test_grpo_stage import config, digests, make_inputs, run_stage
 
 from factory.artifacts import Inputs
 from factory.evaluation.statistics import Interval
-from factory.training import watch
-from factory.training.early_stop import EarlyStop
-from factory.training.trends import Alarm
+from factory.stages.grpo import watch
+from factory.stages.grpo.early_stop import EarlyStop
+from factory.stages.grpo.trends import Alarm
 
 STOPPING: dict[str, Any] = {
     "watch": {"problems": "sums", "every": 1, "samples": 2, "limit": 4, "stops": True},

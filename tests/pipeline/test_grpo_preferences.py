@@ -15,12 +15,12 @@ from factory.errors import DataError, RecipeError
 from factory.jsonl import write_records
 from factory.records import Problem
 from factory.rewards import GradedCompletion, RewardConfig, rule_components, total_reward
-from factory.stages.grpo import GrpoConfig
+from factory.stages.grpo import preference_rewards
+from factory.stages.grpo.config import GrpoConfig
+from factory.stages.grpo.preference_rewards import PreferenceRewards
+from factory.stages.grpo.train import planned_questions
 from factory.tiny import save_tiny_model
-from factory.training import preference_rewards
-from factory.training.grpo_run import planned_questions
-from factory.training.preference_rewards import PreferenceRewards
-from factory.training.questions import question_order
+from factory.trainers.questions import question_order
 
 RULES = ({"name": "language"}, {"name": "format"})
 HELPFUL = {"name": "helpful", "model": "likes"}
@@ -35,7 +35,7 @@ def judge_folder(path: Path, objective: str) -> None:
     """A random reward model."""
     import torch
 
-    from factory.training.scoring import CARD, RewardCard, open_classifier
+    from factory.trainers.scoring import CARD, RewardCard, open_classifier
 
     save_tiny_model(path, "llama", hidden=32, layers=1)
     open_classifier(path, torch.float32, seed=3).save_pretrained(path)

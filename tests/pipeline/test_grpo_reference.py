@@ -11,8 +11,8 @@ from test_grpo_stage import MACHINE, Events, config, make_inputs, run_stage
 
 from factory.artifacts import Inputs
 from factory.errors import EngineError
-from factory.training import reference, rollouts
-from factory.training.grpo import FactoryGrpoTrainer
+from factory.stages.grpo import reference, rollouts
+from factory.stages.grpo.trainer import FactoryGrpoTrainer
 
 STOPPED = "step 1: the KL between policy and reference is .* before any update"
 

@@ -11,7 +11,7 @@ from test_grpo_stage import config, digests, killed_child, make_inputs, run_stag
 
 from factory.artifacts import Inputs
 from factory.rewards.rules import overlong_penalty
-from factory.training.grpo import FactoryGrpoTrainer
+from factory.stages.grpo.trainer import FactoryGrpoTrainer
 
 JUMPING: dict[str, Any] = {
     "max_new_tokens": 4,

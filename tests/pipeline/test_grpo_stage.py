@@ -27,12 +27,13 @@ from factory.jsonl import write_records
 from factory.machine import Machine
 from factory.records import ArtifactKind, Problem, Trace
 from factory.sampling.transformers import TransformersSampler
-from factory.stages.grpo import STAGE, GrpoConfig
+from factory.stages.grpo import STAGE, pass_choice
+from factory.stages.grpo import train as grpo_run
+from factory.stages.grpo.arguments import prompts_per_rank
+from factory.stages.grpo.config import GrpoConfig
+from factory.stages.grpo.rollouts import Rollouts
 from factory.tiny import save_tiny_model
-from factory.training import grpo_run, pass_choice
-from factory.training.grpo_arguments import prompts_per_rank
-from factory.training.questions import question_order
-from factory.training.rollouts import Rollouts
+from factory.trainers.questions import question_order
 
 MACHINE = Machine(device="cpu", engine="transformers", threads=1, checkpoint_steps=2)
 PROBLEMS = [

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from test_grpo_stage import HELD_OUT, config, digests, killed_child, make_inputs, run_stage
 
-import factory.training.rollouts as rollouts_module
+import factory.stages.grpo.rollouts as rollouts_module
 from factory.artifacts import Inputs
 from factory.jsonl import read_records
-from factory.training.watch import Watcher, WatchRow
+from factory.stages.grpo.watch import Watcher, WatchRow
 
 WATCH: dict[str, Any] = {"watch": {"problems": "sums", "every": 2, "samples": 3, "limit": 4}}
 

@@ -27,10 +27,10 @@ from factory.recipe import load_recipe
 from factory.sampling.ends import end_ids
 from factory.sampling.sampler import Completion
 from factory.sampling.transformers import TransformersSampler
+from factory.stages.grpo import train as grpo_run
+from factory.stages.grpo.trainer import FactoryGrpoTrainer
 from factory.tiny import CHAT_TEMPLATE, byte_tokenizer, save_tiny_model
-from factory.training import grpo_run
-from factory.training.grpo import FactoryGrpoTrainer
-from factory.training.sft_rows import tokenise
+from factory.trainers.rows import tokenise
 from tests import published
 from tests.fine_tuning import ROWS, config, sealed, stage, trace
 

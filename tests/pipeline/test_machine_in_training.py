@@ -19,10 +19,10 @@ from factory.context import Context
 from factory.jsonl import recover_rows, write_records
 from factory.machine import Machine
 from factory.stages import STAGES
-from factory.stages.pretrain import PretrainConfig
-from factory.stages.reward_model import RewardModelConfig
+from factory.stages.pretrain.config import PretrainConfig
+from factory.stages.reward_model.config import RewardModelConfig
 from factory.tiny import save_tiny_model
-from factory.training import precision
+from factory.trainers import precision
 
 TRAINERS: dict[str, Callable[[], Any]] = {
     "pretrain": lambda: PretrainConfig(

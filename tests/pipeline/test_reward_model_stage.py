@@ -23,11 +23,12 @@ from factory.jsonl import write_records
 from factory.machine import Machine
 from factory.preferences.reading import response_ids
 from factory.records import Labelled, Pair
-from factory.stages.reward_model import RewardModelConfig, correlation, run
+from factory.stages.reward_model.config import RewardModelConfig
+from factory.stages.reward_model.rows import LabelRow, PairRow, hold_out
+from factory.stages.reward_model.run import correlation, run
+from factory.stages.reward_model.trainer import make_trainer
 from factory.tiny import byte_tokenizer, save_tiny_model
-from factory.training.reward_model import make_trainer
-from factory.training.reward_rows import LabelRow, PairRow, hold_out
-from factory.training.scoring import Scorer, open_classifier
+from factory.trainers.scoring import Scorer, open_classifier
 
 MACHINE = Machine(device="cpu", threads=1, micro_batch=4, checkpoint_steps=2)
 PAIRS = [

@@ -12,9 +12,9 @@ from fine_tuning import MACHINE, ROWS, config, make_inputs, stage, trace
 from factory.artifacts import Inputs
 from factory.chat import PromptConfig
 from factory.errors import EngineError, is_out_of_memory
+from factory.stages.sft.stopping import stopped_share
 from factory.tiny import byte_tokenizer, tiny_model
-from factory.training.sft_rows import plan_order, tokenise
-from factory.training.stopping import stopped_share
+from factory.trainers.rows import plan_order, tokenise
 
 
 @pytest.mark.parametrize("level", [False, True])
@@ -40,7 +40,7 @@ def test_the_batch_that_needs_most_memory_may_come_first_and_no_batch_changes(le
 
 
 def test_half_a_micro_batch_divides_the_batch_as_evenly():
-    from factory.training.sft import half_micro_batch
+    from factory.stages.sft.trainer import half_micro_batch
 
     # 24 rows: of 8 the half is 4, of 3 it is 1; 20 rows: of 10 it is 5, of 5 it is 2.
     assert [half_micro_batch(24, 8), half_micro_batch(24, 3)] == [4, 1]
@@ -51,7 +51,7 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, *, rows: int, step: int) ->
     """From this step on, a pass of more than so many rows runs out of memory."""
     import torch
 
-    from factory.training.sft import CompletionTrainer
+    from factory.stages.sft.trainer import CompletionTrainer
 
     compute_loss = CompletionTrainer.compute_loss
 
@@ -90,7 +90,7 @@ def test_out_of_memory_halves_the_rows_a_pass_and_the_mathematics_is_the_same(
 def test_what_does_not_fit_row_by_row_is_refused_and_other_errors_are_not_tried_again(
     tmp_path: Path, sft_inputs: Inputs, monkeypatch: pytest.MonkeyPatch
 ):
-    from factory.training.sft import _fits
+    from factory.stages.sft.trainer import _fits
 
     short_of_memory(monkeypatch, rows=0, step=0)
     with pytest.raises(EngineError, match="one row at a time: lower context"):

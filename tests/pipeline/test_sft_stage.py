@@ -17,9 +17,10 @@ from warm import run_script
 from factory.artifacts import Inputs
 from factory.chat import OutputForm, PromptConfig
 from factory.errors import DataError, RecipeError
-from factory.stages.sft import LoraConfig, validate
+from factory.stages.sft.run import validate
 from factory.tiny import byte_tokenizer, save_tiny_model, tiny_model
-from factory.training.sft_rows import Row, length_report, plan_order, step_count, tokenise
+from factory.trainers.lora import LoraConfig
+from factory.trainers.rows import Row, length_report, plan_order, step_count, tokenise
 
 
 def test_the_stage_writes_a_whole_model_folder_that_learned(sft_made):
@@ -312,7 +313,7 @@ def _stage_killed_after(rows: int | None, root: Path, settings, inputs, machine=
     """Run the stage; with `rows`, die right after that many rows of this process were logged."""
     import torch
 
-    from factory.training.telemetry import Telemetry
+    from factory.trainers.telemetry import Telemetry
 
     torch.set_num_threads(1)
     logged = 0
@@ -330,7 +331,7 @@ def _stage_killed_after(rows: int | None, root: Path, settings, inputs, machine=
 
 
 def _main(root: Path) -> None:
-    import factory.training.sft  # noqa: F401  loaded once, before the forks
+    import factory.stages.sft.trainer  # noqa: F401  loaded once, before the forks
 
     inputs = make_inputs(root / "inputs", [trace(number) for number in range(ROWS)])
     settings = {"full": config(), "lora": config(lora=LoraConfig(rank=2))}

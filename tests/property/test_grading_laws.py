@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from factory.chat import boxes, completion_text
 from factory.grading import grade, grade_lenient
+from factory.grading.entries import decode, encode
 from factory.grading.grade import GradeItem, grade_plainly
 from factory.grading.math import undress
 from factory.grading.numbers import last_number, plain_number
-from factory.problems.entries import decode, encode
 from factory.records import Problem
 
 

@@ -14,10 +14,10 @@ from transformers import (
     MistralConfig,
 )
 
-import factory.attention
-from factory.attention import TWO_PRODUCTS, attention
+import factory.cpu.attention
+from factory.cpu.attention import TWO_PRODUCTS, attention
+from factory.stages.sft import trainer
 from factory.tiny import byte_tokenizer
-from factory.training import sft
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -46,7 +46,7 @@ def test_losses_and_gradients_are_those_of_transformers_attention(
     expected = loss_and_gradient("sdpa", mask)
     taken: list[int] = []
     monkeypatch.setattr(
-        factory.attention,
+        factory.cpu.attention,
         "attention",
         lambda *args, **kwargs: taken.append(1) or attention(*args, **kwargs),
     )
@@ -61,9 +61,9 @@ def test_many_scores_of_a_row_and_other_types_go_to_torch(monkeypatch: pytest.Mo
     query, key, value = torch.randn(3, 2, 3, 6, 8, generator=torch.Generator().manual_seed(0))
     few = attention(query, key, value, mask)
     calls: list[torch.dtype] = []
-    own = factory.attention.scaled_dot_product_attention
+    own = factory.cpu.attention.scaled_dot_product_attention
     monkeypatch.setattr(
-        factory.attention,
+        factory.cpu.attention,
         "scaled_dot_product_attention",
         lambda *args, **kwargs: calls.append(args[0].dtype) or own(*args, **kwargs),
     )
@@ -71,7 +71,7 @@ def test_many_scores_of_a_row_and_other_types_go_to_torch(monkeypatch: pytest.Mo
     assert torch.equal(attention(*half, mask.bfloat16()), own(*half, attn_mask=mask.bfloat16()))
     with torch.autocast("cpu", torch.bfloat16):
         attention(query, key, value, mask)
-    monkeypatch.setattr(factory.attention, "ROW_BYTES", 3 * 6 * 6 * 8 - 1)
+    monkeypatch.setattr(factory.cpu.attention, "ROW_BYTES", 3 * 6 * 6 * 8 - 1)
     assert torch.allclose(attention(query, key, value, mask), few, atol=CLOSE)
     assert calls == [torch.bfloat16, torch.float32, torch.float32]
 
@@ -85,7 +85,7 @@ def test_many_rows_go_through_in_parts(
     shape = (6, 6) if rows_of_mask is None else (rows_of_mask, 1, 6, 6)
     mask = torch.randn(shape, generator=stream)
     whole = attention(query, key, value, mask)
-    monkeypatch.setattr(factory.attention, "PART_BYTES", 2 * 3 * 6 * 6 * 8)
+    monkeypatch.setattr(factory.cpu.attention, "PART_BYTES", 2 * 3 * 6 * 6 * 8)
     assert torch.allclose(attention(query, key, value, mask), whole, atol=CLOSE)
     alone = [
         attention(query[row : row + 1], key[row : row + 1], value[row : row + 1],
@@ -109,5 +109,5 @@ def test_fine_tuning_leaves_models_that_were_not_checked_their_own(
     config: Any, taken: str, tmp_path: Path
 ) -> None:
     AutoModelForCausalLM.from_config(config(**SHAPE)).save_pretrained(tmp_path)
-    model = sft._open_model(tmp_path, byte_tokenizer(), {})
+    model = trainer._open_model(tmp_path, byte_tokenizer(), {})
     assert model.config._attn_implementation == taken

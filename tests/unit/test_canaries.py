@@ -8,8 +8,8 @@ from factory.errors import EngineError
 from factory.grading import grade
 from factory.problems.canaries import canaries, canary, is_canary
 from factory.records import FinishReason, Problem, ProblemKind, Verdict
-from factory.training.graded import Graded, GraderFailures, figures
-from factory.training.grpo_run import canary_alarms
+from factory.stages.grpo.graded import Graded, GraderFailures, figures
+from factory.stages.grpo.train import canary_alarms
 
 BODY = "```python\ndef add(a, b):\n    return a + b\n```"
 TESTS = {

@@ -17,7 +17,7 @@ SAVE_STEPS = 2
 
 def checkpoint(folder: Path, name: str, *, step: int | None) -> Path:
     """A folder that looks like a checkpoint; without a step it has no marker."""
-    from factory.training.checkpoints import mark_complete
+    from factory.trainers.checkpoints import mark_complete
 
     path = folder / name
     path.mkdir(parents=True)
@@ -29,7 +29,7 @@ def checkpoint(folder: Path, name: str, *, step: int | None) -> Path:
 
 
 def test_the_newest_complete_checkpoint_is_chosen_by_step_not_by_name_order(tmp_path: Path):
-    from factory.training.checkpoints import latest_complete
+    from factory.trainers.checkpoints import latest_complete
 
     checkpoint(tmp_path, "checkpoint-9", step=9)
     newest = checkpoint(tmp_path, "checkpoint-10", step=10)
@@ -38,7 +38,7 @@ def test_the_newest_complete_checkpoint_is_chosen_by_step_not_by_name_order(tmp_
 
 
 def test_a_folder_without_checkpoints_has_no_resume_point(tmp_path: Path):
-    from factory.training.checkpoints import resume_point
+    from factory.trainers.checkpoints import resume_point
 
     assert resume_point(tmp_path) is None
     assert resume_point(tmp_path / "missing") is None
@@ -46,7 +46,7 @@ def test_a_folder_without_checkpoints_has_no_resume_point(tmp_path: Path):
 
 @pytest.mark.parametrize("damage", ["no marker", "short file", "missing file", "broken marker"])
 def test_a_torn_checkpoint_is_never_trusted_and_is_deleted(tmp_path: Path, damage: str):
-    from factory.training.checkpoints import MARKER, latest_complete, resume_point
+    from factory.trainers.checkpoints import MARKER, latest_complete, resume_point
 
     whole = checkpoint(tmp_path, "checkpoint-2", step=2)
     torn = checkpoint(tmp_path, "checkpoint-4", step=4)
@@ -65,7 +65,7 @@ def test_a_torn_checkpoint_is_never_trusted_and_is_deleted(tmp_path: Path, damag
 
 
 def test_only_the_first_rank_deletes_torn_checkpoints(tmp_path: Path, monkeypatch):
-    from factory.training.checkpoints import resume_point
+    from factory.trainers.checkpoints import resume_point
 
     torn = checkpoint(tmp_path, "checkpoint-4", step=None)
     monkeypatch.setenv("RANK", "1")
@@ -76,7 +76,7 @@ def test_only_the_first_rank_deletes_torn_checkpoints(tmp_path: Path, monkeypatc
 def test_a_full_disk_is_told_before_training(tmp_path: Path, monkeypatch):
     import torch
 
-    from factory.training import checkpoints
+    from factory.trainers import checkpoints
 
     monkeypatch.setattr(checkpoints, "free_gib", lambda path: 0.001)
     with pytest.raises(ArtifactError, match="two checkpoints of this model need"):
@@ -123,8 +123,8 @@ def _train(folder: Path, kill: str | None) -> None:
     from factory.context import Context
     from factory.machine import Machine
     from factory.tiny import tiny_model
-    from factory.training import checkpoints
-    from factory.training.telemetry import Telemetry
+    from factory.trainers import checkpoints
+    from factory.trainers.telemetry import Telemetry
 
     torch.set_num_threads(1)
     model = tiny_model("llama", hidden=32, layers=1)
@@ -166,7 +166,7 @@ def _arm(kill: str | None, telemetry) -> None:
     """Replace one function by one that kills this process at the wanted moment."""
     from transformers import Trainer
 
-    from factory.training import checkpoints
+    from factory.trainers import checkpoints
 
     def die_on_call(number: int, original: Callable | None = None) -> Callable:
         calls = 0
@@ -208,8 +208,8 @@ def _in_child(work: Callable[[], None]) -> int:
 def _main(root: Path) -> None:
     from transformers import Trainer  # noqa: F401
 
-    import factory.training.checkpoints
-    import factory.training.telemetry  # noqa: F401
+    import factory.trainers.checkpoints
+    import factory.trainers.telemetry  # noqa: F401
 
     whole = root / "undisturbed"
     whole.mkdir()

@@ -33,7 +33,7 @@ from factory.report.render import render_html, render_markdown
 from factory.stages import pretrain
 from factory.stages.mix import MixConfig, expected_quotas
 from factory.stages.model import Tiny, tiny_shape
-from factory.stages.pretrain import PretrainConfig
+from factory.stages.pretrain.config import PretrainConfig
 from factory.stages.problems import ProblemsConfig, questions
 from factory.ui.console import Console
 from factory.ui.cost import show_cost
@@ -103,8 +103,8 @@ def test_a_data_set_of_unknown_size_is_missing_unless_the_recipe_states_a_number
 
 
 def test_shapes_count_what_models_built_in_code_have() -> None:
+    from factory.stages.pretrain.trainer import new_model
     from factory.tiny import tiny_model
-    from factory.training.pretrain import new_model
 
     for architecture in ("llama", "qwen2"):
         source = Tiny(type="tiny", architecture=architecture, hidden=96, layers=3)

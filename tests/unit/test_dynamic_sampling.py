@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.training.dynamic_sampling import AskedRow, Questions, fill
+from factory.stages.grpo.dynamic_sampling import AskedRow, Questions, fill
 
 ALL, NONE = True, False
 

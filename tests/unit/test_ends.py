@@ -19,9 +19,9 @@ from factory.sampling import open_sampler
 from factory.sampling.ends import answer_end, end_ids, training_ends
 from factory.sampling.engine import Engine, Order
 from factory.sampling.sampler import Completion, Request, Sampler
+from factory.stages.distill.vocabularies import require_shared_ends
 from factory.tiny import CHAT_TEMPLATE, byte_tokenizer
-from factory.training.opening import open_model
-from factory.training.vocabularies import require_shared_ends
+from factory.trainers.opening import open_model
 
 MACHINE = Machine(device="cpu", threads=1, engine="transformers", engine_memory_gib=0.25, block=8)
 TEXT, TURN, PLAIN, UNNAMED = 0, 2, 259, 261

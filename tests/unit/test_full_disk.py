@@ -272,7 +272,7 @@ def test_only_one_function_writes_what_is_kept() -> None:
         if not name.startswith(allowed):
             wrong += [f"{name}: {writer}" for writer in writers if writer in text]
     # A draft of its own, forced to disk and renamed: rows are many.
-    assert wrong == ["training/telemetry.py: os.replace("]
+    assert wrong == ["trainers/telemetry.py: os.replace("]
 
 
 def test_a_measurement_that_fails_is_an_error(

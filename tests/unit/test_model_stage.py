@@ -138,7 +138,7 @@ def test_the_llama3_template_writes_that_familys_turns() -> None:
 
 
 def test_a_longer_context_is_what_the_model_then_reads(tmp_path: Path) -> None:
-    from factory.training.sft import row_limit
+    from factory.trainers.opening import row_limit
 
     make_changed(tmp_path / "out", context={"tokens": 4096, "rope_theta": 3e5})
     stored = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))

@@ -30,8 +30,8 @@ from factory.lint import lint
 from factory.records import Problem, SamplingConfig, Trace, Verdict
 from factory.stages.turns import LLAMA3_TEMPLATE
 from factory.tiny import CHAT_TEMPLATE, byte_tokenizer, tiny_model
-from factory.training.sft_rows import tokenise
-from factory.training.tokens import add_tokens, grow_embeddings, write_tokens
+from factory.trainers.rows import tokenise
+from factory.trainers.tokens import add_tokens, grow_embeddings, write_tokens
 
 FORM = OutputForm()
 RELEASED = OutputForm(opening="<think>", closing="</think>")

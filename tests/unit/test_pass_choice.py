@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from factory.training.pass_choice import (
+from factory.stages.grpo.pass_choice import (
     FILE,
     FasterPass,
     PassChoice,

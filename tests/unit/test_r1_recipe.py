@@ -10,7 +10,7 @@ import pytest
 
 from factory.recipe import load_recipe
 from factory.stages.pairs import PairsConfig
-from factory.stages.reward_model import RewardModelConfig
+from factory.stages.reward_model.config import RewardModelConfig
 
 R1 = Path(__file__).resolve().parents[2] / "recipes" / "r1.yaml"
 

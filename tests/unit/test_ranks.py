@@ -265,7 +265,7 @@ def trainer(*, seen: int = 1, gpus: int = 0) -> Any:
 def test_a_trainer_that_sees_another_world_than_was_launched_is_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from factory.training.running import require_world
+    from factory.trainers.running import require_world
 
     require_world(trainer(), 1)
     require_world(trainer(gpus=1), 1)

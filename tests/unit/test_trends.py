@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from factory.training.trends import Alarm, alarm, length_fall
+from factory.stages.grpo.trends import Alarm, alarm, length_fall
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from factory.jsonl import append_rows, read_records
 from factory.records import Problem, SamplingConfig, Verdict
 from factory.sampling.sampler import Request
 from factory.sampling.scripted import ScriptedSampler
+from factory.stages.grpo.watch import Looked, Ranks, Watcher, WatchRow, group_of, spread, summary
 from factory.tiny import save_tiny_model
-from factory.training.watch import Looked, Ranks, Watcher, WatchRow, group_of, spread, summary
 
 
 def problem(number: int, source: str = "sums", **data: Any) -> Problem:

@@ -1,0 +1,336 @@
+"""TRL's DistillationTrainer as the factory runs it: our sampler, planned texts, exact resume.
+
+TRL 1.16 keeps the mathematics: the divergence, its gradient, the mean over an update's tokens. It
+has no hook for texts, so the method that generates them is replaced; with it come traces beside
+the student's own texts, which TRL's trainer does not mix.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PrinterCallback
+from trl import DistillationConfig as TrlConfig
+from trl import DistillationTrainer
+
+from factory.context import Context
+from factory.errors import RecipeError
+from factory.machine import Machine
+from factory.ranks import this_rank
+from factory.records import Problem, Trace
+from factory.sampling import open_sampler
+from factory.sampling.ends import training_ends
+from factory.sampling.sampler import Request, Sampler
+from factory.seeds import derive
+from factory.stages.distill.config import DistillConfig
+from factory.stages.distill.texts import Planned, plan_texts
+from factory.stages.distill.vocabularies import require_shared_ends, shared_tokenizer
+from factory.trainers.checkpoints import CompleteCheckpoints, saving_fields
+from factory.trainers.lora import peft_config
+from factory.trainers.opening import open_model, require_room
+from factory.trainers.parity import engine_parity
+from factory.trainers.phases import PhaseClock
+from factory.trainers.precision import device_fields
+from factory.trainers.running import run_trainer
+from factory.trainers.saving import save_model
+from factory.trainers.telemetry import Logs, Telemetry
+from factory.trainers.weights import policy_weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+PARITY_TOKENS = 256
+"""Of a completion whose log-probs are compared: all its logits are held at once."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What draws the student's texts."""
+
+    sampler: Sampler
+    dtype: str
+    """That engine and trainer share; decides how far they may differ."""
+    clock: PhaseClock
+
+
+class OnPolicyTrainer(DistillationTrainer):
+    """DistillationTrainer whose texts are those of `planned`, one a dataset row, in that order."""
+
+    def __init__(
+        self,
+        *args: Any,
+        config: DistillConfig,
+        planned: Sequence[Planned],
+        engine: Engine,
+        **kwargs: Any,
+    ) -> None:
+        self.config = config
+        self.planned = planned
+        self.engine = engine
+        self.parity: dict[str, float] = {}
+        """Gaps found by the last check, taken by the telemetry of its step."""
+        self._asked: list[int] = []
+        self._count = self._loaded_step = 0
+        super().__init__(*args, **kwargs)
+
+    def _send_telemetry(self) -> None:
+        """Nothing: a run tells nobody that it runs."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        with self.engine.clock.measure("train"):
+            return super().training_step(*args, **kwargs)
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        # TRL 1.16 calls the student's layers past its `forward`, the one place where accelerate
+        # rounds: without this a student in bfloat16 would be trained in float32.
+        with self.accelerator.autocast():
+            return super().compute_loss(*args, **kwargs)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        # TRL hands its generating methods the prompts alone.
+        self._asked = [row["text"] for row in inputs]
+        # Rows are shuffled over micro-batches by the global stream. What else drew from it differs
+        # between a resumed run and an undisturbed one, so the shuffle gets a state of its own.
+        torch.manual_seed(derive(self.args.seed, "distill", "shuffle", self.state.global_step))
+        return super()._generate_and_score_completions(inputs)
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        # Without the special tokens that a tokenizer adds: templates write their own.
+        return [list(self.planned[text].prompt_ids) for text in self._asked], None, {}
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
+    ) -> list[list[int]]:
+        """One completion a row: the trace's, or one that the student draws with its weights of now.
+
+        The seed of a text depends on its place in the run only, so a resumed run draws the same.
+        """
+        requests = {
+            text: Request(
+                self.planned[text].prompt_ids, derive(self.args.seed, "distill", "text", text)
+            )
+            for text in self._asked
+            if not self.planned[text].completion_ids
+        }
+        drawn = dict(zip(requests, self._draw(list(requests.values())), strict=True))
+        return [
+            list(drawn[text] if text in drawn else self.planned[text].completion_ids)
+            for text in self._asked
+        ]
+
+    def _draw(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
+        """Completions by the engine, after it took the weights and, now and then, was checked."""
+        clock, sampler, step = self.engine.clock, self.engine.sampler, self.state.global_step
+        if step != self._loaded_step:
+            with clock.measure("sync"):
+                sampler.load_weights(policy_weights(self.accelerator.unwrap_model(self.model)))
+                self._loaded_step = step
+        with clock.measure("generate"):
+            completions = sampler.sample(requests, self.config.sampling) if requests else []
+        self._count += 1
+        if requests and self._count.bit_count() == 1:
+            with clock.measure("parity"):
+                tokens = min(PARITY_TOKENS, self.config.max_new_tokens)
+                self.parity = engine_parity(
+                    sampler, requests,
+                    self.config.sampling.model_copy(update={"max_new_tokens": tokens}),
+                    logprobs=self.completion_logprobs, device=self.accelerator.device,
+                    dtype=self.engine.dtype, step=step + 1,
+                )  # fmt: skip
+        counts = [
+            len(completions),
+            sum(completion.tokens for completion in completions),
+            sum(completion.finish_reason == "length" for completion in completions),
+        ]
+        # Of all ranks; TRL's own figures count traces as well.
+        counted = self.accelerator.gather(torch.tensor([counts], device=self.accelerator.device))
+        texts, all_tokens, truncated = counted.sum(dim=0).tolist()
+        self._metrics["train"]["drawn/length"].append(all_tokens / texts)
+        self._metrics["train"]["drawn/truncated_share"].append(truncated / texts)
+        return [completion.token_ids for completion in completions]
+
+    @torch.no_grad()
+    def completion_logprobs(
+        self, input_ids: Tensor, attention_mask: Tensor, completion_length: int
+    ) -> Tensor:
+        """Log-probs (rows, completion_length) of the student as it trains."""
+        model = self.accelerator.unwrap_model(self.model)
+        logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+        scaled = logits[:, -completion_length - 1 : -1].float() / self.temperature
+        targets = input_ids[:, -completion_length:, None]
+        return scaled.log_softmax(-1).gather(-1, targets)[..., 0]
+
+
+def train(
+    config: DistillConfig,
+    problems: Sequence[Problem],
+    *,
+    traces: Iterable[Trace],
+    student: Path,
+    teacher: Path,
+    out: Path,
+    context: Context,
+) -> None:
+    """Draw the model in `student` towards the one in `teacher` and write it to `out`.
+
+    Leaves telemetry.jsonl in the context's scratch folder.
+    """
+    tokenizer = shared_tokenizer(student, teacher)
+    ends = training_ends(student, tokenizer, config.prompt)
+    require_shared_ends(ends, teacher, config.prompt, tokenizer=tokenizer)
+    planned = plan_texts(config, problems, traces, tokenizer=tokenizer, context=context)
+    prompt = max(len(text.prompt_ids) for text in planned)
+    longest, _ = (
+        require_room(folder, model=name, prompt=prompt, completion=config.max_new_tokens)
+        for name, folder in (("student", student), ("teacher", teacher))
+    )
+    machine = context.machine
+    model = open_model(student, ends=ends)
+    sampler = open_sampler(
+        student, machine, max_length=longest, training=True, notify=context.note, ends=ends
+    )
+    dtype = machine.torch_dtype_name(on_gpu=machine.takes_gpu())
+    try:
+        trainer = make_trainer(
+            config, planned, model=model, teacher=load_teacher(teacher, model, tokenizer, dtype),
+            tokenizer=tokenizer, engine=Engine(sampler, dtype, PhaseClock()), context=context,
+        )  # fmt: skip
+        trainer.engine.clock.take()
+        run_trainer(trainer, context)
+    finally:
+        sampler.close()
+    save_model(trainer, student, out, ends=ends)
+
+
+def make_trainer(
+    config: DistillConfig,
+    planned: Sequence[Planned],
+    *,
+    model: "PreTrainedModel",
+    teacher: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    engine: Engine,
+    context: Context,
+) -> OnPolicyTrainer:
+    """The trainer with its texts in order and all its callbacks, ready to `train`."""
+    telemetry = Telemetry(
+        context.scratch / "telemetry.jsonl",
+        context,
+        values=telemetry_values,
+        timings=lambda logs: _timings(trainer),
+    )
+    trainer = OnPolicyTrainer(
+        model=model,
+        teacher_model=teacher,
+        args=training_arguments(config, context),
+        # TRL insists on a prompt; the text's place in the plan tells all.
+        train_dataset=Dataset.from_dict(
+            {"prompt": [""] * len(planned), "text": list(range(len(planned)))}
+        ),
+        processing_class=tokenizer,
+        peft_config=peft_config(config.lora),
+        callbacks=[CompleteCheckpoints(), telemetry],
+        config=config,
+        planned=planned,
+        engine=engine,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def training_arguments(config: DistillConfig, context: Context) -> TrlConfig:
+    """The whole of TRL's configuration. AdamW as torch and TRL have it, without decay."""
+    machine = context.machine
+    micro_batch = _micro_batch(config.prompts, machine)
+    share = config.prompts // this_rank().world
+    return TrlConfig(
+        output_dir=str(context.scratch / "trainer"),
+        seed=context.seed,
+        max_steps=config.steps,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=share // micro_batch,
+        shuffle_dataset=False,  # the rows lie in the order of the plan
+        use_vllm=False,  # our Sampler holds the engine, vLLM or another
+        beta=config.beta,
+        temperature=config.temperature,
+        max_completion_length=config.max_new_tokens,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="constant",
+        warmup_steps=0,
+        optim="adamw_torch",
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        gradient_checkpointing=machine.takes_gpu(),
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # it would replace a loss that is not a number
+        report_to="none",
+        disable_tqdm=True,
+        **device_fields(machine),
+        **saving_fields(machine),
+    )
+
+
+def _micro_batch(texts: int, machine: Machine) -> int:
+    """The most rows up to the machine's that divide a process's share of an update."""
+    ranks = this_rank().world
+    if texts % ranks:
+        raise RecipeError(
+            f"prompts: {texts} texts cannot be shared evenly by {ranks} processes; make it a "
+            "multiple"
+        )
+    share = texts // ranks
+    return max(n for n in range(1, min(share, machine.micro_batch) + 1) if share % n == 0)
+
+
+def load_teacher(
+    folder: Path, student: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", dtype: str
+) -> "PreTrainedModel":
+    """The teacher, its table of tokens as long as the student's; RecipeError where it is too short.
+
+    Tables are padded beyond the tokenizer's ids by different lengths (Qwen2.5: 151,936 up to 3B,
+    152,064 above). A longer one of the teacher is cut there: no text has these ids.
+    """
+    teacher = open_model(folder, getattr(torch, dtype))
+    ours, theirs = (one.config.get_text_config().vocab_size for one in (student, teacher))
+    needed = 1 + max(tokenizer.get_vocab().values())
+    if theirs > ours >= needed:
+        teacher.resize_token_embeddings(ours)
+    elif theirs != ours:
+        raise RecipeError(
+            f"teacher: has rows for {theirs} tokens, the student for {ours}, of which the "
+            f"tokenizer uses {needed}: take a teacher with at least as many rows as the student"
+        )
+    return teacher.requires_grad_(False).eval()
+
+
+def telemetry_values(logs: Logs) -> dict[str, float]:
+    """The deterministic figures of a step; `loss` is the mean divergence of a token, in nats.
+
+    Length and truncation are those of the student's own texts.
+    """
+    return {
+        "loss": logs["loss"],
+        "entropy": logs["entropy"],
+        "learning_rate": logs["learning_rate"],
+        "grad_norm": logs["grad_norm"],
+        "completion_length": logs["drawn/length"],
+        "truncated_share": logs["drawn/truncated_share"],
+    }
+
+
+def _timings(trainer: OnPolicyTrainer) -> dict[str, float]:
+    """Seconds by phase, and the parity check if there was one."""
+    seconds = trainer.engine.clock.take()
+    timings = {f"seconds/{name}": round(value, 3) for name, value in seconds.items()}
+    timings |= trainer.parity
+    trainer.parity = {}
+    return timings

@@ -1,0 +1,180 @@
+"""R1's settings in TRL's words: the stage's config and the machine to arguments of GRPOConfig."""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from trl import GRPOConfig as TrlConfig
+
+from factory.errors import RecipeError
+from factory.machine import Machine
+from factory.ranks import this_rank
+from factory.stages.grpo.config import GrpoConfig
+from factory.trainers.checkpoints import saving_fields
+from factory.trainers.precision import device_fields
+
+OWN_NAMES = {
+    "beta": "kl",
+    "epsilon": "epsilon",
+    "epsilon_high": "epsilon_high",
+    "loss_type": "loss_type",
+    "reward_weights": "rewards",
+    "sync_ref_model": "reference_refresh_steps",
+    "ref_model_sync_steps": "reference_refresh_steps",
+    "ref_model_mixup_alpha": "reference_refresh_steps",
+    "num_iterations": "updates_per_rollout",
+    "steps_per_generation": "updates_per_rollout",
+    "generation_batch_size": "updates_per_rollout",
+    "num_generations": "group",
+    "max_completion_length": "max_new_tokens",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "max_steps": "steps",
+    "num_train_epochs": "steps",
+    "learning_rate": "learning_rate",
+    "warmup_steps": "warmup_steps",
+    "warmup_ratio": "warmup_steps",
+    "adam_beta1": "adam_betas",
+    "adam_beta2": "adam_betas",
+    "weight_decay": "weight_decay",
+    "max_grad_norm": "max_grad_norm",
+}
+"""TRL's name for what the stage's config states itself, with its name there."""
+
+PASSED = (
+    "delta", "scale_rewards", "multi_objective_aggregation", "importance_sampling_level",
+    "use_bias_correction_kl", "mask_truncated_completions", "top_entropy_quantile",
+    "entropy_coef", "use_adaptive_entropy", "entropy_coef_min", "entropy_coef_max",
+    "entropy_coef_delta", "entropy_target", "off_policy_mask_threshold", "sapo_temperature_neg",
+    "sapo_temperature_pos", "vespo_k_pos", "vespo_k_neg", "vespo_lambda_pos", "vespo_lambda_neg",
+    "gradient_checkpointing", "gradient_checkpointing_kwargs", "optim", "optim_args",
+    "adam_epsilon", "lr_scheduler_type", "lr_scheduler_kwargs", "cast_lm_head_to_fp32",
+    "disable_dropout", "router_aux_loss_coef",
+)  # fmt: skip
+"""What a recipe's `trl` mapping may set: the objective and the optimiser. Sampling, batches,
+output and launch belong to the factory."""
+
+
+def mathematics(config: GrpoConfig) -> dict[str, Any]:
+    """TRL arguments of R1's eq. 1 to 3 as `config` states them.
+
+    TRL 1.16's own defaults differ from the paper: loss_type dapo, beta 0, epsilon 0.2, a KL
+    multiplied by the ratio (use_bias_correction_kl), and a soft update of the reference
+    (ref_model_mixup_alpha 0.6).
+    """
+    return {
+        "beta": config.kl,
+        "epsilon": config.epsilon,
+        "epsilon_high": config.epsilon if config.epsilon_high is None else config.epsilon_high,
+        "delta": None,
+        "loss_type": config.loss_type,
+        "scale_rewards": "group",
+        "multi_objective_aggregation": "sum_then_normalize",
+        "importance_sampling_level": "token",
+        "use_bias_correction_kl": False,
+        "mask_truncated_completions": False,
+        "reward_weights": [reward.weight for reward in config.rewards],
+        "sync_ref_model": config.kl > 0 and config.reference_refresh_steps > 0,
+        "ref_model_sync_steps": max(1, config.reference_refresh_steps),
+        "ref_model_mixup_alpha": 1.0,
+        "num_iterations": 1,
+        "num_generations": config.group,
+        "max_completion_length": config.largest_limit,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "top_k": 0,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": config.warmup_steps,
+        "optim": "adamw_torch",
+        "adam_beta1": config.adam_betas[0],
+        "adam_beta2": config.adam_betas[1],
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        **config.trl,
+    }
+
+
+def training_arguments(
+    config: GrpoConfig, machine: Machine, *, output: str, seed: int, micro_prompts: int
+) -> TrlConfig:
+    """The whole of TRL's configuration; RecipeError where TRL refuses a passed-through value.
+
+    `micro_prompts` questions with all their samples make one of TRL's batches on each rank.
+    """
+    accumulation = prompts_per_rank(config) // micro_prompts
+    fields = {
+        "output_dir": output,
+        "seed": seed,
+        "max_steps": config.steps,
+        "per_device_train_batch_size": micro_prompts * config.group,
+        "gradient_accumulation_steps": accumulation,
+        "steps_per_generation": accumulation * config.updates_per_rollout,
+        "shuffle_dataset": False,  # the rows lie in the order in which they are asked
+        "use_vllm": False,  # our Sampler holds the engine, vLLM or another
+        "gradient_checkpointing": machine.takes_gpu(),
+        "remove_unused_columns": False,
+        "ddp_find_unused_parameters": False,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would replace a loss that is not a number
+        "report_to": "none",
+        "disable_tqdm": True,
+        **device_fields(machine),
+        **saving_fields(machine),
+        "save_steps": checkpoint_steps(config, machine),
+        **mathematics(config),
+    }
+    try:
+        return TrlConfig(**fields)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"trl: refused by trl.GRPOConfig: {error}") from error
+
+
+def checkpoint_steps(config: GrpoConfig, machine: Machine) -> int:
+    """Steps between checkpoints: the machine's, rounded up to whole rollout phases.
+
+    TRL does not save the rows that a rollout phase still holds, so inside one there is no state
+    to go on from exactly.
+    """
+    phase = config.updates_per_rollout
+    return math.ceil(machine.checkpoint_steps / phase) * phase
+
+
+def prompts_per_rank(config: GrpoConfig) -> int:
+    """Questions an update on each rank; RecipeError if they do not divide evenly."""
+    ranks = this_rank().world
+    if ranks > 1 and config.dynamic_sampling is not None:
+        raise RecipeError(
+            f"dynamic_sampling: draws for one process, found {ranks}; set processes: 1 in the "
+            "machine file or leave it out"
+        )
+    if config.prompts % ranks:
+        raise RecipeError(
+            f"prompts: {config.prompts} questions cannot be shared evenly by {ranks} processes; "
+            "make it a multiple"
+        )
+    return config.prompts // ranks
+
+
+def plain_micro_prompts(config: GrpoConfig, machine: Machine) -> int:
+    """The most questions a forward pass of TRL's own may take: a divisor of a rank's share."""
+    share = prompts_per_rank(config)
+    return max(n for n in range(1, min(share, machine.micro_groups) + 1) if share % n == 0)
+
+
+def passthrough_problems(arguments: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a recipe's `trl` mapping, one line a problem."""
+    known = {field.name for field in dataclasses.fields(TrlConfig)}
+    problems = []
+    for name in sorted(arguments):
+        if name in OWN_NAMES:
+            problems.append(f"trl.{name}: set the stage's own key {OWN_NAMES[name]} instead")
+        elif name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            problems.append(f"trl.{name}: trl.GRPOConfig has no such argument{hint}")
+        elif name not in PASSED:
+            problems.append(f"trl.{name}: not allowed: the factory sets it; free are {PASSED}")
+    return problems

@@ -1,0 +1,133 @@
+"""What a GRPO run takes: rollouts, their log-probs and scores, training on them."""
+
+import math
+
+from factory.cost import formulas
+from factory.cost.context import ENGINE_BYTES, TRAINER_BYTES, CostContext, Model, StageCost
+from factory.cost.flows import Questions
+from factory.cost.formulas import DecodeLoad
+from factory.cost.work import LORA_SHARE, state_bytes
+from factory.stages.grpo.config import GrpoConfig
+
+PARITY_ROWS = 4
+"""Of `rollouts`: completions drawn again at rollouts 1, 2, 4, 8, ..."""
+
+
+def estimate(config: GrpoConfig, cost: CostContext) -> tuple[StageCost, Model]:
+    model = cost.model()
+    supply: Questions = cost.read("problems")
+    _, question = supply.count_and_length("train", config.sources)
+    loads = [
+        _rollout(config, cost, model, question=question, update=update)
+        for update in range(1, config.steps + 1, config.updates_per_rollout)
+    ]
+    learned = LORA_SHARE * model.shape.parameters if config.lora else model.shape.parameters
+    updates = config.updates_per_rollout
+    every = updates * math.ceil(cost.machine.checkpoint_steps / updates)
+    saves = max(0, math.ceil(config.steps / every) - 1)
+    seconds = (
+        cost.start
+        + sum(
+            _rollout_seconds(config, cost, model, load, update=1 + number * updates)
+            for number, load in enumerate(loads)
+        )
+        / cost.ranks
+        + _parity_seconds(config, cost, model, loads[-1])
+        + _watch_seconds(config, cost, model)
+        + formulas.checkpoint_seconds(learned, saves)
+        + model.file_bytes / formulas.DISK_BYTES_PER_SECOND
+    )
+    return StageCost(
+        seconds,
+        sum(load.tokens for load in loads),
+        _grpo_memory(config, cost, model, loads[-1], learned),
+        model.file_bytes,
+        2 * formulas.CHECKPOINT_BYTES * learned,
+        cost.expected(config.max_new_tokens)[1],
+    ), model
+
+
+def _rollout(
+    config: GrpoConfig, cost: CostContext, model: Model, *, question: float, update: int
+) -> DecodeLoad:
+    """What is drawn for the rollout that is first used for an update."""
+    limit = config.limit_at(update)
+    prompts = config.prompts * config.updates_per_rollout
+    return cost.decode_load(
+        model, config.prompt, question=question, prompts=prompts, rows=prompts * config.group,
+        completion=cost.expected(limit)[0], limit=limit, training=True,
+    )  # fmt: skip
+
+
+def _rollout_seconds(
+    config: GrpoConfig, cost: CostContext, model: Model, load: DecodeLoad, *, update: int
+) -> float:
+    """Of drawing a rollout, of its log-probs (the reference's, and the old policy's where several
+    updates share it), of its scores by reward models, and of training on it. On the flat row of
+    the packed pass each prompt stands once."""
+    size, speed = model.shape.size(4), cost.speed
+    row = load.frame + load.own + load.completion
+    flat = load.prompts * (load.frame + load.own) + load.tokens
+    passes = (config.kl > 0) + (config.updates_per_rollout > 1)
+    training = formulas.train_seconds(
+        size, speed, tokens=flat, context=row, share=speed.rl,
+        passes=load.prompts / cost.machine.micro_groups,
+    )  # fmt: skip
+    return (
+        cost.draw_seconds(model, load)
+        + passes * formulas.pass_seconds(size, speed, flat, row)
+        + _preference_seconds(config, cost, model, update, row)
+        + training * (formulas.LORA_WORK if config.lora else 1.0)
+    )
+
+
+def _preference_seconds(
+    config: GrpoConfig, cost: CostContext, model: Model, update: int, row: float
+) -> float:
+    """Of reward models over the answers to a rollout's general prompts."""
+    models = sum(reward.model is not None for reward in config.rewards)
+    rows = config.general_at(update) * config.group * config.updates_per_rollout
+    return models * formulas.pass_seconds(model.shape.size(4), cost.speed, rows * row, row)
+
+
+def _parity_seconds(config: GrpoConfig, cost: CostContext, model: Model, load: DecodeLoad) -> float:
+    """Of comparing engine and trainer at rollouts 1, 2, 4, 8, ..."""
+    n, c = PARITY_ROWS, load.completion
+    few = DecodeLoad(n, n, 0, load.frame + load.own, c, c, block=n, at_once=n)
+    return config.rollouts.bit_length() * cost.draw_seconds(model, few)
+
+
+def _watch_seconds(config: GrpoConfig, cost: CostContext, model: Model) -> float:
+    """Of measuring the watched problems before, during and after the run."""
+    watch = config.watch
+    if watch is None:
+        return 0.0
+    problems, question = cost.read("watch.problems").count_and_length(
+        "held_out", watch.sources, watch.limit
+    )
+    completion, _ = cost.expected(config.max_new_tokens)
+    load = cost.decode_load(
+        model, config.prompt, question=question, prompts=problems, rows=problems * watch.samples,
+        completion=completion, limit=config.max_new_tokens, training=True,
+    )  # fmt: skip
+    return (1 + math.ceil(config.steps / watch.every)) * cost.draw_seconds(model, load) / cost.ranks
+
+
+def _grpo_memory(
+    config: GrpoConfig, cost: CostContext, model: Model, load: DecodeLoad, learned: float
+) -> float:
+    """Trainer, reference and reward models in float32, engine, and a micro-batch."""
+    parameters, size = model.shape.parameters, model.shape.size(4)
+    rewards = sum(reward.model is not None for reward in config.rewards)
+    held = rewards + (config.kl > 0 and not config.lora)
+    rows = cost.machine.micro_groups * config.group
+    return (
+        state_bytes(cost, parameters, learned)
+        + held * 4 * parameters
+        + cost.engine_memory(model, load, training=True)
+        + formulas.activation_bytes(
+            size, model.shape.vocabulary, rows=rows, recomputes=cost.on_gpu,
+            length=load.completion + (load.frame + load.own) / config.group,
+        )
+        + (ENGINE_BYTES + TRAINER_BYTES / 2) * (not cost.on_gpu)
+    )  # fmt: skip

@@ -1,0 +1,361 @@
+"""One GRPO run from its parts: model, engine, graders, trainer, checkpoints."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, PrinterCallback
+
+from factory.artifacts import Artifact
+from factory.chat import render
+from factory.context import Context
+from factory.cost.roofline import measure_peaks, size_of
+from factory.errors import RecipeError
+from factory.files import write_file
+from factory.grading import GradingPool
+from factory.ranks import this_rank
+from factory.records import Problem
+from factory.sampling import open_sampler
+from factory.sampling.ends import training_ends
+from factory.seeds import derive
+from factory.stages.grpo.arguments import plain_micro_prompts, training_arguments
+from factory.stages.grpo.config import GrpoConfig
+from factory.stages.grpo.early_stop import EarlyStop
+from factory.stages.grpo.efficiency import Efficiency
+from factory.stages.grpo.pass_choice import FasterPass
+from factory.stages.grpo.preference_rewards import PreferenceRewards
+from factory.stages.grpo.rollouts import Rollouts, RolloutSettings
+from factory.stages.grpo.trainer import FactoryGrpoTrainer, plain_pass_reason
+from factory.stages.grpo.watch import Watcher
+from factory.trainers.checkpoints import CompleteCheckpoints
+from factory.trainers.lora import peft_config
+from factory.trainers.opening import open_model, require_room
+from factory.trainers.phases import PhaseClock
+from factory.trainers.questions import question_order
+from factory.trainers.running import run_trainer
+from factory.trainers.saving import save_model
+from factory.trainers.telemetry import Logs, Telemetry
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+RENAMED = {
+    "completions/mean_length": "completion_length",
+    "clip_ratio/region_mean": "clipped_share",
+}
+"""TRL's names for figures that the telemetry calls otherwise."""
+
+AS_THEY_ARE = (
+    "loss", "grad_norm", "learning_rate", "reward", "reward_std", "kl", "entropy", "ratio_max",
+    "accuracy", "canary_accuracy", "format_share", "truncated_share", "language_mix_share",
+    "redone", "runs_on_share", "code_share", "bare_share",
+)  # fmt: skip
+
+
+def train(
+    config: GrpoConfig,
+    problems: Sequence[Problem],
+    *,
+    general: Sequence[Problem] = (),
+    watched: Sequence[Problem] = (),
+    model: Artifact,
+    reward_models: Mapping[str, Path] = MappingProxyType({}),
+    out: Path,
+    context: Context,
+) -> dict[str, float]:
+    """Train the model of an artifact and write it to `out`; `watched` are measured on the way.
+
+    Returns what there is to say of a run that an alarm ended, else nothing. `general` are prompts
+    that only reward models judge, `reward_models` the folders of those by component. Leaves
+    telemetry.jsonl, rollouts.jsonl and (with a watch) watch.jsonl in scratch.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True)
+    asked = [*problems, *general]
+    prompts, watch_prompts = (
+        [render(problem.prompt, config.prompt, tokenizer) for problem in some]
+        for some in (asked, watched)
+    )
+    longest = _longest([*prompts, *watch_prompts], tokenizer)
+    length = require_room(model.path, prompt=longest, completion=config.largest_limit)
+    ends = training_ends(model.path, tokenizer, config.prompt)
+    policy = open_model(model.path, ends=ends)
+    machine = context.machine
+    with GradingPool(machine.thread_count(), is_isolated=not machine.unsandboxed) as pool:
+        sampler = open_sampler(
+            model.path, machine, max_length=length, training=True, notify=context.note, ends=ends
+        )
+        parts: dict[str, Any] = {
+            "sampler": sampler, "tokenizer": tokenizer, "pool": pool, "folder": context.scratch,
+        }  # fmt: skip
+        try:
+            rollouts = Rollouts(
+                _settings(config, model, context),
+                asked,
+                prompts,
+                clock=PhaseClock(),
+                watcher=_watcher(config, watched, watch_prompts, context=context, parts=parts),
+                preferences=_preferences(config, reward_models, context),
+                **parts,
+            )
+            trainer = make_trainer(
+                config, prompts, policy=policy, rollouts=rollouts, context=context
+            )
+            rollouts.clock.take()
+            run_trainer(trainer, context)
+            early = _early_stop(trainer)
+            if early is None or not early.has_stopped:
+                rollouts.watch(trainer)
+        finally:
+            sampler.close()
+    stopped = {} if early is None else _go_back(early, trainer, context)
+    save_model(trainer, model.path, out, ends=ends)
+    return stopped
+
+
+def _go_back(early: EarlyStop, trainer: FactoryGrpoTrainer, context: Context) -> dict[str, float]:
+    """Take the best weights if there was an alarm, and say so."""
+    stopped = early.go_back(trainer.model, trainer.state.global_step)
+    if stopped is None:
+        return {}
+    context.note(f"grpo: ended after step {stopped.step}, weights of step {stopped.weights_step}")
+    text = stopped.model_dump_json() + "\n"
+    write_file(context.scratch / "stopped.json", text)
+    return {"stopped_step": float(stopped.step), "weights_step": float(stopped.weights_step)}
+
+
+def _early_stop(trainer: FactoryGrpoTrainer) -> EarlyStop | None:
+    callbacks = trainer.callback_handler.callbacks
+    return next((one for one in callbacks if isinstance(one, EarlyStop)), None)
+
+
+def _watcher(
+    config: GrpoConfig,
+    problems: Sequence[Problem],
+    prompts: Sequence[str],
+    *,
+    context: Context,
+    parts: dict[str, Any],
+) -> Watcher | None:
+    watch = config.watch
+    if watch is None:
+        return None
+    return Watcher(
+        problems,
+        prompts,
+        every=watch.every,
+        samples=watch.samples,
+        sampling=config.sampling_at(1).model_copy(
+            update={"temperature": watch.temperature, "top_p": watch.top_p}
+        ),
+        prompt=config.prompt,
+        language=config.language,
+        seed=context.seed,
+        notify=context.note,
+        **parts,
+    )
+
+
+def make_trainer(
+    config: GrpoConfig,
+    prompts: Sequence[str],
+    *,
+    policy: "PreTrainedModel",
+    rollouts: Rollouts,
+    context: Context,
+) -> FactoryGrpoTrainer:
+    """The trainer with its data in order and all its callbacks, ready to `train`.
+
+    `prompts[i]` is what `rollouts.problems[i]` is asked with.
+    """
+    arguments, packed_rows, is_measured = _placement(config, policy, context)
+    faster_pass = FasterPass(context.scratch, context.note) if is_measured else None
+    general = sum(problem.kind == "open" for problem in rollouts.problems)
+    peaks = measure_peaks(arguments.device, torch.float32)
+    context.note(
+        f"grpo: this process multiplies at {peaks.flops_per_second / 1e9:.0f} GFLOP/s and reads "
+        f"{peaks.bytes_per_second / 1e9:.0f} GB/s; shares of the roofline refer to that"
+    )
+    figures = Efficiency(
+        size_of(policy),
+        peaks,
+        completions=arguments.generation_batch_size,
+        group=config.group,
+        rows_at_once=context.machine.block,
+        updates=config.updates_per_rollout,
+    )
+    telemetry = Telemetry(
+        context.scratch / "telemetry.jsonl",
+        context,
+        values=telemetry_values,
+        timings=lambda logs: (
+            _timings(rollouts, figures, logs) | (faster_pass.take() if faster_pass else {})
+        ),
+        headline=("reward", "accuracy"),
+        alarms=canary_alarms,
+    )
+    trainer = FactoryGrpoTrainer(
+        model=policy,
+        args=arguments,
+        train_dataset=question_rows(config, prompts, context.seed, general=general),
+        processing_class=rollouts.tokenizer,
+        peft_config=peft_config(config.lora),
+        reward_funcs=rollouts.reward_functions(),
+        rollout_func=rollouts.sample,
+        callbacks=[CompleteCheckpoints(), telemetry, *_stopping(config, rollouts, context)],
+        packed_rows=packed_rows,
+        faster_pass=faster_pass,
+        clock=rollouts.clock,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _stopping(config: GrpoConfig, rollouts: Rollouts, context: Context) -> list[EarlyStop]:
+    if config.watch is None or not config.watch.stops or rollouts.watcher is None:
+        return []
+    if context.machine.processes > 1:
+        raise RecipeError(
+            "watch.stops: keeps the weights of one process; set processes: 1 in the machine file, "
+            "or leave it out"
+        )
+    return [EarlyStop(rollouts.watcher, context.scratch)]
+
+
+def _placement(
+    config: GrpoConfig, policy: "PreTrainedModel", context: Context
+) -> tuple[Any, int | None, bool]:
+    """TRL's arguments, the rows of a micro-batch, and whether a measurement chooses its pass.
+
+    We cut the micro-batches, so TRL hands over the whole batch at once. No rows: TRL's own pass
+    over the batches that TRL cuts.
+    """
+    machine = context.machine
+    where = {"output": str(context.scratch / "trainer"), "seed": context.seed}
+    plain = training_arguments(
+        config, machine, micro_prompts=plain_micro_prompts(config, machine), **where
+    )
+    reason = plain_pass_reason(policy, plain)
+    if reason is None and machine.training_pass == "trl":
+        reason = "the machine file says so"
+    if reason is not None:
+        context.note(f"grpo: TRL's own training pass, since {reason}")
+        return plain, None, False
+    packed = training_arguments(config, machine, micro_prompts=config.prompts, **where)
+    # On CPUs in float32 the packed pass was 2.8 to 6.6 times as fast as TRL's (docs/log.md).
+    is_known = plain.use_cpu and not plain.bf16
+    measured = {"measure"} if is_known else {"measure", "auto"}
+    is_measured = machine.training_pass in measured
+    return packed, machine.micro_groups * config.group, is_measured
+
+
+def question_rows(
+    config: GrpoConfig, prompts: Sequence[str], seed: int, *, general: int = 0
+) -> Dataset:
+    """Every question of the run in the order in which it is asked: resuming only skips rows.
+
+    The last `general` of the prompts are general ones.
+    """
+    order = planned_questions(config, len(prompts) - general, general, seed)
+    return Dataset.from_dict({"prompt": [prompts[i] for i in order], "problem": order})
+
+
+def planned_questions(config: GrpoConfig, problems: int, general: int, seed: int) -> list[int]:
+    """Indices of the questions of all rollouts; general prompts come after the problems.
+
+    Problems and general prompts are each drawn in whole passes of their own, so that adding the
+    ones changes no order of the others.
+    """
+    updates = config.updates_per_rollout
+    counts = [config.general_at(phase * updates + 1) for phase in range(config.rollouts)]
+    most = config.rollouts * updates * config.prompts
+    ruled = iter(question_order(problems, most, seed))
+    free = iter(question_order(general, most, derive(seed, "general")) if general else ())
+    order: list[int] = []
+    for count in counts:
+        for _ in range(updates):
+            order += [next(ruled) for _ in range(config.prompts - count)]
+            order += [problems + next(free) for _ in range(count)]
+    return order
+
+
+def telemetry_values(logs: Logs) -> dict[str, float]:
+    """The deterministic figures of a step, from what TRL logs.
+
+    A step that takes its rows from an earlier rollout has none of the rollout's figures. With
+    the KL weight 0, `entropy` is that of rows with a signal, and missing where no row has one.
+    """
+    values = {name: logs[name] for name in AS_THEY_ARE if name in logs}
+    values |= {ours: logs[theirs] for theirs, ours in RENAMED.items() if theirs in logs}
+    if "frac_reward_zero_std" in logs:
+        values["signal_share"] = 1.0 - logs["frac_reward_zero_std"]
+    for name, value in logs.items():
+        if name.startswith(("words/", "drawn_")):
+            values[name] = value
+        # A component that applies to none of a rollout's completions has no mean.
+        elif name.startswith("rewards/") and name.endswith("/mean") and value is not None:
+            values[name.removesuffix("/mean")] = value
+    return values
+
+
+def canary_alarms(row: Mapping[str, float | None]) -> list[str]:
+    """What to say about a row of telemetry in which a canary was graded correct."""
+    share = row.get("canary_accuracy")
+    if not share:
+        return []
+    return [
+        f"ALARM, update {row['step']:g}: {share:.0%} of the answers to canary problems were graded "
+        "correct, whose references no honest answer gives: a grader is fooled or references leak; "
+        "read rollouts.jsonl"
+    ]
+
+
+def _timings(rollouts: Rollouts, efficiency: Efficiency, logs: Logs) -> dict[str, float]:
+    """Seconds by phase, rates and shares of the roofline, and the parity check if there was one."""
+    seconds = rollouts.clock.take()
+    timings = {f"seconds/{name}": round(value, 3) for name, value in seconds.items()}
+    timings |= efficiency.of_step(seconds, rollouts.drawn, logs)
+    timings |= rollouts.parity
+    rollouts.parity = {}
+    return timings
+
+
+def _settings(config: GrpoConfig, model: Artifact, context: Context) -> RolloutSettings:
+    phases = {0, config.rollouts // 2, config.rollouts - 1}
+    if config.watch is not None:
+        phases |= set(range(0, config.rollouts, config.watch.every // config.updates_per_rollout))
+    return RolloutSettings(
+        prompt=config.prompt,
+        rewards=config.rewards,
+        sampling_at=config.sampling_at,
+        group=config.group,
+        language=config.language,
+        seed=context.seed,
+        dtype=context.machine.torch_dtype_name(on_gpu=context.machine.takes_gpu()),
+        model=model.fingerprint,
+        dynamic_sampling=config.dynamic_sampling,
+        kept_steps=frozenset(phase * config.updates_per_rollout + 1 for phase in phases),
+    )
+
+
+def _preferences(
+    config: GrpoConfig, models: Mapping[str, Path], context: Context
+) -> PreferenceRewards | None:
+    if not models:
+        return None
+    on_gpu = context.machine.takes_gpu()
+    return PreferenceRewards(
+        config.rewards,
+        models,
+        prefill=config.prompt.prefill,
+        machine=context.machine,
+        device=f"cuda:{this_rank().local}" if on_gpu else "cpu",
+    )
+
+
+def _longest(prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Tokens of the longest prompt."""
+    return max(map(len, tokenizer(list(prompts), add_special_tokens=False)["input_ids"]))

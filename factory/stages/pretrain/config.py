@@ -1,0 +1,52 @@
+"""The settings of pretrain."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from factory.stages.stage import StageConfig
+from factory.world.corpus import CorpusConfig
+
+
+class PretrainConfig(StageConfig):
+    """A Llama-shaped language model and how long it is trained."""
+
+    kind: Literal["pretrain"]
+    corpus: CorpusConfig = CorpusConfig()
+    """What the documents are like."""
+    hidden: int = Field(default=128, ge=8)
+    """Width; the defaults give 0.9 million parameters."""
+    layers: int = Field(default=4, ge=1)
+    """How many."""
+    heads: int = Field(default=4, ge=1)
+    """Query heads; each has a key-value head of its own."""
+    feed_forward: int = Field(default=384, ge=8)
+    """Width inside a layer's feed-forward part."""
+    tokens: int = Field(default=10_000_000, ge=1)
+    """How many tokens are trained on; none twice."""
+    batch: int = Field(default=32, ge=1)
+    """Sequences a step."""
+    sequence: int = Field(default=128, ge=8)
+    """Tokens a sequence; documents follow each other without padding."""
+    matrix_learning_rate: float = Field(default=0.02, gt=0)
+    """Of Muon, for all matrices but the embedding. Falls linearly to zero after the warm-up."""
+    learning_rate: float = Field(default=3e-3, gt=0)
+    """Of AdamW, for the embedding and the norms; falls likewise."""
+    warmup_steps: int = Field(default=40, ge=0)
+    """Steps over which both rates rise from zero."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """Of the matrices."""
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    """Of AdamW."""
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "PretrainConfig":
+        if self.hidden % (2 * self.heads):
+            raise ValueError(
+                f"hidden {self.hidden} must be a multiple of twice the {self.heads} heads"
+            )
+        return self
+
+    @property
+    def steps(self) -> int:
+        return max(1, self.tokens // (self.batch * self.sequence))

@@ -1,0 +1,188 @@
+"""TRL's RewardTrainer as the factory runs it: pairs by TRL's own loss, safety labels by another."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from torch.nn.functional import binary_cross_entropy_with_logits
+from transformers import AutoTokenizer, PrinterCallback
+from trl import RewardConfig as TrlConfig
+from trl import RewardTrainer
+
+from factory.context import Context
+from factory.seeds import derive
+from factory.stages.reward_model.config import RewardModelConfig
+from factory.stages.reward_model.rows import LabelRow, PairRow, Row
+from factory.trainers.checkpoints import CompleteCheckpoints, saving_fields
+from factory.trainers.precision import device_fields
+from factory.trainers.rows import plan_order, step_count
+from factory.trainers.running import run_trainer
+from factory.trainers.saving import save_model
+from factory.trainers.scoring import open_classifier, padded
+from factory.trainers.telemetry import Logs, Telemetry
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+FIGURES = ("loss", "learning_rate", "grad_norm", "accuracy", "margin", "mean_reward")
+
+
+class PairTrainer(RewardTrainer):
+    """RewardTrainer as it is: -log sigmoid(chosen - rejected), Bradley and Terry's likelihood."""
+
+    # A micro-batch's loss is its mean, so the Trainer has to divide by how many there are.
+    loss_is_scaled_for_ga = False
+
+    def _send_telemetry(self) -> None:
+        """Nothing: a run tells nobody that it runs."""
+
+
+class LabelTrainer(PairTrainer):
+    """RewardTrainer for single labelled texts: binary cross-entropy on the score."""
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
+        return dataset
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = ["ids", "is_safe"]
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """-(y log p + (1 - y) log(1 - p)), p = sigmoid(score), y = 1 for safe; mean of a batch."""
+        wanted = inputs["is_safe"]
+        outputs = model(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+        )
+        scores = outputs.logits[:, 0].float()
+        loss = binary_cross_entropy_with_logits(scores, wanted)
+        figures = self._metrics["train"]
+        figures["accuracy"].append(((scores > 0) == wanted.bool()).float().mean().item())
+        figures["mean_reward"].append(scores.mean().item())
+        self._total_train_tokens += int(inputs["attention_mask"].sum())
+        figures["num_tokens"] = [float(self._total_train_tokens)]
+        return (loss, outputs) if return_outputs else loss
+
+
+def collate_labels(padding: int) -> Any:
+    """A collator of rows with `ids` and `is_safe`."""
+
+    def collate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        wanted = torch.tensor([float(row["is_safe"]) for row in rows])
+        return {**padded([row["ids"] for row in rows], padding), "is_safe": wanted}
+
+    return collate
+
+
+def training_arguments(
+    config: RewardModelConfig, context: Context, *, micro_batch: int, steps: int
+) -> TrlConfig:
+    """The whole of TRL's configuration."""
+    machine = context.machine
+    return TrlConfig(
+        output_dir=str(context.scratch / "trainer"),
+        seed=context.seed,
+        max_steps=steps,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=config.batch // (micro_batch * machine.processes),
+        train_sampling_strategy="sequential",
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=0,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        adam_beta1=config.adam_betas[0],
+        adam_beta2=config.adam_betas[1],
+        max_length=None,  # longer rows are dropped, and counted, before
+        gradient_checkpointing=machine.takes_gpu(),
+        ddp_find_unused_parameters=False,
+        disable_tqdm=True,
+        report_to="none",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        eval_strategy="no",
+        **device_fields(machine),
+        **saving_fields(machine),
+    )
+
+
+def make_trainer(
+    config: RewardModelConfig,
+    rows: Sequence[Row],
+    *,
+    folder: Path,
+    model: "PreTrainedModel",
+    micro_batch: int,
+    context: Context,
+) -> PairTrainer:
+    """The trainer with its data in order and all its callbacks, ready to `train`."""
+    order = plan_order(
+        [row.tokens for row in rows],
+        epochs=config.epochs,
+        batch=config.batch,
+        micro_batch=micro_batch,
+        level=False,
+        seed=context.seed,
+    )
+    steps = step_count(len(rows), epochs=config.epochs, batch=config.batch)
+    shared = {
+        "model": model,
+        "args": training_arguments(config, context, micro_batch=micro_batch, steps=steps),
+        "processing_class": AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        "callbacks": [
+            CompleteCheckpoints(),
+            Telemetry(
+                context.scratch / "telemetry.jsonl",
+                context,
+                values=telemetry_values,
+                headline=("loss", "accuracy"),
+            ),
+        ],
+    }
+    trainer: PairTrainer
+    pairs = [row for row in rows if isinstance(row, PairRow)]
+    labels = [row for row in rows if isinstance(row, LabelRow)]
+    if pairs:
+        data = [{"chosen_ids": r.chosen_ids, "rejected_ids": r.rejected_ids} for r in pairs]
+        trainer = PairTrainer(train_dataset=Dataset.from_list(data).select(order), **shared)
+    else:
+        data = [{"ids": r.ids, "is_safe": r.is_safe} for r in labels]
+        padding = model.config.get_text_config().pad_token_id
+        trainer = LabelTrainer(
+            train_dataset=Dataset.from_list(data).select(order),
+            data_collator=collate_labels(padding),
+            **shared,
+        )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def telemetry_values(logs: Logs) -> dict[str, float]:
+    """The deterministic figures of a step; `accuracy` and `margin` are those of its batch, before
+    the update, `margin` for pairs only."""
+    return {name: logs[name] for name in FIGURES if name in logs}
+
+
+def train(
+    config: RewardModelConfig,
+    rows: Sequence[Row],
+    *,
+    folder: Path,
+    micro_batch: int,
+    out: Path,
+    context: Context,
+) -> None:
+    """Train the model in `folder` with a score for a head, and write it to `out` in its dtype."""
+    model = open_classifier(folder, torch.float32, seed=derive(context.seed, "reward head"))
+    trainer = make_trainer(
+        config, rows, folder=folder, model=model, micro_batch=micro_batch, context=context
+    )
+    run_trainer(trainer, context)
+    save_model(trainer, folder, out)

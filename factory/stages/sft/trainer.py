@@ -1,0 +1,386 @@
+"""TRL's SFTTrainer as the factory runs it: whole batches, exact resume, loss on completions."""
+
+import gc
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PrinterCallback
+from trl import SFTConfig as TrlConfig
+from trl import SFTTrainer
+
+from factory.context import Context
+from factory.cpu.attention import TWO_PRODUCTS
+from factory.cpu.completion_loss import completion_loss
+from factory.cpu.packed import COVERED
+from factory.errors import EngineError, RecipeError, is_out_of_memory
+from factory.machine import Machine
+from factory.sampling.ends import training_ends
+from factory.stages.sft.config import SftConfig
+from factory.trainers.checkpoints import CompleteCheckpoints, saving_fields
+from factory.trainers.lora import peft_config
+from factory.trainers.opening import open_model
+from factory.trainers.precision import device_fields
+from factory.trainers.rows import IGNORED, Row, plan_order, step_count
+from factory.trainers.running import run_trainer
+from factory.trainers.saving import save_model
+from factory.trainers.telemetry import Logs, Telemetry
+from factory.trainers.tokens import Pieces, grow_embeddings
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+OURS = {
+    "max_length": "context",
+    "num_train_epochs": "epochs",
+    "lr_scheduler_type": "final_learning_rate_share",
+    "lr_scheduler_kwargs": "final_learning_rate_share",
+    "warmup_steps": "warmup_fraction",
+    "warmup_ratio": "warmup_fraction",
+    "adam_beta1": "adam_betas",
+    "adam_beta2": "adam_betas",
+    "packing_strategy": "packing",
+    "padding_free": "packing",
+    "chat_template_path": "prompt",
+    "eos_token": "model",
+    "pad_token": "model",
+}
+"""TRL's name for what the stage's config calls otherwise."""
+REFUSED = {
+    "trust_remote_code": "code from a model folder is never run",
+    "model_init_kwargs": "the model is opened by the factory",
+    "dataset_text_field": "rows come from the traces",
+    "completion_only_loss": "the loss is on completions, always",
+    "assistant_only_loss": "the loss is on completions, always",
+    "auto_find_batch_size": "set micro_batch in the machine file",
+    "resume_from_checkpoint": "resume is automatic",
+    "load_best_model_at_end": "there is no evaluation inside a stage",
+    "eval_packing": "there is no evaluation inside a stage",
+    "project": "nothing is reported to services",
+}
+
+
+class CompletionTrainer(SFTTrainer):
+    """SFTTrainer with an exact cosine, and a faster head where TRL's is the plain one.
+
+    On a CPU, TRL 1.16 meets the head at every position, the prompt's included, and once more in
+    the backward pass; here only scored positions meet it, once. The loss is the same number.
+    """
+
+    def __init__(self, *args: Any, share: Callable[[int, int], float], **kwargs: Any) -> None:
+        self._share = share
+        self._correct = self._scored = 0
+        super().__init__(*args, **kwargs)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LambdaLR:
+        """The learning rate of each step, as a share of the highest."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(
+                optimizer or self.optimizer, lambda step: self._share(step, num_training_steps)
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Mean negative log-likelihood over the scored tokens of the whole batch."""
+        if return_outputs or not self._has_plain_head():
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs["labels"][:, 1:]
+        scored = labels != IGNORED
+        base = self.accelerator.unwrap_model(model)
+        base = base.get_base_model() if hasattr(base, "get_base_model") else base
+        tokens = {name: value for name, value in inputs.items() if name != "labels"}
+        hidden = base.base_model(**tokens, use_cache=False).last_hidden_state[:, :-1]
+        head = base.get_output_embeddings().weight
+        loss = completion_loss(hidden[scored], head, labels[scored])
+        count = scored.sum() if num_items_in_batch is None else num_items_in_batch
+        self._count(inputs, loss.correct, scored)
+        return loss.negative_log_likelihood / torch.as_tensor(count).clamp(min=1)
+
+    def _has_plain_head(self) -> bool:
+        """Whether logits are float32 hidden @ weight.T and the loss their mean NLL, on one CPU."""
+        config = self.model.config.get_text_config()
+        scales = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+        head = self.model.get_output_embeddings()
+        return (
+            self.args.device.type == "cpu"
+            and not self.args.bf16
+            and self.accelerator.num_processes == 1
+            and self.args.loss_type == "nll"
+            and self.label_smoother is None
+            and not self.aux_loss_enabled
+            and type(head) is torch.nn.Linear
+            and head.bias is None
+            and all(getattr(config, name, None) is None for name in (*scales, "output_multiplier"))
+        )
+
+    def _count(
+        self, inputs: Mapping[str, torch.Tensor], correct: torch.Tensor, scored: torch.Tensor
+    ) -> None:
+        self._correct += int(correct)
+        self._scored += int(scored.sum())
+        mask = inputs.get("attention_mask")
+        self._total_train_tokens += int(inputs["input_ids"].numel() if mask is None else mask.sum())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's own figures under its own names; accuracy over tokens, not over micro-batches."""
+        if self._scored:
+            logs["mean_token_accuracy"] = self._correct / self._scored
+            logs["num_tokens"] = self._total_train_tokens
+            self._correct = self._scored = 0
+        super().log(logs, start_time)
+
+
+def learning_rate_share(step: int, steps: int, *, warmup_fraction: float, final: float) -> float:
+    """Learning rate of step `step` (from 0) of `steps`, as a share of the highest one.
+
+        rising:   (step + 1) / (warm + 1)                       for step < warm
+        falling:  final + (1 - final) (1 + cos(pi x)) / 2,  x = (step - warm) / (last - warm)
+
+    with warm = ceil(warmup_fraction * steps) and last = steps - 1. Differs from transformers'
+    cosine_with_min_lr: its first warm-up step trains at rate 0, and its minimum is what the step
+    after the last would have; here the first step counts and the last one has the minimum.
+    """
+    warm = min(math.ceil(warmup_fraction * steps), steps - 1)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    done = min(1.0, (step - warm) / max(1, steps - 1 - warm))
+    return final + (1 - final) * (1 + math.cos(math.pi * done)) / 2
+
+
+def passthrough_problems(arguments: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the recipe's `trl` mapping, one line a problem."""
+    known = {name for name, field in TrlConfig.__dataclass_fields__.items() if field.init}
+    fixed = set(_fixed_arguments(Machine(), Path(), seed=0, micro_batch=1, accumulation=1, steps=1))
+    problems = []
+    for name in sorted(arguments):
+        if name in OURS:
+            problems.append(f"trl.{name}: set the stage's own key {OURS[name]} instead")
+        elif name in REFUSED:
+            problems.append(f"trl.{name}: not allowed: {REFUSED[name]}")
+        elif name.startswith(("hub_", "push_to_hub", "eval_", "do_", "logging_", "fsdp")):
+            problems.append(f"trl.{name}: not allowed: outputs and launch belong to the factory")
+        elif name not in known:
+            problems.append(f"trl.{name}: unknown; the names are those of trl.SFTConfig")
+        elif name in fixed or name in _CONFIG_FIELDS:
+            problems.append(f"trl.{name}: not allowed: the recipe or the machine file sets it")
+    return problems
+
+
+_CONFIG_FIELDS = ("learning_rate", "weight_decay", "max_grad_norm", "packing")
+
+
+def _fixed_arguments(
+    machine: Machine, folder: Path, *, seed: int, micro_batch: int, accumulation: int, steps: int
+) -> dict[str, Any]:
+    """TRL's arguments that follow from the machine, the plan of batches, and how we run it."""
+    return {
+        "output_dir": str(folder),
+        "seed": seed,
+        "max_steps": steps,
+        "per_device_train_batch_size": micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "train_sampling_strategy": "sequential",
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "dataloader_num_workers": 0,
+        "ddp_find_unused_parameters": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "eval_strategy": "no",
+        **device_fields(machine),
+        **saving_fields(machine),
+    }
+
+
+def training_arguments(
+    config: SftConfig, context: Context, *, micro_batch: int, steps: int
+) -> TrlConfig:
+    """The whole of TRL's configuration; RecipeError where it refuses a passed-through value."""
+    machine = context.machine
+    fixed = _fixed_arguments(
+        machine,
+        context.scratch / "trainer",
+        seed=context.seed,
+        micro_batch=micro_batch,
+        accumulation=config.batch // (micro_batch * machine.processes),
+        steps=steps,
+    )
+    try:
+        return TrlConfig(
+            **fixed,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            adam_beta1=config.adam_betas[0],
+            adam_beta2=config.adam_betas[1],
+            max_length=None,
+            padding_free=config.packing,
+            **{"gradient_checkpointing": machine.takes_gpu(), **config.trl},
+        )
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"trl: refused by trl.SFTConfig: {error}") from error
+
+
+def row_dataset(rows: Sequence[Row], order: Sequence[int]) -> "Dataset":
+    """TRL's columns `input_ids` and `labels`, in the order of training."""
+    from datasets import Dataset
+
+    columns = {
+        "input_ids": [[*row.prompt_ids, *row.completion_ids] for row in rows],
+        "labels": [row.labels for row in rows],
+    }
+    return Dataset.from_dict(columns).select(order)
+
+
+def make_trainer(
+    config: SftConfig,
+    rows: Sequence[Row],
+    *,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    micro_batch: int,
+    context: Context,
+) -> CompletionTrainer:
+    """The trainer with all its callbacks, ready to `train`."""
+    lengths = [row.tokens for row in rows]
+    order = plan_order(
+        lengths,
+        epochs=config.epochs,
+        batch=config.batch,
+        micro_batch=micro_batch,
+        level=config.packing,
+        seed=context.seed,
+        longest_first=config.longest_first,
+    )
+    steps = step_count(len(rows), epochs=config.epochs, batch=config.batch)
+    trainer = CompletionTrainer(
+        model=model,
+        args=training_arguments(config, context, micro_batch=micro_batch, steps=steps),
+        train_dataset=row_dataset(rows, order),
+        processing_class=tokenizer,
+        peft_config=peft_config(config.lora),
+        callbacks=[
+            CompleteCheckpoints(),
+            Telemetry(telemetry_path(context), context, values=telemetry_values),
+        ],
+        share=lambda step, total: learning_rate_share(
+            step,
+            total,
+            warmup_fraction=config.warmup_fraction,
+            final=config.final_learning_rate_share,
+        ),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def telemetry_path(context: Context) -> Path:
+    return context.scratch / "telemetry.jsonl"
+
+
+def telemetry_values(logs: Logs) -> dict[str, float]:
+    """The deterministic figures of a step; `loss` is the mean over the batch's scored tokens."""
+    return {
+        "loss": logs["loss"],
+        "learning_rate": logs["learning_rate"],
+        "grad_norm": logs["grad_norm"],
+        "token_accuracy": logs["mean_token_accuracy"],
+    }
+
+
+def train(
+    config: SftConfig,
+    rows: Sequence[Row],
+    *,
+    folder: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    micro_batch: int,
+    out: Path,
+    context: Context,
+    pieces: Pieces = MappingProxyType({}),
+) -> None:
+    """Fine-tune the model in `folder` on the rows and write it to `out` in its own dtype.
+
+    `pieces` are the tokens that `tokenizer` has beyond the model's own, and what they were before.
+
+    Where memory runs out, a single process goes on from its last checkpoint with micro-batches of
+    half the rows and twice as many of them a step. What shares a batch, and the loss as a mean over
+    the whole batch, do not depend on how it is cut. EngineError where one row is too much.
+    """
+
+    ends = training_ends(folder, tokenizer, config.prompt)
+
+    def attempt() -> None:
+        model = _open_model(folder, tokenizer, pieces)
+        trainer = make_trainer(
+            config, rows, model=model, tokenizer=tokenizer, micro_batch=micro_batch, context=context
+        )
+        run_trainer(trainer, context)
+        save_model(trainer, folder, out, new_tokens=tuple(pieces), ends=ends)
+
+    share = config.batch // context.machine.processes
+    while not _fits(attempt, context.machine):
+        if micro_batch == 1:
+            raise EngineError(
+                "sft: out of memory with one row at a time: lower context, train adapters (lora), "
+                "or take a larger machine"
+            )
+        smaller = half_micro_batch(share, micro_batch)
+        context.note(
+            f"sft: out of memory with {micro_batch} rows a pass: goes on with {smaller}, "
+            f"{share // smaller} passes a step instead of {share // micro_batch}; set micro_batch: "
+            f"{smaller} in the machine file"
+        )
+        micro_batch = smaller
+
+
+def half_micro_batch(share: int, micro_batch: int) -> int:
+    """The most rows up to half of `micro_batch` that divide a process's share of the batch."""
+    return next(rows for rows in range(micro_batch // 2, 0, -1) if share % rows == 0)
+
+
+def _fits(attempt: Callable[[], None], machine: Machine) -> bool:
+    """Whether memory was enough for the attempt; where not, all that it took is given back."""
+    try:
+        attempt()
+    except (MemoryError, RuntimeError) as error:
+        # One of several ranks must not go on alone.
+        if machine.processes > 1 or not is_out_of_memory(error):
+            raise
+    else:
+        return True
+    # Only here, since the error's traceback held the trainer.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return False
+
+
+def _open_model(
+    folder: Path, tokenizer: "PreTrainedTokenizerBase", pieces: Pieces
+) -> "PreTrainedModel":
+    """The model with a row for every new token."""
+    model = open_model(folder)
+    # Of other types attention may do more than this one knows of (sinks, capped scores). On GPUs
+    # and for many scores it is transformers' "sdpa".
+    if model.config.model_type in COVERED:
+        model.set_attn_implementation(TWO_PRODUCTS)
+    if pieces:
+        grow_embeddings(model, tokenizer, pieces)
+    return model

@@ -1,0 +1,61 @@
+"""A trainer's run, from its last checkpoint, among exactly the ranks that were launched."""
+
+from pathlib import Path
+
+import torch
+from transformers import Trainer
+
+from factory.context import Context
+from factory.errors import EngineError
+from factory.ranks import this_rank
+from factory.trainers.checkpoints import require_space, resume_point
+
+
+def run_trainer(trainer: Trainer, context: Context) -> None:
+    """Train to the end, from the newest complete checkpoint where there is one.
+
+    EngineError before the first step and after the last one unless the ranks that train together
+    are those that were launched: what is saved later would be the work of one of them.
+    """
+    launched = context.machine.processes
+    require_world(trainer, launched)
+    resumed = resume_point(Path(trainer.args.output_dir))
+    require_space(context.scratch, trainer.model)
+    trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+    require_world(trainer, launched)
+
+
+def require_world(trainer: Trainer, launched: int) -> None:
+    """EngineError unless `trainer` trains in `launched` ranks, each another and all in one group.
+
+    A rank that believes itself alone computes the right numbers for its share of a batch and shares
+    no gradient: nothing else tells.
+    """
+    rank, seen = this_rank(), trainer.accelerator.num_processes
+    if trainer.args.n_gpu > 1:
+        raise EngineError(
+            f"this process sees {trainer.args.n_gpu} GPUs and would divide each batch among them; "
+            "set CUDA_VISIBLE_DEVICES to one of them, or launcher: accelerate and processes: "
+            f"{trainer.args.n_gpu} in the machine file"
+        )
+    if not launched == rank.world == seen:
+        raise EngineError(
+            f"machine file: processes: {launched}, but rank {rank.index} was started as one of "
+            f"{rank.world} and its trainer sees {seen}: ranks would train without each other; "
+            "nothing is made. Let the builder start the ranks, and nothing open a process group "
+            "before factory.ranks.join"
+        )
+    if launched == 1:
+        return
+    own = torch.tensor([trainer.accelerator.process_index], device=trainer.accelerator.device)
+    indices = [torch.empty_like(own) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(indices, own)
+    total = torch.ones_like(own)
+    torch.distributed.all_reduce(total)
+    ranks = sorted(int(index) for index in indices)
+    if ranks != list(range(launched)) or int(total) != launched or int(own) != rank.index:
+        raise EngineError(
+            f"machine file: processes: {launched}, but rank {rank.index}, the trainer's "
+            f"{int(own)}, is in a group of the ranks {ranks} that sums {int(total)} ones; nothing "
+            "is made. Start again, and say how it was started if it happens twice"
+        )

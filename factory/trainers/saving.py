@@ -1,0 +1,63 @@
+"""A trainer's finished model as a Hugging Face folder: its input with other weights."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, Trainer
+
+from factory.sampling.ends import name_ends
+from factory.trainers.tokens import write_tokens
+
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "chat_template*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+)
+
+
+def save_model(
+    trainer: Trainer,
+    source: Path,
+    out: Path,
+    *,
+    new_tokens: Sequence[str] = (),
+    ends: Sequence[int] = (),
+) -> None:
+    """Write the trained model to `out` in the dtype of the model in `source`, adapters merged.
+
+    Weights are safetensors. The tokenizer's files are copied, since loading and saving a tokenizer
+    leaves traces of how it was loaded; `new_tokens` are added to them. `ends` are where the model's
+    answers end: trainers put the tokenizer's own in their place, or twice into their list. Of
+    several ranks all must call this; the first one writes.
+    """
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if not trainer.is_world_process_zero():
+        return
+    source_config = AutoConfig.from_pretrained(source, local_files_only=True)
+    dtype = source_config.dtype or torch.float32
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+        state = model.state_dict()
+    # Trainers turn the cache off, which would make whoever generates with the saved model slow.
+    model.config.use_cache = getattr(source_config, "use_cache", True)
+    state = {
+        name: value.to(dtype) if value.is_floating_point() else value
+        for name, value in state.items()
+    }
+    if ends:
+        name_ends(model, ends)
+    model.save_pretrained(out, state_dict=state)
+    model.config.dtype = dtype  # the call above notes the dtype that was trained in
+    model.config.save_pretrained(out)
+    for pattern in TOKENIZER_FILES:
+        for path in sorted(source.glob(pattern)):
+            shutil.copyfile(path, out / path.name)
+    if new_tokens:
+        write_tokens(out, new_tokens)
