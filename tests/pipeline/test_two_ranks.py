@@ -21,7 +21,7 @@ from factory.artifacts import Inputs
 from factory.context import Context
 from factory.errors import EngineError
 from factory.machine import Machine
-from factory.stages import pretrain
+from factory.stages.pretrain import run as pretrain
 from factory.worker import Job
 
 TWO_RANKS = {"launcher": "accelerate", "processes": 2}

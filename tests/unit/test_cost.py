@@ -30,9 +30,9 @@ from factory.recipe import load_machine, load_recipe, recipe_from
 from factory.report.build import build
 from factory.report.estimates import estimate_rows
 from factory.report.render import render_html, render_markdown
-from factory.stages import pretrain
 from factory.stages.mix import MixConfig, expected_quotas
 from factory.stages.model import Tiny, tiny_shape
+from factory.stages.pretrain import run as pretrain
 from factory.stages.pretrain.config import PretrainConfig
 from factory.stages.problems import ProblemsConfig, questions
 from factory.ui.console import Console
