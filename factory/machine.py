@@ -80,6 +80,43 @@ class Cluster(Record):
     """Until the first engine has found room and loaded the model."""
 
 
+class Train(Record):
+    """How the ranks of a training stage hold its model. Nothing here changes what is made."""
+
+    shard: Literal["none", "fsdp2"] = "none"
+    """`none`: every rank holds the whole model. `fsdp2`: weights, gradients and moments are divided
+    among all ranks, a layer at a time (torch's FSDP2, by a launcher); with a KL term the reference
+    too."""
+    reduce: Literal["float32", "bfloat16"] = "float32"
+    """In which ranks with `fsdp2` sum their gradients."""
+    offload: Literal["none", "all"] = "none"
+    """`all`: each rank's shards, gradients and moments lie in its host's memory, with `fsdp2`
+    alone; the optimizer steps there, which is slow."""
+    activations: Literal["auto", "recompute", "keep"] = "auto"
+    """Of a forward pass, until its backward pass; `auto` recomputes them on CUDA."""
+    micro_rows: int = Field(default=0, ge=0)
+    """GRPO completions a pass; 0 takes `micro_groups` whole groups."""
+    checkpoint: Literal["whole", "sharded"] = "whole"
+    """With `fsdp2`: gathered by the first rank, which other numbers of ranks can go on from, or a
+    file of each rank."""
+
+    @model_validator(mode="after")
+    def _has_shards(self) -> "Train":
+        if self.shard == "fsdp2":
+            return self
+        for name, rest in (("offload", "none"), ("checkpoint", "whole"), ("reduce", "float32")):
+            if getattr(self, name) != rest:
+                raise ValueError(
+                    f"{name}: {getattr(self, name)} is for shards; write shard: fsdp2 beside it, "
+                    f"or leave {name} out"
+                )
+        return self
+
+    @property
+    def is_sharded(self) -> bool:
+        return self.shard == "fsdp2"
+
+
 class Machine(Record):
     """What a machine file may say. Every field has a default that fits a small CPU machine."""
 
@@ -114,7 +151,7 @@ class Machine(Record):
     micro_batch: int = Field(default=8, ge=1)
     """SFT rows a forward pass; gradient accumulation follows from the recipe's batch."""
     micro_groups: int = Field(default=1, ge=1)
-    """GRPO prompt groups a packed pass."""
+    """GRPO prompt groups a pass."""
     training_pass: Literal["auto", "measure", "packed", "trl"] = "auto"
     """How GRPO computes log-probs and gradients where both passes can: packed, or as TRL does.
     `measure` times both on the first rollout, about a second, and takes the faster; `auto` does so
@@ -138,10 +175,12 @@ class Machine(Record):
     """Runs programs that models wrote without the sandbox: from `--unsandboxed` alone, which has to
     be typed, never from a machine file. Manifests, verdicts and reports say so."""
     accelerate_config: str | None = None
-    """An accelerate config file (FSDP2, DeepSpeed, several nodes), under the accelerate launcher
-    only; its `num_processes` must be `processes`. None: plain data parallelism on this node, on
-    CPUs too; accelerate's own default config is not read. With a KL term write
+    """An accelerate config file (DeepSpeed, several nodes), under the accelerate launcher only;
+    its `num_processes` must be `processes`. None: the ranks of this node as `train` says, on CPUs
+    too; accelerate's own default config is not read. With FSDP and a KL term write
     `fsdp_cpu_ram_efficient_loading: false`."""
+    train: Train = Train()
+    """How ranks hold what they train."""
     price_per_hour: float | None = Field(default=None, ge=0)
     """Of the whole machine, in your currency. None: estimates say that there is no price."""
     peaks: DevicePeaks | None = None
@@ -159,17 +198,38 @@ class Machine(Record):
             f"accelerate beside it, or leave {info.field_name} out"
         )
 
+    @model_validator(mode="after")
+    def _is_sharded_once(self) -> "Machine":
+        if not self.train.is_sharded:
+            return self
+        if self.launcher == "local":
+            raise ValueError(
+                "train.shard: fsdp2 needs ranks, and launcher: local starts none; write launcher: "
+                "accelerate and processes: the number of GPUs (1 is allowed) beside it"
+            )
+        if self.accelerate_config is not None:
+            raise ValueError(
+                "train.shard: fsdp2 and accelerate_config both say how weights are divided; leave "
+                "one of them out"
+            )
+        return self
+
     def for_worker(self, *, in_ranks: bool) -> "Machine":
         """The settings of a worker, whose `launcher` and `processes` say how it is started.
 
-        One rank without an accelerate config is a process of this machine like any other.
+        One rank that holds its model whole is a process of this machine like any other.
         """
-        alone = self.processes == 1 and self.accelerate_config is None
-        if in_ranks and not alone:
+        is_alone = self.processes == 1 and self.accelerate_config is None
+        if in_ranks and not (is_alone and not self.train.is_sharded):
             return self
-        return self.model_copy(
-            update={"launcher": "local", "processes": 1, "accelerate_config": None}
+        train = self.train.model_copy(
+            update={"shard": "none", "offload": "none", "reduce": "float32", "checkpoint": "whole"}
         )
+        return self.model_copy(
+            update={
+                "launcher": "local", "processes": 1, "accelerate_config": None, "train": train,
+            }
+        )  # fmt: skip
 
     def access(self, url: str, model: str) -> EndpointAccess:
         """What the file says about a served model; without a word, the defaults and no key."""

@@ -175,9 +175,13 @@ def wall_seconds(rows: Sequence[Row], parallel: int) -> float:
 def _row(step: Step, artifact: Artifact | None, site: CostContext) -> tuple[Row, Flow]:
     if artifact is not None:
         return Row(step, artifact, None), _sealed(artifact)
+    machine = site.machine
+    if step.stage.trains:
+        machine = machine.for_worker(in_ranks=step.stage.in_ranks)
     context = replace(
-        site, name=step.name, inputs=step.inputs, seed=step.seed, trains=step.stage.trains
-    )
+        site, machine=machine, name=step.name, inputs=step.inputs, seed=step.seed,
+        trains=step.stage.trains,
+    )  # fmt: skip
     taken, flow = step.stage.estimate(step.config, context)
     estimate = Estimate(
         seconds=round(taken.seconds, 1),

@@ -86,6 +86,27 @@ def enter(machine: Machine) -> None:
             "accelerate_config write distributed_type: MULTI_GPU (with use_cpu: true on CPUs; "
             "MULTI_CPU starts one process) or FSDP, or leave accelerate_config out"
         )
+    os.environ.update(sharding(machine))
+
+
+def sharding(machine: Machine) -> dict[str, str]:
+    """How accelerate 1.15 learns, in each rank, that `train` divides the model among them."""
+    train = machine.train
+    if not train.is_sharded:
+        return {}
+    whole = train.checkpoint == "whole"
+    return {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_RESHARD_AFTER_FORWARD": "true",
+        # By the classes that the model itself names: its layers.
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT" if whole else "SHARDED_STATE_DICT",
+        "FSDP_OFFLOAD_PARAMS": str(train.offload == "all").lower(),
+        # Else the KL reference is loaded by the first rank alone.
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+        "FSDP_ACTIVATION_CHECKPOINTING": "false",  # the trainer's own arguments say it
+    }
 
 
 def strip(environ: MutableMapping[str, str]) -> None:
@@ -125,6 +146,8 @@ def join(machine: Machine) -> None:
     if not on_gpu:
         # accelerate would call the device cpu:0, for which a resumed Trainer finds no generator.
         os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+        if machine.train.is_sharded:
+            _shard_on_processors()
     group = PartialState(cpu=not on_gpu, timeout=timedelta(seconds=JOIN_SECONDS))
     if group.num_processes != rank.world:
         raise EngineError(
@@ -132,6 +155,21 @@ def join(machine: Machine) -> None:
             "something opened a group before the ranks joined theirs, and each would train alone; "
             "open engines after factory.ranks.join"
         )
+
+
+def _shard_on_processors() -> None:
+    """Let accelerate 1.15 shard among ranks on CPUs: it would train whole replicas, unasked."""
+    import torch
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    def prepare_backend(self: PartialState, *_: object, **rest: object) -> tuple[str, str]:
+        if not torch.distributed.is_initialized():
+            timeout = timedelta(seconds=JOIN_SECONDS)
+            torch.distributed.init_process_group("gloo", timeout=timeout)
+        return "gloo", DistributedType.MULTI_GPU
+
+    PartialState._prepare_backend = prepare_backend
 
 
 @contextmanager

@@ -8,10 +8,10 @@ from factory.chat import PromptConfig
 from factory.cost import formulas
 from factory.cost.flows import Answers, Questions, Texts, completion_tokens, prompt_tokens
 from factory.cost.formulas import DecodeLoad, Speed
+from factory.cost.memory import GIB, Base, Held
 from factory.cost.shapes import Shape, Unpriced
 from factory.machine import Machine
 
-GIB = 2**30
 TRANSFORMERS_START = 1.0
 PROCESS_BYTES = 0.53 * GIB
 """A worker that holds no model: every light stage of r1-small."""
@@ -103,6 +103,25 @@ class CostContext:
     @property
     def ranks(self) -> int:
         return self.machine.processes if self.machine.launcher == "accelerate" else 1
+
+    def held(
+        self, *, adapters: int = 0, base: Base = "plain", eight_bit_adam: bool = False
+    ) -> Held:
+        """How the ranks hold a model that this stage trains. An accelerate config is taken to
+        divide it among them all."""
+        train = self.machine.train
+        is_sharded = train.is_sharded or self.machine.accelerate_config is not None
+        recomputes = self.on_gpu if train.activations == "auto" else train.activations != "keep"
+        return Held(
+            shards=self.ranks if is_sharded else 0,
+            replicas=1 if is_sharded else self.ranks,
+            adapters=adapters,
+            base=base,
+            optimizer="adamw_8bit" if eight_bit_adam else "adamw",
+            is_offloaded=train.offload == "all",
+            recomputes=recomputes,
+            is_rounded=self.engine_number == 2,
+        )
 
     @property
     def engines(self) -> int:

@@ -159,19 +159,13 @@ LOGIT_ROWS = 1024
 """Positions whose logits a trainer holds at once, at most: its loss is computed in chunks."""
 
 
-def activation_bytes(
-    size: Size, vocabulary: int, *, rows: float, length: float, recomputes: bool
-) -> float:
-    """What a backward pass keeps of a micro-batch of b rows of s tokens.
+def activation_bytes(size: Size, vocabulary: int, *, rows: float, length: float) -> float:
+    """What a backward pass on a CPU keeps of a micro-batch of b rows of s tokens.
 
     L s b h (68 + 10 a s / h): Korthikanti et al. (arXiv 2205.05198), eq. 1, in float32, so twice
-    its 34 and 5, with 64 numbers a head for h / a. Recomputing (on GPUs) keeps each layer's input
-    in 16 bits and one layer in full: s b h (2 L + 34), their table 2. Beside it logits, log-probs
-    and their gradient: 12 V bytes a position of a chunk.
+    its 34 and 5, with 64 numbers a head for h / a. Beside it logits, log-probs and their gradient:
+    12 V bytes a position of a chunk. Those of GPUs are in `cost.memory`.
     """
     tokens = rows * length
-    if recomputes:
-        layers = tokens * size.width * (2 * size.layers + 34)
-    else:
-        layers = size.layers * tokens * size.width * (68 + 10 * length / 64)
+    layers = size.layers * tokens * size.width * (68 + 10 * length / 64)
     return layers + 12 * vocabulary * min(tokens, LOGIT_ROWS)

@@ -36,34 +36,61 @@ class Shape:
     """Of English questions; 3.6 was measured on SmolLM2's tokenizer with its chat frame."""
 
     @property
-    def _head(self) -> int:
+    def head(self) -> int:
+        """Width of a head."""
         return self.head_width or self.width // self.heads
 
     @property
+    def query(self) -> int:
+        """Width of all query heads."""
+        return self.heads * self.head
+
+    @property
+    def key(self) -> int:
+        """Width of all key heads."""
+        return self.kv_heads * self.head
+
+    @property
+    def linear(self) -> int:
+        """Parameters of a layer's seven matrices: 2 h q + 2 h kv + 3 h f."""
+        attention = 2 * self.width * self.query + 2 * self.width * self.key
+        return attention + 3 * self.width * self.feed_forward
+
+    @property
+    def layer(self) -> int:
+        """Parameters of a layer: its matrices, norms and biases."""
+        norms = 2 * self.width + 2 * self.head * self.has_head_norms
+        return self.linear + norms + (self.query + 2 * self.key) * self.has_bias
+
+    @property
+    def rest(self) -> int:
+        """Parameters outside the layers: embedding, head where it is not tied, last norm."""
+        return self.vocabulary * self.width * (1 if self.is_tied else 2) + self.width
+
+    @property
     def products(self) -> int:
-        """Parameters in matrix products: V h + L (2 h q + 2 h kv + 3 h f), q and kv the widths of
-        all query and key heads. An input embedding counts only where it is the head."""
-        query, key = self.heads * self._head, self.kv_heads * self._head
-        attention = 2 * self.width * query + 2 * self.width * key
-        layer = attention + 3 * self.width * self.feed_forward
-        return self.vocabulary * self.width + self.layers * layer
+        """Parameters in matrix products: V h + L times a layer's matrices. An input embedding
+        counts only where it is the head."""
+        return self.vocabulary * self.width + self.layers * self.linear
 
     @property
     def parameters(self) -> int:
-        """All parameters: products, a second embedding where it is not tied, norms and biases."""
-        query, key = self.heads * self._head, self.kv_heads * self._head
-        layer = 2 * self.width
-        layer += (query + 2 * key) * self.has_bias + 2 * self._head * self.has_head_norms
-        embedding = 0 if self.is_tied else self.vocabulary * self.width
-        return self.products + embedding + self.layers * layer + self.width
+        return self.layers * self.layer + self.rest
+
+    def adapters(self, rank: int) -> int:
+        """Parameters of low-rank adapters of all seven matrices: L r (2 (h + q) + 2 (h + kv) +
+        3 (h + f))."""
+        width, feed_forward = self.width, self.feed_forward
+        ends = 2 * (width + self.query) + 2 * (width + self.key) + 3 * (width + feed_forward)
+        return self.layers * rank * ends
 
     def size(self, bytes_per_number: int) -> Size:
         """What the formulas of `cost.roofline` need."""
         return Size(
             parameters=self.products,
             layers=self.layers,
-            width=self.heads * self._head,
-            kv_width=self.kv_heads * self._head,
+            width=self.query,
+            kv_width=self.key,
             bytes_per_number=bytes_per_number,
         )
 

@@ -7,12 +7,12 @@ from factory.cost import formulas
 from factory.cost.context import ENGINE_BYTES, TRAINER_BYTES, CostContext, Model, StageCost
 from factory.cost.flows import Answers
 from factory.cost.formulas import DecodeLoad
+from factory.cost.memory import Held, learned, total, training
+from factory.cost.shapes import Shape
 from factory.records import SamplingConfig
 
 START_SECONDS = 3.0
 """Of a trainer: its imports done, the first step slower than the others; fitted."""
-LORA_SHARE = 0.02
-"""Of the parameters that adapters have; an assumption for every rank."""
 
 
 def line_work(answers: Answers, *, read: float = 0.0) -> tuple[StageCost, Answers]:
@@ -55,13 +55,15 @@ def reading_work(
 
 
 def training_work(
-    cost: CostContext, model: Model, *, tokens: float, length: float, steps: int, rows: float,
-    is_lora: bool = False, save_steps: int | None = None,
+    cost: CostContext, model: Model, *, tokens: float, length: float, longest: float, steps: int,
+    rows: float, held: Held, save_steps: int | None = None,
 ) -> StageCost:  # fmt: skip
-    """Supervised training: passes, optimizer steps, checkpoints, the finished model."""
+    """Supervised training: passes, optimizer steps, checkpoints, the finished model.
+
+    Time is that of rows of mean `length`, memory that of rows as long as any may be.
+    """
     size, speed = model.shape.size(4), cost.speed
-    parameters = model.shape.parameters
-    learned, work = (LORA_SHARE * parameters, formulas.LORA_WORK) if is_lora else (parameters, 1.0)
+    count = learned(model.shape, held)
     every = save_steps or cost.machine.checkpoint_steps
     saves = max(0, math.ceil(steps / every) - 1)
     passes = tokens / (rows * length)
@@ -70,26 +72,32 @@ def training_work(
         + formulas.train_seconds(
             size, speed, tokens=tokens, context=length, passes=passes, share=speed.sft
         )
-        * work
+        * (formulas.LORA_WORK if held.adapters else 1.0)
         / cost.ranks
-        + formulas.adam_seconds(speed, learned, steps)
-        + formulas.checkpoint_seconds(learned, saves)
+        + formulas.adam_seconds(speed, count / held.share, steps)
+        + formulas.checkpoint_seconds(count, saves)
         + model.file_bytes / formulas.DISK_BYTES_PER_SECOND
-    )
-    memory = state_bytes(cost, parameters, learned) + formulas.activation_bytes(
-        size, model.shape.vocabulary, rows=rows, length=length, recomputes=cost.on_gpu
     )
     return StageCost(
         seconds,
         tokens,
-        memory + TRAINER_BYTES * (not cost.on_gpu),
+        training_bytes(cost, model.shape, held, rows=rows, length=length, longest=longest),
         model.file_bytes,
-        scratch=2 * formulas.CHECKPOINT_BYTES * learned,
+        scratch=2 * formulas.CHECKPOINT_BYTES * count,
     )
 
 
-def state_bytes(cost: CostContext, parameters: float, learned: float) -> float:
-    """Weights in float32, and gradients and moments of those that learn, on one device. An
-    accelerate config is taken to shard them over all ranks."""
-    state = 4 * parameters + (formulas.STATE_BYTES - 4) * learned
-    return state / (cost.ranks if cost.machine.accelerate_config else 1)
+def training_bytes(
+    cost: CostContext, shape: Shape, held: Held, *, rows: float, length: float, longest: float,
+    has_reference: bool = False,
+) -> float:  # fmt: skip
+    """Peak of a trainer without its engine: on a GPU at the longest row, on a CPU by the formulas
+    that were fitted to rows of mean length."""
+    if cost.on_gpu:
+        return total(
+            training(shape, held, rows=rows, tokens=longest, has_reference=has_reference)
+        )
+    kept = formulas.activation_bytes(shape.size(4), shape.vocabulary, rows=rows, length=length)
+    state = 4 * shape.parameters + (formulas.STATE_BYTES - 4) * learned(shape, held)
+    reference = 4 * shape.parameters * (has_reference and not held.adapters)
+    return state / held.share + reference / held.share + kept + TRAINER_BYTES

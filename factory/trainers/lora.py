@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from factory.cost.context import CostContext
+from factory.cost.memory import Held
 from factory.records import Record
 
 
@@ -28,3 +30,8 @@ def peft_config(lora: LoraConfig | None) -> Any:
     return PeftConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM"
     )
+
+
+def held(cost: CostContext, lora: LoraConfig | None) -> Held:
+    """How the ranks hold a model with these adapters, or all of whose weights learn."""
+    return cost.held(adapters=lora.rank if lora else 0)

@@ -35,6 +35,7 @@ from factory.stages.stage import (
     nothing_missing,
     register,
 )
+from factory.trainers.lora import held
 
 SUMMARY = 8
 """Updates behind a figure of the summary: one update alone is mostly noise."""
@@ -91,8 +92,9 @@ def estimate(config: DistillConfig, cost: CostContext) -> tuple[StageCost, Model
     length = load.frame + load.own + completion
     trained = training_work(
         cost, model, tokens=config.steps * config.prompts * length, length=length,
-        steps=config.steps, rows=min(cost.machine.micro_batch, config.prompts),
-        is_lora=bool(config.lora),
+        steps=config.steps, longest=load.frame + load.own + config.max_new_tokens,
+        rows=min(cost.machine.micro_batch, max(1, config.prompts // cost.ranks)),
+        held=held(cost, config.lora),
     )  # fmt: skip
     read = formulas.pass_seconds(teacher.shape.size(4), cost.speed, config.prompts * length, length)
     seconds = config.steps * (cost.draw_seconds(model, load) + read) / cost.ranks

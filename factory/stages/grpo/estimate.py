@@ -6,8 +6,11 @@ from factory.cost import formulas
 from factory.cost.context import ENGINE_BYTES, TRAINER_BYTES, CostContext, Model, StageCost
 from factory.cost.flows import Questions
 from factory.cost.formulas import DecodeLoad
-from factory.cost.work import LORA_SHARE, state_bytes
+from factory.cost.memory import Held
+from factory.cost.memory import learned as learned_parameters
+from factory.cost.work import training_bytes
 from factory.stages.grpo.config import GrpoConfig
+from factory.trainers.lora import held as held_by
 
 PARITY_ROWS = 4
 """Of `rollouts`: completions drawn again at rollouts 1, 2, 4, 8, ..."""
@@ -21,7 +24,8 @@ def estimate(config: GrpoConfig, cost: CostContext) -> tuple[StageCost, Model]:
         _rollout(config, cost, model, question=question, update=update)
         for update in range(1, config.steps + 1, config.updates_per_rollout)
     ]
-    learned = LORA_SHARE * model.shape.parameters if config.lora else model.shape.parameters
+    held = held_by(cost, config.lora)
+    learned = learned_parameters(model.shape, held)
     updates = config.updates_per_rollout
     every = updates * math.ceil(cost.machine.checkpoint_steps / updates)
     saves = max(0, math.ceil(config.steps / every) - 1)
@@ -40,7 +44,7 @@ def estimate(config: GrpoConfig, cost: CostContext) -> tuple[StageCost, Model]:
     return StageCost(
         seconds,
         sum(load.tokens for load in loads),
-        _grpo_memory(config, cost, model, loads[-1], learned),
+        _grpo_memory(config, cost, model, loads[-1], held),
         model.file_bytes,
         2 * formulas.CHECKPOINT_BYTES * learned,
         cost.expected(config.max_new_tokens)[1],
@@ -114,20 +118,17 @@ def _watch_seconds(config: GrpoConfig, cost: CostContext, model: Model) -> float
 
 
 def _grpo_memory(
-    config: GrpoConfig, cost: CostContext, model: Model, load: DecodeLoad, learned: float
+    config: GrpoConfig, cost: CostContext, model: Model, load: DecodeLoad, held: Held
 ) -> float:
-    """Trainer, reference and reward models in float32, engine, and a micro-batch."""
-    parameters, size = model.shape.parameters, model.shape.size(4)
+    """Trainer with its reference, reward models in float32, engine."""
+    shape, prompt = model.shape, load.frame + load.own
     rewards = sum(reward.model is not None for reward in config.rewards)
-    held = rewards + (config.kl > 0 and not config.lora)
-    rows = cost.machine.micro_groups * config.group
-    return (
-        state_bytes(cost, parameters, learned)
-        + held * 4 * parameters
-        + cost.engine_memory(model, load, training=True)
-        + formulas.activation_bytes(
-            size, model.shape.vocabulary, rows=rows, recomputes=cost.on_gpu,
-            length=load.completion + (load.frame + load.own) / config.group,
-        )
-        + (ENGINE_BYTES + TRAINER_BYTES / 2) * (not cost.on_gpu)
+    rows = cost.machine.train.micro_rows or cost.machine.micro_groups * config.group
+    trainer = training_bytes(
+        cost, shape, held, rows=rows, longest=prompt + config.largest_limit,
+        length=load.completion + prompt / config.group, has_reference=config.kl > 0,
     )  # fmt: skip
+    # The engine's libraries and the trainer's are half the same.
+    libraries = (ENGINE_BYTES - TRAINER_BYTES / 2) * (not cost.on_gpu)
+    engine = cost.engine_memory(model, load, training=True)
+    return trainer + rewards * 4 * shape.parameters + engine + libraries

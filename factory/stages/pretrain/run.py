@@ -58,7 +58,8 @@ def estimate(config: PretrainConfig, cost: CostContext) -> tuple[StageCost, Mode
     tokens = config.steps * config.batch * config.sequence
     return training_work(
         cost, model, tokens=tokens, length=config.sequence, steps=config.steps, rows=config.batch,
-        save_steps=SPARSE_SAVES * cost.machine.checkpoint_steps,
+        save_steps=SPARSE_SAVES * cost.machine.checkpoint_steps, longest=config.sequence,
+        held=cost.held(),
     ), model  # fmt: skip
 
 

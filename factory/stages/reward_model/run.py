@@ -224,7 +224,8 @@ def estimate(config: RewardModelConfig, cost: CostContext) -> tuple[StageCost, M
     steps = math.ceil(learned / config.batch) * config.epochs
     taken = training_work(
         cost, model, tokens=steps * config.batch * data.responses * length, length=length,
-        steps=steps, rows=data.responses * min(cost.machine.micro_batch, config.batch),
+        steps=steps, longest=config.context, held=cost.held(),
+        rows=data.responses * min(cost.machine.micro_batch, max(1, config.batch // cost.ranks)),
     )  # fmt: skip
     scored = data.rows * data.responses * length
     scoring = pass_seconds(model.shape.size(4), cost.speed, scored, length)

@@ -32,6 +32,7 @@ from factory.stages.stage import (
     register,
 )
 from factory.trainers.arguments import micro_batch_rows
+from factory.trainers.lora import held
 
 if TYPE_CHECKING:
     from factory.trainers.rows import Row
@@ -154,7 +155,8 @@ def estimate(config: SftConfig, cost: CostContext) -> tuple[StageCost, Model]:
     steps = math.ceil(traces.rows / config.batch) * config.epochs
     taken = training_work(
         cost, model, tokens=steps * config.batch * length, length=length, steps=steps,
-        rows=min(cost.machine.micro_batch, config.batch), is_lora=bool(config.lora),
+        rows=min(cost.machine.micro_batch, max(1, config.batch // cost.ranks)),
+        longest=config.context, held=held(cost, config.lora),
     )  # fmt: skip
     c, n = traces.completion, REPEATED_QUESTIONS
     few = DecodeLoad(n, n, 0, prompt, c, c, block=n, at_once=n)
