@@ -12,6 +12,7 @@ from factory.ui.commands import command_line, next_of
 from factory.ui.options import (
     STORE,
     ArtifactName,
+    IgnoreFit,
     MachinePath,
     Overrides,
     Plain,
@@ -43,6 +44,7 @@ def build(
     store: Store = STORE,
     plain: Plain = False,
     unsandboxed: Unsandboxed = False,
+    ignore_fit: IgnoreFit = False,
     plugins: Plugins = None,
 ) -> None:
     """Make every stage of a recipe that is not made yet, then write the report."""
@@ -50,7 +52,9 @@ def build(
     from factory.recipe import load_machine, load_recipe
     from factory.ui.building import build_and_report
 
-    settings = load_machine(machine).model_copy(update={"unsandboxed": unsandboxed})
+    settings = load_machine(machine, overrides or []).model_copy(
+        update={"unsandboxed": unsandboxed, "ignore_fit": ignore_fit}
+    )
     loaded, again = load_recipe(recipe, overrides or []), command_line(context)
     made = build_and_report(loaded, settings, store, console, again=again, until=until, plain=plain)
     say_next(console, next_of(context, made))
@@ -101,7 +105,7 @@ def plan(
 
     steps = checked_plan(load_recipe(recipe, overrides or []), until=until)
     if cost:
-        show_cost(steps, store, load_machine(machine), console)
+        show_cost(steps, store, load_machine(machine, overrides or []), console)
     else:
         show_plan(steps, store, console)
     say_next(console, command_line(context, "build"))

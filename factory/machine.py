@@ -174,6 +174,8 @@ class Machine(Record):
     unsandboxed: bool = False
     """Runs programs that models wrote without the sandbox: from `--unsandboxed` alone, which has to
     be typed, never from a machine file. Manifests, verdicts and reports say so."""
+    ignore_fit: bool = False
+    """Builds what the plan says does not fit: from `--ignore-fit` alone, never from a file."""
     accelerate_config: str | None = None
     """An accelerate config file (DeepSpeed, several nodes), under the accelerate launcher only;
     its `num_processes` must be `processes`. None: the ranks of this node as `train` says, on CPUs

@@ -1,7 +1,7 @@
 """What every step of a plan will take: reused ones nothing, the others by formula.
 
-An estimate decides nothing. It is kept in the run folder of its stage before the stage starts, so
-that the report can hold it against the truth.
+An estimate is kept in the run folder of its stage before the stage starts, so that the report can
+hold it against the truth. What it says of memory decides whether a build starts (`factory.fit`).
 """
 
 import os
@@ -15,6 +15,7 @@ from factory.artifacts import Artifact, check_files, find, folder_name, open_art
 from factory.cost.context import GIB, CostContext, Flow, Model
 from factory.cost.flows import sealed_answers, sealed_questions, sealed_texts
 from factory.cost.formulas import Speed, accelerator, processor
+from factory.cost.memory import ROOM
 from factory.cost.roofline import Peaks
 from factory.cost.shapes import Unpriced, shape_of_folder
 from factory.errors import ArtifactError, EngineError, FactoryError
@@ -51,6 +52,8 @@ class Row:
     artifact: Artifact | None
     estimate: Estimate | None
     missing: str = ""
+    context: CostContext | None = None
+    """What it was estimated by."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Bill:
     """The estimates of a plan."""
 
     rows: tuple[Row, ...]
+    machine: Machine
     speed: Speed
     on_gpu: bool
     is_busy: bool
@@ -67,6 +71,17 @@ class Bill:
     """Of the machine, with as many stages side by side as it takes."""
     price: float | None
     """Of all, in the machine file's currency."""
+
+    @property
+    def room_gib(self) -> float:
+        """What a stage may take of a device; a processor's own memory as it is."""
+        return self.device_gib * (ROOM if self.on_gpu else 1.0)
+
+    @property
+    def misfits(self) -> list[Row]:
+        """The rows that take more."""
+        known = [(row, row.estimate) for row in self.rows if row.estimate is not None]
+        return [row for row, estimate in known if estimate.memory_gib > self.room_gib]
 
     @property
     def missing(self) -> list[str]:
@@ -102,6 +117,7 @@ def bill(
     price = machine.price_per_hour
     return Bill(
         tuple(rows),
+        machine,
         site.speed,
         site.on_gpu,
         site.is_busy,
@@ -116,8 +132,11 @@ def record(
     store: Path,
     machine: Machine,
     announce: Callable[[], None] | None = None,
+    *,
+    check: Callable[[Bill], None] | None = None,
 ) -> Bill | None:
-    """Keep the estimate of every step that is to be made, unless an attempt kept one before.
+    """Keep the estimate of every step that is to be made, unless an attempt kept one before; first
+    `check` may refuse the bill.
 
     Returns the plan's bill, None where no step takes long; raises as `bill` does.
     """
@@ -133,6 +152,8 @@ def record(
     if not any("torch" in step.stage.packages for step, _ in unmade):
         return None
     priced = bill(plan, store, machine, announce)
+    if check is not None:
+        check(priced)
     for row, folder in zip(priced.rows, folders, strict=True):
         path = folder / FILE
         if row.artifact is None and row.estimate is not None and path in lacking:
@@ -192,7 +213,7 @@ def _row(step: Step, artifact: Artifact | None, site: CostContext) -> tuple[Row,
         is_drawn=taken.is_assumed is not None,
         is_assumed=bool(taken.is_assumed),
     )
-    return Row(step, None, estimate), flow
+    return Row(step, None, estimate, context=context), flow
 
 
 def _sealed(artifact: Artifact) -> Flow:

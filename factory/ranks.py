@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from factory.errors import EngineError
 from factory.machine import Machine
@@ -163,7 +164,7 @@ def _shard_on_processors() -> None:
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType
 
-    def prepare_backend(self: PartialState, *_: object, **rest: object) -> tuple[str, str]:
+    def prepare_backend(*_: Any, **rest: Any) -> tuple[str, DistributedType]:
         if not torch.distributed.is_initialized():
             timeout = timedelta(seconds=JOIN_SECONDS)
             torch.distributed.init_process_group("gloo", timeout=timeout)

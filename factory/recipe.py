@@ -33,6 +33,10 @@ class Header(Record):
     """What the recipe sets out to show; its report measures each."""
 
 
+MACHINE_KEY = "machine."
+"""With which an override of the machine's settings begins."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A validated recipe; `resolved` is what was validated, after extends and overrides."""
@@ -53,9 +57,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     A resolved recipe (JSON, as kept beside the report) loads too and gives equal fingerprints.
     """
     data = _extended(path, ())
-    for override in overrides:
+    own = [override for override in overrides if not override.startswith(MACHINE_KEY)]
+    for override in own:
         _apply(data, override)
-    return recipe_from(data, str(path), overrides)
+    return recipe_from(data, str(path), own)
 
 
 def recipe_from(data: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -71,17 +76,38 @@ def recipe_from(data: dict[str, Any], where: str, overrides: Sequence[str] = ())
     return Recipe(header, stages, tuple(overrides), data)
 
 
-def load_machine(path: Path | None) -> Machine:
-    """A machine file, or the defaults where none is given."""
-    if path is None:
-        return Machine()
+def load_machine(path: Path | None, overrides: Sequence[str] = ()) -> Machine:
+    """A machine file, or the defaults where none is given, with the overrides `machine.KEY=VALUE`.
+
+    RecipeError lists every problem with its path.
+    """
+    data = {} if path is None else load_mapping(path)
+    for override in overrides:
+        if override.startswith(MACHINE_KEY):
+            _apply_to_machine(data, override)
     problems: list[str] = []
-    machine = _validate(Machine, load_mapping(path), "", problems)
+    machine = _validate(Machine, data, "", problems)
+    where = path or "machine settings"
     if machine is None:
-        raise RecipeError("\n".join(f"{path}: {problem}" for problem in problems))
-    if machine.unsandboxed:
-        raise RecipeError(f"{path}: unsandboxed: is no setting of a file; type --unsandboxed")
+        raise RecipeError("\n".join(f"{where}: {problem}" for problem in problems))
+    for name, option in (("unsandboxed", "--unsandboxed"), ("ignore_fit", "--ignore-fit")):
+        if getattr(machine, name):
+            raise RecipeError(f"{where}: {name}: is no setting of a file; type {option}")
     return machine
+
+
+def _apply_to_machine(data: dict[str, Any], override: str) -> None:
+    """Apply one `machine.a.b=c`; what is left to defaults may be set, unknown keys fail later."""
+    path, equals, text = override.removeprefix(MACHINE_KEY).partition("=")
+    if not equals or not path:
+        raise RecipeError(f"--set {override}: must look like machine.micro_batch=1")
+    *keys, last = path.split(".")
+    fields: Any = data
+    for key in keys:
+        fields = fields.setdefault(key, {})
+        if not isinstance(fields, dict):
+            raise RecipeError(f"--set {override}: {'.'.join(keys)} is no mapping of settings")
+    fields[last] = parse(text, f"--set {override}") if text else ""
 
 
 def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ LAYERS = (
     ("plan", "rehearse", "rescore", "suite"),
     ("launch", "worker"),
     ("pricing",),
+    ("fit",),
     ("pipeline",),
     ("report", "publish", "ui", "doctor", "reference"),
     ("cli", "plugins"),

@@ -50,6 +50,8 @@ class StageCost:
     """Bytes of the artifact."""
     scratch: float = 0.0
     """Bytes of checkpoints while it trains."""
+    host: float = 0.0
+    """Bytes that its ranks keep in the memory of their hosts, where devices offload."""
     is_assumed: bool | None = None
     """Whether lengths of completions are an assumption, not those of an earlier run; None where
     nothing is drawn."""
@@ -102,7 +104,7 @@ class CostContext:
 
     @property
     def ranks(self) -> int:
-        return self.machine.processes if self.machine.launcher == "accelerate" else 1
+        return self.machine.processes if self.machine.launcher != "local" else 1
 
     def held(
         self, *, adapters: int = 0, base: Base = "plain", eight_bit_adam: bool = False

@@ -7,7 +7,7 @@ are upper bounds.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from factory.cost.shapes import Shape
@@ -82,8 +82,15 @@ def states(shape: Shape, held: Held) -> dict[str, float]:
     if held.replicas > 1:
         terms["buckets"] = 4.0 * count
     if held.is_offloaded:
-        return {name: 0.0 for name in terms}
+        return dict.fromkeys(terms, 0.0)
     return terms
+
+
+def host_bytes(shape: Shape, held: Held) -> float:
+    """Of all ranks together in the memory of their hosts."""
+    if not held.is_offloaded:
+        return 0.0
+    return held.share * total(states(shape, replace(held, is_offloaded=False)))
 
 
 def copies(shape: Shape, held: Held) -> float:

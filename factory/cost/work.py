@@ -7,7 +7,7 @@ from factory.cost import formulas
 from factory.cost.context import ENGINE_BYTES, TRAINER_BYTES, CostContext, Model, StageCost
 from factory.cost.flows import Answers
 from factory.cost.formulas import DecodeLoad
-from factory.cost.memory import Held, learned, total, training
+from factory.cost.memory import Held, host_bytes, learned, total, training
 from factory.cost.shapes import Shape
 from factory.records import SamplingConfig
 
@@ -84,6 +84,7 @@ def training_work(
         training_bytes(cost, model.shape, held, rows=rows, length=length, longest=longest),
         model.file_bytes,
         scratch=2 * formulas.CHECKPOINT_BYTES * count,
+        host=host_bytes(model.shape, held),
     )
 
 
@@ -94,9 +95,7 @@ def training_bytes(
     """Peak of a trainer without its engine: on a GPU at the longest row, on a CPU by the formulas
     that were fitted to rows of mean length."""
     if cost.on_gpu:
-        return total(
-            training(shape, held, rows=rows, tokens=longest, has_reference=has_reference)
-        )
+        return total(training(shape, held, rows=rows, tokens=longest, has_reference=has_reference))
     kept = formulas.activation_bytes(shape.size(4), shape.vocabulary, rows=rows, length=length)
     state = 4 * shape.parameters + (formulas.STATE_BYTES - 4) * learned(shape, held)
     reference = 4 * shape.parameters * (has_reference and not held.adapters)

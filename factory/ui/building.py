@@ -9,6 +9,7 @@ import typer
 from factory import pipeline
 from factory.artifacts import Artifact, find
 from factory.errors import EngineError
+from factory.fit import require_fit
 from factory.launch.measure import resolve_matmul
 from factory.machine import Machine
 from factory.plan import Step, make_plan, missing
@@ -82,7 +83,7 @@ def _open(
     if not priced:
         return
     try:
-        bill = record(plan, store, machine, measuring)
+        bill = record(plan, store, machine, measuring, check=require_fit)
     except EngineError as error:
         # Nobody asked for an estimate: a fault of the device is told by what needs it.
         lines = [f"no estimate of the time: {error}"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.table import Table
 
 from factory.cost.flows import COMPLETION_SHARE, COMPLETION_TOKENS, RL_SHARE
+from factory.fit import misfits
 from factory.machine import Machine
 from factory.plan import Step, missing
 from factory.pricing import Bill, Row, bill
@@ -24,12 +25,17 @@ def show_cost(plan: Sequence[Step], store: Path, machine: Machine, console: Cons
         table.add_column(name)
     for name in NUMBERS:
         table.add_column(name, justify="right", no_wrap=True)
+    too_large = {row.step.name for row in costs.misfits}
     for row in costs.rows:
-        table.add_row(row.step.name, row.step.kind, *_cells(row, costs, machine))
+        style = "red" if row.step.name in too_large else None
+        table.add_row(row.step.name, row.step.kind, *_cells(row, costs, machine), style=style)
     table.add_row("all", "", *_sums(costs), style="bold")
     console.print(table)
     for line in _grounds(costs, machine):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for misfit in misfits(costs):
+        for line in misfit.lines():
+            console.print(line, markup=False, highlight=False, soft_wrap=True, style="red")
     for gap in missing(plan):
         console.print(f"to be filled in before it can be built: {gap}", markup=False)
 
@@ -39,7 +45,7 @@ def _cells(row: Row, costs: Bill, machine: Machine) -> list[str]:
     if estimate is None:
         return ["", "unknown" if row.missing else "reused", "", "", ""]
     tokens = count(estimate.tokens) if estimate.tokens else ""
-    fits = estimate.memory_gib <= costs.device_gib
+    fits = estimate.memory_gib <= costs.room_gib
     return [
         f"{'' if estimate.is_assumed or not estimate.is_drawn else '*'}{tokens}",
         duration(estimate.seconds),
@@ -86,8 +92,11 @@ def _grounds(costs: Bill, machine: Machine) -> list[str]:
         )
     if any(estimate.is_drawn and not estimate.is_assumed for estimate in estimates):
         lines.append("* by the lengths of an earlier run of this store.")
-    if any(estimate.memory_gib > costs.device_gib for estimate in estimates):
-        lines.append(f"! does not fit: a device has {costs.device_gib:,.0f} GiB.")
+    if costs.misfits:
+        lines.append(
+            f"! does not fit: a device has {costs.device_gib:,.1f} GiB, of which "
+            f"{costs.room_gib:,.1f} may be planned; it would not be built:"
+        )
     scratch = max((estimate.scratch_gib for estimate in estimates), default=0.0)
     if scratch:
         lines.append(f"Disk: up to {scratch:,.1f} GiB more while a stage keeps checkpoints.")

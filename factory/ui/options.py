@@ -8,7 +8,10 @@ import typer
 RecipePath = Annotated[Path, typer.Argument(help="A recipe (YAML), e.g. recipes/quickstart.yaml.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Change one setting: stages.student.learning_rate=1e-4."),
+    typer.Option(
+        "--set",
+        help="Change one setting: stages.student.learning_rate=1e-4, machine.micro_batch=1.",
+    ),
 ]
 MachinePath = Annotated[
     Path | None, typer.Option("--machine", help="Machine settings, e.g. recipes/machines/cpu.yaml.")
@@ -24,6 +27,9 @@ Plugins = Annotated[
 Unsandboxed = Annotated[
     bool,
     typer.Option("--unsandboxed", help="Run programs WITHOUT isolation. Everything made says so."),
+]
+IgnoreFit = Annotated[
+    bool, typer.Option("--ignore-fit", help="Build what the plan says does not fit into memory.")
 ]
 Store = Annotated[Path, typer.Option("--store", help="Where artifacts are kept.")]
 ArtifactName = Annotated[

@@ -294,7 +294,8 @@ def test_what_does_not_fit_is_marked(tmp_path: Path) -> None:
     text = shown(plan(base=large, sums=SUMS, worked=traces, tuned=tuned), tmp_path)
     # 16 bytes for each of 7.6e9 parameters alone are 113 GiB.
     assert "!11" in text
-    assert "! does not fit: a device has 24 GiB" in text
+    assert "! does not fit: a device has 24.0 GiB" in text
+    assert "stages.tuned: does not fit: 11" in text
 
 
 def test_a_gpu_without_stated_peaks_is_not_guessed(tmp_path: Path) -> None:

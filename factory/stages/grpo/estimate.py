@@ -6,7 +6,7 @@ from factory.cost import formulas
 from factory.cost.context import ENGINE_BYTES, TRAINER_BYTES, CostContext, Model, StageCost
 from factory.cost.flows import Questions
 from factory.cost.formulas import DecodeLoad
-from factory.cost.memory import Held
+from factory.cost.memory import Held, host_bytes
 from factory.cost.memory import learned as learned_parameters
 from factory.cost.work import training_bytes
 from factory.stages.grpo.config import GrpoConfig
@@ -47,7 +47,8 @@ def estimate(config: GrpoConfig, cost: CostContext) -> tuple[StageCost, Model]:
         _grpo_memory(config, cost, model, loads[-1], held),
         model.file_bytes,
         2 * formulas.CHECKPOINT_BYTES * learned,
-        cost.expected(config.max_new_tokens)[1],
+        is_assumed=cost.expected(config.max_new_tokens)[1],
+        host=host_bytes(model.shape, held),
     ), model
 
 
@@ -120,7 +121,7 @@ def _watch_seconds(config: GrpoConfig, cost: CostContext, model: Model) -> float
 def _grpo_memory(
     config: GrpoConfig, cost: CostContext, model: Model, load: DecodeLoad, held: Held
 ) -> float:
-    """Trainer with its reference, reward models in float32, engine."""
+    """Trainer with its reference, whole reward models on each rank, engine."""
     shape, prompt = model.shape, load.frame + load.own
     rewards = sum(reward.model is not None for reward in config.rewards)
     rows = cost.machine.train.micro_rows or cost.machine.micro_groups * config.group
@@ -131,4 +132,4 @@ def _grpo_memory(
     # The engine's libraries and the trainer's are half the same.
     libraries = (ENGINE_BYTES - TRAINER_BYTES / 2) * (not cost.on_gpu)
     engine = cost.engine_memory(model, load, training=True)
-    return trainer + rewards * 4 * shape.parameters + engine + libraries
+    return trainer + rewards * cost.engine_number * shape.parameters + engine + libraries

@@ -1,0 +1,195 @@
+"""What is planned fits, or is refused with the cheapest changes that make it fit."""
+
+import json
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from factory.cli import app
+from factory.errors import RecipeError
+from factory.fit import Misfit, misfits, require_fit
+from factory.machine import DevicePeaks, Machine
+from factory.plan import Step, make_plan
+from factory.pricing import Bill, bill
+from factory.recipe import load_machine, load_recipe, recipe_from
+
+ROOT = Path(__file__).resolve().parents[2]
+MACHINES = ROOT / "recipes" / "machines"
+RECIPES = sorted(
+    path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "machines"
+)
+SUMS = {"kind": "problems", "sources": [{"type": "world", "family": "add", "train": 40}]}
+WORKED = {"kind": "written", "path": "recipes/data/worked_sums.jsonl", "unlike": "sums"}
+
+
+def plan(model: str, **tuned: Any) -> tuple[Step, ...]:
+    stages = {
+        "base": {"kind": "model", "source": {"type": "hub", "id": model}},
+        "sums": SUMS, "worked": WORKED,
+        "tuned": {"kind": "sft", "model": "base", "traces": "worked", **tuned},
+    }  # fmt: skip
+    return make_plan(recipe_from({"name": "test", "stages": stages}, "test"))
+
+
+def of(machine: str | Machine, model: str, store: Path, **tuned: Any) -> Bill:
+    if isinstance(machine, str):
+        machine = load_machine(MACHINES / f"{machine}.yaml")
+    return bill(plan(model, **tuned), store, machine)
+
+
+def only(priced: Bill) -> Misfit:
+    (misfit,) = misfits(priced)
+    return misfit
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_fits_the_machine_that_its_header_names(path: Path, tmp_path: Path) -> None:
+    """A line `# Machine: FILE`, with options that a builder adds; or the file refuses it, and
+    every stage says what would make it fit."""
+    header = re.match(r"(#.*\n)+", path.read_text(encoding="utf-8"))
+    assert header is not None
+    named = re.search(r"^# Machine: (.*(?:\n#   --set.*)*)", header.group(), re.MULTILINE)
+    assert named is not None, f"{path}: its header must name a machine file"
+    file, *rest = named.group(1).replace("#", "").split()
+    refuses = rest[:1] == ["refuses"]
+    typed = [] if refuses else rest[1::2]
+    machine = load_machine(ROOT / file, typed)
+    if machine.device == "cpu":  # whatever this machine has
+        peaks = DevicePeaks(gflops=300, gigabytes_per_second=20, memory_gib=16)
+        machine = machine.model_copy(update={"peaks": peaks})
+    priced = bill(make_plan(load_recipe(path, typed)), tmp_path, machine)
+    assert priced.missing == []
+    if refuses:
+        assert priced.misfits
+        for misfit in misfits(priced):
+            assert any(" --set " in line or " --machine " in line for line in misfit.lines())
+    else:
+        assert [line for misfit in misfits(priced) for line in misfit.lines()] == []
+
+
+@pytest.mark.parametrize(
+    ("machine", "model", "same", "other"),
+    [
+        # By hand, see tests/golden/test_memory.py: 112.7 GiB on eight devices of 80 GB.
+        (
+            "node8", "Qwen/Qwen2.5-32B", "--set machine.train.offload=all",
+            "--set stages.tuned.lora.rank=16",
+        ),
+        # The longest context of adapters on 24 GB is 12,288, on 80 GB (32B) 10,240.
+        ("gpu24", "Qwen/Qwen2.5-7B", None, "lora.rank=16"),
+        ("gpu24", "Qwen/Qwen2.5-1.5B", "machine.train.offload=all", "lora.rank=16"),
+        ("gpu", "Qwen/Qwen2.5-1.5B", "--set machine.micro_batch=1", "--set stages.tuned.lora"),
+    ],
+)  # fmt: skip
+def test_the_cheapest_changes_are_proposed(
+    machine: str, model: str, same: str | None, other: str, tmp_path: Path
+) -> None:
+    misfit = only(of(machine, model, tmp_path))
+    if same is not None:
+        assert misfit.same is not None and same in " ".join(misfit.same.options)
+    if misfit.other is not None:
+        assert other in " ".join(misfit.other.options)
+
+
+def test_a_change_that_is_not_needed_is_not_proposed(tmp_path: Path) -> None:
+    same = only(of("gpu", "Qwen/Qwen2.5-1.5B", tmp_path)).same
+    assert same is not None and same.options == ("--set machine.micro_batch=1",)
+    assert f"{same.gib:.1f}" == "37.7"  # by hand, see tests/golden/test_memory.py
+
+
+@pytest.mark.parametrize("machine", ["gpu24", "gpu", "node8"])
+@pytest.mark.parametrize(
+    "model",
+    ["Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-32B", "meta-llama/Llama-3.3-70B"],
+)
+def test_what_is_proposed_passes_when_it_is_pasted(
+    machine: str, model: str, tmp_path: Path
+) -> None:
+    """By the command line's own reading; and what says "same model" keeps the fingerprint."""
+    recipe = tmp_path / "recipe.yaml"
+    stages = {
+        "base": {"kind": "model", "source": {"type": "hub", "id": model}},
+        "sums": SUMS, "worked": WORKED,
+        "tuned": {"kind": "sft", "model": "base", "traces": "worked"},
+    }  # fmt: skip
+    recipe.write_text(json.dumps({"name": "test", "stages": stages}), encoding="utf-8")
+    path = MACHINES / f"{machine}.yaml"
+    before = make_plan(load_recipe(recipe))
+    for misfit in misfits(bill(before, tmp_path, load_machine(path))):
+        for kind, remedy in (("same", misfit.same), ("other", misfit.other)):
+            if remedy is None:
+                continue
+            typed = shlex.split(" ".join(remedy.options))
+            assert set(typed[::2]) == {"--set"}
+            steps = make_plan(load_recipe(recipe, typed[1::2]))
+            priced = bill(steps, tmp_path, load_machine(path, typed[1::2]))
+            assert priced.misfits == []
+            is_same = [step.fingerprint for step in steps] == [s.fingerprint for s in before]
+            assert is_same == (kind == "same")
+
+
+def test_a_build_that_does_not_fit_makes_nothing(tmp_path: Path) -> None:
+    priced = of("gpu24", "Qwen/Qwen2.5-1.5B", tmp_path)
+    with pytest.raises(RecipeError, match=r"stages\.tuned: does not fit: 37\.7 GiB a device"):
+        require_fit(priced)
+    require_fit(replace(priced, machine=priced.machine.model_copy(update={"ignore_fit": True})))
+    recipe, machine = tmp_path / "recipe.yaml", tmp_path / "machine.yaml"
+    stages = {
+        "base": {"kind": "model", "source": {"type": "tiny", "architecture": "llama"}},
+        "sums": SUMS, "worked": WORKED,
+        "tuned": {"kind": "sft", "model": "base", "traces": "worked"},
+    }  # fmt: skip
+    recipe.write_text(json.dumps({"name": "test", "stages": stages}), encoding="utf-8")
+    small = {
+        "device": "cpu", "threads": 1, "matmul": "float32",
+        "peaks": {"gflops": 10, "gigabytes_per_second": 10, "memory_gib": 0.01},
+    }  # fmt: skip
+    machine.write_text(json.dumps(small), encoding="utf-8")
+    store = tmp_path / "store"
+    options = ["--machine", str(machine), "--store", str(store)]
+    result = CliRunner().invoke(app, ["build", str(recipe), *options, "--plain"])
+    assert result.exit_code == 2
+    assert "stages.tuned: does not fit" in result.output
+    assert "--ignore-fit" in result.output
+    assert not list(store.glob("*/")) or not list(store.glob("tuned-*"))
+    shown = CliRunner().invoke(app, ["plan", str(recipe), "--cost", *options])
+    assert shown.exit_code == 0
+    assert "stages.tuned: does not fit" in shown.output
+
+
+def test_settings_of_the_machine_can_be_typed(tmp_path: Path) -> None:
+    typed = ["machine.micro_batch=2", "machine.train.micro_rows=3", "stages.tuned.epochs=2"]
+    machine = load_machine(MACHINES / "node8.yaml", typed)
+    assert (machine.micro_batch, machine.train.micro_rows) == (2, 3)
+    assert machine.train.is_sharded
+    with pytest.raises(RecipeError, match=r"node8\.yaml: train\.shards"):
+        load_machine(MACHINES / "node8.yaml", ["machine.train.shards=fsdp2"])
+    with pytest.raises(RecipeError, match="must look like machine"):
+        load_machine(None, ["machine.micro_batch"])
+    with pytest.raises(RecipeError, match="type --ignore-fit"):
+        load_machine(None, ["machine.ignore_fit=true"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train": {"shard": "fsdp2"}}, "launcher: local starts none"),
+        ({"train": {"offload": "all"}}, "offload: all is for shards"),
+        ({"train": {"checkpoint": "sharded"}}, "checkpoint: sharded is for shards"),
+        ({"train": {"reduce": "bfloat16"}}, "reduce: bfloat16 is for shards"),
+        (
+            {"launcher": "accelerate", "accelerate_config": "x", "train": {"shard": "fsdp2"}},
+            "leave one of them out",
+        ),
+    ],
+)  # fmt: skip
+def test_a_machine_file_that_shards_nothing_is_refused(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Machine.model_validate(settings)
