@@ -21,16 +21,17 @@ from pydantic import Field, ValidationError, model_validator
 
 from factory.errors import DataError
 from factory.grading.inside import plain
-from factory.grading.isolation import Finished, Limits, python_command
+from factory.grading.isolation import python_command
 from factory.grading.languages import LANGUAGES, Language
 from factory.grading.sandbox import Sandbox
+from factory.grading.watching import PATIENCE, Finished, Limits
 from factory.records import Outcome, Problem, Record, Verdict
 
 INSIDE = Path(__file__).parent / "inside"
 MAX_PROGRAM = 100_000
 """Longest answer, in characters."""
-BUILD = Limits(seconds=30.0, memory_mib=4096)
-"""For a compiler."""
+BUILD = Limits(seconds=30.0, memory_mib=4096, output_bytes=64 << 20)
+"""For a compiler, whose output is the program."""
 SHOWN = 200
 """Characters of a program's text in an explanation."""
 
@@ -104,13 +105,13 @@ def tests_of(problem: Problem) -> CodeTests:
 
 
 def program_seconds(problem: Problem) -> float:
-    """The longest that all tests of a problem may take together; 0 for broken data."""
+    """The longest that all tests of a problem may take together on the clock; 0 for broken data."""
     try:
         tests = tests_of(problem)
     except DataError:
         return 0.0
     build = BUILD.seconds if LANGUAGES[tests.language].compile else 0.0
-    return build + tests.timeout_seconds * max(1, len(tests.tests))
+    return PATIENCE * (build + tests.timeout_seconds * max(1, len(tests.tests)))
 
 
 _FENCE = re.compile(
@@ -140,7 +141,7 @@ def _run_tests(source: str, tests: CodeTests, sandbox: Sandbox) -> tuple[Outcome
     if language.compile:
         built = sandbox.run(language.compile, files=files, limits=BUILD)
         if built.status != 0:
-            return "crashed", f"does not compile: {_said(built)}"
+            return "crashed", f"does not compile: {_stopped(built) or _said(built)}"
         files = {"main": built.stdout}
     for number, test in enumerate(tests.tests, start=1):
         finished = sandbox.run(
@@ -160,12 +161,8 @@ def _command(language: Language) -> list[str]:
 
 
 def _failure(finished: Finished, expected: str) -> tuple[Outcome, str] | None:
-    if finished.timed_out:
-        return "timeout", f"stopped after {finished.seconds:.1f} s"
-    if finished.flooded:
-        return "crashed", "wrote more output than is read"
-    if finished.overfilled:
-        return "crashed", "took more memory than it may"
+    if stopped := _stopped(finished):
+        return "timeout" if finished.timed_out else "crashed", stopped
     if finished.status != 0:
         return "crashed", f"ended with status {finished.status}: {_said(finished)}"
     output = finished.stdout.decode("utf-8", "replace")
@@ -174,9 +171,23 @@ def _failure(finished: Finished, expected: str) -> tuple[Outcome, str] | None:
     return "wrong", f"wrote {_short(output)}, expected {_short(expected)}"
 
 
+def _stopped(finished: Finished) -> str:
+    """Why a run was ended from outside; empty where it ended by itself."""
+    if finished.timed_out:
+        clock, processor = finished.seconds, finished.processor
+        return f"stopped after {processor:.1f} s of processor time, {clock:.1f} s on the clock"
+    if finished.flooded:
+        return "wrote more output than is read"
+    return "took more memory than it may" if finished.overfilled else ""
+
+
+BLANKS = " \t\r"
+"""What does not matter at the end of a line; all other blanks of Unicode are characters."""
+
+
 def _lines(text: str) -> list[str]:
     """Lines without trailing blanks; missing or further newlines at the end do not matter."""
-    lines = [line.rstrip() for line in text.replace("\r\n", "\n").split("\n")]
+    lines = [line.rstrip(BLANKS) for line in text.split("\n")]
     while lines and not lines[-1]:
         lines.pop()
     return lines
@@ -210,8 +221,8 @@ def _judged(
     for number, value in enumerate(expected, start=1):
         where = f"call {number} of {len(expected)}"
         if number > len(replies):
-            if finished.timed_out:
-                return "timeout", f"{where}: stopped after {finished.seconds:.1f} s"
+            if stopped := _stopped(finished):
+                return "timeout" if finished.timed_out else "crashed", f"{where}: {stopped}"
             return "crashed", f"{where}: the program ended before it answered"
         reply = replies[number - 1]
         if "value" not in reply:
@@ -311,8 +322,8 @@ def _run_check(source: str, tests: CodeTests, sandbox: Sandbox) -> tuple[Outcome
         },
         limits=_limits(tests),
     )
-    if finished.timed_out:
-        return "timeout", f"stopped after {finished.seconds:.1f} s"
+    if stopped := _stopped(finished):
+        return "timeout" if finished.timed_out else "crashed", stopped
     if finished.status == 0:
         return "correct", "the check passed"
     return ("wrong" if finished.status == 1 else "crashed"), _said(finished)

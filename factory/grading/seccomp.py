@@ -7,6 +7,8 @@ that no test program needs and that escapes from containers were made with.
 import platform
 import struct
 
+NONE = 0xFFFF
+"""Stands for a system call that an architecture does not have."""
 DENIED: dict[str, tuple[int, int]] = {
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
@@ -48,9 +50,30 @@ DENIED: dict[str, tuple[int, int]] = {
     "memfd_secret": (447, 447),
     "shmget": (29, 194),
     "msgget": (68, 186),
+    "semget": (64, 190),
     "mq_open": (240, 180),
+    "io_setup": (206, 0),
+    "inotify_init": (253, NONE),
+    "inotify_init1": (294, 26),
+    "fanotify_init": (300, 262),
+    "landlock_create_ruleset": (444, 444),
+    # What another process holds or how it runs.
+    "pidfd_getfd": (438, 438),
+    "process_madvise": (440, 440),
+    "kcmp": (312, 272),
 }
 """System calls that fail with EPERM: numbers on x86_64 and on aarch64 (Linux's own tables)."""
+
+SETSID = (112, 157)
+"""Answers 0 and does nothing: the scheduler gives each session a share of its own, and a run that
+leads many would starve its neighbours."""
+MMAP, SETSOCKOPT, FCNTL = (9, 222), (54, 208), (72, 25)
+MAP_SHARED, MAP_ANONYMOUS = 0x01, 0x20
+"""Both: memory that stays when no process has it resident, so that nothing counts it."""
+SOL_SOCKET = 1
+BUFFER_SIZES = (7, 8, 32, 33)
+"""SO_SNDBUF, SO_RCVBUF and their FORCE: a socket keeps the buffers that it is counted with."""
+F_SETPIPE_SZ = 1031
 
 CLONE = (56, 220)
 CLONE3 = (435, 435)
@@ -91,6 +114,8 @@ def filter_program(machine: str | None = None) -> bytes | None:
     ]
     for numbers in DENIED.values():
         code += [_jump(EQUAL, numbers[index], 0, 1), _statement(RETURN, ERRNO | EPERM)]
+    code += [_jump(EQUAL, SETSID[index], 0, 1), _statement(RETURN, ERRNO)]
+    code += _refused_arguments(index)
     code += [
         _jump(EQUAL, SOCKET[index], 0, 4),
         _statement(LOAD, FIRST_ARGUMENT),
@@ -104,6 +129,35 @@ def filter_program(machine: str | None = None) -> bytes | None:
         _statement(RETURN, ALLOW),
     ]
     return b"".join(code)
+
+
+def _refused_arguments(index: int) -> list[bytes]:
+    """The statements that refuse calls by their arguments; each group ends with the call's number
+    loaded again, or has left it alone."""
+    refuse, again = _statement(RETURN, ERRNO | EPERM), _statement(LOAD, NUMBER)
+    return [
+        _jump(EQUAL, MMAP[index], 0, 5),
+        _statement(LOAD, FIRST_ARGUMENT + 24),
+        _jump(SET, MAP_ANONYMOUS, 0, 2),
+        _jump(SET, MAP_SHARED, 0, 1),
+        refuse,
+        again,
+        _jump(EQUAL, FCNTL[index], 0, 4),
+        _statement(LOAD, FIRST_ARGUMENT + 8),
+        _jump(EQUAL, F_SETPIPE_SZ, 0, 1),
+        refuse,
+        again,
+        _jump(EQUAL, SETSOCKOPT[index], 0, 5 + len(BUFFER_SIZES)),
+        _statement(LOAD, FIRST_ARGUMENT + 8),
+        _jump(EQUAL, SOL_SOCKET, 0, 2 + len(BUFFER_SIZES)),
+        _statement(LOAD, FIRST_ARGUMENT + 16),
+        *(
+            _jump(EQUAL, size, len(BUFFER_SIZES) - number - 1, int(number == len(BUFFER_SIZES) - 1))
+            for number, size in enumerate(BUFFER_SIZES)
+        ),
+        refuse,
+        again,
+    ]
 
 
 def _statement(code: int, value: int) -> bytes:

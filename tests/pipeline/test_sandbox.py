@@ -15,9 +15,10 @@ from namespaces import needs_namespaces
 
 from factory.errors import EngineError
 from factory.grading import sandbox as sandboxing
-from factory.grading.isolation import Limits, python_command
+from factory.grading.isolation import python_command
 from factory.grading.landlock import restriction
 from factory.grading.sandbox import Sandbox, find_bwrap, prove, proven_bwrap
+from factory.grading.watching import Limits
 
 pytestmark = needs_namespaces
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,6 +119,53 @@ print("through" if written > 100 << 20 else "held", written)
 import ctypes
 libc = ctypes.CDLL(None)
 print("through" if libc.shmget(0, 1 << 26, 0o600) >= 0 else "held")
+""",
+    "shared memory of no file": """
+import mmap, os
+done = []
+def tried(name, action):
+    try: action(); done.append(name)
+    except OSError: pass
+tried("anonymous", lambda: mmap.mmap(-1, 1 << 20))
+tried("validated", lambda: mmap.mmap(-1, 1 << 20, flags=3))
+tried("zeros", lambda: mmap.mmap(os.open("/dev/zero", os.O_RDWR), 1 << 20))
+print("through" if done else "held", done)
+""",
+    "larger buffers": """
+import fcntl, os, socket
+done = []
+one, other = socket.socketpair()
+for option in (7, 8, 32, 33):
+    try: one.setsockopt(socket.SOL_SOCKET, option, 1 << 24); done.append(option)
+    except OSError: pass
+try: fcntl.fcntl(os.pipe()[1], 1031, 1 << 20); done.append("pipe")
+except OSError: pass
+print("through" if done else "held", done)
+""",
+    "objects of the kernel": """
+import ctypes
+libc = ctypes.CDLL(None)
+done = [name for name, made in {
+    "semaphores": libc.semget(0, 32000, 0o600), "queue": libc.msgget(0, 0o600),
+    "watches": libc.inotify_init1(0), "rules": libc.syscall(444, b"\\1" + bytes(7), 8, 0),
+}.items() if made >= 0]
+print("through" if done else "held", done)
+""",
+    "who is killed first": """
+import os
+try:
+    os.write(os.open("/proc/self/oom_score_adj", os.O_WRONLY), b"0"); print("through")
+except OSError: print("held")
+""",
+    "pid 1": """
+import ctypes, os
+libc = ctypes.CDLL(None)
+done = []
+for path in ("/proc/1/mem", "/proc/1/oom_score_adj", "/proc/1/comm"):
+    try: open(path, "r+b", buffering=0); done.append(path)
+    except OSError: pass
+if libc.syscall(438, os.pidfd_open(1), 4, 0) >= 0: done.append("descriptor")
+print("through" if done else "held", done)
 """,
     "disk": """
 import os
@@ -233,7 +281,7 @@ def test_a_daemon_does_not_outlive_its_test_nor_hold_it_up() -> None:
         "if os.fork() == 0:\n"
         "    os.setsid()\n"
         "    if os.fork() == 0:\n"
-        "        open('/proc/self/comm', 'w').write('left-over')\n"
+        "        __import__('ctypes').CDLL(None).prctl(15, b'left-over')\n"
         "        time.sleep(300)\n"
         "    os._exit(0)\n"
         "print('done', flush=True)"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from factory.grading import code
 from factory.grading.code import equal, grade_code
 from factory.grading.inside import plain
-from factory.grading.isolation import Finished
+from factory.grading.watching import Finished
 from factory.records import Problem, Verdict
 
 SCALARS = (
