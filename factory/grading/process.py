@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 from factory.errors import EngineError
+from factory.grading.watching import kill_group
 from factory.interpreter import module_command
 
 START_SECONDS = 120.0
@@ -78,7 +79,8 @@ class LineProcess:
         return collected.decode().strip()
 
     def kill(self) -> None:
-        self._process.kill()
+        """End it with all that it started, the sandboxes of programs among them."""
+        kill_group(self._process.pid)
         self._process.wait()
         for stream in (self._stdin, self._stdout):
             try:

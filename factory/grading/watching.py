@@ -5,14 +5,14 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
 
-from factory.grading.usage import Meter, Usage
+from factory.grading.usage import Meter, Usage, descendants
 from factory.records import Record
 
 
@@ -180,7 +180,17 @@ def _read_into(buffer: bytearray, descriptor: int, most: int) -> bool:
 
 
 def kill_group(pid: int) -> None:
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        return
+    """Kill a process that is not reaped yet, its group, and all that came from it.
+
+    Stopped first, so that nothing comes from it meanwhile: a sandbox that is being set up has left
+    the group already, and does not yet die with its parent.
+    """
+    _signal(os.kill, pid, signal.SIGSTOP)
+    for descendant in reversed(descendants(pid)):
+        _signal(os.kill, descendant, signal.SIGKILL)
+    _signal(os.killpg, pid, signal.SIGKILL)
+
+
+def _signal(send: Callable[[int, int], None], pid: int, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        send(pid, number)

@@ -184,13 +184,17 @@ def leaves_nothing(name: str) -> bool:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("wait", [0.0, 0.01, 0.03, 0.3])
 def test_whatever_stops_the_watcher_ends_the_run(
-    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+    error: type[BaseException], wait: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # At once too, while the sandbox is being set up.
     def broken(self: watching.Clock) -> watching.Stop:
+        time.sleep(wait)
         raise error
 
     monkeypatch.setattr(watching.Clock, "look", broken)
+    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.0)
     name = f"left-{error.__name__}"[:15]
     with pytest.raises(error):
         run(
