@@ -31,6 +31,10 @@ class PluginError(FactoryError):
     """A plug-in cannot be loaded, or does what it must not; the message names it."""
 
 
+class Unpriced(Exception):
+    """What keeps a stage from being estimated, in words; never leaves the estimates."""
+
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a full disk, a quota and a limit on the size of files raise."""
 REPAIRABLE = (

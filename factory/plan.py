@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from factory.artifacts import sha256_file
 from factory.errors import ArtifactError, RecipeError
 from factory.recipe import Recipe
-from factory.records import AddedLater, Consumes
+from factory.records import AddedLater, Consumes, Variant
 from factory.registry import DOORS, Named, Row
 from factory.stages import STAGES, Stage, StageConfig
 from factory.stages.model import ModelConfig, end_fault
@@ -155,7 +155,9 @@ def used_plugins(config: StageConfig, stage: Stage) -> dict[str, Row]:
 
 
 def _named(config: Any) -> Iterator[tuple[str, str]]:
-    """(door, name) of every field that names a row behind a door."""
+    """(door, name) of every field that names a row behind a door, or is the config of one."""
+    if isinstance(config, Variant):
+        yield config.door, config.type
     if isinstance(config, BaseModel):
         for name, field in type(config).model_fields.items():
             value = getattr(config, name)

@@ -11,18 +11,21 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType, ModuleType, UnionType
+from typing import Any
 
-from factory.errors import PluginError
+from factory.errors import FactoryError, PluginError, Unpriced
 from factory.files import write_file
 from factory.records import Record
 from factory.registry import DOORS, Origin, Row, open_doors, registering
 
 LOAD_SECONDS = 30
 """Wall clock that a file may take to register its rows."""
+CALL_SECONDS = 10
+"""Wall clock of a function of a row that is called while a recipe is planned."""
 
 
 class PluginFile(Record):
@@ -110,7 +113,7 @@ def _run(data: bytes, path: Path, sha256: str, origin: Origin) -> None:
     text = data.decode("utf-8", errors="replace")
     linecache.cache[str(path)] = (len(text), None, text.splitlines(keepends=True), str(path))
     try:
-        with registering(origin), _within(LOAD_SECONDS):
+        with registering(origin), within(LOAD_SECONDS, "loading"):
             exec(code, module.__dict__)
     except PluginError:
         raise
@@ -134,15 +137,43 @@ def _place(error: BaseException, path: Path) -> str:
     return f"{path}:{lines[-1]}" if lines else str(path)
 
 
+def guarded(
+    function: Callable[..., Any], where: str, origin: Origin, gives: type | UnionType
+) -> Callable[..., Any]:
+    """A function of a row, called so that what a user's does wrong is a PluginError with its name.
+
+    It may take ten seconds, and what it returns is of type `gives`. `where` names row and use, as
+    in `problem source tickets: files`. A function of the factory comes back as it is.
+    """
+    if origin.kind == "factory":
+        return function
+
+    def call(*arguments: Any) -> Any:
+        try:
+            with within(CALL_SECONDS, "at work"):
+                value = function(*arguments)
+        except (FactoryError, Unpriced):
+            raise
+        # A user's function may raise anything, and none of it is a bug of ours.
+        except Exception as error:
+            raise PluginError(f"{origin}: {where}: {type(error).__name__}: {error}") from error
+        if not isinstance(value, gives):
+            wanted = getattr(gives, "__name__", str(gives))
+            raise PluginError(f"{origin}: {where}: gave {value!r}, a {wanted} is wanted")
+        return value
+
+    return call
+
+
 @contextmanager
-def _within(seconds: int) -> Iterator[None]:
+def within(seconds: int, doing: str) -> Iterator[None]:
     """TimeoutError after so long; signals reach the main thread alone, elsewhere without limit."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"still loading after {seconds} s")
+        raise TimeoutError(f"still {doing} after {seconds} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)

@@ -11,6 +11,8 @@ from factory.evaluation.measure import measure
 from factory.grading.grader import correct, grader, wrong
 from factory.grading.numbers import plain_number
 from factory.jsonl import read_records, write_records
+from factory.problems.source import SourceConfig, new_problem, source
+from factory.problems.trace_source import TraceSourceConfig, WorkedExample, trace_source
 from factory.records import EvalSample, Problem, Record, Trace, TracesRef, Verdict
 from factory.rewards.reward import GradedCompletion, reward
 from factory.stages.stage import Stage, StageConfig, light_stage, register
@@ -26,21 +28,27 @@ __all__ = [
     "Metrics",
     "Problem",
     "Record",
+    "SourceConfig",
     "Stage",
     "StageConfig",
     "StageCost",
     "Trace",
+    "TraceSourceConfig",
     "TracesRef",
     "Verdict",
+    "WorkedExample",
     "correct",
     "grader",
     "light_stage",
     "line_work",
     "measure",
+    "new_problem",
     "plain_number",
     "read_records",
     "register",
     "reward",
+    "source",
+    "trace_source",
     "write_records",
     "wrong",
 ]

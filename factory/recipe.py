@@ -2,18 +2,18 @@
 
 import difflib
 import json
-import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from factory.errors import RecipeError
 from factory.evaluation.claim import Claim
 from factory.machine import Machine
-from factory.records import Record
+from factory.records import Record, VariantOf
 from factory.stages import STAGES, StageConfig
 from factory.yaml12 import load_mapping, parse
 
@@ -333,18 +333,22 @@ def _known_keys(record: type[BaseModel], location: Sequence[int | str]) -> list[
         for candidate in candidates:
             if isinstance(candidate, type) and issubclass(candidate, BaseModel):
                 field = candidate.model_fields.get(str(part))
-                following += _records_in(field.annotation) if field else [candidate]
+                following += _records_in(field) if field else [candidate]
         candidates = following
     return [name for c in candidates for name in getattr(c, "model_fields", {})]
 
 
 def _records_in(annotation: Any) -> list[type[BaseModel]]:
-    """Every record type inside a type such as `tuple[A | B, ...] | None`."""
+    """Every record type inside a field, or a type such as `tuple[A | B, ...] | None`."""
+    if isinstance(annotation, FieldInfo):
+        variants = [mark for mark in annotation.metadata if isinstance(mark, VariantOf)]
+        return [*variants[0].records] if variants else _records_in(annotation.annotation)
+    for mark in getattr(annotation, "__metadata__", ()):
+        if isinstance(mark, VariantOf):
+            return [*mark.records]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    if get_origin(annotation) in (Union, types.UnionType) or get_args(annotation):
-        return [record for part in get_args(annotation) for record in _records_in(part)]
-    return []
+    return [record for part in get_args(annotation) for record in _records_in(part)]
 
 
 def _suggestion(word: str, options: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from factory.machine import Machine
 from factory.recipe import Header
-from factory.records import Consumes
+from factory.records import Consumes, VariantOf
 from factory.registry import DOORS, Door, Named, Row
 from factory.stages.stage import KINDS, STAGES, Stage, StageConfig
 
@@ -117,14 +117,23 @@ def nested_records(config: type[BaseModel]) -> list[type[BaseModel]]:
     waiting = [config]
     while waiting:
         for setting in waiting.pop(0).model_fields.values():
-            for record in _records_in(setting.annotation):
+            for record in _records_of(setting):
                 if record not in result and record is not config:
                     result.append(record)
                     waiting.append(record)
     return result
 
 
+def _records_of(setting: FieldInfo) -> Iterator[type[BaseModel]]:
+    marks = [mark for mark in setting.metadata if isinstance(mark, VariantOf)]
+    yield from marks[0].records if marks else _records_in(setting.annotation)
+
+
 def _records_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    for mark in getattr(annotation, "__metadata__", ()):
+        if isinstance(mark, VariantOf):
+            yield from mark.records
+            return
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):
@@ -158,6 +167,8 @@ def _type(annotation: Any, metadata: Sequence[Any], titles: Titles) -> str:
     for mark in metadata:
         if isinstance(mark, Consumes):
             return f"*{mark.kind}*" + (", may be served" if mark.only_asked else "")
+        if isinstance(mark, VariantOf):
+            return " or ".join(_plain_type(record, titles) for record in mark.records)
         if isinstance(mark, Named):
             return f"one of the [{mark.door}](#rows-{mark.door})"
     bounds = [
@@ -274,7 +285,7 @@ def _says(value: Any) -> str:
     """The first paragraph of what a row is documented by: its function, its module, or itself."""
     if isinstance(value, Stage):
         return _first(inspect.getdoc(sys.modules[value.run.__module__]) or "")
-    function = getattr(value, "function", None)
+    function = getattr(value, "function", None) or getattr(value, "config", None)
     if function is None and getattr(value, "learns_from", None):
         return f"what a reward model makes of it that learned from {value.learns_from}"
     return _first(inspect.getdoc(function or value) or "")

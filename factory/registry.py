@@ -58,6 +58,11 @@ def registering(origin: Origin) -> Iterator[None]:
         _origin.reset(token)
 
 
+def current_origin() -> Origin:
+    """Where rows come from that are registered now."""
+    return _origin.get()
+
+
 @dataclass(frozen=True)
 class Row(Generic[T]):
     """A registered name."""
@@ -214,6 +219,8 @@ DOORS: dict[str, Door] = {}
 """All doors that are open by now, by name."""
 OPENERS = (
     "factory.records",
+    "factory.problems.source",
+    "factory.problems.trace_source",
     "factory.rewards.reward",
     "factory.evaluation.measure",
     "factory.stages.stage",

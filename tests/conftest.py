@@ -30,6 +30,18 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.fixture
+def fresh_doors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loads plug-ins anew, and leaves the doors as they were."""
+    from factory import plugin_files, registry
+
+    registry.open_doors()
+    monkeypatch.setattr(plugin_files, "_loaded", {})
+    monkeypatch.setattr(plugin_files, "_texts", {})
+    for door in list(registry.DOORS.values()):
+        monkeypatch.setattr(door, "table", dict(door.table))
+
+
+@pytest.fixture
 def warm_builds() -> None:
     """Builds in this process find a fork server with its imports done."""
     from warm import warm

@@ -2,19 +2,24 @@
 else by a stated assumption."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from factory.artifacts import Artifact
 from factory.chat import REQUESTS, ZERO_FRAME, PromptConfig, completion_text
-from factory.cost.shapes import Shape, Unpriced
+from factory.cost.shapes import Shape
+from factory.errors import Unpriced
 from factory.preferences.sources import HubRows, Stored
-
-ROWS_READ = 64
-"""Lines of a file, or questions of a family, whose mean length stands for all."""
+from factory.problems.sizes import (
+    QUESTION_CHARACTERS,
+    first_rows,
+    hub_rows,
+    lines,
+    mean,
+    text_length,
+)
 
 COMPLETION_SHARE = 0.55
 """Of `max_new_tokens`, where no earlier run tells. Small limits are set by what is needed: the
@@ -27,21 +32,10 @@ COMPLETION_TOKENS = 6094.0
 KEPT_SHARE = 0.6
 """Of answers that selection keeps; of problems with one answer kept. The four of r1-small kept
 0.31, 0.45, 0.67 and 0.70."""
-QUESTION_CHARACTERS = 440.0
-"""Of a hub data set's question: R1's mathematical prompts had 122 tokens (v2, Table 4)."""
 WRITTEN_CHARACTERS = 2.0
 """A token, of worked texts, which are full of digits and signs; 1.9 in r1-small's traces."""
 CHAT_TOKENS = 10
 """What a chat template puts around a question; 9 in ChatML."""
-
-HUB_ROWS: Mapping[str, int] = {
-    "agentica-org/DeepScaleR-Preview-Dataset": 40315,
-    "HuggingFaceH4/aime_2024": 30,
-    "math-ai/aime25": 30,
-    "HuggingFaceH4/MATH-500": 500,
-    "databricks/databricks-dolly-15k": 15011,
-}
-"""Rows of the data sets that recipes read whole, by their cards."""
 
 Split = Literal["train", "held_out"]
 
@@ -123,16 +117,6 @@ def kept_rows(answers: Answers, per_problem: int) -> float:
     return KEPT_SHARE * answers.problems * min(samples, per_problem)
 
 
-def hub_rows(data_set: str) -> int:
-    """Rows of a hub data set by its card; Unpriced where it is not known."""
-    if data_set not in HUB_ROWS:
-        raise Unpriced(
-            f"how many rows huggingface.co/datasets/{data_set} has is not known here: state a "
-            "number in the recipe, or add it to factory/cost/flows.py"
-        )
-    return HUB_ROWS[data_set]
-
-
 def texts(source: Stored, responses: int) -> Texts:
     """Pairs (two responses) or labels (one) of a file or a data set."""
     if isinstance(source, HubRows):
@@ -194,32 +178,3 @@ def sealed_texts(artifact: Artifact) -> Texts:
     path = artifact.file(name)
     length = mean(text_length(row, *fields) for row in first_rows(path))
     return Texts(lines(path), responses, length)
-
-
-def lines(path: Path) -> int:
-    """Lines of a file that hold something."""
-    with path.open("rb") as file:
-        return sum(bool(line.strip()) for line in file)
-
-
-def first_rows(path: Path) -> list[dict[str, Any]]:
-    """The first rows of a JSONL file; Unpriced where they are none, as the stage will say too."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            rows = [json.loads(line) for line in islice(file, ROWS_READ) if line.strip()]
-    except (OSError, ValueError) as error:
-        raise Unpriced(f"{path}: cannot be read: {error}") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise Unpriced(f"{path}: not every line is a JSON object")
-    return rows
-
-
-def text_length(row: Mapping[str, Any], *names: str) -> int:
-    """Characters of some fields of a row."""
-    return sum(len(str(row.get(name, ""))) for name in names)
-
-
-def mean(values: Iterable[float]) -> float:
-    """Their mean; 0 of none."""
-    numbers = list(values)
-    return sum(numbers) / len(numbers) if numbers else 0.0

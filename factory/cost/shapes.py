@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from factory.cost.roofline import Size
+from factory.errors import Unpriced
 from factory.world.vocabulary import WORDS
-
-
-class Unpriced(Exception):
-    """What keeps a stage from being estimated, in words; never leaves `factory.cost`."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError
 
 from factory.errors import DataError
 from factory.jsonl import read_records
-from factory.problems.hub import hub_rows
+from factory.problems.hub import data_set_rows
 from factory.records import COMMIT, AddedLater, Labelled, Pair, Record
 
 R = TypeVar("R", bound=Record)
@@ -119,7 +119,7 @@ def _rows(source: Stored, record: type[R]) -> Iterator[tuple[str, R]]:
 
 
 def _data_set(source: HubRows) -> Any:
-    rows = hub_rows(
+    rows = data_set_rows(
         source.id,
         source.revision,
         config=source.config,

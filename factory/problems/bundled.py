@@ -17,6 +17,16 @@ from pydantic import ConfigDict, Field
 from factory.errors import DataError, RecipeError
 from factory.jsonl import read_records
 from factory.problems.gsm_symbolic import instances
+from factory.problems.source import (
+    SOURCES,
+    ProblemSource,
+    Source,
+    SourceSize,
+    as_it_stands,
+    no_files,
+    no_graders,
+    nothing_missing,
+)
 from factory.problems.splits import Supply
 from factory.records import Problem, Record
 
@@ -32,7 +42,7 @@ BundleName = Literal[
 ]
 
 
-class BundledSource(Record):
+class BundledSource(ProblemSource):
     """Held-out questions of a bundled benchmark; they are never trained on."""
 
     type: Literal["bundled"]
@@ -261,3 +271,20 @@ def _sha256(path: Path) -> str:
     else:
         content = path.read_bytes()
     return hashlib.sha256(content).hexdigest()
+
+
+SOURCES.register(
+    "bundled",
+    Source(
+        config=BundledSource,
+        function=None,
+        supply=lambda source, seed, processes: supply(source, seed),
+        size=lambda source, seed: SourceSize(source.name, 0, *size(source)),
+        small=as_it_stands,
+        files=no_files,
+        graders=no_graders,
+        missing=nothing_missing,
+        licence="",
+    ),
+    version=1,
+)

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from factory.problems.source import SOURCES, SourceConfig, generating
 from factory.problems.splits import Supply, problem_id
-from factory.records import Problem, Record
+from factory.records import OWN_LICENCE, Problem
 from factory.seeds import derive
 
 CALLS = 6
@@ -73,14 +74,12 @@ TEMPLATES: Sequence[Template] = (
 )  # fmt: skip
 
 
-class CodeTemplatesSource(Record):
+class CodeTemplatesSource(SourceConfig):
     """Python functions of one line, asked for in words and tested by calls."""
 
     type: Literal["code_templates"]
     train: int = Field(default=0, ge=0)
     """How many; there are 172 different ones."""
-    held_out: int = Field(default=0, ge=0)
-    """How many."""
 
 
 def supply(source: CodeTemplatesSource, seed: int) -> Supply:
@@ -122,3 +121,12 @@ def make_problem(template: Template, number: int) -> Problem:
             "calls": [{"args": args, "expected": function(*args)} for args in given],
         },
     )
+
+
+SOURCES.register(
+    "code_templates",
+    generating(
+        CodeTemplatesSource, supply, label=lambda source: "code_templates", licence=OWN_LICENCE
+    ),
+    version=1,
+)

@@ -10,15 +10,26 @@ from factory.chat import completion_text
 from factory.errors import DataError, RecipeError
 from factory.grading import GradeItem, GradingPool
 from factory.problems.references import NO_ANSWER, final_answer, is_solution
+from factory.problems.sizes import QUESTION_CHARACTERS, hub_rows
+from factory.problems.source import (
+    SOURCES,
+    Fields,
+    ProblemSource,
+    Source,
+    SourceSize,
+    no_files,
+    no_graders,
+    of_splits,
+)
 from factory.problems.splits import Supply, problem_id
-from factory.records import COMMIT, AddedLater, Problem, ProblemKind, Record
+from factory.records import COMMIT, AddedLater, Problem, ProblemKind
 from factory.seeds import derive
 
 CHECKED_AT_ONCE = 256
 """References a call to the graders' pool: enough to keep its processes busy."""
 
 
-class HubSource(Record):
+class HubSource(ProblemSource):
     """Questions of a hub data set, read by column."""
 
     type: Literal["hub"]
@@ -62,7 +73,7 @@ def supply(source: HubSource, seed: int, *, processes: int = 1) -> Supply:
     column is missing, or where the data set cannot be had.
     """
     named = [source.question, source.reference, *([source.level] if source.level else [])]
-    rows = hub_rows(
+    rows = data_set_rows(
         source.id, source.revision, config=source.config, split=source.split, columns=named
     )
     label = source.id.rpartition("/")[2]
@@ -75,7 +86,7 @@ def supply(source: HubSource, seed: int, *, processes: int = 1) -> Supply:
     )
 
 
-def hub_rows(
+def data_set_rows(
     data_set: str,
     revision: str | None,
     *,
@@ -142,3 +153,36 @@ def _usable(problems: list[Problem], source: HubSource, *, processes: int) -> It
                     f"not grade as correct, at most {source.max_refused_share:.0%} of "
                     f"{len(problems)} may; the first: {refused[0]}"
                 )
+
+
+def size(source: HubSource, seed: int) -> SourceSize:
+    label = source.id.rpartition("/")[2]
+    return of_splits(source, label, QUESTION_CHARACTERS, count=lambda: hub_rows(source.id))
+
+
+def missing(source: HubSource) -> list[str]:
+    """The commit of the data set, where the recipe leaves it open."""
+    if source.revision is not None:
+        return []
+    return [f"revision: the commit of huggingface.co/datasets/{source.id} to read"]
+
+
+def not_at_hand(fields: Fields) -> None:
+    return None
+
+
+SOURCES.register(
+    "hub",
+    Source(
+        config=HubSource,
+        function=None,
+        supply=lambda source, seed, processes: supply(source, seed, processes=processes),
+        size=size,
+        small=not_at_hand,
+        files=no_files,
+        graders=no_graders,
+        missing=missing,
+        licence="",
+    ),
+    version=1,
+)

@@ -10,12 +10,22 @@ from pydantic import Field, model_validator
 from factory.errors import DataError
 from factory.jsonl import read_records
 from factory.problems.references import final_answer, reference_verdict
+from factory.problems.sizes import first_rows, lines, mean, text_length
+from factory.problems.source import (
+    SOURCES,
+    Fields,
+    ProblemSource,
+    Source,
+    SourceSize,
+    nothing_missing,
+    of_splits,
+)
 from factory.problems.splits import Supply, problem_id
 from factory.records import GRADERS, Problem, ProblemKind, Record
 from factory.seeds import derive
 
 
-class LocalSource(Record):
+class LocalSource(ProblemSource):
     """Questions of a JSONL file with the fields of `LocalRow`."""
 
     type: Literal["local"]
@@ -45,8 +55,8 @@ class LocalRow(Record):
     licence: str = ""
 
 
-def plugin_kinds(path: Path) -> set[tuple[str, str]]:
-    """(door, name) of the graders of plug-ins that rows of a JSONL file name by their `kind`.
+def plugin_kinds(path: Path) -> set[str]:
+    """The graders of plug-ins that rows of a JSONL file name by their `kind`.
 
     What cannot be read as such rows is left to whoever reads the file for its content.
     """
@@ -55,7 +65,7 @@ def plugin_kinds(path: Path) -> set[tuple[str, str]]:
     if not others:
         return set()
     with path.open(encoding="utf-8", errors="replace") as file:
-        return {("graders", kind) for line in file if (kind := _kind(line)) in others}
+        return {kind for line in file if (kind := _kind(line)) in others}
 
 
 def _kind(line: str) -> str | None:
@@ -98,3 +108,30 @@ def _problem(row: LocalRow, path: Path) -> Problem:
             f"correct ({verdict.outcome}: {verdict.explanation}); mend it or its kind ({row.kind})"
         )
     return problem
+
+
+def size(source: LocalSource, seed: int) -> SourceSize:
+    path = Path(source.path)
+    length = mean(text_length(row, "prompt") for row in first_rows(path))
+    return of_splits(source, path.stem, length, count=lambda: lines(path))
+
+
+def small(fields: Fields) -> Fields | None:
+    return fields if Path(fields["path"]).is_file() else None
+
+
+SOURCES.register(
+    "local",
+    Source(
+        config=LocalSource,
+        function=None,
+        supply=lambda source, seed, processes: supply(source, seed),
+        size=size,
+        small=small,
+        files=lambda source: (Path(source.path),),
+        graders=lambda source: plugin_kinds(Path(source.path)),
+        missing=nothing_missing,
+        licence="",
+    ),
+    version=1,
+)

@@ -12,8 +12,9 @@ from pydantic import Field
 from factory.errors import EngineError, RecipeError
 from factory.grading.entries import encode
 from factory.problems.references import is_right
+from factory.problems.source import SOURCES, SourceConfig, generating
 from factory.problems.splits import Supply, problem_id
-from factory.records import Problem, Record
+from factory.records import Problem
 from factory.seeds import derive
 
 LICENCE = "Apache-2.0"
@@ -31,7 +32,7 @@ HASH_DEPENDENT = frozenset(
 """Families that iterate over sets of text: their questions follow Python's hash seed too."""
 
 
-class ReasoningGymSource(Record):
+class ReasoningGymSource(SourceConfig):
     """Questions of one reasoning-gym family."""
 
     type: Literal["reasoning_gym"]
@@ -39,10 +40,6 @@ class ReasoningGymSource(Record):
     """One of reasoning-gym's families, e.g. chain_sum. `composite` is none: list its parts."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """The family's own settings, e.g. {min_terms: 2, max_terms: 3}."""
-    train: int = Field(default=0, ge=0)
-    """How many."""
-    held_out: int = Field(default=0, ge=0)
-    """How many."""
     seed: int | None = Field(default=None, ge=0, lt=2**31)
     """Fixes the questions whatever the recipe's seed; None derives it from that."""
 
@@ -132,3 +129,10 @@ def _problem(source: ReasoningGymSource, entry: dict[str, Any], seed: int) -> Pr
         data={"family": source.family, "config": encode(config), "entry": kept},
     )
     return problem if not reference or is_right(problem) else None
+
+
+SOURCES.register(
+    "reasoning_gym",
+    generating(ReasoningGymSource, supply, label=lambda source: f"reasoning_gym/{source.family}"),
+    version=1,
+)

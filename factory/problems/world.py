@@ -4,25 +4,20 @@ import random
 from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import Field
-
+from factory.problems.source import SOURCES, SourceConfig, generating
 from factory.problems.splits import Supply, problem_id
-from factory.records import Problem, Record
+from factory.records import OWN_LICENCE, Problem
 from factory.seeds import derive
 from factory.world.questions import Family, draw
 
 
-class WorldSource(Record):
+class WorldSource(SourceConfig):
     """Questions of one family. The held-out side is fixed by the question's text: whatever the
     seed, no stage of any recipe trains on it, the pre-training corpus included."""
 
     type: Literal["world"]
     family: Family
     """Sums, products, chains of steps, or the family that has to search."""
-    train: int = Field(default=0, ge=0)
-    """How many."""
-    held_out: int = Field(default=0, ge=0)
-    """How many."""
 
 
 def supply(source: WorldSource, seed: int) -> Supply:
@@ -50,3 +45,15 @@ def _problems(source: WorldSource, chance: random.Random) -> Iterator[Problem]:
             source=f"world/{source.family}",
             data={"generator": "world"},
         )
+
+
+SOURCES.register(
+    "world",
+    generating(
+        WorldSource,
+        supply,
+        label=lambda source: f"world/{source.family}",
+        licence=OWN_LICENCE,
+    ),
+    version=1,
+)

@@ -11,11 +11,9 @@ from factory.artifacts import Artifact, Inputs
 from factory.context import Context, Metrics
 from factory.cost.context import CostContext, Flow, StageCost
 from factory.machine import Machine
-from factory.records import ArtifactKind, Record
+from factory.problems.source import Fields, no_files
+from factory.records import OWN_LICENCE, ArtifactKind, Record
 from factory.registry import Door
-
-Fields = dict[str, Any]
-"""A config as JSON values."""
 
 
 class StageConfig(Record):
@@ -33,10 +31,6 @@ class Origin:
     """A hub id, or the name of a file or a folder."""
     licence: str
     """As its source states it; empty where nothing does."""
-
-
-OWN_LICENCE = "apache-2.0"
-"""Of what the factory makes itself: random weights, generated questions, shipped examples."""
 
 
 SAMPLING_MEMORY = ("block", "rows", "engine_memory_gib", "gpu_memory_fraction")
@@ -174,10 +168,6 @@ def light_stage(
         kind=kind, config=config, produces=produces, version=version, run=run, estimate=estimate,
         **{**defaults, **fields},
     )  # fmt: skip
-
-
-def no_files(config: Any) -> tuple[Path, ...]:
-    return ()
 
 
 def no_rows(config: Any) -> set[tuple[str, str]]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import model_validator
 
 from factory.artifacts import Artifact, Inputs
 from factory.chat import completion_text
@@ -17,18 +17,24 @@ from factory.context import Context, Metrics
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers, examples
 from factory.cost.work import line_work
-from factory.errors import DataError
+from factory.errors import DataError, Unpriced
 from factory.grading import GRADING_PACKAGES, GradeItem, GradingPool
 from factory.jsonl import read_records, write_records
 from factory.lint import lint
-from factory.problems.local import plugin_kinds
+from factory.problems.sizes import QUESTION_CHARACTERS, lines
 from factory.problems.splits import problem_id, question_key
+from factory.problems.trace_source import (
+    TRACE_SOURCES,
+    AnyTraceSource,
+    LocalExamples,
+    TraceSource,
+    TraceSourceConfig,
+    WorkedExample,
+)
 from factory.records import (
     AddedLater,
     Problem,
-    ProblemKind,
     ProblemsRef,
-    Record,
     SamplingConfig,
     Trace,
     Verdict,
@@ -41,30 +47,39 @@ from factory.stages.stage import (
     register,
 )
 
-
-class WorkedExample(Record):
-    """A line of the file."""
-
-    question: str
-    reasoning: str
-    answer: str
-    reference: str | None = None
-    """The right answer, where it is not the answer's own text."""
-    kind: ProblemKind = "math"
-    topic: str = Field(default="written", pattern=r"^[a-z0-9_]{1,40}$")
-    """What it is about, e.g. translation: the beginning of its problem's id."""
-    origin: str = ""
-    """Where it comes from and under which licence; not read."""
+WRITTEN_TOKENS = 500.0
+"""Of a worked example of a plug-in's source; assumed."""
 
 
 class WrittenConfig(StageConfig):
     kind: Literal["written"]
-    path: str
+    path: str = ""
     """JSONL of worked examples, relative to the current directory."""
+    source: Annotated[AnyTraceSource | None, AddedLater()] = None
+    """Another source of them, instead of `path`."""
     unlike: ProblemsRef
     """No question of its held-out split may be learned from: such examples are left out."""
     licence: Annotated[str, AddedLater()] = ""
-    """Of the file; those in recipes/data/ are under this repository's."""
+    """Of the examples; those in recipes/data/ are under this repository's."""
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> "WrittenConfig":
+        if bool(self.path) == (self.source is not None):
+            raise ValueError("give either path, a file of worked examples, or source")
+        return self
+
+    @property
+    def chosen(self) -> TraceSourceConfig:
+        return self.source or LocalExamples(path=self.path)
+
+    @property
+    def row(self) -> TraceSource:
+        return TRACE_SOURCES[self.chosen.type]
+
+    @property
+    def label(self) -> str:
+        """What messages call it: the file, or the name of the source."""
+        return self.path or f"trace source {self.chosen.type}"
 
 
 def run(config: WrittenConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
@@ -73,15 +88,15 @@ def run(config: WrittenConfig, inputs: Inputs, out: Path, context: Context) -> M
         question_key(problem.prompt)
         for problem in read_records(inputs["unlike"].file("held_out.jsonl"), Problem)
     }
-    examples = list(read_records(Path(config.path), WorkedExample))
+    examples = list(config.row.examples(config.chosen))
     kept = [e for e in examples if question_key(e.question) not in held_out]
     if not kept:
-        raise DataError(f"{config.path}: none of {len(examples)} examples is left to learn from")
+        raise DataError(f"{config.label}: none of {len(examples)} examples is left to learn from")
     verdicts = _verdicts(kept)
     for example, verdict in zip(kept, verdicts, strict=True):
         if not verdict.is_correct and example.kind != "open":
             raise DataError(
-                f"{config.path}: {example.question!r} is worked to {example.answer!r}: "
+                f"{config.label}: {example.question!r} is worked to {example.answer!r}: "
                 f"{verdict.outcome}: {verdict.explanation}"
             )
     write_records(
@@ -139,15 +154,24 @@ def _item(example: WorkedExample) -> GradeItem:
 
 def external_files(config: WrittenConfig) -> tuple[Path, ...]:
     """Files outside the store that decide what this stage makes."""
-    return (Path(config.path),)
+    return config.row.files(config.chosen)
 
 
 def estimate(config: WrittenConfig, cost: CostContext) -> tuple[StageCost, Answers]:
-    return line_work(examples(Path(config.path)))
+    source, row = config.chosen, config.row
+    if isinstance(source, LocalExamples):
+        return line_work(examples(Path(source.path)))
+    files = row.files(source)
+    if row.size is None and not files:
+        raise Unpriced(f"{config.label} states neither size nor files")
+    number = row.size(source) if row.size else sum(map(lines, files))
+    return line_work(Answers(number, number, QUESTION_CHARACTERS, WRITTEN_TOKENS))
 
 
 def origins(artifact: Artifact) -> list[Origin]:
-    return [file_origin(artifact.manifest.config)]
+    config = artifact.manifest.config
+    source = config.get("source")
+    return [Origin(source["type"], config.get("licence") or "") if source else file_origin(config)]
 
 
 STAGE = register(
@@ -159,7 +183,7 @@ STAGE = register(
         estimate=estimate,
         packages=GRADING_PACKAGES,
         external_files=external_files,
-        uses=lambda config: plugin_kinds(Path(config.path)),
+        uses=lambda config: {("graders", name) for name in config.row.graders(config.chosen)},
         origins=origins,
     )
 )

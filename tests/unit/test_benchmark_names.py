@@ -9,10 +9,10 @@ from typing import Any, get_args
 import pytest
 
 from factory import suite
-from factory.cost.flows import HUB_ROWS
 from factory.evaluation.published import load_published
 from factory.evaluation.tasks import TEMPLATE
 from factory.problems.bundled import BundleName
+from factory.problems.sizes import HUB_ROWS
 from factory.publish import licences
 from factory.recipe import Recipe, load_recipe
 from factory.suite import evaluation_recipe, load_protocol, load_suite

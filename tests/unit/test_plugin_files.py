@@ -30,14 +30,7 @@ def mine(completion: GradedCompletion) -> float | None:
 """
 
 
-@pytest.fixture(autouse=True)
-def _as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test loads anew, and leaves the doors as they were."""
-    monkeypatch.setattr(plugin_files, "_loaded", {})
-    monkeypatch.setattr(plugin_files, "_texts", {})
-    for door in list(DOORS.values()):
-        door.names()
-        monkeypatch.setattr(door, "table", dict(door.table))
+pytestmark = pytest.mark.usefixtures("fresh_doors")
 
 
 def plugin(folder: Path, text: str, name: str = "mine.py") -> Path:
