@@ -67,8 +67,9 @@ class VariantOf:
 
     @property
     def records(self) -> list[type[Variant]]:
-        """The configs of all rows that are registered by now."""
-        return [row.value.config for row in DOORS[self.door].rows()]
+        """The configs of all rows that are registered by now, by name."""
+        rows = sorted(DOORS[self.door].rows(), key=lambda row: row.name)
+        return [row.value.config for row in rows]
 
     def read(self, value: Any) -> Variant:
         """The validated config; ValidationError where its type or a setting is wrong."""

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from factory.errors import ArtifactError, RecipeError
 from factory.plan import Step, _fingerprint, make_plan
+from factory.problems.source import SOURCES
 from factory.recipe import Recipe, load_recipe
 from factory.records import AddedLater, Record
 from factory.rewards import REWARDS
@@ -131,7 +132,9 @@ def another(value: Any) -> Any:
         case int() | float():
             return value + 1
         case str():
-            # A reward's name must be one.
+            # A reward's name must be one, and so must a source's.
+            if value in SOURCES:
+                return "code_templates"
             return "overlong" if value in REWARDS else value + "x"
         case _:
             return "something"
