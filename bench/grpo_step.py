@@ -140,6 +140,7 @@ def make_trainer(options: argparse.Namespace, folder: Path, output: str) -> tupl
 def our_trainer(
     options: argparse.Namespace, folder: Path, output: str, parts: dict[str, Any]
 ) -> tuple[Any, Any]:
+    from factory.context import Context
     from factory.machine import Machine
     from factory.records import SamplingConfig
     from factory.rewards import RewardConfig
@@ -180,7 +181,7 @@ def our_trainer(
 
     trainer = FactoryGrpoTrainer(
         args=training_arguments(
-            config, machine, output=output, seed=0, micro_prompts=options.prompts
+            config, Context(0, machine, Path(output)), micro_prompts=options.prompts
         ),
         rollout_func=sample,
         packed_rows=options.micro_groups * options.group,

@@ -10,6 +10,7 @@ from datasets import Dataset
 from doubles import CLOSE
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
+from factory.context import Context
 from factory.machine import Machine
 from factory.stages.grpo.arguments import training_arguments
 from factory.stages.grpo.config import GrpoConfig
@@ -41,9 +42,7 @@ def make_trainer(
             "rewards": ({"name": "accuracy"},), **settings,
         }
     )  # fmt: skip
-    arguments = training_arguments(
-        config, machine, output=str(output), seed=0, micro_prompts=PROMPTS
-    )
+    arguments = training_arguments(config, Context(0, machine, output), micro_prompts=PROMPTS)
     arguments.num_iterations = passes
     reward.__name__ = "accuracy"
     rows = {"prompt": list(questions), "problem": list(range(len(questions)))}

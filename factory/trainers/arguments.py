@@ -1,7 +1,44 @@
-"""What every trainer is told by the machine."""
+"""What every trainer is told, whichever it trains: where and in which dtype it computes, what it
+logs and when it saves. Nowhere else does a stage name one of these arguments."""
+
+from typing import Any
 
 from factory.context import Context
 from factory.errors import RecipeError
+from factory.ranks import this_rank
+from factory.trainers.checkpoints import saving_fields
+
+
+def trainer_arguments(
+    context: Context, *, rows: int, steps: int, accumulation: int = 1, save_every: int | None = None
+) -> dict[str, Any]:
+    """Fields of transformers' TrainingArguments; a stage adds its own mathematics.
+
+    `accumulation` passes over `rows` rows make one of `steps` updates of a rank; a checkpoint
+    follows every `save_every` updates, the machine's number where that is None. The dtype is that
+    of the sampling engines (`Machine.torch_dtype_name`), so that one machine file trains every
+    stage alike: in bfloat16 the weights stay in float32 and products are rounded (autocast).
+    """
+    machine = context.machine
+    on_gpu = machine.takes_gpu()
+    return {
+        "output_dir": str(context.scratch / "trainer"),
+        "seed": context.seed,
+        "max_steps": steps,
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": accumulation,
+        "use_cpu": not on_gpu,
+        "bf16": machine.torch_dtype_name(on_gpu=on_gpu) == "bfloat16",
+        "fp16": False,
+        "dataloader_pin_memory": on_gpu,
+        "gradient_checkpointing": on_gpu,
+        "ddp_find_unused_parameters": False,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would replace a loss that is not a number
+        "report_to": "none",
+        "disable_tqdm": True,
+        **saving_fields(save_every or machine.checkpoint_steps),
+    }
 
 
 def micro_batch_rows(batch: int, context: Context) -> int:
@@ -16,3 +53,19 @@ def micro_batch_rows(batch: int, context: Context) -> int:
             f"{machine.micro_batch * machine.processes}, or lower the machine's micro_batch"
         )
     return micro_batch
+
+
+def share_of_rank(prompts: int, unit: str) -> int:
+    """How many of an update's `prompts` each rank takes; RecipeError unless they divide evenly."""
+    ranks = this_rank().world
+    if prompts % ranks:
+        raise RecipeError(
+            f"prompts: {prompts} {unit} cannot be shared evenly by {ranks} processes; make it a "
+            "multiple"
+        )
+    return prompts // ranks
+
+
+def largest_divisor(count: int, limit: int) -> int:
+    """The largest number up to `limit` that divides `count`."""
+    return max(n for n in range(1, min(count, limit) + 1) if count % n == 0)

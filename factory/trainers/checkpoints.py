@@ -5,7 +5,7 @@ final name, so a kill leaves a folder that looks finished. Here a checkpoint cou
 `COMPLETE` lies in it: written last, atomically, after every file reached the disk, and naming
 every file with its size. Everything else is scratch that a restart deletes.
 
-Use: spread `saving_fields(machine)` into the training arguments, add `CompleteCheckpoints()` to
+Use: `arguments.trainer_arguments` spreads `saving_fields`; add `CompleteCheckpoints()` to
 the callbacks, and train with `running.run_trainer`, which goes on from `resume_point(folder)`.
 """
 
@@ -20,7 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from factory.errors import ArtifactError
 from factory.files import fsync, write_file
-from factory.machine import Machine, free_gib
+from factory.machine import free_gib
 from factory.ranks import this_rank
 from factory.records import Record
 
@@ -35,8 +35,9 @@ class Completion(Record):
     files: dict[str, int]
 
 
-def saving_fields(machine: Machine) -> dict[str, Any]:
-    """The fields of TrainingArguments that make a Trainer checkpoint as this module expects.
+def saving_fields(steps: int) -> dict[str, Any]:
+    """The fields of TrainingArguments with which a Trainer saves every so many steps, as this
+    module expects it.
 
     `save_total_limit` is off on purpose: transformers rotates before `on_save`, that is, before
     the new checkpoint has its marker, so a limit of 1 would delete the only complete one while
@@ -44,7 +45,7 @@ def saving_fields(machine: Machine) -> dict[str, Any]:
     """
     return {
         "save_strategy": "steps",
-        "save_steps": machine.checkpoint_steps,
+        "save_steps": steps,
         "save_total_limit": None,
         "save_only_model": False,
         "ignore_data_skip": False,

@@ -1,6 +1,7 @@
 """Whether an engine and a trainer agree about the log-probs of what the engine samples."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +11,6 @@ from factory.cpu.packed_logprobs import padded_batch
 from factory.errors import EngineError
 from factory.records import SamplingConfig
 from factory.sampling.sampler import Request, Sampler
-from factory.trainers.precision import exact_products
 
 PARITY_ROWS = 4
 """Completions whose log-probs are compared between engine and trainer."""
@@ -70,3 +70,17 @@ def engine_parity(
             "set engine: transformers in the machine file"
         )
     return {"parity/mean": mean, "parity/max": largest}
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Float32 products without rounded operands, in the trainer and in an engine in this process.
+
+    Where `matmul: bfloat16` holds, a processor with AMX rounds the operands to bfloat16.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

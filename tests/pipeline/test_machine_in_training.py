@@ -13,6 +13,7 @@ from test_grpo_stage import config as grpo_config
 from test_reward_model_stage import LABELS, PAIRS
 from test_sft_stage import config as sft_config
 from test_sft_stage import trace
+from transformers import TrainingArguments
 
 from factory.artifacts import Inputs
 from factory.context import Context
@@ -22,7 +23,8 @@ from factory.stages import STAGES
 from factory.stages.pretrain.config import PretrainConfig
 from factory.stages.reward_model.config import RewardModelConfig
 from factory.tiny import save_tiny_model
-from factory.trainers import precision
+from factory.trainers import running
+from factory.trainers.arguments import trainer_arguments
 
 TRAINERS: dict[str, Callable[[], Any]] = {
     "pretrain": lambda: PretrainConfig(
@@ -97,10 +99,29 @@ def dtypes_of_forward_passes() -> Iterator[set[torch.dtype]]:
         hook.remove()
 
 
+def test_every_stage_that_trains_is_tested_here() -> None:
+    trained = {row.name for row in STAGES.rows() if row.value.trains}
+    assert {trainer.split()[0] for trainer in TRAINERS} == trained
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[TrainingArguments]:
+    """The arguments of every trainer that is started, as it starts and as it ends."""
+    arguments: list[TrainingArguments] = []
+    original = running.require_world
+
+    def noted(trainer: Any, launched: int) -> None:
+        arguments.append(trainer.args)
+        original(trainer, launched)
+
+    monkeypatch.setattr(running, "require_world", noted)
+    return arguments
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_every_trainer_computes_in_the_dtype_of_the_machine_file(
-    inputs: Inputs, tmp_path: Path, trainer: str, dtype: str
+    inputs: Inputs, tmp_path: Path, told: list[TrainingArguments], trainer: str, dtype: str
 ) -> None:
     kind = trainer.split()[0]
     machine = Recording.model_validate(
@@ -111,9 +132,23 @@ def test_every_trainer_computes_in_the_dtype_of_the_machine_file(
     out, scratch = tmp_path / "out", tmp_path / "scratch"
     out.mkdir()
     scratch.mkdir()
+    context = Context(7, machine, scratch, Events())
     with dtypes_of_forward_passes() as seen:
-        STAGES[kind].run(TRAINERS[trainer](), inputs, out, Context(7, machine, scratch, Events()))
+        STAGES[kind].run(TRAINERS[trainer](), inputs, out, context)
     assert seen == {getattr(torch, dtype)}
+    # One set of arguments: what a stage adds changes none of it but how often it saves.
+    arguments = told[0]
+    shared = trainer_arguments(
+        context,
+        rows=arguments.per_device_train_batch_size,
+        steps=arguments.max_steps,
+        accumulation=arguments.gradient_accumulation_steps,
+        save_every=int(arguments.save_steps),
+    )
+    wanted = TrainingArguments(**shared)
+    assert {name: getattr(arguments, name) for name in shared} == {
+        name: getattr(wanted, name) for name in shared
+    }
     # The advice for a stage that runs out of memory names what its training has just read.
     helpful = set(STAGES[kind].memory_settings) - {"gpu_memory_fraction_rl"}
     assert helpful <= READ
@@ -136,5 +171,6 @@ def test_the_rule_is_the_same_on_both_devices(
     monkeypatch: pytest.MonkeyPatch, on_gpu: bool, dtype: str, bf16: bool
 ) -> None:
     monkeypatch.setattr(Machine, "takes_gpu", lambda self: on_gpu)
-    fields = precision.device_fields(Machine.model_validate({"dtype": dtype}))
+    machine = Machine.model_validate({"dtype": dtype})
+    fields = trainer_arguments(Context(0, machine, Path()), rows=1, steps=1)
     assert (fields["use_cpu"], fields["bf16"], fields["fp16"]) == (not on_gpu, bf16, False)

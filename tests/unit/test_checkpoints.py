@@ -141,7 +141,7 @@ def _train(folder: Path, kill: str | None) -> None:
         report_to="none",
         disable_tqdm=True,
         logging_steps=1,
-        **checkpoints.saving_fields(Machine(checkpoint_steps=SAVE_STEPS)),
+        **checkpoints.saving_fields(SAVE_STEPS),
     )
     telemetry = Telemetry(
         folder / "telemetry.jsonl",

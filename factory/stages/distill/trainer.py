@@ -19,8 +19,6 @@ from trl import DistillationTrainer
 
 from factory.context import Context
 from factory.errors import RecipeError
-from factory.machine import Machine
-from factory.ranks import this_rank
 from factory.records import Problem, Trace
 from factory.sampling import open_sampler
 from factory.sampling.ends import training_ends
@@ -29,12 +27,12 @@ from factory.seeds import derive
 from factory.stages.distill.config import DistillConfig
 from factory.stages.distill.texts import Planned, plan_texts
 from factory.stages.distill.vocabularies import require_shared_ends, shared_tokenizer
-from factory.trainers.checkpoints import CompleteCheckpoints, saving_fields
+from factory.trainers.arguments import largest_divisor, share_of_rank, trainer_arguments
+from factory.trainers.checkpoints import CompleteCheckpoints
 from factory.trainers.lora import peft_config
 from factory.trainers.opening import open_model, require_room
 from factory.trainers.parity import engine_parity
 from factory.trainers.phases import PhaseClock
-from factory.trainers.precision import device_fields
 from factory.trainers.running import run_trainer
 from factory.trainers.saving import save_model
 from factory.trainers.telemetry import Logs, Telemetry
@@ -245,15 +243,10 @@ def make_trainer(
 
 def training_arguments(config: DistillConfig, context: Context) -> TrlConfig:
     """The whole of TRL's configuration. AdamW as torch and TRL have it, without decay."""
-    machine = context.machine
-    micro_batch = _micro_batch(config.prompts, machine)
-    share = config.prompts // this_rank().world
+    share = share_of_rank(config.prompts, "texts")
+    rows = largest_divisor(share, context.machine.micro_batch)
     return TrlConfig(
-        output_dir=str(context.scratch / "trainer"),
-        seed=context.seed,
-        max_steps=config.steps,
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=share // micro_batch,
+        **trainer_arguments(context, rows=rows, accumulation=share // rows, steps=config.steps),
         shuffle_dataset=False,  # the rows lie in the order of the plan
         use_vllm=False,  # our Sampler holds the engine, vLLM or another
         beta=config.beta,
@@ -267,28 +260,8 @@ def training_arguments(config: DistillConfig, context: Context) -> TrlConfig:
         adam_beta2=0.999,
         weight_decay=0.0,
         max_grad_norm=1.0,
-        gradient_checkpointing=machine.takes_gpu(),
         remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # it would replace a loss that is not a number
-        report_to="none",
-        disable_tqdm=True,
-        **device_fields(machine),
-        **saving_fields(machine),
     )
-
-
-def _micro_batch(texts: int, machine: Machine) -> int:
-    """The most rows up to the machine's that divide a process's share of an update."""
-    ranks = this_rank().world
-    if texts % ranks:
-        raise RecipeError(
-            f"prompts: {texts} texts cannot be shared evenly by {ranks} processes; make it a "
-            "multiple"
-        )
-    share = texts // ranks
-    return max(n for n in range(1, min(share, machine.micro_batch) + 1) if share % n == 0)
 
 
 def load_teacher(

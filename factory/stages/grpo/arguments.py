@@ -8,12 +8,12 @@ from typing import Any
 
 from trl import GRPOConfig as TrlConfig
 
+from factory.context import Context
 from factory.errors import RecipeError
 from factory.machine import Machine
 from factory.ranks import this_rank
 from factory.stages.grpo.config import GrpoConfig
-from factory.trainers.checkpoints import saving_fields
-from factory.trainers.precision import device_fields
+from factory.trainers.arguments import largest_divisor, share_of_rank, trainer_arguments
 
 OWN_NAMES = {
     "beta": "kl",
@@ -97,49 +97,33 @@ def mathematics(config: GrpoConfig) -> dict[str, Any]:
     }
 
 
-def training_arguments(
-    config: GrpoConfig, machine: Machine, *, output: str, seed: int, micro_prompts: int
-) -> TrlConfig:
+def training_arguments(config: GrpoConfig, context: Context, *, micro_prompts: int) -> TrlConfig:
     """The whole of TRL's configuration; RecipeError where TRL refuses a passed-through value.
 
     `micro_prompts` questions with all their samples make one of TRL's batches on each rank.
     """
     accumulation = prompts_per_rank(config) // micro_prompts
+    # TRL does not save the rows that a rollout phase still holds: inside one there is no state to
+    # go on from exactly.
+    phase = config.updates_per_rollout
     fields = {
-        "output_dir": output,
-        "seed": seed,
-        "max_steps": config.steps,
-        "per_device_train_batch_size": micro_prompts * config.group,
-        "gradient_accumulation_steps": accumulation,
-        "steps_per_generation": accumulation * config.updates_per_rollout,
+        **trainer_arguments(
+            context,
+            rows=micro_prompts * config.group,
+            accumulation=accumulation,
+            steps=config.steps,
+            save_every=math.ceil(context.machine.checkpoint_steps / phase) * phase,
+        ),
+        "steps_per_generation": accumulation * phase,
         "shuffle_dataset": False,  # the rows lie in the order in which they are asked
         "use_vllm": False,  # our Sampler holds the engine, vLLM or another
-        "gradient_checkpointing": machine.takes_gpu(),
         "remove_unused_columns": False,
-        "ddp_find_unused_parameters": False,
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,  # it would replace a loss that is not a number
-        "report_to": "none",
-        "disable_tqdm": True,
-        **device_fields(machine),
-        **saving_fields(machine),
-        "save_steps": checkpoint_steps(config, machine),
         **mathematics(config),
     }
     try:
         return TrlConfig(**fields)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"trl: refused by trl.GRPOConfig: {error}") from error
-
-
-def checkpoint_steps(config: GrpoConfig, machine: Machine) -> int:
-    """Steps between checkpoints: the machine's, rounded up to whole rollout phases.
-
-    TRL does not save the rows that a rollout phase still holds, so inside one there is no state
-    to go on from exactly.
-    """
-    phase = config.updates_per_rollout
-    return math.ceil(machine.checkpoint_steps / phase) * phase
 
 
 def prompts_per_rank(config: GrpoConfig) -> int:
@@ -150,18 +134,12 @@ def prompts_per_rank(config: GrpoConfig) -> int:
             f"dynamic_sampling: draws for one process, found {ranks}; set processes: 1 in the "
             "machine file or leave it out"
         )
-    if config.prompts % ranks:
-        raise RecipeError(
-            f"prompts: {config.prompts} questions cannot be shared evenly by {ranks} processes; "
-            "make it a multiple"
-        )
-    return config.prompts // ranks
+    return share_of_rank(config.prompts, "questions")
 
 
 def plain_micro_prompts(config: GrpoConfig, machine: Machine) -> int:
     """The most questions a forward pass of TRL's own may take: a divisor of a rank's share."""
-    share = prompts_per_rank(config)
-    return max(n for n in range(1, min(share, machine.micro_groups) + 1) if share % n == 0)
+    return largest_divisor(prompts_per_rank(config), machine.micro_groups)
 
 
 def passthrough_problems(arguments: Mapping[str, Any]) -> list[str]:

@@ -234,17 +234,15 @@ def _placement(
     over the batches that TRL cuts.
     """
     machine = context.machine
-    where = {"output": str(context.scratch / "trainer"), "seed": context.seed}
-    plain = training_arguments(
-        config, machine, micro_prompts=plain_micro_prompts(config, machine), **where
-    )
+    micro_prompts = plain_micro_prompts(config, machine)
+    plain = training_arguments(config, context, micro_prompts=micro_prompts)
     reason = plain_pass_reason(policy, plain)
     if reason is None and machine.training_pass == "trl":
         reason = "the machine file says so"
     if reason is not None:
         context.note(f"grpo: TRL's own training pass, since {reason}")
         return plain, None, False
-    packed = training_arguments(config, machine, micro_prompts=config.prompts, **where)
+    packed = training_arguments(config, context, micro_prompts=config.prompts)
     # On CPUs in float32 the packed pass was 2.8 to 6.6 times as fast as TRL's (docs/log.md).
     is_known = plain.use_cpu and not plain.bf16
     measured = {"measure"} if is_known else {"measure", "auto"}

@@ -6,7 +6,7 @@ a prompt's rows together, and what resume needs beyond a plain Trainer: the refe
 shuffling of a rollout.
 
 A checkpoint at step s resumes exactly only if a rollout starts at s, since TRL does not save the
-rows that a rollout still holds: `training_arguments` sees to it.
+rows that a rollout still holds: `arguments.py` sees to it.
 """
 
 import math

@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 from factory.stages.stage import StageConfig
 from factory.world.corpus import CorpusConfig
 
+SPARSE_SAVES = 50
+"""So many times fewer checkpoints than of other trainers."""
+
 
 class PretrainConfig(StageConfig):
     """A Llama-shaped language model and how long it is trained."""

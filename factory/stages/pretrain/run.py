@@ -13,7 +13,7 @@ from factory.cost.context import CostContext, Model, StageCost
 from factory.cost.shapes import Shape
 from factory.cost.work import training_work
 from factory.jsonl import recover_rows
-from factory.stages.pretrain.config import PretrainConfig
+from factory.stages.pretrain.config import SPARSE_SAVES, PretrainConfig
 from factory.stages.stage import (
     OWN_LICENCE,
     Fields,
@@ -47,10 +47,6 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, context: Context) -> 
         "loss_first": rows[0]["loss"],
         "loss_last": rows[-1]["loss"],
     }
-
-
-SPARSE_SAVES = 50
-"""Of `trainer`: so many times fewer checkpoints."""
 
 
 def estimate(config: PretrainConfig, cost: CostContext) -> tuple[StageCost, Model]:

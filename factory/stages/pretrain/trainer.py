@@ -15,10 +15,10 @@ from transformers import (
 
 from factory.context import Context
 from factory.cpu.attention import TWO_PRODUCTS
-from factory.stages.pretrain.config import PretrainConfig
+from factory.stages.pretrain.config import SPARSE_SAVES, PretrainConfig
 from factory.stages.pretrain.muon import MuonWithAdamW
-from factory.trainers.checkpoints import CompleteCheckpoints, saving_fields
-from factory.trainers.precision import device_fields
+from factory.trainers.arguments import trainer_arguments
+from factory.trainers.checkpoints import CompleteCheckpoints
 from factory.trainers.running import run_trainer
 from factory.trainers.telemetry import Logs, Telemetry
 from factory.transformers4 import write_tokenizer_fields
@@ -81,23 +81,20 @@ def new_model(config: PretrainConfig, seed: int) -> "PreTrainedModel":
 
 def training_arguments(config: PretrainConfig, context: Context) -> TrainingArguments:
     """The whole of the Trainer's configuration."""
-    machine = context.machine
+    shared = trainer_arguments(
+        context,
+        rows=config.batch,
+        steps=config.steps,
+        # A small model's steps are cheap to redo: far fewer checkpoints.
+        save_every=SPARSE_SAVES * context.machine.checkpoint_steps,
+    )
+    shared["gradient_checkpointing"] = False  # a small model has room for its activations
     return TrainingArguments(
-        output_dir=str(context.scratch / "trainer"),
-        seed=context.seed,
-        max_steps=config.steps,
-        per_device_train_batch_size=config.batch,
+        **shared,
         lr_scheduler_type="linear",
         warmup_steps=config.warmup_steps,
         max_grad_norm=1.0,
         train_sampling_strategy="sequential",
-        disable_tqdm=True,
-        report_to="none",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        **device_fields(machine),
-        # Checkpoints of a small model are cheap to redo: far fewer than steps that take seconds.
-        **{**saving_fields(machine), "save_steps": 50 * machine.checkpoint_steps},
     )
 
 

@@ -15,8 +15,8 @@ from factory.context import Context
 from factory.seeds import derive
 from factory.stages.reward_model.config import RewardModelConfig
 from factory.stages.reward_model.rows import LabelRow, PairRow, Row
-from factory.trainers.checkpoints import CompleteCheckpoints, saving_fields
-from factory.trainers.precision import device_fields
+from factory.trainers.arguments import trainer_arguments
+from factory.trainers.checkpoints import CompleteCheckpoints
 from factory.trainers.rows import plan_order, step_count
 from factory.trainers.running import run_trainer
 from factory.trainers.saving import save_model
@@ -85,13 +85,9 @@ def training_arguments(
     config: RewardModelConfig, context: Context, *, micro_batch: int, steps: int
 ) -> TrlConfig:
     """The whole of TRL's configuration."""
-    machine = context.machine
+    accumulation = config.batch // (micro_batch * context.machine.processes)
     return TrlConfig(
-        output_dir=str(context.scratch / "trainer"),
-        seed=context.seed,
-        max_steps=steps,
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=config.batch // (micro_batch * machine.processes),
+        **trainer_arguments(context, rows=micro_batch, accumulation=accumulation, steps=steps),
         train_sampling_strategy="sequential",
         learning_rate=config.learning_rate,
         lr_scheduler_type="linear",
@@ -101,15 +97,7 @@ def training_arguments(
         adam_beta1=config.adam_betas[0],
         adam_beta2=config.adam_betas[1],
         max_length=None,  # longer rows are dropped, and counted, before
-        gradient_checkpointing=machine.takes_gpu(),
-        ddp_find_unused_parameters=False,
-        disable_tqdm=True,
-        report_to="none",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
         eval_strategy="no",
-        **device_fields(machine),
-        **saving_fields(machine),
     )
 
 

@@ -21,10 +21,10 @@ from factory.errors import EngineError, RecipeError, is_out_of_memory
 from factory.machine import Machine
 from factory.sampling.ends import training_ends
 from factory.stages.sft.config import SftConfig
-from factory.trainers.checkpoints import CompleteCheckpoints, saving_fields
+from factory.trainers.arguments import trainer_arguments
+from factory.trainers.checkpoints import CompleteCheckpoints
 from factory.trainers.lora import peft_config
 from factory.trainers.opening import open_model
-from factory.trainers.precision import device_fields
 from factory.trainers.rows import IGNORED, Row, plan_order, step_count
 from factory.trainers.running import run_trainer
 from factory.trainers.saving import save_model
@@ -165,7 +165,8 @@ def learning_rate_share(step: int, steps: int, *, warmup_fraction: float, final:
 def passthrough_problems(arguments: Mapping[str, Any]) -> list[str]:
     """What is wrong with the recipe's `trl` mapping, one line a problem."""
     known = {name for name, field in TrlConfig.__dataclass_fields__.items() if field.init}
-    fixed = set(_fixed_arguments(Machine(), Path(), seed=0, micro_batch=1, accumulation=1, steps=1))
+    shared = trainer_arguments(Context(0, Machine(), Path()), rows=1, steps=1)
+    fixed = {*_CONFIG_FIELDS, *_OWN, *shared} - {"gradient_checkpointing"}
     problems = []
     for name in sorted(arguments):
         if name in OURS:
@@ -176,63 +177,40 @@ def passthrough_problems(arguments: Mapping[str, Any]) -> list[str]:
             problems.append(f"trl.{name}: not allowed: outputs and launch belong to the factory")
         elif name not in known:
             problems.append(f"trl.{name}: unknown; the names are those of trl.SFTConfig")
-        elif name in fixed or name in _CONFIG_FIELDS:
+        elif name in fixed:
             problems.append(f"trl.{name}: not allowed: the recipe or the machine file sets it")
     return problems
 
 
 _CONFIG_FIELDS = ("learning_rate", "weight_decay", "max_grad_norm", "packing")
-
-
-def _fixed_arguments(
-    machine: Machine, folder: Path, *, seed: int, micro_batch: int, accumulation: int, steps: int
-) -> dict[str, Any]:
-    """TRL's arguments that follow from the machine, the plan of batches, and how we run it."""
-    return {
-        "output_dir": str(folder),
-        "seed": seed,
-        "max_steps": steps,
-        "per_device_train_batch_size": micro_batch,
-        "gradient_accumulation_steps": accumulation,
-        "train_sampling_strategy": "sequential",
-        "dataset_kwargs": {"skip_prepare_dataset": True},
-        "dataloader_num_workers": 0,
-        "ddp_find_unused_parameters": False,
-        "disable_tqdm": True,
-        "report_to": "none",
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
-        "eval_strategy": "no",
-        **device_fields(machine),
-        **saving_fields(machine),
-    }
+_OWN = {
+    "train_sampling_strategy": "sequential",
+    "dataset_kwargs": {"skip_prepare_dataset": True},
+    "dataloader_num_workers": 0,
+    "eval_strategy": "no",
+}
+"""What TRL is told because rows are planned and tokenised before."""
 
 
 def training_arguments(
     config: SftConfig, context: Context, *, micro_batch: int, steps: int
 ) -> TrlConfig:
     """The whole of TRL's configuration; RecipeError where it refuses a passed-through value."""
-    machine = context.machine
-    fixed = _fixed_arguments(
-        machine,
-        context.scratch / "trainer",
-        seed=context.seed,
-        micro_batch=micro_batch,
-        accumulation=config.batch // (micro_batch * machine.processes),
-        steps=steps,
-    )
+    accumulation = config.batch // (micro_batch * context.machine.processes)
+    fields = {
+        **_OWN,
+        **trainer_arguments(context, rows=micro_batch, accumulation=accumulation, steps=steps),
+        "learning_rate": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "adam_beta1": config.adam_betas[0],
+        "adam_beta2": config.adam_betas[1],
+        "max_length": None,
+        "padding_free": config.packing,
+        **config.trl,
+    }
     try:
-        return TrlConfig(
-            **fixed,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            max_grad_norm=config.max_grad_norm,
-            adam_beta1=config.adam_betas[0],
-            adam_beta2=config.adam_betas[1],
-            max_length=None,
-            padding_free=config.packing,
-            **{"gradient_checkpointing": machine.takes_gpu(), **config.trl},
-        )
+        return TrlConfig(**fields)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"trl: refused by trl.SFTConfig: {error}") from error
 
