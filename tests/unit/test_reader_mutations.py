@@ -400,7 +400,7 @@ CHOOSE_NOTHING = {
     "chat.OutputForm.marks chat.completion_text chat.form_text": "write, or name what is written",
     "chat._squeezed lookalike._fold_character lookalike._turn_problem":
         "parts of disturbance, fold and the made-up turns",
-    "grading.grade.GradeItem.asked grading.grade.grade_item grading.grade._decide "
+    "grading.grade.GradeItem.for_prompt grading.grade.grade_item grading.grade._decide "
     "grading.grade._graded grading.grade._is_same grading.grade._checked":
         "hand over to what is mutated",
     "grading.math._decide": "puts the mutated parts of grade_math together",
