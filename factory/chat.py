@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from factory.errors import RecipeError
-from factory.lookalike import TAG_LIKE, fold, made_up_exchange, made_up_turn
+from factory.lookalike import TAG_LIKE, fold, made_up_exchange, made_up_turn, without_end
 from factory.records import AddedLater, FinishReason, Record, SamplingConfig
 
 if TYPE_CHECKING:
@@ -313,6 +313,26 @@ def _leading_token(tokenizer: "PreTrainedTokenizerBase") -> str:
 _TAG = re.compile(r"</?(?:think|answer)>")
 
 
+def _without_quotations(written: list[re.Match[str]], full_text: str) -> list[re.Match[str]]:
+    """The tags without blank answers inside the thoughts, which only quote the request."""
+    kept: list[re.Match[str]] = []
+    number = 0
+    while number < len(written):
+        pair = written[number : number + 2]
+        is_inside = len(kept) == 1 and kept[0].group() == GRAMMAR[0]
+        is_pair = tuple(tag.group() for tag in pair) == GRAMMAR[2:]
+        if (
+            is_inside
+            and is_pair
+            and not full_text[pair[0].end() : pair[1].start()].strip(" .\n\u2026")
+        ):
+            number += 2
+            continue
+        kept.append(written[number])
+        number += 1
+    return kept
+
+
 def parse(
     text: str, *, prefill: str = "", form: OutputForm | None = None, is_cut: bool = False
 ) -> Response:
@@ -323,16 +343,17 @@ def parse(
     or the whole summary where it boxes nothing; `is_cut` says that the length limit ended the text:
     nothing marks the end of a summary, so a cut one is not well-formed.
     """
-    full_text = prefill + text
+    full_text = prefill + without_end(text)
     if form is not None:
         return _parse_form(full_text, form, is_cut=is_cut)
-    matches = list(_TAG.finditer(full_text))
+    written = list(_TAG.finditer(full_text))
+    matches = _without_quotations(written, full_text)
     tags = tuple(match.group() for match in matches)
     reasoning = None
     if tags[:1] == ("<think>",):
         end = matches[1].start() if len(matches) > 1 else len(full_text)
         reasoning = full_text[matches[0].end() : end].strip()
-    problem = _tag_problem(tags) or _text_problem(full_text, matches)
+    problem = _tag_problem(tags) or _text_problem(full_text, matches, len(written))
     answer = None if problem else full_text[matches[2].end() : matches[3].start()].strip()
     return Response(reasoning=reasoning, answer=answer, is_well_formed=not problem, problem=problem)
 
@@ -450,8 +471,8 @@ def _tag_problem(tags: tuple[str, ...]) -> str:
     return "tags out of order: " + " ".join(tags)
 
 
-def _text_problem(full_text: str, matches: list[re.Match[str]]) -> str:
-    """What is wrong with a text whose four tags are right."""
+def _text_problem(full_text: str, matches: list[re.Match[str]], written: int) -> str:
+    """What is wrong with a text whose four tags are right; `written` counts quoted ones too."""
     thoughts, between, answer = (
         full_text[matches[part].end() : matches[part + 1].start()] for part in range(3)
     )
@@ -468,6 +489,6 @@ def _text_problem(full_text: str, matches: list[re.Match[str]]) -> str:
         return "text after </answer>"
     if not fold(answer).strip():
         return "the answer is empty"
-    if len(TAG_LIKE.findall(fold(full_text))) > len(GRAMMAR):
+    if len(TAG_LIKE.findall(fold(full_text))) > written:
         return "a look-alike tag"
     return ""

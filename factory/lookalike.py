@@ -40,6 +40,20 @@ _CONFUSABLES = {
 _LATIN = {other: letter for letter, others in _CONFUSABLES.items() for other in others}
 
 
+_END = re.compile(
+    r"\s*(?:<\|(?:im_end|endoftext|eot_id|end|end_of_text|eom_id|end\u2581of\u2581sentence)\|>"
+    r"|<\uff5cend\u2581of\u2581sentence\uff5c>|</s>|<eos>|<end_of_turn>)\s*\Z"
+)
+"""The model's own end of a turn, as stored texts keep it."""
+
+
+def without_end(text: str) -> str:
+    """The text without one end token at its very end; linear."""
+    tail = text[-60:]
+    match = _END.search(tail)
+    return text if match is None else text[: len(text) - len(tail) + match.start()]
+
+
 def made_up_exchange(text: str) -> str:
     """A user's turn with an assistant's behind it, at the beginnings of lines outside of fences.
 

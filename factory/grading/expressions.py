@@ -60,10 +60,11 @@ class UnreadableError(Exception):
     """The reference cannot be read as mathematics."""
 
 
-def same_expression(reference: str, candidate: str) -> bool:
+def same_expression(reference: str, candidate: str, question: str = "") -> bool:
     """Whether two expressions have exactly the same value or, with variables, are identical.
 
-    A candidate that cannot be read is not equal; UnreadableError for such a reference.
+    A candidate that cannot be read is not equal; UnreadableError for such a reference. Letters in
+    the other case are the reference's unless the question has them as symbols of their own.
     """
     right = read(to_latex(reference))
     if right is None:
@@ -81,16 +82,41 @@ def same_expression(reference: str, candidate: str) -> bool:
     expected = to_latex(reference)
     if set(_WORD.findall(latex)) - set(_WORD.findall(expected)):
         return False
-    if _REFUSED.search(latex) or _is_giant(latex) or _letters_of_other_case(expected, latex):
+    if _REFUSED.search(latex) or _is_giant(latex):
         return False
+    latex = _in_case_of(expected, latex, question)
+    if _letters_of_other_case(expected, latex):
+        return False
+    if both := _in_both_cases(expected + latex):
+        right = read(_apart(expected, both))
+        latex = _apart(latex, both)
     value = read(latex)
-    return value is not None and _same(right, value)
+    return value is not None and right is not None and _same(right, value)
 
 
 def _rational(number: Fraction) -> Any:
     import sympy
 
     return sympy.Rational(number.numerator, number.denominator)
+
+
+def real_value(text: str) -> Fraction | None:
+    """A real constant to 45 digits, exactly where it is rational; None for anything else."""
+    import sympy
+
+    latex = to_latex(text)
+    if len(text) > 100 or _REFUSED.search(latex) or _is_giant(latex):
+        return None
+    value = read(latex)
+    if not isinstance(value, sympy.Expr) or value.free_symbols:
+        return None
+    value = value.doit()
+    if value.is_Rational:
+        return Fraction(int(value.p), int(value.q))
+    shown = sympy.N(value, 60)
+    if not shown.is_Float:
+        return None
+    return Fraction(round(Fraction(str(shown)) * 10**45), 10**45)
 
 
 def _is_rounding(decimal: str, value: Any) -> bool:
@@ -157,6 +183,41 @@ def _is_giant(latex: str) -> bool:
     digits = sum(4 * int(number) if factorial else len(number) for number, factorial in literals)
     has_root = "sqrt" in latex or any("/" in e or "frac" in e for e in _EXPONENT.findall(latex))
     return digits * raised > (MAX_DIGITS_IN_ROOTS if has_root else MAX_DIGITS)
+
+
+def _in_case_of(expected: str, latex: str, question: str) -> str:
+    """The candidate with its letters in the reference's case where that is its own habit alone.
+
+    That takes a question, and two letters or more that it does not have as symbols of their own; a
+    letter in both cases on one side stays as it is. The constant of an integral may be C or c.
+    """
+    wanted, given = (set(re.sub(r"\\[A-Za-z]+", "", text)) for text in (expected, latex))
+    symbols = set(re.findall(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])", question))
+    renamed = {
+        letter: letter.swapcase()
+        for letter in given - wanted
+        if letter.isalpha() and letter.swapcase() in wanted - given
+        if letter in "cC" or (question and letter not in symbols)
+    }
+    if latex.strip() in renamed or (len(renamed) < 2 and not {"c", "C"} & set(renamed)):
+        return latex
+    return re.sub(
+        r"\\[A-Za-z]+|[A-Za-z]", lambda match: renamed.get(match.group(), match.group()), latex
+    )
+
+
+def _in_both_cases(latex: str) -> set[str]:
+    """Capital letters that stand beside their small ones; the reader takes both for one."""
+    letters = set(re.sub(r"\\[A-Za-z]+", "", latex))
+    return {letter for letter in letters if letter.isupper() and letter.lower() in letters}
+
+
+def _apart(latex: str, capitals: set[str]) -> str:
+    return re.sub(
+        r"\\[A-Za-z]+|[A-Za-z](?!_)",
+        lambda match: f"{match.group()}_{{77}}" if match.group() in capitals else match.group(),
+        latex,
+    )
 
 
 def _letters_of_other_case(expected: str, latex: str) -> bool:
@@ -243,7 +304,22 @@ def _same_value(right: Any, value: Any) -> bool:
         scale = max(abs(sympy.N(right, 60)), abs(sympy.N(value, 60)))
         if not abs(sympy.N(difference, 60)) <= scale * sympy.Float("1e-50", 60):
             return False
-    return bool(sympy.simplify(difference) == 0) or difference.equals(0) is True
+    if sympy.expand(difference) == 0 or sympy.expand(difference.rewrite(sympy.exp)) == 0:
+        return True
+    if sympy.simplify(difference) == 0 or difference.equals(0) is True:
+        return True
+    return bool(sympy.simplify(_factored(right) - _factored(value)) == 0)
+
+
+def _factored(value: Any) -> Any:
+    """With square roots of factored terms of real variables, so that sqrt((x+1)^2) is |x+1|."""
+    import sympy
+
+    real = {symbol: sympy.Symbol(symbol.name, real=True) for symbol in value.free_symbols}
+    return value.subs(real).replace(
+        lambda part: part.is_Pow and part.exp == sympy.S.Half,
+        lambda part: sympy.sqrt(sympy.factor(part.base)),
+    )
 
 
 def _differs_at_points(right: Any, value: Any) -> bool:

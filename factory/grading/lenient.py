@@ -12,17 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from factory.grading.dress import THOUSANDS, undress
 from factory.grading.exact import fold_text
-from factory.grading.math import (
-    COMPARED_AS,
-    NO_UNITS,
-    THOUSANDS,
-    elements,
-    is_words,
-    reading,
-    undress,
-)
+from factory.grading.math import COMPARED_AS
 from factory.grading.numbers import last_number, plain_number
+from factory.grading.parts import elements, is_words, reading
+from factory.grading.units import NO_UNITS
 from factory.records import Problem
 
 Wanted = Literal["number", "expression", "text"]

@@ -6,12 +6,15 @@ from fractions import Fraction
 MAX_DIGITS = 1000
 """Longer numbers are no plain numbers; Python refuses to convert those over 4300 digits."""
 
-_UNSIGNED = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+\.?\d*|\.\d+)"
-_NUMBER = re.compile(rf"([+-]?)\s?({_UNSIGNED})(?:[eE]([+-]?\d{{1,3}}))?")
-_RATIO = re.compile(rf"([+-]?)\s?({_UNSIGNED})\s?/\s?({_UNSIGNED})")
-_FRAC = re.compile(rf"([+-]?)\s?(\d*)\s?\\frac\s?\{{({_UNSIGNED})\}}\s?\{{({_UNSIGNED})\}}")
+UNSIGNED = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+\.?\d*|\.\d+)"
+_NUMBER = re.compile(rf"([+-]?)\s?({UNSIGNED})(?:[eE]([+-]?\d{{1,3}}))?")
+_RATIO = re.compile(rf"([+-]?)\s?({UNSIGNED})\s?/\s?({UNSIGNED})")
+_FRAC = re.compile(rf"([+-]?)\s?(\d*)\s?\\frac\s?\{{({UNSIGNED})\}}\s?\{{({UNSIGNED})\}}")
 _MIXED = re.compile(r"([+-]?)\s?(\d+)\s+(\d+)/(\d+)")
-_LAST = re.compile(rf"(?<![\w.)])-{_UNSIGNED}|{_UNSIGNED}")
+_POWER = re.compile(
+    rf"([+-]?)\s?({UNSIGNED})\s?\\(?:times|cdot)\s?10\s?\^\s?(?:\{{\s?([+-]?\d{{1,3}})\s?\}}|(\d))"
+)
+_LAST = re.compile(rf"(?<![\w.)])-{UNSIGNED}|{UNSIGNED}")
 
 
 def plain_number(text: str) -> Fraction | None:
@@ -25,6 +28,9 @@ def plain_number(text: str) -> Fraction | None:
     if match := _NUMBER.fullmatch(text):
         sign, digits, exponent = match.groups()
         return _signed(sign, _value(digits) * Fraction(10) ** int(exponent or 0))
+    if match := _POWER.fullmatch(text):
+        sign, digits, exponent, digit = match.groups()
+        return _signed(sign, _value(digits) * Fraction(10) ** int(exponent or digit))
     if match := _RATIO.fullmatch(text):
         sign, top, bottom = match.groups()
         return _ratio(sign, Fraction(0), _value(top), _value(bottom))

@@ -1,17 +1,21 @@
 """What an answer votes for: equal answers vote together, however they are written."""
 
+from factory.grading.dress import undress
 from factory.grading.exact import CHOSE, fold_text
-from factory.grading.math import (
+from factory.grading.numbers import plain_number
+from factory.grading.parts import (
     MAX_PARTS,
+    bare,
     elements,
     interval,
     is_words,
+    named_values,
     reading,
     tight,
-    undress,
     without_name,
     without_signs,
 )
+from factory.grading.sets import real_set
 from factory.records import Verdict
 
 MAX_READ = 400
@@ -46,6 +50,13 @@ def _form(text: str) -> str:
         return f"{number[0]}%" if number[1] else str(number[0])
     if is_words(text):
         return fold_text(text)
+    reals = real_set(text, plain_number)
+    if reals is not None and reals.is_marked:
+        return f"reals {[(str(low), str(high)) for low, high in reals.spans]}"
+    text = bare(text)
+    named = named_values(text)
+    if named is not None:
+        return f"({','.join(_form(named[name]) for name in sorted(named))})"
     name, value = without_name(text)
     if name:
         return _form(value)

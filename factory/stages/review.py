@@ -200,7 +200,7 @@ STAGE = register(
     light_stage(
         ReviewConfig,
         produces="traces",
-        version=2,
+        version=3,
         run=run,
         estimate=estimate,
         small=small,

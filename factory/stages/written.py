@@ -178,7 +178,7 @@ STAGE = register(
     light_stage(
         WrittenConfig,
         produces="traces",
-        version=2,
+        version=3,
         run=run,
         estimate=estimate,
         packages=GRADING_PACKAGES,

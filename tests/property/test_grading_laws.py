@@ -1,5 +1,9 @@
 """Laws of the graders."""
 
+# ruff: noqa: RUF001
+
+import re
+import time
 from fractions import Fraction
 
 from hypothesis import given, settings
@@ -7,10 +11,11 @@ from hypothesis import strategies as st
 
 from factory.chat import boxes, completion_text
 from factory.grading import grade, grade_lenient
+from factory.grading.dress import undress
 from factory.grading.entries import decode, encode
 from factory.grading.grade import GradeItem, grade_plainly
-from factory.grading.math import undress
 from factory.grading.numbers import last_number, plain_number
+from factory.grading.votes import canonical
 from factory.records import Problem
 
 
@@ -86,3 +91,73 @@ JSONISH = st.recursive(
 @given(JSONISH)
 def test_entries_survive_json(value):
     assert decode(encode(value)) == value
+
+
+ANSWERS = [
+    ("1/2", "0.5"), (r"\frac{3}{7}", "6/14"), ("x+1", "1+x"), (r"2\sqrt{3}", r"\sqrt{12}"),
+    ("(1, 2)", "(1,2)"), (r"\{1,2\}", "2, 1"), ("[0,1)", r"0 \le x < 1"), ("a=3, b=4", "b=4, a=3"),
+    ("12", "13"), ("x+1", "x-1"), (r"(-\infty,2)", "x>2"), ("101_2", "101"), ("7%", "0.07"),
+    (r"1\pm\sqrt{2}", r"1+\sqrt2, 1-\sqrt2"), ("18", "18 apples"), ("3 hours", "3 days"),
+]  # fmt: skip
+DRESSES = [
+    "{}", "  {} ", "${}$", "$$ {} $$", r"\boxed{{{}}}", r"$\boxed{{{}}}$", "**{}**", "{}.",
+    r"\( {} \)", "The answer is {}.", "Therefore, the final answer is: {}", "#### {}",
+    "答案：{}", "{}。", r"\displaystyle {}", "Antwort: {}",
+]  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.sampled_from(ANSWERS), st.sampled_from(DRESSES))
+def test_box_dollars_spacing_and_sentences_change_no_verdict(pair, dress):
+    asked = problem(pair[0])
+    plain = grade(asked, completion_text("a", pair[1]))
+    dressed = grade(asked, completion_text("a", dress.format(pair[1])))
+    assert dressed.outcome == plain.outcome
+    assert grade(problem(dress.format(pair[0])), completion_text("a", pair[1])).outcome == (
+        plain.outcome
+    )
+
+
+FORMULAS = [("x+1", "1+x"), ("x^2-y^2", "(x-y)(x+y)"), ("2x", "x"), ("|x|", r"\sqrt{x^2}"),
+            ("x>3", "3<x"), ("x=3", "3"), ("x/y", r"\frac{x}{y}"), ("xy", "x+y")]  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.sampled_from(FORMULAS), st.sampled_from("abkmnpqstuvwz"), st.sampled_from("ghjlr"))
+def test_renaming_variables_on_both_sides_changes_no_verdict(pair, first, second):
+    def renamed(text):
+        return re.sub(
+            r"\\[a-z]+|[xy]", lambda m: {"x": first, "y": second}.get(m.group(), m.group()), text
+        )
+
+    plain = grade(problem(pair[0]), completion_text("a", pair[1]))
+    other = grade(problem(renamed(pair[0])), completion_text("a", renamed(pair[1])))
+    assert other.outcome == plain.outcome
+
+
+SPELLINGS = [
+    ["1/2", "0.5", r"\frac12", "½", "$0.5$", "x = 0.5", "**0.5**", "答案：0.5"],
+    ["x<-2", r"(-\infty,-2)", "-2>x", r"\{x \mid x < -2\}", r"x \in (-\infty, -2)"],
+    ["x=4, y=-1", "(4,-1)", "y = -1, x = 4", r"\langle 4,-1\rangle"],
+    [r"\{1,2\}", "2, 1", "1 and 2", "x=1 or x=2", r"n \in \{1, 2\}", r"A=\{2,1\}"],
+    ["3000000", "3 million", "3,000,000", r"3 \times 10^6"],
+    ["18", "18 cm", "18元", r"18\text{ m}^2", "$18"],
+]
+
+
+@given(st.sampled_from(SPELLINGS), st.data())
+def test_equivalent_spellings_have_one_vote(spellings, data):
+    first, second = data.draw(st.sampled_from(spellings)), data.draw(st.sampled_from(spellings))
+    assert canonical(first) == canonical(second)
+
+
+LONG = st.sampled_from(["9", "(", "{", "\\frac", "x ", "1,", "`", "$", "~", "\\pm", "x<1or", "cm "])
+
+
+@settings(deadline=None, max_examples=30)
+@given(LONG, st.sampled_from(["7", "1,2", "(1,2)", r"(-\infty,2)", "x+1", "yes"]))
+def test_no_long_text_takes_long(piece, reference):
+    asked = problem(reference)
+    began = time.monotonic()
+    grade(asked, completion_text("a", piece * (9000 // len(piece))))
+    assert time.monotonic() - began < 2

@@ -235,7 +235,6 @@ MALFORMED = [
     ("<think> \uff1canswer\uff1e 8 </think> <answer> 7 </answer>", "a look-alike tag"),
     ("<think> <ans\u200bwer> 8 </think> <answer> 7 </answer>", "a look-alike tag"),
     ("<think> a </think> <answer> 7 <answer/> </answer>", "a look-alike tag"),
-    (GOOD + "<\uff5cend\u2581of\u2581sentence\uff5c>", "a made-up turn"),
     ("<think> &lt;answer&gt; 8 </think> <answer> 7 </answer>", "a look-alike tag"),
     ("<think> <\\answer> 8 </think> <answer> 7 </answer>", "a look-alike tag"),
     ("<think> <a n s w e r> 8 </think> <answer> 7 </answer>", "a look-alike tag"),
