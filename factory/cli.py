@@ -22,6 +22,7 @@ from factory.ui.options import (
     Unsandboxed,
     Until,
 )
+from factory.ui.submitting import submit
 from factory.ui.verbs import begin, errors_in_words, open_console, say_error, say_next
 
 app = typer.Typer(
@@ -58,6 +59,9 @@ def build(
     loaded, again = load_recipe(recipe, overrides or []), command_line(context)
     made = build_and_report(loaded, settings, store, console, again=again, until=until, plain=plain)
     say_next(console, next_of(context, made))
+
+
+app.command()(submit)
 
 
 @app.command()
@@ -365,10 +369,8 @@ def evaluate(
     settings, again = load_machine(machine), command_line(context)
     made = build_and_report(evaluation.recipe, settings, store, console, again=again, plain=plain)
     show_evaluation(evaluation, store, console)
-    say_next(
-        console,
-        next_of(context, [artifact for artifact in made if artifact.manifest.kind == "scores"]),
-    )
+    scores = [artifact for artifact in made if artifact.manifest.kind == "scores"]
+    say_next(console, next_of(context, scores))
 
 
 @app.command()

@@ -11,6 +11,9 @@ from factory.files import naming
 from factory.machine import Machine
 
 Metrics = dict[str, float]
+STOP = "stop"
+"""File in a stage's scratch folder by which the builder asks what trains for a checkpoint and an
+end: a signal would not pass the launcher of ranks."""
 
 
 @dataclass(frozen=True)

@@ -21,3 +21,8 @@ def keep_children_safe() -> None:
 def module_command(module: str, *arguments: str) -> list[str]:
     """The command that runs a module with this interpreter, off the current folder."""
     return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def program_command(*arguments: str) -> list[str]:
+    """The `factory` command with this interpreter, off the current folder."""
+    return [sys.executable, "-P", "-c", "from factory.cli import main; main()", *arguments]

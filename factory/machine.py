@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from factory.errors import EngineError
 from factory.interpreter import SAFE_PATH
 from factory.records import Record
+from factory.slurm import Slurm
 
 Matmul = Literal["float32", "bfloat16"]
 
@@ -75,9 +76,16 @@ class Cluster(Record):
     """Blocks handed out before the stage looks at what has come. The last of them keeps the other
     engines waiting, so take several for each engine."""
     restarts: int = Field(default=8, ge=0)
-    """Engines started anew in one start of a stage, after their process or their node has died."""
+    """Engines started anew in one start of a stage, after their process or their node has died,
+    or after a fault; then whatever fails is done without, until no engine is left."""
+    retries: int = Field(default=3, ge=0)
+    """Times that an engine may raise or pass the deadline before it is done without, and that a
+    block is given to another engine before the stage ends."""
+    block_seconds: float | None = Field(default=None, gt=0)
+    """Deadline of an engine for one block; None: 600, and four times what the slowest so far took
+    where that is more."""
     start_seconds: float = Field(default=1800.0, gt=0)
-    """Until the first engine has found room and loaded the model."""
+    """Until a node with room is there, and then until the first engine has loaded the model."""
 
 
 class Train(Record):
@@ -161,12 +169,14 @@ class Machine(Record):
     pays where models are too small to keep several threads busy."""
     checkpoint_steps: int = Field(default=10, ge=1)
     """Trainer steps between resumable checkpoints."""
-    launcher: Literal["local", "accelerate"] = "local"
+    launcher: Literal["local", "accelerate", "slurm"] = "local"
     """`local`: one process, which sees one GPU where it trains. `accelerate` starts training stages
-    with `accelerate launch` (but `pretrain`); with one process and no `accelerate_config` as
-    `local` does."""
+    (but `pretrain`) with `accelerate launch`, `slurm` with torchrun on every node of a Slurm job;
+    with one process and no `accelerate_config` both as `local` does."""
     processes: int = Field(default=1, ge=1)
     """Ranks of a training stage, of all nodes; more than one under the accelerate launcher only."""
+    slurm: Slurm | None = None
+    """The job that `factory submit` asks for, under the slurm launcher only."""
     endpoints: tuple[EndpointAccess, ...] = ()
     """For served models; the first entry that fits an endpoint counts."""
     cluster: Cluster | None = None
@@ -216,6 +226,28 @@ class Machine(Record):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_an_allocation(self) -> "Machine":
+        if (self.launcher == "slurm") != (self.slurm is not None):
+            raise ValueError(
+                "launcher: slurm and the block `slurm` come together; write "
+                "slurm: {nodes: 1, gpus: 1} with your own numbers beside it, or leave both out"
+            )
+        if self.slurm is None:
+            return self
+        ranks = self.slurm.nodes * self.slurm.gpus
+        if self.processes != ranks:
+            raise ValueError(
+                f"slurm.nodes: {self.slurm.nodes} with slurm.gpus: {self.slurm.gpus} are {ranks} "
+                f"ranks, but processes is {self.processes}; write processes: {ranks}"
+            )
+        if self.accelerate_config is not None:
+            raise ValueError(
+                "accelerate_config is read by launcher: accelerate alone; leave it out, or write "
+                "that launcher"
+            )
+        return self
+
     def for_worker(self, *, in_ranks: bool) -> "Machine":
         """The settings of a worker, whose `launcher` and `processes` say how it is started.
 
@@ -230,6 +262,7 @@ class Machine(Record):
         return self.model_copy(
             update={
                 "launcher": "local", "processes": 1, "accelerate_config": None, "train": train,
+                "slurm": None,
             }
         )  # fmt: skip
 

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from multiprocessing import connection
@@ -22,6 +23,7 @@ from factory.artifacts import (
     set_aside,
     verify,
 )
+from factory.context import STOP
 from factory.errors import ArtifactError, EngineError, RecipeError
 from factory.files import naming, read_file, write_file
 from factory.jsonl import recover_rows
@@ -34,10 +36,17 @@ from factory.provenance import code_state
 from factory.worker import Job, Result, out_of_memory
 
 POLL_SECONDS = 0.2
+STOP_SECONDS = 20.0
+"""That what trains has for its checkpoint when the build is told to end; in a Slurm job the machine
+file says it."""
 LEAST_FREE_GIB = 0.5
 """A build does not start with less room than this."""
 FULL_GIB = 0.02
 """A worker that failed without a word while the disk has less room than this: it was full."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as batch systems and service managers send it some time before they kill."""
 
 
 class Observer(Protocol):
@@ -56,8 +65,8 @@ def build(
     """Make or reuse every step's artifact, inputs first; returns them by stage name.
 
     Up to `machine.parallel` stages that do not need each other are at work side by side.
-
-    RecipeError lists what the recipe leaves open, before anything is made.
+    RecipeError lists what the recipe leaves open, before anything is made. After Terminated what
+    trains has a checkpoint of its last step.
     """
     gaps = missing(plan)
     if gaps:
@@ -101,6 +110,9 @@ def build(
                     running.remove(making)
             if len(waiting) + len(running) == before:
                 _wait(running)
+    except Terminated:
+        _checkpoint(running, machine)
+        raise
     finally:
         for making in running:
             making.stop()
@@ -119,6 +131,19 @@ def _wait(running: "Sequence[_Making]") -> None:
     looked at in between."""
     sentinels = [making.sentinel for making in running if making.sentinel is not None]
     connection.wait(sentinels, POLL_SECONDS)
+
+
+def _checkpoint(running: "Sequence[_Making]", machine: Machine) -> None:
+    """Let what trains end with a checkpoint, as long as there is time for it."""
+    seconds = (
+        STOP_SECONDS if machine.slurm is None else machine.slurm.stop_seconds - STOP_SECONDS / 2
+    )
+    end = time.monotonic() + seconds
+    training = [making for making in running if making.step.stage.trains]
+    for making in training:
+        making.ask_to_stop()
+    while time.monotonic() < end and any(making.is_at_work() for making in training):
+        time.sleep(POLL_SECONDS)
 
 
 class _Making:
@@ -162,6 +187,7 @@ class _Making:
             shutil.rmtree(self._partial)
         self._partial.mkdir()
         (self._run / "scratch").mkdir(parents=True, exist_ok=True)
+        (self._run / "scratch" / STOP).unlink(missing_ok=True)
         job = Job(
             stage=self.step.kind,
             config=self.step.config.model_dump(mode="json"),
@@ -211,6 +237,13 @@ class _Making:
         self._lock.release()
         self._observer.made(self.step, artifact)
         return artifact
+
+    def ask_to_stop(self) -> None:
+        """Ask a trainer for a checkpoint and its end."""
+        (self._run / "scratch" / STOP).touch()
+
+    def is_at_work(self) -> bool:
+        return self._worker.poll() is None
 
     def stop(self) -> None:
         """End the worker; what it finished is on disk. The lock goes, for a next build in this

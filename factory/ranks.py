@@ -42,6 +42,13 @@ JOIN_SECONDS = 1800
 """A rank waits so long for the others, in a rollout too: transformers' default for trainers."""
 
 
+_ADVICE = {
+    "accelerate": "in the file of accelerate_config write distributed_type: MULTI_GPU (with "
+    "use_cpu: true on CPUs; MULTI_CPU starts one process) or FSDP, or leave accelerate_config out",
+    "slurm": "let `factory submit` write the job, and start none of its ranks by hand",
+}
+
+
 @dataclass(frozen=True)
 class Rank:
     """One of `world` processes that train together; the default is a process on its own."""
@@ -67,8 +74,8 @@ def this_rank() -> Rank:
 
 
 def is_launched(machine: Machine) -> bool:
-    """Whether a worker with these settings is started by accelerate."""
-    return machine.launcher == "accelerate"
+    """Whether a worker with these settings is started as a rank, by accelerate or torchrun."""
+    return machine.launcher != "local"
 
 
 def enter(machine: Machine) -> None:
@@ -82,11 +89,12 @@ def enter(machine: Machine) -> None:
     rank = this_rank()
     if rank.world != machine.processes or not 0 <= rank.index < rank.world:
         raise EngineError(
-            f"machine file: processes: {machine.processes}, but accelerate started this worker as "
-            f"rank {rank.index} of {rank.world}: each would train by itself; in the file of "
-            "accelerate_config write distributed_type: MULTI_GPU (with use_cpu: true on CPUs; "
-            "MULTI_CPU starts one process) or FSDP, or leave accelerate_config out"
+            f"machine file: processes: {machine.processes}, but {machine.launcher} started this "
+            f"worker as rank {rank.index} of {rank.world}: each would train by itself; "
+            + _ADVICE[machine.launcher]
         )
+    for name in [name for name in os.environ if name in NAMES and name.startswith("SLURM_")]:
+        del os.environ[name]  # of the task that torchrun is, which is another world than ours
     os.environ.update(sharding(machine))
 
 

@@ -34,6 +34,7 @@ LAYERS = (
         "interpreter",
     ),
     ("jsonl", "yaml12", "transformers4", "tiny", "world", "cpu", "plugin_files"),
+    ("slurm",),
     ("artifacts", "machine", "context", "ranks"),
     ("lookalike", "chat", "lint", "grading"),
     ("problems",),

@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes on this machine, and engines for it that die when they are told to.
+"""A Ray cluster of two nodes on this machine, and engines for it that fail when they are told to.
 
 Engines import this module, hence what is heavy is imported inside functions.
 """
@@ -22,14 +22,16 @@ from factory.sampling.engine import Engine, Opened, Order, whereabouts
 from factory.sampling.nodes import stay_on_loopback
 
 DEATHS = "deaths"
-"""Folder beside the model's: each file in it is a death to come."""
+"""Folder beside the model's: each file in it is a fault to come."""
 
 
 class Scripted(Engine):
-    """Replies by a function of what shares the batch; dies as often as there are files in DEATHS.
+    """Replies by a function of what shares the batch; fails as often as there are files in DEATHS.
 
     A file `node-<beginning of its id>` is for an engine on that node, and takes the node along; the
-    other engines wait for it. Any other file is for the first engine that has a second block.
+    other engines wait for it. Any other file is for the first engine that has a second block: with
+    `raise` in its name the engine raises, with `hang` it hangs, else it dies. With `open` in its
+    name it is for the first engine that opens.
     """
 
     _deaths: Path
@@ -40,7 +42,20 @@ class Scripted(Engine):
         return super().open(order)
 
     def opened(self, order: Order, notes: list[str]) -> Sampler:
+        self._fail("*open*")
         return Script()
+
+    def _fail(self, names: str) -> None:
+        for path in sorted(self._deaths.glob(names)):
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                continue  # another engine has failed by it
+            if "raise" in path.name:
+                raise RuntimeError(f"{path.name}: as the test told me")
+            if "hang" in path.name:
+                time.sleep(600)
+            die(os.getpid())
 
     def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
         completions = super().sample(requests, sampling)
@@ -52,13 +67,31 @@ class Scripted(Engine):
         end = time.monotonic() + 60
         while any(self._deaths.glob("node-*")) and time.monotonic() < end:
             time.sleep(0.05)
-        for path in sorted(self._deaths.glob("*")) if self._calls > 1 else ():
-            try:
-                path.unlink()
-            except FileNotFoundError:
-                continue  # another engine has died of it
-            die(os.getpid())
+        if self._calls > 1:
+            self._fail("*")
         return completions
+
+
+class Refusing(Scripted):
+    """Raises whatever it is asked."""
+
+    def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
+        self._calls += 1
+        raise RuntimeError(f"call {self._calls}")
+
+
+class Patient(Scripted):
+    """Takes a while, so that a node that joins late still finds work."""
+
+    def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
+        time.sleep(2.0)
+        return super().sample(requests, sampling)
+
+
+NODE = {
+    "node_ip_address": "127.0.0.1", "num_cpus": 2, "object_store_memory": 80 * 2**20,
+    "include_dashboard": False, "no_monitor": True, "include_log_monitor": False,
+}  # fmt: skip
 
 
 def die(process: int) -> None:
@@ -72,10 +105,6 @@ def two_nodes() -> Iterator[Any]:
     # The path of a socket may have 107 characters, too few for a folder of a test.
     folder = tempfile.mkdtemp(prefix="ray-")
     paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    settings = {
-        "node_ip_address": "127.0.0.1", "num_cpus": 2, "object_store_memory": 80 * 2**20,
-        "include_dashboard": False, "no_monitor": True, "include_log_monitor": False,
-    }  # fmt: skip
     system = {
         # A lost node is noticed after a second and a half instead of fifteen.
         "health_check_period_ms": 500, "health_check_failure_threshold": 3,
@@ -91,8 +120,8 @@ def two_nodes() -> Iterator[Any]:
         stay_on_loopback()
         from ray.cluster_utils import Cluster
 
-        head = {**settings, "_system_config": system}
+        head = {**NODE, "_system_config": system}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         stack.callback(cluster.shutdown)
-        cluster.add_node(**settings)
+        cluster.add_node(**NODE)
         yield cluster

@@ -1,4 +1,4 @@
-"""How a worker process is started: forked with its imports done, or under `accelerate launch`.
+"""How a worker process is started: forked with its imports done, or as ranks by a launcher.
 
 Importing torch, vLLM and TRL takes some twenty seconds, and a small recipe has as many stages. So
 the first worker starts a fork server (Python's own) that imports once what the plan's stages will
@@ -26,6 +26,7 @@ from factory.files import write_file
 from factory.interpreter import module_command
 from factory.machine import Machine, environment
 from factory.ranks import is_launched, strip, without_ranks
+from factory.slurm import Allocation, allocation, ranks_command
 from factory.stages import Stage
 
 GRACE_SECONDS = 10.0
@@ -54,9 +55,13 @@ class Launcher:
     def __init__(self, machine: Machine, stages: Sequence[Stage], *, log: Path) -> None:
         """`log` takes what libraries say while they are imported.
 
-        RecipeError where the machine's accelerate config starts another number of ranks.
+        RecipeError where the machine's accelerate config starts another number of ranks,
+        EngineError where its Slurm job is not there.
         """
         self.machine = machine
+        self._allocation: Allocation | None = None
+        if machine.slurm is not None:
+            self._allocation = allocation(machine.slurm, os.environ)
         if any(stage.in_ranks for stage in stages):
             _check_config(machine)
         self._environment = environment(machine)
@@ -75,9 +80,14 @@ class Launcher:
         """
         environ = {**without_ranks(os.environ), **self._environment}
         if is_launched(machine):
-            return _Accelerated(_accelerate(machine, job), log, environ)
+            return _Launched(self._ranks(machine, job), log, environ)
         # The fork server may have been started with another environment, by an earlier build.
         return _Forked(self._context, job, log, environ | _gpus(machine, trains=trains))
+
+    def _ranks(self, machine: Machine, job: Path) -> list[str]:
+        if machine.slurm is None or self._allocation is None:
+            return _accelerate(machine, job)
+        return ranks_command(machine.slurm, self._allocation, "factory.worker", str(job.absolute()))
 
 
 class _Forked:
@@ -103,7 +113,7 @@ class _Forked:
                 return
 
 
-class _Accelerated:
+class _Launched:
     sentinel = None
 
     def __init__(self, command: list[str], log: Path, environ: dict[str, str]) -> None:

@@ -2,8 +2,9 @@
 
 A call is cut into the blocks that an engine in this process would be given one after the other.
 Each engine draws one block at a time; this process hands them out, collects them and keeps them. A
-block whose engine has died goes to another one. So completions do not depend on who drew them, as
-far as the nodes compute alike: an engine gets the same requests, with their own seeds, in one call.
+block whose engine has died, has raised or is late goes to another one. So completions do not
+depend on who drew them, as far as the nodes compute alike: an engine gets the same requests, with
+their own seeds, in one call.
 
 Ray Data would cut, order and retry by itself, but its stages have no place for what is asked next
 when it depends on what has come (`enough`, `retry`), nor for a block on disk before the call ends.
@@ -28,20 +29,29 @@ from factory.sampling.sampler import Completion, Request
 
 LOOK_SECONDS = 1.0
 """Between two looks at the clock while nothing comes."""
+BLOCK_SECONDS = 600.0
+"""The deadline of a block where none is stated; later SLOWEST times what the slowest one took, if
+that is more."""
+SLOWEST = 4.0
 
 
 @dataclass
 class _Slot:
-    """One of the engines that the machine file asks for; after a death another process fills it."""
+    """One of the engines that the machine file asks for; after a fault another process fills it."""
 
     number: int
     actor: Any = None
     task: Any = None
     """What is awaited of it: that it opens, or its block. None while it has nothing to do."""
     block: int | None = None
+    since: float = 0.0
+    """When it was given its task."""
     opened: Opened | None = None
     blocks: int = 0
     """Blocks, of all processes that have filled the slot."""
+    faults: int = 0
+    """How often it raised or was late."""
+    is_dropped: bool = False
 
     @property
     def label(self) -> str:
@@ -71,7 +81,10 @@ class ClusterSampler:
         self._figures = figures
         self._kept = Kept(scratch, "cluster-blocks")
         self._restarts = 0
-        self._told: set[str] = set()
+        self._tries: Counter[int] = Counter()
+        self._slowest = 0.0
+        self._reasons: list[str] = []
+        self._notes: set[str] = set()
         self._nodes = Nodes(settings)
         self._ray = self._nodes.ray
         model = model.absolute()
@@ -83,7 +96,9 @@ class ClusterSampler:
             self._need: dict[str, float] = {"CPU": settings.cores}
             if self._on_gpu:
                 self._need["GPU"] = machine.tensor_parallel
-            self._nodes.require_room(self._need)
+            gap = self._nodes.await_room(self._need)
+            if gap:
+                self._tell(gap)
             self._order = Order(
                 model,
                 file_sizes(model),
@@ -102,25 +117,28 @@ class ClusterSampler:
     def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
         size = self._block
         blocks = [requests[start : start + size] for start in range(0, len(requests), size)]
-        requested = [[list(request.prompt_ids), request.seed] for request in requests]
-        kept = self._kept.begin([requested, sampling.model_dump(mode="json"), size])
-        places = [
+        order = [[list(request.prompt_ids), request.seed] for request in requests]
+        completions = self._kept.begin([order, sampling.model_dump(mode="json"), size])
+        rows = [
             range(number * size, number * size + len(block)) for number, block in enumerate(blocks)
         ]
-        waiting = deque(n for n, own in enumerate(places) if not all(p in kept for p in own))
+        waiting = deque(
+            number for number, own in enumerate(rows) if not all(row in completions for row in own)
+        )
         left = len(waiting)
+        self._tries.clear()
         while left:
             self._hand_out(blocks, waiting, sampling)
-            for slot in self._answering():
+            for slot in self._answering(waiting):
                 answer = self._answer(slot, waiting)
                 if answer is None:
                     continue
-                number, completions = answer
-                answers = dict(zip(places[number], completions, strict=True))
+                number, fresh = answer
+                answers = dict(zip(rows[number], fresh, strict=True))
                 self._kept.add(answers)
-                kept |= answers
+                completions |= answers
                 left -= 1
-        return [kept[index] for index in range(len(requests))]
+        return [completions[row] for row in range(len(requests))]
 
     def load_weights(self, weights: Iterable[tuple[str, Any]]) -> None:
         raise EngineError("engines on a cluster take no weights")
@@ -128,8 +146,8 @@ class ClusterSampler:
     def close(self) -> None:
         nodes = Counter(slot.opened.node for slot in self._slots if slot.opened)
         counts = [slot.blocks for slot in self._slots]
-        message = "; ".join(f"{slot.label}: {slot.blocks} blocks" for slot in self._slots)
-        self._tell(f"nodes: {len(nodes)}; restarts: {self._restarts}; {message}")
+        blocks = "; ".join(f"{slot.label}: {slot.blocks} blocks" for slot in self._slots)
+        self._tell(f"nodes: {len(nodes)}; restarts: {self._restarts}; {blocks}")
         if self._figures is not None:
             self._figures |= {
                 "cluster_engines": float(len(self._slots)),
@@ -141,7 +159,7 @@ class ClusterSampler:
         self._nodes.close()
 
     def _start(self, slot: _Slot) -> None:
-        """Fill a slot with a new process, on the node with the fewest."""
+        """Fill a slot with a new process, on the node with the fewest; it waits for room."""
         slot.actor = (
             self._ray.remote(Engine)
             .options(
@@ -154,51 +172,72 @@ class ClusterSampler:
             .remote()
         )
         slot.opened = slot.block = None
-        self._started = time.monotonic()
+        slot.since = self._started = time.monotonic()
         slot.task = slot.actor.open.remote(self._order)
 
     def _hand_out(
         self, blocks: Sequence[Sequence[Request]], waiting: deque[int], sampling: SamplingConfig
     ) -> None:
         for slot in self._slots:
-            if waiting and slot.task is None:
-                slot.block = waiting.popleft()
+            if waiting and slot.task is None and not slot.is_dropped:
+                slot.block, slot.since = waiting.popleft(), time.monotonic()
                 slot.task = slot.actor.sample.remote(blocks[slot.block], sampling)
 
-    def _answering(self) -> list[_Slot]:
-        """Slots whose task has ended in whatever way; waits a moment for the first."""
+    def _answering(self, waiting: deque[int]) -> list[_Slot]:
+        """Slots whose task has ended in whatever way; waits a moment for the first. Those that are
+        late with their block have lost it."""
         slots = {slot.task: slot for slot in self._slots if slot.task is not None}
         ready, _ = self._ray.wait(list(slots), num_returns=1, timeout=LOOK_SECONDS)
-        is_late = time.monotonic() - self._started > self._settings.start_seconds
+        now = time.monotonic()
+        is_late = now - self._started > self._settings.start_seconds
         if not ready and is_late and not any(slot.opened for slot in self._slots):
             raise EngineError(
                 f"cluster {self._settings.address}: no engine was ready after "
                 f"{self._settings.start_seconds:g} seconds; other jobs may hold what they need of "
                 f"{self._nodes}; free it, or raise cluster.start_seconds in the machine file"
             )
+        limit = self._block_seconds
+        for slot in slots.values():
+            if slot.task not in ready and slot.block is not None and now - slot.since > limit:
+                self._give_back(slot, waiting)
+                self._fault(slot, f"no answer for a block in {limit:.0f} seconds")
         return [slots[task] for task in ready]
 
+    @property
+    def _block_seconds(self) -> float:
+        stated = self._settings.block_seconds
+        return stated or max(BLOCK_SECONDS, SLOWEST * self._slowest)
+
     def _answer(self, slot: _Slot, waiting: deque[int]) -> tuple[int, list[Completion]] | None:
-        """A block and its completions; None if the slot was opened, or its process is lost."""
-        number, task = slot.block, slot.task
-        slot.task = slot.block = None
+        """A block and its completions; None if the slot was opened, or something went wrong."""
         try:
-            value = self._ray.get(task)
+            value = self._ray.get(slot.task)
         except self._ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, FactoryError):
-                raise type(error.cause)(f"{slot.label}: {error.cause}") from error
-            raise
-        except self._ray.exceptions.RayError as error:
-            if number is not None:
-                waiting.appendleft(number)
-            self._replace(slot, error)
+            cause = error.cause if error.cause is not None else error
+            is_hopeless = slot.block is None and isinstance(cause, FactoryError)
+            self._give_back(slot, waiting)
+            kind = "" if isinstance(cause, FactoryError) else f"{type(cause).__name__}: "
+            self._fault(slot, f"{kind}{cause}", is_hopeless=is_hopeless)
             return None
+        except self._ray.exceptions.RayError as error:
+            self._give_back(slot, waiting)
+            self._replace(slot, f"was lost: {_short(error)}")
+            return None
+        number, slot.task, slot.block = slot.block, None, None
         if number is not None:
+            self._slowest = max(self._slowest, time.monotonic() - slot.since)
             slot.blocks += 1
             return number, value
         slot.opened = value
         self._examine(slot)
         return None
+
+    def _give_back(self, slot: _Slot, waiting: deque[int]) -> None:
+        """Let others draw the block of a slot that failed with it."""
+        slot.task = None
+        if slot.block is not None:
+            self._tries[slot.block] += 1
+            waiting.appendleft(slot.block)
 
     def _examine(self, slot: _Slot) -> None:
         """EngineError if engines differ: what they draw would depend on who drew it."""
@@ -213,24 +252,59 @@ class ClusterSampler:
         for note in slot.opened.notes:
             self._tell(note)
 
-    def _replace(self, slot: _Slot, error: Exception) -> None:
-        """Start a slot anew; EngineError with node and cause if that was done often enough."""
-        cause = textwrap.shorten(str(error), 600, placeholder=" ...")
-        message = f"{slot.label} was lost: {cause}"
+    def _fault(self, slot: _Slot, cause: str, *, is_hopeless: bool = False) -> None:
+        """Of an engine that raised or is late: it starts anew, or is dropped after `retries`; a
+        block with which as many engines failed ends the stage."""
+        cause = textwrap.shorten(cause, 600, placeholder=" ...")
+        block, retries = slot.block, self._settings.retries
+        slot.faults += 1
+        if block is not None and self._tries[block] > retries:
+            self._reasons.append(f"{slot.label}: {cause}")
+            raise EngineError(
+                f"cluster {self._settings.address}: one block failed {retries + 1} times, and "
+                f"cluster.retries allows {retries}; finished blocks are kept. "
+                + "; ".join(self._reasons)
+            )
+        if is_hopeless or slot.faults > retries:
+            self._drop(slot, cause)
+        else:
+            self._replace(slot, f"failed: {cause}")
+
+    def _replace(self, slot: _Slot, cause: str) -> None:
+        """Start a slot anew, or drop it if that was done often enough."""
         limit = self._settings.restarts
         if self._restarts == limit:
-            raise EngineError(
-                f"cluster {self._settings.address}: {message}. {limit} engines were started anew "
-                "before, and cluster.restarts allows no more; finished blocks are kept: mend the "
-                "node, start again"
-            ) from error
+            self._drop(
+                slot,
+                f"{cause}. {limit} engines were started anew before, and cluster.restarts allows "
+                "no more",
+            )
+            return
         self._restarts += 1
-        self._tell(f"{message}. Another draws its block; restart {self._restarts} of {limit}")
+        text = f"{slot.label} {cause}"
+        self._reasons.append(text)
+        self._tell(f"{text}. Another draws its block; restart {self._restarts} of {limit}")
         self._ray.kill(slot.actor)
         self._start(slot)
 
+    def _drop(self, slot: _Slot, cause: str) -> None:
+        """Do without a slot; EngineError with all reasons when none is left."""
+        self._reasons.append(f"{slot.label}: {cause}")
+        slot.is_dropped, slot.task, slot.block = True, None, None
+        self._ray.kill(slot.actor)
+        if all(one.is_dropped for one in self._slots):
+            raise EngineError(
+                f"cluster {self._settings.address}: no engine is left; finished blocks are kept: "
+                "mend the nodes, start again. " + "; ".join(dict.fromkeys(self._reasons))
+            )
+        self._tell(f"{slot.label} is given up: {cause}")
+
     def _tell(self, text: str) -> None:
         """Say something to the user, each text once: what engines note, all of them do."""
-        if self._notify is not None and text not in self._told:
-            self._told.add(text)
+        if self._notify is not None and text not in self._notes:
+            self._notes.add(text)
             self._notify(f"cluster {self._settings.address}: {text}")
+
+
+def _short(error: Exception) -> str:
+    return textwrap.shorten(str(error), 600, placeholder=" ...")

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import chdir
 from importlib.util import find_spec
@@ -19,6 +20,8 @@ from factory.errors import EngineError
 from factory.machine import Cluster
 
 REACH_SECONDS = 10.0
+JOIN_SECONDS = 1.0
+"""Between two looks for nodes that have joined."""
 LOCAL_STORE = 256 * 2**20
 """Bytes of shared memory for completions on their way."""
 
@@ -99,18 +102,30 @@ class Nodes:
             ) from error
         return ray
 
-    def require_room(self, need: Mapping[str, float]) -> None:
-        """EngineError if the engines do not fit on the nodes, each of which takes `need`."""
-        nodes = self._alive()
-        room = sum(fitting(node["Resources"], need) for node in nodes)
+    def await_room(self, need: Mapping[str, float]) -> str:
+        """Wait until an engine that takes `need` fits on some node; a note where not all do yet.
+
+        The others start when nodes join. EngineError where none fits after `start_seconds`, and
+        at once on a cluster of this machine, which no node will join.
+        """
+        end = time.monotonic() + self._settings.start_seconds
         wanted = self._settings.engines
-        if room < wanted:
+        while True:
+            nodes = self._alive()
+            room = sum(fitting(node["Resources"], need) for node in nodes)
+            if room >= wanted:
+                return ""
             each = ", ".join(f"{amount:g} {name}" for name, amount in need.items())
-            raise EngineError(
+            text = (
                 f"machine file: cluster.engines is {wanted}, and {self._settings.address} has room "
-                f"for {room}: each takes {each}; there is {resources(nodes)}; ask for fewer, lower "
-                "cluster.cores, or add nodes"
+                f"for {room}: each takes {each}; there is {resources(nodes)}"
             )
+            is_alone = self._folder is not None
+            if is_alone or (room == 0 and time.monotonic() > end):
+                raise EngineError(f"{text}; ask for fewer, lower cluster.cores, or add nodes")
+            if room:
+                return f"{text}; the others start when nodes join"
+            time.sleep(JOIN_SECONDS)
 
     def has_gpus(self) -> bool:
         return any(node["Resources"].get("GPU") for node in self._alive())

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from factory.errors import ArtifactError
+from factory.context import STOP
+from factory.errors import ArtifactError, EngineError
 from factory.files import fsync, write_file
 from factory.machine import free_gib
 from factory.ranks import this_rank
@@ -57,27 +58,55 @@ class CompleteCheckpoints(TrainerCallback):
 
     At most two checkpoints lie on disk, and from the first marker on always one complete one.
     The state after the last step is not checkpointed: the finished model is saved right after.
+    Where the builder asks for it (`context.STOP`) the next step that can be gone on from, one in
+    `every`, is checkpointed too, and ends the run with an EngineError.
     """
+
+    def __init__(self, every: int = 1) -> None:
+        self._every = every
+        self._is_stopping = False
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step >= state.max_steps:
             control.should_save = False
+        elif state.global_step % self._every == 0 and _is_asked_to_stop(args):
+            control.should_save = self._is_stopping = True
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.barrier()  # every rank writes files of its own into the folder
-        if not state.is_world_process_zero:
-            return
-        folder = Path(args.output_dir)
-        newest = folder / f"checkpoint-{state.global_step}"
-        mark_complete(newest, state.global_step)
-        for path in _checkpoints(folder):
-            if path != newest:
-                _discard(path)
+        _wait_for_ranks()  # each writes files of its own into the folder
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir)
+            newest = folder / f"checkpoint-{state.global_step}"
+            mark_complete(newest, state.global_step)
+            for path in _checkpoints(folder):
+                if path != newest:
+                    _discard(path)
+        if self._is_stopping:
+            _wait_for_ranks()  # the first that ends takes the others with it
+            raise EngineError(f"stopped after step {state.global_step}, whose state is kept")
+
+
+def _is_asked_to_stop(args: TrainingArguments) -> bool:
+    """Whether the builder has written its wish where the first rank sees it; all ranks agree."""
+    asked = is_first_rank() and (Path(args.output_dir).parent / STOP).exists()
+    if not _in_a_group():
+        return asked
+    told = torch.tensor([int(asked)], device=args.device)
+    torch.distributed.broadcast(told, 0)
+    return bool(told.item())
+
+
+def _wait_for_ranks() -> None:
+    if _in_a_group():
+        torch.distributed.barrier()
+
+
+def _in_a_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def mark_complete(checkpoint: Path, step: int) -> None:

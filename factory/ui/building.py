@@ -34,10 +34,10 @@ def build_and_report(
 ) -> list[Artifact]:
     """Build a recipe with live progress and write its report; returns what its plan's steps made.
 
-    Ctrl-C ends with status 130 and says `again`, the command that goes on.
+    Ctrl-C ends with status 130 and says `again`, the command that goes on; SIGTERM likewise, once
+    what trains has written a checkpoint.
     """
-    # A service manager's stop is an orderly end, as Ctrl-C is.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminate)
     display: PlainDisplay | None = None
     try:
         plan = make_plan(recipe, until=until)
@@ -60,6 +60,12 @@ def build_and_report(
     path = write_report(recipe, store)
     console.print(f"report: {path}", soft_wrap=True)
     return [made[step.name] for step in plan]
+
+
+def _terminate(number: int, frame: object) -> None:
+    """An orderly end, as Ctrl-C is, but with a checkpoint; another signal ends it without."""
+    signal.signal(number, signal.default_int_handler)
+    raise pipeline.Terminated
 
 
 def _open(

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ import psutil
 import pytest
 from tempting import tempting
 from trace_runs import Run, Script, inputs_of
-from two_nodes import DEATHS, Scripted, two_nodes
+from two_nodes import DEATHS, NODE, Patient, Refusing, Scripted, two_nodes
 
 from factory.artifacts import Inputs
 from factory.context import Metrics
@@ -24,6 +25,8 @@ from factory.errors import EngineError
 from factory.machine import Cluster
 from factory.sampling import cluster
 from factory.sampling.engine import Engine
+from factory.sampling.kept import Kept
+from factory.sampling.nodes import Nodes
 from factory.stages import generate
 from factory.tiny import save_tiny_model
 
@@ -107,7 +110,8 @@ def test_deaths_without_end_stop_the_stage_and_cost_no_finished_block(
     with pytest.raises(EngineError) as caught:
         there.here(Scripted)
     told = str(caught.value)
-    assert f"cluster {nodes.address}: engine 1 on node 127.0.0.1/" in told
+    assert f"cluster {nodes.address}: no engine is left; finished blocks are kept" in told
+    assert "engine 1 on node 127.0.0.1/" in told
     assert "worker process has died" in told
     assert "1 engines were started anew before, and cluster.restarts allows no more" in told
     # Each of the two processes finished one of the eight blocks and died in its second.
@@ -118,14 +122,108 @@ def test_deaths_without_end_stop_the_stage_and_cost_no_finished_block(
     assert run.bytes() == here.bytes()
 
 
-def test_more_engines_than_there_is_room_for_are_refused_with_what_there_is(
+FAULTS = {
+    "raises twice": ("raise-a", "raise-b"),
+    "raises when it opens": ("open-raise",),
+    "hangs": ("hang",),
+    "dies twice": ("a", "b"),
+    "all of it": ("a-raise", "b-hang", "c", "open-raise"),
+}
+
+
+@pytest.mark.parametrize("faults", FAULTS.values(), ids=FAULTS)
+def test_faults_of_engines_change_no_byte_and_cost_no_more_than_the_deadline(
+    nodes: Any, tmp_path: Path, faults: tuple[str, ...]
+) -> None:
+    inputs = inputs_of(tmp_path / "inputs", problems=10)
+    here = scripted_here(tmp_path / "here", inputs, **SETTINGS)
+    run = Run(tmp_path / "there", inputs, block=8, **SETTINGS)
+    deadline = 4.0
+    there = OnCluster(run, nodes.address, block_seconds=deadline)
+    due = expect_deaths(inputs, *faults)
+    began = time.monotonic()
+    metrics = there.here(Scripted)
+    assert time.monotonic() - began < 60
+    assert list(due.iterdir()) == []
+    assert run.bytes() == here.bytes()
+    assert metrics["traces"] == 80
+    assert there.figures["cluster_restarts"] == len(faults)
+    raised = sum("raise" in name for name in faults)
+    assert there.notes.count("RuntimeError: ") == raised
+    assert there.notes.count("no answer for a block in 4 seconds") == sum(
+        "hang" in name for name in faults
+    )
+    assert sum(map(int, re.findall(r": (\d+) blocks", there.notes))) == 10
+
+
+def test_an_engine_that_always_raises_is_given_up_and_the_other_draws_all(
     nodes: Any, tmp_path: Path
 ) -> None:
-    inputs = inputs_of(tmp_path / "inputs", problems=1)
-    run = Run(tmp_path / "there", inputs, samples=1)
-    told = r"cluster\.engines is 3.*room for 2: each takes 2 CPU; .*with 2 CPU, 0 GPU"
+    inputs = inputs_of(tmp_path / "inputs", problems=10)
+    here = scripted_here(tmp_path / "here", inputs, **SETTINGS)
+    run = Run(tmp_path / "there", inputs, block=8, **SETTINGS)
+    there = OnCluster(run, nodes.address, retries=0)
+    expect_deaths(inputs, "open-raise")
+    there.here(Scripted)
+    assert run.bytes() == here.bytes()
+    assert " is given up: RuntimeError: open-raise: as the test told me" in there.notes
+    assert there.figures["cluster_fewest_blocks"] == 0
+
+
+def test_a_block_with_which_every_engine_fails_ends_the_stage_with_all_reasons(
+    nodes: Any, tmp_path: Path
+) -> None:
+    inputs = inputs_of(tmp_path / "inputs", problems=4)
+    run = Run(tmp_path / "there", inputs, block=8, **SETTINGS)
+    there = OnCluster(run, nodes.address, engines=1, retries=1)
+    with pytest.raises(EngineError) as caught:
+        there.here(Refusing)
+    told = str(caught.value)
+    assert "one block failed 2 times, and cluster.retries allows 1" in told
+    assert told.count("RuntimeError: call 1") == 2
+
+
+def test_a_node_that_joins_late_takes_part(
+    nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node has room for one engine of two cores; the third node comes with the first block."""
+    inputs = inputs_of(tmp_path / "inputs", problems=12)
+    here = scripted_here(tmp_path / "here", inputs, **SETTINGS)
+    run = Run(tmp_path / "there", inputs, block=8, **SETTINGS)
+    there = OnCluster(run, nodes.address, engines=3, cores=2, blocks=12)
+    late: list[Any] = []
+    keep = Kept.add
+
+    def join_after_a_block(self: Kept, completions: Any) -> None:
+        keep(self, completions)
+        if not late:
+            late.append(nodes.add_node(**NODE))
+
+    monkeypatch.setattr(Kept, "add", join_after_a_block)
+    try:
+        there.here(Patient)
+    finally:
+        for node in late:
+            nodes.remove_node(node)
+    assert run.bytes() == here.bytes()
+    assert "room for 2: each takes 2 CPU; " in there.notes
+    assert "; the others start when nodes join" in there.notes
+    assert f"on node 127.0.0.1/{late[0].node_id[:8]}: " in there.notes
+    assert there.figures["cluster_nodes"] == 3
+    assert there.figures["cluster_fewest_blocks"] > 0
+
+
+def test_more_engines_than_this_machine_has_room_for_are_refused_with_what_there_is() -> None:
+    settings = Cluster(address="local", engines=3, cores=2)
+    there_is = {"NodeManagerAddress": "n", "NodeID": "a" * 9, "Resources": {"CPU": 4.0}}
+    nodes = object.__new__(Nodes)
+    nodes._settings, nodes._folder = settings, Path()
+    nodes._alive = lambda: [there_is]  # type: ignore[method-assign]
+    told = (
+        r"cluster\.engines is 3.*room for 2: each takes 2 CPU; .*with 4 CPU, 0 GPU; ask for fewer"
+    )
     with pytest.raises(EngineError, match=told):
-        OnCluster(run, nodes.address, engines=3, cores=2).here(Scripted)
+        nodes.await_room({"CPU": 2})
 
 
 def test_a_node_that_sees_another_model_is_named(

@@ -244,8 +244,8 @@ def test_the_error_of_another_rank_is_told_and_its_clock_does_not_count(
 
 def test_a_launcher_and_its_ranks_die_with_a_build_that_is_killed(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from factory.launch.local import _Accelerated;"
-        f"print(_Accelerated(['sleep', '60'], Path({str(tmp_path / 'log')!r}), {{}})._process.pid);"
+        "import sys, time; from pathlib import Path; from factory.launch.local import _Launched;"
+        f"print(_Launched(['sleep', '60'], Path({str(tmp_path / 'log')!r}), {{}})._process.pid);"
         "sys.stdout.flush(); time.sleep(60)"
     )
     build = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

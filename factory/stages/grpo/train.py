@@ -205,7 +205,11 @@ def make_trainer(
         peft_config=peft_config(config.lora),
         reward_funcs=rollouts.reward_functions(),
         rollout_func=rollouts.sample,
-        callbacks=[CompleteCheckpoints(), telemetry, *_stopping(config, rollouts, context)],
+        callbacks=[
+            CompleteCheckpoints(config.updates_per_rollout),
+            telemetry,
+            *_stopping(config, rollouts, context),
+        ],
         packed_rows=packed_rows,
         faster_pass=faster_pass,
         clock=rollouts.clock,

@@ -1,0 +1,107 @@
+"""A build as a job of two nodes: told to stop, and robbed of a node, it goes on to the same bytes.
+
+The Slurm is real, in namespaces of its own (tests/slurm/inside.sh): it needs root and Slurm's
+commands, installed or unpacked by `bash tests/slurm/fetch.sh .slurm`.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from building import ROOT, sealed
+
+FOLDER = ROOT / "tests" / "slurm"
+MACHINE = """
+device: cpu
+dtype: float32
+matmul: float32
+threads: 1
+engine: transformers
+block: 8
+micro_batch: 4
+# None but those that a stop asks for.
+checkpoint_steps: 100
+training_pass: trl
+peaks: {gflops: 100, gigabytes_per_second: 10, memory_gib: 8}
+launcher: slurm
+processes: 2
+slurm: {nodes: 2, gpus: 1, cores: 1, time: "01:00:00", stop_seconds: 60}
+"""
+SECONDS = 560.0
+
+
+def tree() -> Path | None:
+    """Where Slurm's files lie: in the system, or unpacked beside the tests."""
+    if shutil.which("slurmctld"):
+        return Path("/")
+    unpacked = ROOT / ".slurm" / "tree"
+    return unpacked if unpacked.is_dir() else None
+
+
+def gap() -> str:
+    """Why there can be no Slurm here; empty if there can."""
+    if os.geteuid() != 0:
+        return "needs root: a Slurm of its own lives in mount and network namespaces"
+    if tree() is None:
+        return "no Slurm: install slurm-wlm, or `bash tests/slurm/fetch.sh .slurm`"
+    probe = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--net", "true"]
+    if shutil.which("unshare") is None or subprocess.run(probe, capture_output=True).returncode:
+        return "this kernel gives no namespaces"
+    return ""
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    work = tmp_path_factory.mktemp("slurm")
+    machine = work / "machine.yaml"
+    machine.write_text(MACHINE, encoding="utf-8")
+    inside = ["unshare", "--kill-child", "--mount", "--pid", "--fork", "--mount-proc", "--net"]
+    driver = [
+        sys.executable,
+        FOLDER / "kill_a_node.py",
+        work,
+        "recipes/smoke.yaml",
+        machine,
+        "zero",
+    ]
+    done = subprocess.run(
+        [*inside, "bash", FOLDER / "inside.sh", work, tree() or "/", *driver],
+        cwd=ROOT, capture_output=True, text=True, timeout=SECONDS,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return work, json.loads(done.stdout.splitlines()[-1])
+
+
+pytestmark = pytest.mark.skipif(bool(gap()), reason=gap())
+
+
+def test_a_job_that_is_told_to_stop_and_then_loses_a_node_makes_the_same_bytes(
+    jobs: tuple[Path, dict[str, Any]],
+) -> None:
+    work, told = jobs
+    assert {name: job["state"] for name, job in told.items()} == {
+        "undisturbed": "COMPLETED", "stopped": "COMPLETED",
+    }  # fmt: skip
+    assert (told["undisturbed"]["restarts"], told["stopped"]["restarts"]) == ("0", "2")
+    ours, theirs = sealed(work / "undisturbed"), sealed(work / "stopped")
+    assert ours.keys() == theirs.keys() == {"base", "sums", "zero"}
+    for name, artifact in ours.items():
+        assert artifact.manifest.content == theirs[name].manifest.content
+    assert ours["zero"].manifest.metrics["steps"] == 3
+    assert ours["zero"].manifest.machine["processes"] == 2
+    assert ours["sums"].manifest.machine["slurm"]["nodes"] == 2
+
+
+def test_a_stop_costs_no_step_and_a_lost_node_those_since_the_checkpoint(
+    jobs: tuple[Path, dict[str, Any]],
+) -> None:
+    output = jobs[1]["stopped"]["output"]
+    assert "the time limit is near: the job goes back into the queue" in output
+    assert "DUE TO NODE FAILURE" in output or "a node is lost" in output
+    # The two later starts go on from the step that the stop has kept.
+    assert output.count("zero: 1 of 3 steps") + output.count("zero: 2 of 3 steps") == 2

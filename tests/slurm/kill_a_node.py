@@ -1,0 +1,115 @@
+"""Inside the Slurm of inside.sh: a build that nobody disturbs, and one that is stopped twice.
+
+    python kill_a_node.py WORK RECIPE MACHINE STAGE
+
+The second build hears in the middle of STAGE, its last one, that its time is nearly over. Once it
+is back it loses node n2, which comes back when the job waits in the queue. Prints JSON: state,
+restarts and output of both jobs.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from factory.interpreter import program_command
+
+SECONDS = 400.0
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+
+
+def main() -> None:
+    work, recipe, machine, stage = sys.argv[1:]
+    orders = [recipe, "--machine", machine, "--until", stage]
+    undisturbed = submit(Path(work, "undisturbed"), orders)
+    wait(lambda: state(undisturbed) in ENDED, "the undisturbed job")
+    store = Path(work, "stopped")
+    stopped = submit(store, orders)
+    wait(lambda: steps(store, stage) >= 1, f"the first step of {stage}")
+    subprocess.run(["scancel", "--batch", "--signal=USR1", stopped], check=True)
+    seen = go_on(stopped, store, stage)
+    wait(lambda: steps(store, stage) > seen, f"a step of {stage} after the requeue")
+    lose_node("n2")
+    wait(lambda: state(stopped) not in ("RUNNING", "COMPLETING"), "the job to be requeued")
+    subprocess.run(["slurmd", "-N", "n2"], check=True)
+    go_on(stopped, store, stage)
+    wait(lambda: state(stopped) in ENDED, "the stopped job")
+    print(json.dumps({"undisturbed": told(undisturbed), "stopped": told(stopped)}))
+
+
+def go_on(job: str, store: Path, stage: str) -> int:
+    """Start a job that waits in the queue without its two minutes; the steps that were made."""
+    wait(lambda: state(job) == "PENDING", "the job to be requeued")
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
+    return steps(store, stage)
+
+
+def submit(store: Path, orders: list[str]) -> str:
+    done = subprocess.run(
+        program_command("submit", *orders, "--store", str(store)),
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    match = re.search(r"^job: (\d+)", done.stdout, re.MULTILINE)
+    assert match, done.stdout
+    return match[1]
+
+
+def field(job: str, name: str) -> str:
+    said = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True).stdout
+    match = re.search(rf"\b{name}=(\S+)", said)
+    return match[1] if match else ""
+
+
+def state(job: str) -> str:
+    return field(job, "JobState")
+
+
+def told(job: str) -> dict[str, str]:
+    return {
+        "state": state(job), "restarts": field(job, "Restarts"),
+        "output": Path(field(job, "StdOut")).read_text(encoding="utf-8"),
+    }  # fmt: skip
+
+
+def steps(store: Path, stage: str) -> int:
+    texts = [path.read_text() for path in store.glob(f"{stage}-*.run/metrics.jsonl")]
+    return sum(text.count('"event": "metrics"') for text in texts)
+
+
+def lose_node(name: str) -> None:
+    """SIGKILL all that runs on a node: its slurmd, its steps and what they have started."""
+    doomed = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            environ = (folder / "environ").read_bytes().split(b"\0")
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if words[1:3] == [b"-N", name.encode()]:
+            doomed.append(int(folder.name))
+        if f"SLURMD_NODENAME={name}".encode() in environ:
+            doomed += [int(folder.name), parent]
+    for pid in sorted({*doomed} - {0, 1, os.getpid()}):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    print("killed on", name, len(doomed), file=sys.stderr, flush=True)
+
+
+def wait(is_so: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + SECONDS
+    while not is_so():
+        assert time.monotonic() < end, f"{what}: not within {SECONDS} s"
+        time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    main()
