@@ -27,6 +27,7 @@ from factory.rewards.language import SCRIPTS
 from factory.stages.generate import chosen_problems
 from factory.stages.grpo.config import GrpoConfig
 from factory.stages.grpo.estimate import estimate
+from factory.stages.grpo.passthrough import passthrough_problems
 from factory.stages.small import HELD_OUT, SAMPLES, TOKENS
 from factory.stages.stage import (
     Fields,
@@ -44,15 +45,11 @@ SUMMARY = 8
 
 
 def check(config: GrpoConfig) -> list[str]:
-    """What is wrong with `language` and `trl`, one line a problem. Imports TRL if `trl` is used."""
+    """What is wrong with `language` and `trl`, one line a problem."""
     problems = []
     if config.language not in SCRIPTS:
         problems.append(f"language: {config.language!r} is not one of {', '.join(sorted(SCRIPTS))}")
-    if config.trl:
-        from factory.stages.grpo.arguments import passthrough_problems
-
-        problems += passthrough_problems(config.trl)
-    return problems
+    return problems + passthrough_problems(config.trl)
 
 
 def run(config: GrpoConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
