@@ -6,7 +6,6 @@ from typing import Any
 from factory.context import Context
 from factory.errors import RecipeError
 from factory.ranks import this_rank
-from factory.trainers.checkpoints import saving_fields
 
 
 def trainer_arguments(
@@ -19,6 +18,9 @@ def trainer_arguments(
     of the sampling engines (`Machine.torch_dtype_name`), so that one machine file trains every
     stage alike: in bfloat16 the weights stay in float32 and products are rounded (autocast).
     """
+    # Stages count rows with this module while a recipe is planned: no torch for that.
+    from factory.trainers.checkpoints import saving_fields
+
     machine = context.machine
     on_gpu = machine.takes_gpu()
     return {
