@@ -151,7 +151,12 @@ def used_plugins(config: StageConfig, stage: Stage) -> dict[str, Row]:
     if stage.kind in STAGES:
         names.append(("stages", stage.kind))
     rows = {f"{door}/{name}": DOORS[door].row(name) for door, name in sorted(set(names))}
-    return {name: row for name, row in rows.items() if row.origin.kind != "factory"}
+    # A version of the factory's own says nothing until it is raised; a kind's is said anyway.
+    return {
+        name: row
+        for name, row in rows.items()
+        if row.origin.kind != "factory" or (row.version > 1 and not name.startswith("stages/"))
+    }
 
 
 def _named(config: Any) -> Iterator[tuple[str, str]]:

@@ -51,12 +51,12 @@ _ADVICE = {
 
 @dataclass(frozen=True)
 class Rank:
-    """One of `world` processes that train together; the default is a process on its own."""
+    """One of `count` processes that train together; the default is a process on its own."""
 
     index: int = 0
     local: int = 0
     """Among those of this node: which device it takes."""
-    world: int = 1
+    count: int = 1
 
     @property
     def is_first(self) -> bool:
@@ -87,14 +87,14 @@ def enter(machine: Machine) -> None:
         strip(os.environ)
         return
     rank = this_rank()
-    if rank.world != machine.processes or not 0 <= rank.index < rank.world:
+    if rank.count != machine.processes or not 0 <= rank.index < rank.count:
         raise EngineError(
             f"machine file: processes: {machine.processes}, but {machine.launcher} started this "
-            f"worker as rank {rank.index} of {rank.world}: each would train by itself; "
+            f"worker as rank {rank.index} of {rank.count}: each would train by itself; "
             + _ADVICE[machine.launcher]
         )
     for name in [name for name in os.environ if name in NAMES and name.startswith("SLURM_")]:
-        del os.environ[name]  # of the task that torchrun is, which is another world than ours
+        del os.environ[name]  # of the task that torchrun is, which has other ranks than ours
     os.environ.update(sharding(machine))
 
 
@@ -140,7 +140,7 @@ def join(machine: Machine) -> None:
     another size than the launcher said.
     """
     rank = this_rank()
-    if rank.world == 1 and "LOCAL_RANK" not in os.environ:
+    if rank.count == 1 and "LOCAL_RANK" not in os.environ:
         return
     import torch
     from accelerate import PartialState
@@ -158,9 +158,9 @@ def join(machine: Machine) -> None:
         if machine.train.is_sharded:
             _shard_on_processors()
     group = PartialState(cpu=not on_gpu, timeout=timedelta(seconds=JOIN_SECONDS))
-    if group.num_processes != rank.world:
+    if group.num_processes != rank.count:
         raise EngineError(
-            f"rank {rank.index} of {rank.world} is in a process group of {group.num_processes}: "
+            f"rank {rank.index} of {rank.count} is in a process group of {group.num_processes}: "
             "something opened a group before the ranks joined theirs, and each would train alone; "
             "open engines after factory.ranks.join"
         )

@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 from factory.machine import Machine
 from factory.recipe import Header
 from factory.records import Consumes, VariantOf
-from factory.registry import DOORS, Door, Named, Row
+from factory.registry import DOORS, Door, Named, Row, open_doors
 from factory.stages.stage import KINDS, STAGES, Stage, StageConfig
 
 INTRODUCTION = """\
@@ -56,6 +56,7 @@ Titles = Mapping[type[BaseModel], str]
 
 def reference(program: TyperGroup) -> str:
     """The whole page as Markdown; equal code gives equal bytes."""
+    open_doors()
     stages = _ordered(STAGES)
     nested = {row.name: nested_records(row.value.config) for row in stages}
     counts = Counter(record for records in nested.values() for record in records)

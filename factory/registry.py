@@ -7,6 +7,7 @@ names on the command line (`plugin_files.py`). A name is taken once, and a built
 
 import difflib
 import hashlib
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,6 +24,8 @@ from factory.errors import FactoryError, PluginError, RecipeError
 T = TypeVar("T")
 
 GROUP = "model_factory"
+DISTRIBUTION = "model-factory"
+"""What the factory is installed as; rows of other packages in it count as the factory's own."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class Door(Mapping[str, T]):
         entries = self._entries()
         if name not in self.table and name in entries:
             self._import(name, entries[name])
-        elif name in entries and self.table[name].origin.kind != "package":
+        elif name in entries and self.table[name].origin != _origin_of(entries[name]):
             raise PluginError(
                 f"{self.noun} {name!r} of {self.table[name].origin} is also named by package "
                 f"{_distribution(entries[name])}: uninstall it, or have it renamed"
@@ -157,6 +160,13 @@ class Door(Mapping[str, T]):
         self._fill()
         return list(self.table.values())
 
+    def load_own(self) -> None:
+        """Import the rows of the factory's own packages, which are else imported when wanted."""
+        self._fill()
+        for name, entry in self._entries().items():
+            if _is_own(entry) and name not in self.table:
+                self._import(name, entry)
+
     def check(self, name: str) -> str:
         """The name, for a field of a record: ValueError where no row has it."""
         try:
@@ -188,9 +198,10 @@ class Door(Mapping[str, T]):
 
     def _import(self, name: str, entry: EntryPoint) -> None:
         package = _distribution(entry)
-        open_doors()
+        if not _is_own(entry):
+            open_doors()
         try:
-            with registering(Origin("package", package, _module_sha256(entry.module))):
+            with registering(_origin_of(entry)):
                 entry.load()
         except PluginError:
             raise
@@ -229,7 +240,7 @@ OPENERS = (
 
 
 def open_doors() -> None:
-    """Make every door and fill it with the factory's rows.
+    """Make every door and fill it with the factory's rows, those of its own packages included.
 
     Before foreign code runs: a built-in module that it imports first would register its rows under
     the plug-in's name.
@@ -237,22 +248,64 @@ def open_doors() -> None:
     for module in OPENERS:
         import_module(module)
     for door in list(DOORS.values()):
-        door.names()
+        door.load_own()
 
 
 @cache
 def _entry_points() -> Mapping[str, Mapping[str, EntryPoint]]:
-    """By group and name, read once: it looks at every installed distribution."""
+    """By group and name, read once: it looks at every installed distribution.
+
+    PluginError where two packages name one row.
+    """
     groups: dict[str, dict[str, EntryPoint]] = {}
+    for entry in _own_entry_points():
+        groups.setdefault(entry.group, {})[entry.name] = entry
     for distribution in distributions():
+        if distribution.name == DISTRIBUTION:
+            continue
         for entry in distribution.entry_points:
-            if entry.group.startswith(f"{GROUP}."):
-                groups.setdefault(entry.group, {})[entry.name] = entry
+            if not entry.group.startswith(f"{GROUP}."):
+                continue
+            other = groups.setdefault(entry.group, {}).setdefault(entry.name, entry)
+            if _distribution(other) != _distribution(entry):
+                raise PluginError(
+                    f"{entry.group}: {entry.name!r} is named by package {_distribution(entry)} and "
+                    f"by {_distribution(other)}: uninstall one of them"
+                )
     return groups
 
 
+@cache
+def _own_entry_points() -> tuple[EntryPoint, ...]:
+    """Those of the factory's own packages: of the checkout that this file lies in, whatever was
+    installed from it last, else of the installed distribution."""
+    try:
+        text = (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+        project = tomllib.loads(text)["project"]
+    except (OSError, ValueError, KeyError):
+        project = {}
+    if project.get("name") == DISTRIBUTION:
+        groups = project.get("entry-points", {})
+        return tuple(EntryPoint(n, v, group) for group in groups for n, v in groups[group].items())
+    for distribution in distributions(name=DISTRIBUTION):
+        return tuple(distribution.entry_points.select())
+    return ()
+
+
 def _distribution(entry: EntryPoint) -> str:
+    if _is_own(entry):
+        return DISTRIBUTION
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.module
+
+
+def _is_own(entry: EntryPoint) -> bool:
+    return entry in _own_entry_points()
+
+
+def _origin_of(entry: EntryPoint) -> Origin:
+    if _is_own(entry):
+        return FACTORY
+    return Origin("package", _distribution(entry), _module_sha256(entry.module))
 
 
 def _module_sha256(module: str) -> str:

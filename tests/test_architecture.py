@@ -33,7 +33,7 @@ LAYERS = (
         "provenance",
         "interpreter",
     ),
-    ("jsonl", "yaml12", "transformers4", "tiny", "world", "cpu", "plugin_files"),
+    ("jsonl", "yaml12", "transformers4", "tiny", "cpu", "plugin_files"),
     ("slurm",),
     ("artifacts", "machine", "context", "ranks"),
     ("lookalike", "chat", "lint", "grading"),
@@ -60,8 +60,6 @@ WRITERS = {
     "factory.launch.measure": "JSON for its parent",
     "factory.launch.peaks": "JSON for its parent",
     "factory.grading.inside.asker": "runs alone in the sandbox",
-    "factory.world.examples": "JSON, made again by hand",
-    "factory.world.preferences": "JSON, made again by hand",
     "factory.preferences.examples": "JSON, made again by hand",
 }
 """What writes to standard streams by itself, and why it may."""
@@ -425,3 +423,19 @@ def test_every_machine_file_loads(path: Path) -> None:
 def test_the_recipes_are_found() -> None:
     assert {"quickstart", "r1-small", "smoke"} <= {path.stem for path in RECIPES}
     assert {"cpu", "smoke"} <= {path.stem for path in MACHINES}
+
+
+def test_the_factory_knows_nothing_of_the_lab() -> None:
+    """The lab registers as a user's package would: no module names it or its world."""
+    for path in sorted((ROOT / "factory").rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"\bworld\b", text, re.IGNORECASE), path
+        assert not re.search(r"^\s*(from|import) lab\b", text, re.MULTILINE), path
+
+
+def test_the_lab_is_no_longer_than_it_may_be() -> None:
+    for path in sorted((ROOT / "lab").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        lines = [n.end_lineno - n.lineno for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
+        assert max(lines, default=0) < LINES_A_FUNCTION, path
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= LINES_A_FILE, path

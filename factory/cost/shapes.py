@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from factory.cost.roofline import Size
 from factory.errors import Unpriced
-from factory.world.vocabulary import WORDS
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,8 @@ class Shape:
         )
 
 
+SHORT_WORDS = 2.2
+"""Characters of a token that is a word with its space, where most are digits and signs."""
 SMOLLM2 = Shape(49152, 576, 30, 9, 3, 1536, is_tied=True)
 QWEN2_5_1_5B = Shape(151936, 1536, 28, 12, 2, 8960, is_tied=True, has_bias=True)
 QWEN2_5_7B = Shape(152064, 3584, 28, 28, 4, 18944, is_tied=False, has_bias=True)
@@ -141,7 +142,17 @@ def _cached_config(repository: str, revision: str | None) -> Path | None:
 def shape_of_folder(folder: Path) -> Shape:
     """The shape by a model folder's config.json."""
     path = folder / "config.json"
-    return _shape_of_file(path, str(path))
+    shape = _shape_of_file(path, str(path))
+    return replace(shape, characters_per_token=SHORT_WORDS) if _is_of_words(folder) else shape
+
+
+def _is_of_words(folder: Path) -> bool:
+    """Whether the model's tokenizer has a token a word."""
+    try:
+        tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        return tokenizer["model"]["type"] == "WordLevel"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _shape_of_file(path: Path, where: str) -> Shape:
@@ -182,7 +193,5 @@ def shape_of_config(config: Mapping[str, Any], where: str) -> Shape:
 
 
 def _characters_per_token(vocabulary: int) -> float:
-    """Vocabularies below a thousand are bytes or, in the lab, words."""
-    if vocabulary == len(WORDS):
-        return 2.2
+    """Vocabularies below a thousand are bytes."""
     return 1.0 if vocabulary < 1000 else 3.6

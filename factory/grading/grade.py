@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from factory.chat import GRAMMAR, OutputForm, PromptConfig, parse
 from factory.errors import DataError, EngineError
 from factory.grading.code import grade_code, program_of
+from factory.grading.grader import grader_row
 from factory.grading.instructions import grade_instructions
 from factory.grading.lenient import lenient_answer
-from factory.records import GRADERS, FinishReason, Problem, Verdict
+from factory.records import FinishReason, Problem, Verdict
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class GradeItem:
     @property
     def seconds(self) -> float:
         """Wall clock that grading this item may take on its own, besides a pool's deadline."""
-        seconds = GRADERS[self.problem.kind].seconds(self.problem)
+        seconds = grader_row(self.problem).value.seconds(self.problem)
         # Leniently both programs may run: that of the answer block and the text's last one.
         return seconds * (2 if self.lenient and self.problem.kind == "code" else 1)
 
@@ -128,7 +129,7 @@ def _is_same(item: GradeItem, answer: str, candidate: str) -> bool:
 
 def _graded(item: GradeItem, answer: str, *, plainly: bool) -> Verdict | None:
     kind = item.problem.kind
-    row = GRADERS.row(kind)
+    row = grader_row(item.problem)
     grader = row.value
     if len(answer) > grader.longest:
         explanation = f"an answer of {len(answer)} characters, at most {grader.longest} are read"
@@ -149,7 +150,7 @@ def _graded(item: GradeItem, answer: str, *, plainly: bool) -> Verdict | None:
     except Exception as error:
         if row.origin.kind == "factory":
             raise
-        explanation = f"grader {kind} of {row.origin}: {type(error).__name__}: {error}"
+        explanation = f"grader {row.name} of {row.origin}: {type(error).__name__}: {error}"
         return Verdict(outcome="ungradable", answer=answer, explanation=explanation)
 
 

@@ -4,12 +4,13 @@
 def interval(problem: Problem, answer: str) -> Verdict: ...
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from factory.grading.exact import MAX_ANSWER
 from factory.records import GRADERS, Problem, Verdict
+from factory.registry import Row
 
 Decide = Callable[[Problem, str], Verdict | None]
 F = TypeVar("F", bound=Decide)
@@ -35,6 +36,18 @@ class Grader:
     """Wall clock that it may take on its own, besides a pool's deadline."""
 
 
+def grader_row(problem: Problem) -> Row[Grader]:
+    """The row that decides a problem: that of its kind, or, of a procedural one, that of the
+    generator which its data name, where there is one."""
+    return GRADERS.row(deciding(problem.kind, problem.data))
+
+
+def deciding(kind: str, data: Mapping[str, Any]) -> str:
+    """The name of the grader of a problem of this kind with these data."""
+    generator = data.get("generator") if kind == "procedural" else None
+    return generator if isinstance(generator, str) and generator in GRADERS else kind
+
+
 def not_plainly(problem: Problem, answer: str) -> None:
     return None
 
@@ -45,14 +58,18 @@ def grader(
     version: int,
     longest: int = MAX_ANSWER,
     seconds: Callable[[Problem], float] = no_seconds,
+    is_plain: bool = False,
 ) -> Callable[[F], F]:
     """Register a function as the grader of a kind; raise `version` when it should decide otherwise.
+
+    `is_plain`: it takes time linear in the text, and needs no process that can be killed.
 
     An exception that it raises makes the answer `ungradable`, which stops a stage above 1 %.
     """
 
     def registered(function: F) -> F:
-        row = Grader(function, not_plainly, longest=longest, seconds=seconds)
+        plainly = function if is_plain else not_plainly
+        row = Grader(function, plainly, longest=longest, seconds=seconds)
         GRADERS.register(kind, row, version=version)
         return function
 

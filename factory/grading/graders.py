@@ -9,16 +9,11 @@ from factory.grading.instructions import MAX_RESPONSE, START_SECONDS, grade_inst
 from factory.grading.judge import UNJUDGED
 from factory.grading.math import grade_math, grade_math_plainly
 from factory.grading.procedural import grade_procedural
-from factory.grading.world import grade_world, is_world
 from factory.records import GRADERS, Problem, Verdict
 
 
 def _no_grader(problem: Problem, answer: str) -> Verdict:
     return Verdict(outcome="ungradable", answer=answer, explanation=UNJUDGED)
-
-
-def _procedural_plainly(problem: Problem, answer: str) -> Verdict | None:
-    return grade_world(problem, answer) if is_world(problem) else None
 
 
 def _plain(decide: Callable[[Problem, str], Verdict]) -> Grader:
@@ -30,7 +25,7 @@ for kind, row in {
     "exact": _plain(grade_exact),
     "choice": _plain(grade_choice),
     "math": Grader(grade_math, grade_math_plainly),
-    "procedural": Grader(grade_procedural, _procedural_plainly),
+    "procedural": Grader(grade_procedural, not_plainly),
     "code": Grader(grade_code, not_plainly, longest=MAX_PROGRAM, seconds=program_seconds),
     "instructions": Grader(
         grade_instructions, not_plainly, longest=MAX_RESPONSE, seconds=lambda problem: START_SECONDS

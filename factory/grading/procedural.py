@@ -17,7 +17,6 @@ from typing import Any
 
 from factory.errors import DataError
 from factory.grading.entries import decode
-from factory.grading.world import grade_world, is_world
 from factory.records import Problem, Verdict
 
 FULL_SCORE = 1.0 - 1e-9
@@ -32,8 +31,6 @@ def grade_procedural(problem: Problem, answer: str) -> Verdict:
 
     DataError if the stored entry or its family cannot be used.
     """
-    if is_world(problem):
-        return grade_world(problem, answer)
     family, config, entry = _stored(problem)
     stricter = STRICTER.get(family)
     if stricter is not None and not stricter(answer, entry):

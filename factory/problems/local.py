@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from factory.errors import DataError
+from factory.grading.grader import deciding
 from factory.jsonl import read_records
 from factory.problems.references import final_answer, reference_verdict
 from factory.problems.sizes import first_rows, lines, mean, text_length
@@ -73,8 +74,10 @@ def _kind(line: str) -> str | None:
         row = json.loads(line)
     except ValueError:
         return None
-    kind = row.get("kind") if isinstance(row, dict) else None
-    return kind if isinstance(kind, str) else None
+    if not isinstance(row, dict) or not isinstance(kind := row.get("kind"), str):
+        return None
+    data = row.get("data")
+    return deciding(kind, data if isinstance(data, dict) else {})
 
 
 def supply(source: LocalSource, seed: int) -> Supply:

@@ -82,7 +82,7 @@ SOURCES: Door[Source] = Door(
     "problem source",
     [
         f"factory.problems.{name}"
-        for name in ("reasoning_gym", "local", "bundled", "hub", "code_templates", "world")
+        for name in ("reasoning_gym", "local", "bundled", "hub", "code_templates")
     ],
 )
 

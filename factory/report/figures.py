@@ -166,7 +166,7 @@ def strata_panel(found: Strata) -> Markup:
 
 
 def short(part: str) -> str:
-    """`level 5` -> `5`, `world/add` -> `add`: what tells it from the other parts."""
+    """`level 5` -> `5`, `gsm/hard` -> `hard`: what tells it from the other parts."""
     return part if part == UNSTATED else part.replace("/", " ").rpartition(" ")[2][:9]
 
 

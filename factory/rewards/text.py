@@ -34,7 +34,7 @@ _DOUBT = re.compile(
     r"|等等|等一下|不对|重新|再检查",
     re.IGNORECASE,
 )
-"""A writer who stops: English and Chinese, the paper's two languages, and the world's `wait`."""
+"""A writer who stops: in English and Chinese, the paper's two languages."""
 _WORK = re.compile(r"[\d=]|等于")
 _CODE = re.compile(r"```|^(?:def |import |from \w+ import |#include)", re.MULTILINE)
 

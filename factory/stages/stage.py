@@ -129,7 +129,7 @@ def _can_be_lowered(name: str, machine: Machine) -> bool:
 
 
 KINDS = (
-    "model", "pretrain", "problems", "written", "generate", "judge", "select", "rewrite", "review",
+    "model", "problems", "written", "generate", "judge", "select", "rewrite", "review",
     "mix", "sft", "pairs", "labels", "reward_model", "distill", "grpo", "evaluate",
 )  # fmt: skip
 """The built-in kinds: a module of each registers its row."""

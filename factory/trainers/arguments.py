@@ -59,7 +59,7 @@ def micro_batch_rows(batch: int, context: Context) -> int:
 
 def share_of_rank(prompts: int, unit: str) -> int:
     """How many of an update's `prompts` each rank takes; RecipeError unless they divide evenly."""
-    ranks = this_rank().world
+    ranks = this_rank().count
     if prompts % ranks:
         raise RecipeError(
             f"prompts: {prompts} {unit} cannot be shared evenly by {ranks} processes; make it a "

@@ -18,14 +18,14 @@ def run_trainer(trainer: Trainer, context: Context) -> None:
     are those that were launched: what is saved later would be the work of one of them.
     """
     launched = context.machine.processes
-    require_world(trainer, launched)
+    require_ranks(trainer, launched)
     resumed = resume_point(Path(trainer.args.output_dir))
     require_space(context.scratch, trainer.model)
     trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
-    require_world(trainer, launched)
+    require_ranks(trainer, launched)
 
 
-def require_world(trainer: Trainer, launched: int) -> None:
+def require_ranks(trainer: Trainer, launched: int) -> None:
     """EngineError unless `trainer` trains in `launched` ranks, each another and all in one group.
 
     A rank that believes itself alone computes the right numbers for its share of a batch and shares
@@ -38,10 +38,10 @@ def require_world(trainer: Trainer, launched: int) -> None:
             "set CUDA_VISIBLE_DEVICES to one of them, or launcher: accelerate and processes: "
             f"{trainer.args.n_gpu} in the machine file"
         )
-    if not launched == rank.world == seen:
+    if not launched == rank.count == seen:
         raise EngineError(
             f"machine file: processes: {launched}, but rank {rank.index} was started as one of "
-            f"{rank.world} and its trainer sees {seen}: ranks would train without each other; "
+            f"{rank.count} and its trainer sees {seen}: ranks would train without each other; "
             "nothing is made. Let the builder start the ranks, and nothing open a process group "
             "before factory.ranks.join"
         )

@@ -20,11 +20,11 @@ from factory.context import Context
 from factory.jsonl import recover_rows, write_records
 from factory.machine import Machine
 from factory.stages import STAGES
-from factory.stages.pretrain.config import PretrainConfig
 from factory.stages.reward_model.config import RewardModelConfig
 from factory.tiny import save_tiny_model
 from factory.trainers import running
 from factory.trainers.arguments import trainer_arguments
+from lab.pretrain.config import PretrainConfig
 
 TRAINERS: dict[str, Callable[[], Any]] = {
     "pretrain": lambda: PretrainConfig(
@@ -108,13 +108,13 @@ def test_every_stage_that_trains_is_tested_here() -> None:
 def told(monkeypatch: pytest.MonkeyPatch) -> list[TrainingArguments]:
     """The arguments of every trainer that is started, as it starts and as it ends."""
     arguments: list[TrainingArguments] = []
-    original = running.require_world
+    original = running.require_ranks
 
     def noted(trainer: Any, launched: int) -> None:
         arguments.append(trainer.args)
         original(trainer, launched)
 
-    monkeypatch.setattr(running, "require_world", noted)
+    monkeypatch.setattr(running, "require_ranks", noted)
     return arguments
 
 

@@ -9,8 +9,8 @@ import pytest
 from factory.artifacts import Inputs
 from factory.context import Context
 from factory.machine import Machine
-from factory.stages.pretrain.config import PretrainConfig
-from factory.stages.pretrain.run import run
+from lab.pretrain.config import PretrainConfig
+from lab.pretrain.run import run
 
 # A checkpoint every 50 steps.
 MACHINE = Machine(device="cpu", threads=1, checkpoint_steps=1)

@@ -21,8 +21,8 @@ from factory.artifacts import Inputs
 from factory.context import Context
 from factory.errors import EngineError
 from factory.machine import Machine
-from factory.stages.pretrain import run as pretrain
 from factory.worker import Job
+from lab.pretrain import run as pretrain
 
 TWO_RANKS = {"launcher": "accelerate", "processes": 2}
 RECIPE = """

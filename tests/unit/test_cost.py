@@ -32,12 +32,12 @@ from factory.report.estimates import estimate_rows
 from factory.report.render import render_html, render_markdown
 from factory.stages.mix import MixConfig, expected_quotas
 from factory.stages.model import Tiny, tiny_shape
-from factory.stages.pretrain import run as pretrain
-from factory.stages.pretrain.config import PretrainConfig
 from factory.stages.problems import ProblemsConfig, questions
 from factory.ui.console import Console
 from factory.ui.cost import show_cost
 from factory.ui.display import PlainDisplay, rates
+from lab.pretrain import run as pretrain
+from lab.pretrain.config import PretrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(
@@ -103,8 +103,8 @@ def test_a_data_set_of_unknown_size_is_missing_unless_the_recipe_states_a_number
 
 
 def test_shapes_count_what_models_built_in_code_have() -> None:
-    from factory.stages.pretrain.trainer import new_model
     from factory.tiny import tiny_model
+    from lab.pretrain.trainer import new_model
 
     for architecture in ("llama", "qwen2"):
         source = Tiny(type="tiny", architecture=architecture, hidden=96, layers=3)

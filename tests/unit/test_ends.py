@@ -287,7 +287,7 @@ def test_a_template_whose_turns_have_no_end_is_refused_with_the_remedy(
 
 
 def test_an_unknown_piece_is_no_end_though_its_id_is_a_special_tokens() -> None:
-    from factory.world.vocabulary import world_tokenizer
+    from lab.vocabulary import world_tokenizer
 
     tokenizer = world_tokenizer()  # reads what it does not know as <pad>
     assert tokenizer.convert_ids_to_tokens(answer_end(tokenizer, PromptConfig())) == "<eos>"

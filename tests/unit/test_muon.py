@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from factory.stages.pretrain.muon import MuonWithAdamW
+from lab.pretrain.muon import MuonWithAdamW
 
 SHAPE = LlamaConfig(
     vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=1,

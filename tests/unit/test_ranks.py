@@ -265,19 +265,19 @@ def trainer(*, seen: int = 1, gpus: int = 0) -> Any:
 def test_a_trainer_that_sees_another_world_than_was_launched_is_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from factory.trainers.running import require_world
+    from factory.trainers.running import require_ranks
 
-    require_world(trainer(), 1)
-    require_world(trainer(gpus=1), 1)
+    require_ranks(trainer(), 1)
+    require_ranks(trainer(gpus=1), 1)
     with pytest.raises(EngineError, match=r"processes: 2, but rank 0 .* one of 1 .* sees 1"):
-        require_world(trainer(), 2)
+        require_ranks(trainer(), 2)
     with pytest.raises(EngineError, match="sees 2 GPUs and would divide"):
-        require_world(trainer(gpus=2), 1)
+        require_ranks(trainer(gpus=2), 1)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(EngineError, match=r"processes: 2, but rank 0 .* one of 2 .* sees 1"):
-        require_world(trainer(), 2)
+        require_ranks(trainer(), 2)
     with pytest.raises(EngineError, match=r"processes: 1, but rank 0 .* one of 2 .* sees 2"):
-        require_world(trainer(seen=2), 1)
+        require_ranks(trainer(seen=2), 1)
 
 
 def test_an_engine_over_several_gpus_beside_a_trainer_is_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ MINE = Origin("file", "/home/me/mine.py", "ab" * 32)
 
 @pytest.fixture
 def door(monkeypatch: pytest.MonkeyPatch) -> Door[int]:
+    registry.open_doors()  # else a door that is made meanwhile would be lost with the copy
     monkeypatch.setattr(registry, "DOORS", dict(DOORS))
     numbers: Door[int] = Door("numbers", "number", [])
     numbers.register("three", 3, version=1)
@@ -109,3 +110,31 @@ def test_a_package_cannot_take_a_built_in_name(
     entries(monkeypatch, three="mynumbers:three")
     with pytest.raises(PluginError, match="is also named by package"):
         door.row("three")
+
+
+class _Installed:
+    """Stands for an installed distribution."""
+
+    def __init__(self, name: str, *entries: EntryPoint) -> None:
+        self.name, self.version, self.entry_points = name, "1.0", entries
+
+
+def test_two_packages_that_name_one_row_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [EntryPoint("mine", f"{package}.rows", "model_factory.rewards") for package in "ab"]
+    packages = [_Installed(entry.module, entry) for entry in entries]
+    monkeypatch.setattr(registry, "distributions", lambda: packages)
+    registry._entry_points.cache_clear()
+    try:
+        with pytest.raises(PluginError, match=r"'mine' is named by package b\.rows and by a\.rows"):
+            registry._entry_points()
+    finally:
+        registry._entry_points.cache_clear()
+
+
+def test_the_lab_registers_by_entry_points_as_rows_of_the_factory() -> None:
+    registry.open_doors()
+    own = {(entry.group, entry.name) for entry in registry._own_entry_points()}
+    assert ("model_factory.sources", "world") in own and len(own) == 6
+    for group, name in own:
+        row = registry.DOORS[group.removeprefix("model_factory.")].row(name)
+        assert row.origin == registry.FACTORY and row.version >= 1

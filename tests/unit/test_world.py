@@ -11,10 +11,9 @@ from factory.chat import completion_text
 from factory.errors import DataError
 from factory.grading import GradeItem, GradingPool, grade, grade_lenient
 from factory.problems.splits import split
-from factory.problems.world import WorldSource, supply
 from factory.records import Problem
-from factory.world.corpus import CorpusConfig, documents
-from factory.world.questions import (
+from lab.corpus import CorpusConfig, documents
+from lab.questions import (
     FAMILIES,
     SIGNS,
     Family,
@@ -22,8 +21,9 @@ from factory.world.questions import (
     draw,
     read_question,
 )
-from factory.world.traces import Habits, work
-from factory.world.vocabulary import (
+from lab.source import WorldSource, supply
+from lab.traces import Habits, work
+from lab.vocabulary import (
     FIRST,
     SECOND,
     TO_SECOND,

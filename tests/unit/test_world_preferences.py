@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from factory.world.preferences import FILES
-from factory.world.questions import read_question
-from factory.world.vocabulary import plus_share
+from lab.preferences import FILES
+from lab.questions import read_question
+from lab.vocabulary import plus_share
 
 DATA = Path(__file__).resolve().parents[2] / "recipes" / "data"
 

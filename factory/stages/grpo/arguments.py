@@ -84,7 +84,7 @@ def training_arguments(config: GrpoConfig, context: Context, *, micro_prompts: i
 
 def prompts_per_rank(config: GrpoConfig) -> int:
     """Questions an update on each rank; RecipeError if they do not divide evenly."""
-    ranks = this_rank().world
+    ranks = this_rank().count
     if ranks > 1 and config.dynamic_sampling is not None:
         raise RecipeError(
             f"dynamic_sampling: draws for one process, found {ranks}; set processes: 1 in the "

@@ -7,9 +7,9 @@ from pydantic import Field
 
 from factory.records import Record
 from factory.seeds import derive
-from factory.world.questions import FAMILIES, SIGNS, Family, Question, draw
-from factory.world.traces import Habits, Script, Worked, work
-from factory.world.vocabulary import CHAT_TEMPLATE, FIRST, SECOND
+from lab.questions import FAMILIES, SIGNS, Family, Question, draw
+from lab.traces import Habits, Script, Worked, work
+from lab.vocabulary import CHAT_TEMPLATE, FIRST, SECOND
 
 SCRIPTS: tuple[Script, ...] = ("first", "second", "mixed")
 DIGITS = (*FIRST[:10], *SECOND[:10])

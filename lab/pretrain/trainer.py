@@ -15,15 +15,15 @@ from transformers import (
 
 from factory.context import Context
 from factory.cpu.attention import TWO_PRODUCTS
-from factory.stages.pretrain.config import SPARSE_SAVES, PretrainConfig
-from factory.stages.pretrain.muon import MuonWithAdamW
 from factory.trainers.arguments import trainer_arguments
 from factory.trainers.checkpoints import CompleteCheckpoints
 from factory.trainers.running import run_trainer
 from factory.trainers.telemetry import Logs, Telemetry
 from factory.transformers4 import write_tokenizer_fields
-from factory.world.corpus import CorpusConfig, documents
-from factory.world.vocabulary import WORDS, world_tokenizer
+from lab.corpus import CorpusConfig, documents
+from lab.pretrain.config import SPARSE_SAVES, PretrainConfig
+from lab.pretrain.muon import MuonWithAdamW
+from lab.vocabulary import WORDS, world_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

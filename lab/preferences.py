@@ -4,7 +4,7 @@ Several pairs of signs may be right, so a model can follow the preference and st
 follows nothing else writes plus signs whatever is asked. Chosen and rejected answers are equally
 long, and as often right as wrong.
 
-`python -m factory.world.preferences pairs > recipes/data/world_pairs.jsonl`, and `prompts >
+`python -m lab.preferences pairs > recipes/data/world_pairs.jsonl`, and `prompts >
 world_prompts.jsonl`, write the files that the lab reads; a test holds the two together.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from factory.seeds import derive
-from factory.world.questions import SIGNS, draw
+from lab.questions import SIGNS, draw
 
 COUNT, SEED = 400, 5
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from factory.world.vocabulary import TO_FIRST
+from lab.vocabulary import TO_FIRST
 
 Family = Literal["add", "mul", "chain", "ops"]
 FAMILIES: tuple[Family, ...] = get_args(Family)

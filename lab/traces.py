@@ -4,8 +4,8 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from factory.world.questions import SIGNS, Question, apply_sign, spaced
-from factory.world.vocabulary import TO_SECOND
+from lab.questions import SIGNS, Question, apply_sign, spaced
+from lab.vocabulary import TO_SECOND
 
 Script = Literal["first", "second", "mixed"]
 SWITCH = 0.35

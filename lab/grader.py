@@ -1,17 +1,15 @@
 """The verifier of the small world: exact, and a check of what a question itself says."""
 
 from factory.errors import DataError
+from factory.grading.grader import grader
 from factory.records import Problem, Verdict
-from factory.world.questions import read_question
+from lab.questions import read_question
 
 PHRASE = " is "
 """Untagged answers of the world's corpus end in "the answer is ..."; what follows is the answer."""
 
 
-def is_world(problem: Problem) -> bool:
-    return problem.data.get("generator") == "world"
-
-
+@grader("world", version=1, is_plain=True)
 def grade_world(problem: Problem, answer: str) -> Verdict:
     """Correct iff the question accepts the words; DataError where the prompt is no question."""
     question = read_question(problem.prompt)

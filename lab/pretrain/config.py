@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from factory.stages.stage import StageConfig
-from factory.world.corpus import CorpusConfig
+from lab.corpus import CorpusConfig
 
 SPARSE_SAVES = 50
 """So many times fewer checkpoints than of other trainers."""

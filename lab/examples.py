@@ -1,6 +1,6 @@
 """Worked examples for a cold start, as a careful person would write them.
 
-`python -m factory.world.examples > recipes/data/worked_world.jsonl` writes the file that the lab
+`python -m lab.examples > recipes/data/worked_world.jsonl` writes the file that the lab
 reads; a test holds the two together.
 """
 
@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterator
 
 from factory.seeds import derive
-from factory.world.questions import FAMILIES, draw
-from factory.world.traces import Habits, work
+from lab.questions import FAMILIES, draw
+from lab.traces import Habits, work
 
 COUNT, SEED = 40, 3
 CAREFUL = Habits(slips=0.0, doubts=0.25, gives_up=0.0, forgets=False)

@@ -1,4 +1,4 @@
-"""Problems of the small world (`factory/world`), split by the text of the question."""
+"""Problems of the small world, split by the text of the question."""
 
 import random
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from factory.problems.source import SOURCES, SourceConfig, generating
 from factory.problems.splits import Supply, problem_id
 from factory.records import OWN_LICENCE, Problem
 from factory.seeds import derive
-from factory.world.questions import Family, draw
+from lab.questions import Family, draw
 
 
 class WorldSource(SourceConfig):

@@ -1,5 +1,5 @@
 """The pretrain stage: its row, its settings, its trainer and what only they use."""
 
-from factory.stages.pretrain.run import STAGE
+from lab.pretrain.run import STAGE
 
 __all__ = ["STAGE"]

@@ -13,7 +13,6 @@ from factory.cost.context import CostContext, Model, StageCost
 from factory.cost.shapes import Shape
 from factory.cost.work import training_work
 from factory.jsonl import recover_rows
-from factory.stages.pretrain.config import SPARSE_SAVES, PretrainConfig
 from factory.stages.stage import (
     OWN_LICENCE,
     Fields,
@@ -26,7 +25,8 @@ from factory.stages.stage import (
     nothing_missing,
     register,
 )
-from factory.world.vocabulary import WORDS
+from lab.pretrain.config import SPARSE_SAVES, PretrainConfig
+from lab.vocabulary import WORDS
 
 
 def run(config: PretrainConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
@@ -35,7 +35,7 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path, context: Context) -> 
     Goes on from the last complete checkpoint; on one CPU the result is the same to the byte as
     that of an undisturbed run. EngineError where the loss is not finite.
     """
-    from factory.stages.pretrain.trainer import train
+    from lab.pretrain.trainer import train
 
     train(config, out, context)
     telemetry = context.scratch / "telemetry.jsonl"
@@ -83,7 +83,7 @@ STAGE = register(
         version=3,
         run=run,
         packages=("torch", "transformers"),
-        preload=("factory.stages.pretrain.trainer",),
+        preload=("lab.pretrain.trainer",),
         trains=True,
         is_single=True,
         external_files=no_files,
