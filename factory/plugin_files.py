@@ -155,7 +155,7 @@ def guarded(
         except (FactoryError, Unpriced):
             raise
         # A user's function may raise anything, and none of it is a bug of ours.
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(f"{origin}: {where}: {type(error).__name__}: {error}") from error
         if not isinstance(value, gives):
             wanted = getattr(gives, "__name__", str(gives))

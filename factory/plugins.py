@@ -11,6 +11,7 @@ from factory.evaluation.measure import measure
 from factory.grading.grader import correct, grader, wrong
 from factory.grading.numbers import plain_number
 from factory.jsonl import read_records, write_records
+from factory.problems.benchmark import benchmark
 from factory.problems.source import SourceConfig, new_problem, source
 from factory.problems.trace_source import TraceSourceConfig, WorkedExample, trace_source
 from factory.records import EvalSample, Problem, Record, Trace, TracesRef, Verdict
@@ -37,6 +38,7 @@ __all__ = [
     "TracesRef",
     "Verdict",
     "WorkedExample",
+    "benchmark",
     "correct",
     "grader",
     "light_stage",

@@ -230,6 +230,7 @@ DOORS: dict[str, Door] = {}
 """All doors that are open by now, by name."""
 OPENERS = (
     "factory.records",
+    "factory.problems.benchmark",
     "factory.problems.source",
     "factory.problems.trace_source",
     "factory.rewards.reward",

@@ -6,10 +6,11 @@ from typing import Literal, get_args
 
 from factory.artifacts import Artifact, find
 from factory.errors import ArtifactError
-from factory.evaluation.asked import benchmark_problems
+from factory.evaluation.asked import problems_by_id
 from factory.evaluation.scores import both_readings
 from factory.grading import GradeItem, GradingPool
 from factory.jsonl import read_records
+from factory.problems.benchmark import BENCHMARKS
 from factory.records import EvalSample, Problem, Record, Verdict
 from factory.stages.evaluate import EvaluateConfig
 
@@ -101,7 +102,9 @@ def _problems(
                 f"benchmark {benchmark.name}: its problems ({entry.name}, fingerprint "
                 f"{entry.fingerprint[:12]}) are not under {store}"
             )
-    return benchmark_problems(benchmark.task, source)
+    if f"benchmarks/{benchmark.task}" in artifact.manifest.plugins:
+        BENCHMARKS.row(str(benchmark.task))  # says how a plug-in is named that is missing
+    return problems_by_id(benchmark.task, source)
 
 
 def _items(

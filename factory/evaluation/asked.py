@@ -1,11 +1,10 @@
 """The problems behind a benchmark's answers, and whether they may be shown."""
 
 from collections.abc import Iterable
-from typing import get_args
 
 from factory.artifacts import Artifact
 from factory.jsonl import read_records
-from factory.problems.bundled import BundledSource, BundleName, supply
+from factory.problems.benchmark import BENCHMARKS, benchmark_problems
 from factory.records import Problem
 
 PROTECTED = "gpqa"
@@ -15,18 +14,17 @@ NO_REPRINT = "not to be reprinted"
 """What the licence of a problem says that is protected likewise, whatever its name."""
 
 
-def benchmark_problems(task: str | None, problems: Artifact | None) -> dict[str, Problem]:
-    """A benchmark's problems by id: of its artifact, or of the package that holds its task's data.
+def problems_by_id(task: str | None, problems: Artifact | None) -> dict[str, Problem]:
+    """A benchmark's problems by id: those of its artifact, or of the row that its task names.
 
-    None where lm-eval brings its own. RecipeError where the package is not installed.
+    None where lm-eval brings its own. RecipeError where a package with data is not installed.
     """
-    found: Iterable[Problem] = ()
-    if task in get_args(BundleName):
-        source = BundledSource.model_validate({"type": "bundled", "name": task})
-        found = supply(source, seed=0).problems
+    asked: Iterable[Problem] = ()
+    if task is not None and task in BENCHMARKS:
+        asked = benchmark_problems(task)
     elif problems is not None:
-        found = read_records(problems.file("held_out.jsonl"), Problem)
-    return {problem.id: problem for problem in found}
+        asked = read_records(problems.file("held_out.jsonl"), Problem)
+    return {problem.id: problem for problem in asked}
 
 
 def is_protected(names: Iterable[str], problems: Iterable[Problem] = ()) -> bool:

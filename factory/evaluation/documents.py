@@ -46,10 +46,9 @@ def bundled_documents(*, bundle: str, **_: Any) -> "dict[str, Dataset]":
 
     lm-eval passes the task's metadata along, which is of no use here.
     """
-    from factory.problems.bundled import BundledSource, supply
+    from factory.problems.benchmark import benchmark_problems
 
-    source = BundledSource.model_validate({"type": "bundled", "name": bundle})
-    return problem_documents(supply(source, seed=0).problems)
+    return problem_documents(benchmark_problems(bundle))
 
 
 def given_documents(**_: Any) -> "dict[str, Dataset]":

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from factory.errors import FactoryError, PluginError
+from factory.errors import PluginError
+from factory.plugin_files import guarded
 from factory.records import EvalSample
 from factory.registry import Door
 
@@ -61,19 +62,15 @@ def measure(
 def value_of(name: str, sample: EvalSample) -> float | None:
     """What a measure gives a sample; PluginError, naming measure and problem, where it fails."""
     row = MEASURES.row(name)
-    where = f"measure {name} of {row.origin}, problem {sample.trace.problem_id}"
-    try:
-        value = row.value.function(sample)
-    except FactoryError:
-        raise
-    # A user's function may raise anything; leaving the sample out would move the mean.
-    except Exception as error:
-        raise PluginError(f"{where}: {type(error).__name__}: {error}") from error
+    where = f"measure {name}, problem {sample.trace.problem_id}"
+    value = guarded(row.value.function, where, row.origin, object)(sample)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise PluginError(f"{where}: gave {value!r}, a finite number or None is wanted")
     low, high = row.value.bounds
-    if not low <= value <= high:
-        raise PluginError(f"{where}: gave {value!r}, outside its bounds {low:g} to {high:g}")
-    return float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        fault = "a finite number or None is wanted"
+    elif not low <= value <= high:
+        fault = f"outside its bounds {low:g} to {high:g}"
+    else:
+        return float(value)
+    raise PluginError(f"{row.origin}: {where}: gave {value!r}, {fault}")

@@ -7,53 +7,55 @@ answers before it alone, so that an interrupted evaluation goes on to the same e
 
 from collections.abc import Callable, Iterator, Sequence
 
-from factory.evaluation.runs import EvalRequest, Run, Verdicts
+from factory.evaluation.runs import EvalRequest, OwnRun, Run
 from factory.evaluation.statistics import sampling_half_width
-from factory.records import Stopped, Verdict
+from factory.records import EvalSample, Stopped, Verdict
 
 IsEnough = Callable[[Run, int], bool]
 """Whether so many samples a problem are enough of a run that may end early."""
 
 
-def rounds(draws: Sequence[EvalRequest], is_enough: IsEnough) -> Iterator[list[int]]:
-    """Places of the draws of each round; `is_enough` is asked once the round before is graded.
+def rounds(requests: Sequence[EvalRequest], is_enough: IsEnough) -> Iterator[list[EvalRequest]]:
+    """The requests of each round; `is_enough` is asked once the round before is graded.
 
-    A run without a rule has all its draws in the first round, one with a rule `least` samples a
+    A run without a rule has all its requests in the first round, one with a rule `least` samples a
     problem in each.
     """
-    runs = {draw.run.name: draw.run for draw in draws}
-    drawn = dict.fromkeys(runs, 0)
+    runs = {request.run.name: request.run for request in requests}
+    done = dict.fromkeys(runs, 0)
     going = set(runs)
     while going:
         upto = {
-            name: run.samples if run.stop_at is None else drawn[name] + run.stop_at.least
+            name: run.samples if run.stop_at is None else done[name] + run.stop_at.least
             for name, run in runs.items()
             if name in going
         }
         yield [
-            place
-            for place, draw in enumerate(draws)
-            if draw.run.name in going and drawn[draw.run.name] <= draw.sample < upto[draw.run.name]
+            request
+            for request in requests
+            if (name := request.run.name) in going and done[name] <= request.sample < upto[name]
         ]
-        drawn |= {name: min(upto[name], runs[name].samples) for name in going}
+        done |= {name: min(upto[name], runs[name].samples) for name in going}
         going = {
             name
             for name in going
-            if drawn[name] < runs[name].samples and not is_enough(runs[name], drawn[name])
+            if done[name] < runs[name].samples and not is_enough(runs[name], done[name])
         }
 
 
-def is_narrow(run: Run, samples: int, verdicts: Verdicts) -> bool:
+def is_narrow(run: OwnRun, samples: Sequence[EvalSample]) -> bool:
     """Whether the strict verdicts of a run make its sampling error as small as its rule asks."""
     if run.stop_at is None:
         return False
-    graded = [verdicts[run.name, problem.id] for problem in run.problems or ()]
-    right = [sum(strict.is_correct for strict, _ in pairs) for pairs in graded]
-    return sampling_half_width(right, samples) <= run.stop_at.half_width
+    right = {problem.id: 0 for problem in run.problems}
+    for sample in samples:
+        right[sample.trace.problem_id] += sample.trace.verdict.is_correct
+    half_width = sampling_half_width(list(right.values()), len(samples) // len(right))
+    return half_width <= run.stop_at.half_width
 
 
 def stopped(run: Run, groups: Sequence[Sequence[Verdict]]) -> Stopped | None:
-    """What became of a run's rule, from the strict verdicts drawn of each problem; None without."""
+    """What became of a run's rule, from the strict verdicts of each problem; None without."""
     if run.stop_at is None:
         return None
     right = [sum(verdict.is_correct for verdict in group) for group in groups]

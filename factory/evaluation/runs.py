@@ -1,50 +1,50 @@
 """What an evaluation asks of a model: its runs, and one request a completion."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
-from factory.records import EarlyStop, Mode, Problem, SamplingConfig, Verdict
+from factory.records import EarlyStop, EvalSample, Mode, Problem, SamplingConfig, Score
 from factory.sampling.sampler import Completion
 
-if TYPE_CHECKING:
-    from lm_eval.api.task import Task
 
-Verdicts = dict[tuple[str, str], list[tuple[Verdict, Verdict]]]
-"""Strict and lenient verdict of each sample, by run name and problem id."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
-    """One benchmark in one mode, as lm-eval runs it."""
+    """One benchmark in one mode."""
 
     benchmark: str
-    name: str
-    """`<benchmark>.<mode>`: unique among the tasks of one evaluation."""
     mode: Mode
-    task: "Task"
     version: str
     samples: int
-    sampling: SamplingConfig | None
-    """None where the foreign task's own settings hold."""
-    problems: tuple[Problem, ...] | None
-    """None for foreign tasks."""
-    is_raw: bool = False
-    limit: int | None = None
+    """A problem, at most."""
     stop_at: EarlyStop | None = None
-    """When fewer than `samples` are enough; of sampled runs of our own tasks only."""
+    """When fewer are enough."""
+
+    @property
+    def name(self) -> str:
+        """Unique among the runs of one evaluation."""
+        return f"{self.benchmark}.{self.mode}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnRun(Run):
+    """One of the factory's own benchmarks, whose completions it grades itself."""
+
+    problems: tuple[Problem, ...]
+    sampling: SamplingConfig
 
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """One completion that lm-eval asks for."""
+    """One completion that is asked for."""
 
     run: Run
     document: str
-    """Problem id; for foreign tasks `<number>.<request>` of the document."""
+    """Problem id; for registry tasks `<number>.<request>` of the document."""
     sample: int
     question: str
-    """The problem's own text; for foreign tasks what lm-eval made of the document."""
+    """The problem's own text; for registry tasks what lm-eval made of the document."""
     prompt: str
+    prompt_ids: tuple[int, ...]
     seed: int
     sampling: SamplingConfig
 
@@ -54,3 +54,14 @@ class EvalRequest:
 
 
 Sampled = list[tuple[EvalRequest, Completion]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What became of runs."""
+
+    by_run: dict[str, tuple[list[Score], list[EvalSample]]]
+    """By name; samples in order of (problem, sample)."""
+    record: dict[str, dict[str, Any]]
+    """Of harness.json: an entry a run under each of lm-eval's keys."""
+    completion_tokens: int

@@ -6,9 +6,8 @@ from dataclasses import replace
 from functools import partial
 
 from factory.chat import PromptConfig, parse_completion
-from factory.errors import EngineError
 from factory.evaluation.rounds import stopped
-from factory.evaluation.runs import EvalRequest, Run, Sampled, Verdicts
+from factory.evaluation.runs import EvalRequest, OwnRun, Run
 from factory.evaluation.statistics import (
     Interval,
     clusters,
@@ -17,7 +16,7 @@ from factory.evaluation.statistics import (
     pass_at_k,
 )
 from factory.evaluation.summary import votes
-from factory.grading import GradeItem, GradingPool, check_ungradable
+from factory.grading import GradeItem
 from factory.records import (
     OUTCOMES,
     EvalSample,
@@ -32,36 +31,6 @@ from factory.records import (
 from factory.sampling.sampler import Completion
 
 
-def grade_draws(
-    sampled: Sampled, *, prompt: PromptConfig, processes: int, is_isolated: bool = True
-) -> Verdicts:
-    """Strict and lenient verdicts of all completions of our own runs, in one pass over the pool.
-
-    EngineError if the grader itself failed on more than 1 % of a benchmark's samples: such an
-    outage must not be read as wrong answers.
-    """
-    ours = [(draw, completion) for draw, completion in sampled if draw.run.problems is not None]
-    if not ours:
-        return {}
-    problems = {
-        (draw.run.name, problem.id): problem
-        for draw in {draw.run.name: draw for draw, _ in ours}.values()
-        for problem in draw.run.problems or ()
-    }
-    items = []
-    for draw, completion in ours:
-        problem = problems[draw.run.name, draw.document]
-        items += both_readings(problem, completion.text, completion.finish_reason, prompt)
-    with GradingPool(processes, is_isolated=is_isolated) as pool:
-        verdicts = pool.grade(items)
-    pairs = list(zip(verdicts[::2], verdicts[1::2], strict=True))
-    graded: Verdicts = {}
-    for (draw, _), pair in zip(ours, pairs, strict=True):
-        graded.setdefault((draw.run.name, draw.document), []).append(pair)
-    _refuse_ungradable([draw for draw, _ in ours], pairs)
-    return graded
-
-
 def both_readings(
     problem: Problem, text: str, reason: FinishReason, prompt: PromptConfig
 ) -> list[GradeItem]:
@@ -70,76 +39,41 @@ def both_readings(
     return [strict, replace(strict, lenient=True)]
 
 
-def _refuse_ungradable(
-    draws: Sequence[EvalRequest], pairs: Sequence[tuple[Verdict, Verdict]]
-) -> None:
-    by_benchmark: dict[str, list[tuple[Verdict, Verdict]]] = {}
-    for draw, pair in zip(draws, pairs, strict=True):
-        by_benchmark.setdefault(draw.run.benchmark, []).append(pair)
-    for benchmark, its_pairs in by_benchmark.items():
-        try:
-            for verdicts in zip(*its_pairs, strict=True):
-                check_ungradable(verdicts)
-        except EngineError as error:
-            raise EngineError(f"benchmark {benchmark}: {error}") from error
-
-
-def own_samples(
-    run: Run, sampled: Sampled, *, verdicts: Verdicts, prompt: PromptConfig, model: str
-) -> list[EvalSample]:
-    """The graded samples of one run of ours, in order of (problem, sample)."""
-    place = {problem.id: number for number, problem in enumerate(run.problems or ())}
-    drawn = [(draw, completion) for draw, completion in sampled if draw.run is run]
-    return [
-        graded_sample(
-            draw,
-            completion,
-            verdicts=verdicts[run.name, draw.document][draw.sample],
-            prompt=prompt,
-            model=model,
-        )
-        for draw, completion in sorted(
-            drawn, key=lambda one: (place[one[0].document], one[0].sample)
-        )
-    ]
-
-
 def graded_sample(
-    draw: EvalRequest,
+    request: EvalRequest,
     completion: Completion,
     *,
     verdicts: tuple[Verdict, Verdict],
-    prompt: PromptConfig,
+    prompt: PromptConfig | None,
     model: str,
 ) -> EvalSample:
-    """One completion with its strict and lenient verdict, as kept in `samples.jsonl`."""
-    style = "raw" if draw.run.is_raw else prompt.style
-    asked = PromptConfig() if draw.run.is_raw else prompt
-    response = parse_completion(completion.text, completion.finish_reason, asked)
+    """One completion with its strict and lenient verdict, as kept in `samples.jsonl`; without a
+    prompt protocol where the text was asked raw."""
+    response = parse_completion(completion.text, completion.finish_reason, prompt or PromptConfig())
     strict, lenient = verdicts
     trace = Trace(
-        problem_id=draw.document,
-        sample=draw.sample,
-        question=draw.question,
-        prompt=draw.prompt,
+        problem_id=request.document,
+        sample=request.sample,
+        question=request.question,
+        prompt=request.prompt,
         completion=completion.text,
         reasoning=response.reasoning,
         answer=response.answer,
         summary=response.summary,
         finish_reason=completion.finish_reason,
         completion_tokens=completion.tokens,
-        seed=draw.seed,
-        sampling=draw.sampling,
-        style=style,
+        seed=request.seed,
+        sampling=request.sampling,
+        style=prompt.style if prompt else "raw",
         model=model,
         verdict=strict,
     )
     return EvalSample(
-        benchmark=draw.run.benchmark, mode=draw.run.mode, trace=trace, lenient=lenient
+        benchmark=request.run.benchmark, mode=request.run.mode, trace=trace, lenient=lenient
     )
 
 
-def own_scores(run: Run, samples: Sequence[EvalSample], *, prompt_style: str) -> list[Score]:
+def own_scores(run: OwnRun, samples: Sequence[EvalSample], *, prompt_style: str) -> list[Score]:
     """The score rows of one run of ours: pass@1, pass@k and cons@k, or greedy; each with n and k.
 
     `samples` are this run's, k a problem, fewer than asked for where it ended early. pass@1 is the
@@ -195,7 +129,7 @@ def own_scores(run: Run, samples: Sequence[EvalSample], *, prompt_style: str) ->
     return rows
 
 
-def _instruction_counts(run: Run, problem_ids: Iterable[str]) -> list[int] | None:
+def _instruction_counts(run: OwnRun, problem_ids: Iterable[str]) -> list[int] | None:
     """How many instructions each problem has; None where problems are no instructions."""
     if not run.problems or any(problem.kind != "instructions" for problem in run.problems):
         return None

@@ -47,12 +47,14 @@ def checked_problems(
             row = f"{where}, row {number}"
             if not problem.prompt.strip():
                 raise DataError(f"{row}: its question is empty")
-            if problem.kind not in UNGRADED:
-                _check_reference(problem, row, pool)
+            check_reference(problem, row, pool)
             yield problem if problem.licence else problem.model_copy(update={"licence": licence})
 
 
-def _check_reference(problem: Problem, row: str, pool: GradingPool) -> None:
+def check_reference(problem: Problem, row: str, pool: GradingPool) -> None:
+    """DataError, beginning with `row`, where a problem's grader does not take its reference."""
+    if problem.kind in UNGRADED:
+        return
     if problem.kind == "math" and is_solution(problem.reference):
         raise DataError(f"{row}: its reference {problem.reference!r}: {NO_ANSWER}")
     (verdict,) = pool.grade([GradeItem(problem, completion_text("", problem.reference))])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from factory.errors import RecipeError
-from factory.evaluation.asked import benchmark_problems, is_protected
+from factory.evaluation.asked import is_protected, problems_by_id
 from factory.records import Problem
 from factory.report.records import Evaluation, Step
 from factory.report.scorecard import AllAnswers
@@ -62,7 +62,7 @@ def _problems(
     if artifact is not None and "held_out.jsonl" not in artifact.manifest.files:
         artifact = None
     try:
-        return benchmark_problems(task, artifact)
+        return problems_by_id(task, artifact)
     except RecipeError:
         # The page can do without: it says that the reference is not here.
         return {}

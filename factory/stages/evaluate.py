@@ -1,16 +1,16 @@
-"""Stage `evaluate`: one model on benchmarks, through lm-eval with our sampler behind it."""
+"""Stage `evaluate`: one model on benchmarks; tasks of lm-eval's registry run in lm-eval."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from factory.artifacts import Artifact, Inputs
-from factory.chat import PromptConfig, render, stop_texts
+from factory.chat import PromptConfig, stop_texts
 from factory.context import Context, Metrics
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Questions, lines
@@ -19,12 +19,13 @@ from factory.cost.work import drawing_work
 from factory.errors import DataError, RecipeError
 from factory.grading import GRADING_PACKAGES
 from factory.jsonl import read_records, write_records
-from factory.problems.bundled import BUNDLES, BundledSource, size
+from factory.problems.benchmark import BENCHMARKS, benchmark_problems
 from factory.records import (
     AddedLater,
     AskedModelRef,
     EarlyStop,
     EvalSample,
+    Mode,
     Problem,
     ProblemsRef,
     Record,
@@ -40,21 +41,23 @@ from factory.stages.stage import (
     never_served,
     no_objection,
     no_origins,
-    no_rows,
     nothing_missing,
     register,
 )
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
-    from transformers import PreTrainedTokenizerBase
 
-    from factory.evaluation.runs import Run, Sampled, Verdicts
-    from factory.evaluation.tasks import Benchmark
+    from factory.evaluation.asking import EvaluatedModel
+    from factory.evaluation.registry_tasks import TaskRun
+    from factory.evaluation.runs import OwnRun, Run
     from factory.sampling.sampler import Sampler
 
 EVALS = Path(__file__).resolve().parents[2] / "evals"
 TEMPLATE = "factory_problems"
+"""The YAML in `evals/` by which stock lm-eval asks problems."""
+PROBLEMS_VERSION = 1
+"""Of benchmarks whose problems a stage made."""
 
 
 class BenchmarkConfig(Record):
@@ -67,7 +70,8 @@ class BenchmarkConfig(Record):
     source: str | None = None
     """Only the problems of this source, e.g. one reasoning-gym family."""
     task: str | None = Field(default=None, pattern=r"^[^/\\]+$")
-    """A YAML in `evals/`, or a task of lm-eval's registry (its data may come from the hub)."""
+    """A [benchmark](#rows-benchmarks) by name, or a task of lm-eval's registry, whose data may come
+    from the hub."""
     version: Annotated[str | None, AddedLater()] = None
     """The task's version that is meant; another one is refused, since its scores do not compare."""
     limit: int | None = Field(default=None, ge=1)
@@ -86,9 +90,14 @@ class BenchmarkConfig(Record):
             raise ValueError(f"give either problems or task, found {found}")
         if self.source is not None and self.problems is None:
             raise ValueError("source selects among problems; a task has none")
-        if self.raw and self.task is None:
+        if self.raw and self.is_own:
             raise ValueError("raw is for registry tasks; problems need a prompt")
         return self
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the factory asks and grades it; lm-eval runs all others."""
+        return self.task is None or self.task in BENCHMARKS
 
 
 class EvaluateConfig(StageConfig):
@@ -131,104 +140,146 @@ def run(config: EvaluateConfig, inputs: Inputs, out: Path, context: Context) -> 
     EngineError if a grader fails on more than 1 % of a benchmark's samples; RecipeError or
     DataError if a task is unknown, has no data, or leaves no problems.
     """
-    from factory.evaluation.harness import harness_record
+    from factory.evaluation.run import evaluate_own
     from factory.evaluation.summary import trap
 
-    asked = _ask_model(config, inputs, context)
+    folder = inputs["model"].path
+    model = _evaluated_model(config, inputs["model"], context)
+    own, parts = _own_runs(config, inputs), []
+    with _registry_runs(config, folder, context) as tasks:
+        _check_versions(config, [*own, *tasks])
+        if own:
+            parts.append(evaluate_own(own, model))
+        if tasks:
+            from factory.evaluation.registry_tasks import evaluate_tasks
+
+            scorer = partial(_likelihood_model, folder, context)
+            limit = config.sampling.max_new_tokens
+            parts.append(evaluate_tasks(tasks, model, max_new_tokens=limit, open_scorer=scorer))
+    by_run = {name: result for part in parts for name, result in part.by_run.items()}
     scores: list[Score] = []
     samples: list[EvalSample] = []
-    for one in asked.runs:
-        rows, kept = _score_run(one, asked, prompt=config.prompt, model=inputs["model"])
+    for name in (f"{b.name}.{mode}" for b in config.benchmarks for mode in get_args(Mode)):
+        rows, kept = by_run.get(name, ([], None))
+        if kept is None:
+            continue  # not asked in that mode
         if not rows:
-            context.note(f"{one.benchmark}: no metric in [0, 1]; its numbers are in harness.json")
-        if told := trap(kept):
-            context.note(f"{one.name}: {told}")
+            context.note(f"{name}: no metric in [0, 1]; its numbers are in harness.json")
+        if fault := trap(kept):
+            context.note(f"{name}: {fault}")
         scores += rows
         samples += kept
+    record: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        for key, entries in part.record.items():
+            record.setdefault(key, {}).update(entries)
     write_records(out / "scores.jsonl", scores)
     write_records(out / "samples.jsonl", samples)
-    record = harness_record(asked.results)
     text = json.dumps(record, indent=2, sort_keys=True, default=float)
     (out / "harness.json").write_text(text + "\n", encoding="utf-8")
-    tokens = sum(completion.tokens for _, completion in asked.sampled)
     return {
         **{f"{score.benchmark}.{score.metric}": score.value for score in scores},
-        "completion_tokens": float(tokens),
+        "completion_tokens": float(sum(part.completion_tokens for part in parts)),
     }
 
 
-@dataclass
-class _Asked:
-    """Everything the model said, and what lm-eval makes of it."""
+def _evaluated_model(
+    config: EvaluateConfig, artifact: Artifact, context: Context
+) -> "EvaluatedModel":
+    from transformers import AutoTokenizer
 
-    runs: "list[Run]" = field(default_factory=list)
-    sampled: "Sampled" = field(default_factory=list)
-    verdicts: "Verdicts" = field(default_factory=dict)
-    results: dict[str, Any] = field(default_factory=dict)
+    from factory.evaluation.asking import EvaluatedModel
 
-
-def _ask_model(config: EvaluateConfig, inputs: Inputs, context: Context) -> _Asked:
-    from factory.evaluation.harness import SamplerLM, datasets_cache, run_harness
-    from factory.evaluation.rounds import is_narrow
-    from factory.evaluation.scores import grade_draws
-    from factory.evaluation.tasks import TaskBuilder
-
-    asked = _Asked()
-    model = inputs["model"].path
-    tokenizer = _tokenizer(model)
-    ask = partial(render, prompt=config.prompt, tokenizer=tokenizer)
-
-    def grade(sampled: "Sampled") -> None:
-        asked.sampled += sampled
-        verdicts = grade_draws(
-            sampled,
-            prompt=config.prompt,
-            processes=context.machine.thread_count(),
-            is_isolated=not context.machine.unsandboxed,
-        )
-        for key, pairs in verdicts.items():
-            asked.verdicts.setdefault(key, []).extend(pairs)
-
-    with datasets_cache(context.scratch / "datasets"):
-        builder = TaskBuilder(EVALS, ask, asked.verdicts, context.seed)
-        asked.runs = [run for one in _benchmarks(config, inputs) for run in builder.build(one)]
-        _check_versions(config, asked.runs)
-        _check_reach(asked.runs, model)
-        lm = SamplerLM(
-            runs={one.name: one for one in asked.runs},
-            ask=ask,
-            tokenize=lambda text, special: tokenizer(text, add_special_tokens=special)["input_ids"],
-            max_new_tokens=config.sampling.max_new_tokens,
-            open_sampler=partial(_sampler, model, context),
-            open_scorer=partial(_likelihood_model, model, context),
-            on_sampled=grade,
-            is_enough=lambda run, samples: is_narrow(run, samples, asked.verdicts),
-            context=context,
-        )
-        asked.results = run_harness(asked.runs, lm)
-    return asked
-
-
-def _score_run(
-    run: "Run", asked: _Asked, *, prompt: PromptConfig, model: Artifact
-) -> tuple[list[Score], list[EvalSample]]:
-    from factory.evaluation.foreign import foreign_results
-    from factory.evaluation.scores import own_samples, own_scores
-
-    fingerprint = model.fingerprint
-    if run.problems is None:
-        return foreign_results(
-            run, asked.results, sampled=asked.sampled, prompt=prompt, model=fingerprint
-        )
-    samples = own_samples(
-        run, asked.sampled, verdicts=asked.verdicts, prompt=prompt, model=fingerprint
+    return EvaluatedModel(
+        fingerprint=artifact.fingerprint,
+        tokenizer=AutoTokenizer.from_pretrained(
+            artifact.path, local_files_only=True, trust_remote_code=False
+        ),
+        prompt=config.prompt,
+        open_sampler=partial(_sampler, artifact.path, context),
+        context=context,
     )
-    return own_scores(run, samples, prompt_style=prompt.style), samples
 
 
-def _check_versions(config: EvaluateConfig, runs: "list[Run]") -> None:
+def _own_runs(config: EvaluateConfig, inputs: Inputs) -> "list[OwnRun]":
+    """Two runs of each benchmark of the factory's own, sampled and greedy, where both are asked
+    for."""
+    from factory.evaluation.runs import OwnRun
+
+    runs = []
+    for number, benchmark in enumerate(config.benchmarks):
+        if benchmark.problems is not None:
+            problems = _held_out(inputs[f"benchmarks.{number}.problems"], benchmark)
+            version = PROBLEMS_VERSION
+        elif benchmark.is_own:
+            problems = _named_problems(benchmark.task or "")
+            version = BENCHMARKS.row(benchmark.task or "").version
+        else:
+            continue
+        sampling = benchmark.sampling or config.sampling
+        sampling = sampling.model_copy(update={"stop": sampling.stop or stop_texts(config.prompt)})
+        build = partial(
+            OwnRun, benchmark=benchmark.name, version=str(version),
+            problems=problems[: benchmark.limit],
+        )  # fmt: skip
+        if samples := config.samples_of(benchmark):
+            runs.append(
+                build(mode="sampled", samples=samples, sampling=sampling, stop_at=config.stop_at)
+            )
+        if config.greedy:
+            greedily = sampling.model_copy(update={"temperature": 0.0, "top_p": 1.0})
+            runs.append(build(mode="greedy", samples=1, sampling=greedily))
+    return runs
+
+
+def _named_problems(name: str) -> tuple[Problem, ...]:
+    """Of a benchmark by name; DataError where a plug-in's has a reference that is no answer."""
+    problems, origin = benchmark_problems(name), BENCHMARKS.row(name).origin
+    if origin.kind != "factory":
+        from factory.grading import GradingPool
+        from factory.problems.foreign import check_reference
+
+        with GradingPool() as pool:
+            for problem in problems:
+                check_reference(problem, f"benchmark {name} of {origin}, {problem.id}", pool)
+    return problems
+
+
+@contextmanager
+def _registry_runs(
+    config: EvaluateConfig, model: Path, context: Context
+) -> "Iterator[list[TaskRun]]":
+    """The runs of tasks of lm-eval's registry, whose data are at hand for so long; RecipeError
+    where one needs the likelihoods of a model that is on a server."""
+    benchmarks = [benchmark for benchmark in config.benchmarks if not benchmark.is_own]
+    if not benchmarks:
+        yield []
+        return
+    from factory.evaluation.registry_tasks import Registry, datasets_cache
+    from factory.sampling.served import read_served
+
+    served = read_served(model)
+    with datasets_cache(context.scratch / "datasets"):
+        registry = Registry(EVALS, context.seed)
+        runs = [
+            registry.run_of(
+                benchmark.name, benchmark.task or "",
+                sampling=benchmark.sampling, is_raw=benchmark.raw, limit=benchmark.limit,
+            )
+            for benchmark in benchmarks
+        ]  # fmt: skip
+        for run in runs:
+            if served is not None and run.task.OUTPUT_TYPE != "generate_until":
+                raise RecipeError(
+                    f"benchmark {run.benchmark}: its task compares likelihoods, for which weights "
+                    f"are needed, and {served.name} is on a server; leave it out"
+                )
+        yield runs
+
+
+def _check_versions(config: EvaluateConfig, runs: "Sequence[Run]") -> None:
     """RecipeError where a task is not of the version that its benchmark means."""
-    meant = {one.name: one.version for one in config.benchmarks if one.version is not None}
+    meant = {b.name: b.version for b in config.benchmarks if b.version is not None}
     for run in runs:
         if meant.get(run.benchmark, run.version) != run.version:
             raise RecipeError(
@@ -237,52 +288,19 @@ def _check_versions(config: EvaluateConfig, runs: "list[Run]") -> None:
             )
 
 
-def _check_reach(runs: "list[Run]", model: Path) -> None:
-    """RecipeError where a task needs the likelihoods of a model that is on a server."""
-    from factory.sampling.served import read_served
-
-    served = read_served(model)
-    for run in runs:
-        if served is not None and run.task.OUTPUT_TYPE != "generate_until":
-            raise RecipeError(
-                f"benchmark {run.benchmark}: its task compares likelihoods, for which weights are "
-                f"needed, and {served.name} is on a server; leave it out"
-            )
+def plugin_rows(config: EvaluateConfig) -> set[tuple[str, str]]:
+    """(door, name) of benchmarks that are asked by name, and of the graders of a plug-in's."""
+    names = [b.task for b in config.benchmarks if b.is_own and b.task is not None]
+    others = [name for name in names if BENCHMARKS.row(name).origin.kind != "factory"]
+    kinds = {problem.kind for name in others for problem in benchmark_problems(name)}
+    return {("benchmarks", name) for name in names} | {("graders", kind) for kind in kinds}
 
 
 def task_files(config: EvaluateConfig) -> tuple[Path, ...]:
-    """The YAML in `evals/` that decide what is asked and how it is scored."""
+    """The YAML in `evals/` of its tasks, which say what is asked and how it is scored."""
     names = {TEMPLATE} | {one.task for one in config.benchmarks if one.task is not None}
     paths = (EVALS / f"{name}.yaml" for name in sorted(names))
     return tuple(path for path in paths if path.is_file())
-
-
-def _benchmarks(config: EvaluateConfig, inputs: Inputs) -> "list[Benchmark]":
-    """The benchmarks with the stage's settings filled in and their problems read."""
-    from factory.evaluation.tasks import Benchmark
-
-    benchmarks = []
-    for number, one in enumerate(config.benchmarks):
-        sampling = one.sampling or config.sampling
-        stop = sampling.stop or stop_texts(config.prompt)
-        problems = None
-        if one.problems is not None:
-            problems = _held_out(inputs[f"benchmarks.{number}.problems"], one)
-        benchmarks.append(
-            Benchmark(
-                name=one.name,
-                task=one.task or TEMPLATE,
-                sampling=sampling.model_copy(update={"stop": stop}),
-                samples=config.samples_of(one),
-                greedy=config.greedy,
-                problems=problems,
-                limit=one.limit,
-                is_raw=one.raw,
-                overrides_sampling=one.sampling is not None,
-                stop_at=config.stop_at,
-            )
-        )
-    return benchmarks
 
 
 def _held_out(artifact: Artifact, benchmark: BenchmarkConfig) -> tuple[Problem, ...]:
@@ -328,12 +346,6 @@ def _likelihood_model(model: Path, context: Context) -> "LM":
     )
 
 
-def _tokenizer(model: Path) -> "PreTrainedTokenizerBase":
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
-
-
 HARNESS_SECONDS = 2.5
 """Of lm-eval, fitted."""
 
@@ -370,10 +382,10 @@ def _benchmark_size(
         supply: Questions = cost.read(f"benchmarks.{number}.problems")
         sources = [benchmark.source] if benchmark.source else []
         return supply.count_and_length("held_out", sources, benchmark.limit)
-    if benchmark.task in BUNDLES:
-        source = BundledSource.model_validate({"type": "bundled", "name": benchmark.task})
-        problems, characters = size(source)
-        return min(problems, benchmark.limit or problems), characters
+    if benchmark.is_own:
+        problems = benchmark_problems(benchmark.task or "")
+        characters = sum(len(problem.prompt) for problem in problems) / len(problems)
+        return min(len(problems), benchmark.limit or len(problems)), characters
     if benchmark.limit is None:
         raise Unpriced(
             f"how many questions lm-eval's task {benchmark.task} has is not known here: give its "
@@ -413,11 +425,11 @@ STAGE = register(
         version=3,
         run=run,
         packages=("torch", "transformers", "lm-eval", *GRADING_PACKAGES),
-        preload=("transformers", "lm_eval.evaluator", "factory.sampling.blocks"),
+        preload=("transformers", "factory.evaluation.run"),
         trains=False,
         is_single=False,
         external_files=task_files,
-        uses=no_rows,
+        uses=plugin_rows,
         check=no_objection,
         missing=nothing_missing,
         is_served=never_served,

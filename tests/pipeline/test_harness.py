@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -408,27 +409,26 @@ def test_registry_tasks_load_by_name_and_unknown_names_list_near_ones(
     import datasets
     from lm_eval.tasks import manager
 
-    from factory.evaluation.tasks import Benchmark, TaskBuilder
+    from factory.evaluation.registry_tasks import Registry
 
     # One folder of lm-eval's registry stands for all of it: 14 000 files take ten seconds.
     monkeypatch.setattr(manager, "__file__", str(Path(manager.__file__).parent / "gsm8k" / "x"))
     (tmp_path / "evals").mkdir()
-    builder = TaskBuilder(tmp_path / "evals", lambda question: question, {}, seed=0)
-    settings = {"sampling": SamplingConfig(), "samples": 1, "greedy": True}
-    gsm8k = Benchmark("gsm", "gsm8k", **settings)
+    registry = Registry(tmp_path / "evals", seed=0)
+    settings: dict[str, Any] = {"sampling": None, "is_raw": False, "limit": None}
     rows = datasets.Dataset.from_list([{"question": f"{i}?", "answer": "#### 1"} for i in range(9)])
     monkeypatch.setattr(datasets, "load_dataset", lambda **_: {"train": rows, "test": rows})
-    (run,) = builder.build(gsm8k)
-    assert (run.name, run.version, run.samples, run.problems) == ("gsm.greedy", "3.0", 1, None)
+    run = registry.run_of("gsm", "gsm8k", **settings)
+    assert (run.name, run.version, run.samples) == ("gsm.greedy", "3.0", 1)
 
     def offline(**_: object) -> None:
         raise ConnectionError("no route to the hub")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(DataError, match=r"'gsm8k': its data cannot be loaded .*no route"):
-        builder.build(gsm8k)
+        registry.run_of("gsm", "gsm8k", **settings)
     with pytest.raises(RecipeError, match=r"task 'gms8k': neither .*near names: .*gsm8k"):
-        builder.build(Benchmark("gsm", "gms8k", **settings))
+        registry.run_of("gsm", "gms8k", **settings)
 
 
 def test_another_version_of_a_task_than_the_one_meant_is_refused(

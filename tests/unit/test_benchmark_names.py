@@ -10,11 +10,11 @@ import pytest
 
 from factory import suite
 from factory.evaluation.published import load_published
-from factory.evaluation.tasks import TEMPLATE
 from factory.problems.bundled import BundleName
 from factory.problems.sizes import HUB_ROWS
 from factory.publish import licences
 from factory.recipe import Recipe, load_recipe
+from factory.stages.evaluate import TEMPLATE
 from factory.suite import evaluation_recipe, load_protocol, load_suite
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -104,7 +104,7 @@ def test_the_template_cannot_be_asked_without_problems() -> None:
 
 
 def test_foreign_generation_settings_become_ours_or_are_refused() -> None:
-    from factory.evaluation.tasks import foreign_sampling
+    from factory.evaluation.registry_tasks import foreign_sampling
 
     greedy = foreign_sampling({"until": "\n", "do_sample": False, "temperature": 0.0}, 50)
     assert (greedy.temperature, greedy.stop, greedy.max_new_tokens) == (0.0, ("\n",), 50)

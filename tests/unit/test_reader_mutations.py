@@ -17,7 +17,7 @@ import pytest
 
 from factory import chat, lookalike
 from factory.chat import OutputForm, PromptConfig, Response, completion_text, form_text
-from factory.evaluation import documents, foreign, harness, scores, statistics, summary
+from factory.evaluation import documents, registry_tasks, scores, statistics, summary
 from factory.grading import (
     code,
     exact,
@@ -214,19 +214,19 @@ def _sample(name: str, number: int, strict: Verdict, lenient: Verdict) -> EvalSa
 def _foreign() -> list[str]:
     """A registry task: its text ends at the stop, its first filter is strict, its last lenient."""
     found = []
-    draw: Any = SimpleNamespace(
-        run=SimpleNamespace(problems=None), sampling=SamplingConfig(stop=("\n", "Q:"))
-    )
-    if harness._reply(draw, SimpleNamespace(text="18 Q: 19\n20")) != "18 ":  # type: ignore[arg-type]
+    draw: Any = SimpleNamespace(sampling=SamplingConfig(stop=("\n", "Q:")))
+    if registry_tasks._reply(draw, SimpleNamespace(text="18 Q: 19\n20")) != "18 ":  # type: ignore[arg-type]
         found.append("foreign: the stop text")
     means = {("match", "strict"): {0: 0.0, 1: 1.0}, ("match", "flexible"): {0: 1.0, 1: 1.0}}
-    read = foreign._verdicts(means)
+    read = registry_tasks._verdicts(means)
     marks = {n: tuple(verdict.is_correct for verdict in pair) for n, pair in read.items()}
     if marks != {0: (False, True), 1: (True, True)}:
         found.append("foreign: the filters")
-    if foreign._is_mean({0: 1.0, 1: 0.0}, 0.7) or not foreign._is_mean({0: 1.0, 1: 0.0}, 0.5):
+    if registry_tasks._is_mean({0: 1.0, 1: 0.0}, 0.7) or not registry_tasks._is_mean(
+        {0: 1.0, 1: 0.0}, 0.5
+    ):
         found.append("foreign: means")
-    if foreign._number(SimpleNamespace(document="12.0")) != 12:  # type: ignore[arg-type]
+    if registry_tasks._number(SimpleNamespace(document="12.0")) != 12:  # type: ignore[arg-type]
         found.append("foreign: the document")
     return found
 
@@ -360,12 +360,13 @@ MUTATIONS = [
     Mutation(documents, "pass_rates", "readings swapped", lambda real: lambda pairs: real(
         [(b, a) for a, b in pairs])),
     # Registry tasks.
-    Mutation(harness, "_reply", "the whole text", lambda real: lambda draw, done: done.text),
-    Mutation(foreign, "_verdicts", "the first filter twice", lambda real: lambda means: {
+    Mutation(registry_tasks, "_reply", "the whole text", lambda real: lambda draw, done: done.text),
+    Mutation(registry_tasks, "_verdicts", "the first filter twice", lambda real: lambda means: {
         n: (pair[0], pair[0]) for n, pair in real(means).items()}),
-    Mutation(foreign, "_verdict", "whatever it says", lambda real: right),
-    Mutation(foreign, "_is_mean", "always", lambda real: lambda *a: True),
-    Mutation(foreign, "_number", "another document", lambda real: lambda draw: real(draw) + 1),
+    Mutation(registry_tasks, "_verdict", "whatever it says", lambda real: right),
+    Mutation(registry_tasks, "_is_mean", "always", lambda real: lambda *a: True),
+    Mutation(registry_tasks, "_number", "another document", lambda real: lambda request: (
+        real(request) + 1)),
 ]  # fmt: skip
 
 
@@ -433,7 +434,7 @@ CHOOSE_NOTHING = {
 
 READERS = (
     chat, lookalike, grading, lenient, math, exact, numbers, procedural, code, instructions,
-    scores, documents, foreign, harness, summary, statistics,
+    scores, documents, registry_tasks, summary, statistics,
 )  # fmt: skip
 
 

@@ -40,8 +40,8 @@ def test_a_round_asks_every_problem_of_a_run_equally_often() -> None:
             return samples >= at
 
         return [
-            [(draws[i].run.name, draws[i].document, draws[i].sample) for i in places]
-            for places in rounds(draws, is_enough)
+            [(request.run.name, request.document, request.sample) for request in requests]
+            for requests in rounds(draws, is_enough)
         ]
 
     first = [("a.sampled", p, s) for p in "01" for s in (0, 1)]
@@ -62,6 +62,12 @@ def test_the_half_width_by_hand() -> None:
         sampling_half_width([0, 1], 1)
 
 
+def graded(problem: str, strict: Verdict, lenient: Verdict) -> Any:
+    return SimpleNamespace(
+        trace=SimpleNamespace(problem_id=problem, verdict=strict), lenient=lenient
+    )
+
+
 def test_strict_verdicts_alone_decide() -> None:
     right, wrong = (Verdict(outcome=o, answer=o, explanation="") for o in ("correct", "wrong"))  # type: ignore[arg-type]
     problems = [
@@ -71,14 +77,14 @@ def test_strict_verdicts_alone_decide() -> None:
         name="a.sampled", samples=64, stop_at=EarlyStop(half_width=0.29), problems=problems
     )
     # By hand: no noise at k = 4 gives 0.283, one of two halves 0.400.
-    even = {("a.sampled", "p"): [(right, wrong)] * 4, ("a.sampled", "q"): [(wrong, right)] * 4}
-    mixed = even | {("a.sampled", "q"): [(wrong, right)] * 2 + [(right, right)] * 2}
-    assert is_narrow(run, 4, even) and not is_narrow(run, 4, mixed)
+    even = [graded("p", right, wrong)] * 4 + [graded("q", wrong, right)] * 4
+    mixed = even[:6] + [graded("q", right, right)] * 2
+    assert is_narrow(run, even) and not is_narrow(run, mixed)
     found = stopped(run, [[right] * 4, [wrong] * 4])
     assert found is not None and found.half_width == pytest.approx(0.2829, abs=1e-4)
     assert found.summary(4) == "k = 4 of 64: 95 % sampling interval ±28.3 points, ±29 asked for"
     run.stop_at = None
-    assert not is_narrow(run, 4, even) and stopped(run, [[right]]) is None
+    assert not is_narrow(run, even) and stopped(run, [[right]]) is None
 
 
 @pytest.mark.parametrize("beta", [(0.2, 0.2), (0.2, 0.5), (0.5, 0.5), (0.1, 2.0)])
