@@ -24,6 +24,7 @@ from factory.plugin_files import PluginFile, load_same
 from factory.ranks import enter, is_launched, join, this_rank
 from factory.records import Record
 from factory.stages import STAGES
+from factory.stages.foreign import run_foreign
 
 PR_SET_PDEATHSIG = 1
 _LIBRARY = ctypes.CDLL(None)
@@ -90,7 +91,8 @@ def _tell_error(folder: Path, error: FactoryError) -> None:
 def _run(job: Job, context: Context) -> Metrics:
     """The stage's metrics; running out of memory becomes an EngineError that says what to lower."""
     load_same(job.plugins)
-    stage = STAGES[job.stage]
+    row = STAGES.row(job.stage)
+    stage = row.value
     inputs = Inputs({key: open_artifact(Path(folder)) for key, folder in job.inputs.items()})
     for artifact in {a.fingerprint: a for a in inputs.values()}.values():
         verify(artifact)
@@ -99,6 +101,8 @@ def _run(job: Job, context: Context) -> Metrics:
         apply_matmul(job.machine)
     join(job.machine)
     try:
+        if row.origin.kind != "factory":
+            return run_foreign(row, config, inputs, Path(job.out), context)
         return stage.run(config, inputs, Path(job.out), context)
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):

@@ -1,7 +1,7 @@
 """A stage is one row: all that the factory knows of a kind of stage stands in it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -10,10 +10,12 @@ from pydantic import Field
 from factory.artifacts import Artifact, Inputs
 from factory.context import Context, Metrics
 from factory.cost.context import CostContext, Flow, StageCost
+from factory.errors import PluginError
 from factory.machine import Machine
+from factory.plugin_files import guarded
 from factory.problems.source import Fields, no_files
 from factory.records import OWN_LICENCE, ArtifactKind, Record
-from factory.registry import Door
+from factory.registry import Door, current_origin
 
 
 class StageConfig(Record):
@@ -134,13 +136,39 @@ KINDS = (
 )  # fmt: skip
 """The built-in kinds: a module of each registers its row."""
 
+GIVES: Mapping[str, type] = {
+    "external_files": tuple, "uses": set, "check": list, "missing": list, "is_served": bool,
+    "small": dict, "origins": list,
+}  # fmt: skip
+"""What the functions of a row return that are called while a recipe is planned or published."""
 STAGES: Door[Stage] = Door("stages", "kind of stage", [f"factory.stages.{kind}" for kind in KINDS])
 
 
 def register(stage: Stage) -> Stage:
-    """Open the factory to a kind of stage: recipes name it by its `kind`."""
-    STAGES.register(stage.kind, stage, version=stage.version)
+    """Open the factory to a kind of stage: recipes name it by its `kind`.
+
+    What a plug-in's does wrong while a recipe is planned is a PluginError with stage and field.
+    """
+    if not isinstance(stage, Stage):
+        raise PluginError(f"register takes a Stage, found {stage!r}: use light_stage(...)")
+    origin = current_origin()
+    guards = {
+        name: guarded(getattr(stage, name), f"stage {stage.kind}: {name}", origin, gives)
+        for name, gives in GIVES.items()
+    }
+    guards["estimate"] = guarded(
+        lambda config, cost: _is_priced(stage.estimate(config, cost)),
+        f"stage {stage.kind}: estimate", origin, tuple,
+    )  # fmt: skip
+    own = stage if origin.kind == "factory" else replace(stage, **guards)
+    STAGES.register(stage.kind, own, version=stage.version)
     return stage
+
+
+def _is_priced(value: Any) -> tuple[StageCost, Flow]:
+    if not (isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], StageCost)):
+        raise TypeError(f"gave {value!r}, a StageCost and what the stage hands on are wanted")
+    return value
 
 
 def light_stage(

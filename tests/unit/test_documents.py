@@ -257,11 +257,15 @@ stages:
 """
 
 
-def test_the_stage_and_the_reward_of_contributing_are_plugins_as_they_stand(tmp_path: Path) -> None:
-    files = []
-    for number, block in enumerate(blocks(ROOT / "CONTRIBUTING.md", "python")):
-        files.append(tmp_path / f"block{number}.py")
-        files[-1].write_text(block, encoding="utf-8")
+def test_the_diffs_of_contributing_are_the_examples_and_plan(tmp_path: Path) -> None:
+    """Each is a file of this repository as it stands, and `git apply` makes it anywhere."""
+    diffs = blocks(ROOT / "CONTRIBUTING.md", "diff")
+    for diff in diffs:
+        subprocess.run(["git", "apply", "-"], input=diff, text=True, cwd=tmp_path, check=True)
+    files = sorted((tmp_path / "examples").glob("*.py"))
+    assert {"short", "few_words"} <= {file.stem for file in files} and len(files) == len(diffs)
+    for file in files:
+        assert file.read_bytes() == (ROOT / "examples" / file.name).read_bytes()
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(RECIPE_OF_CONTRIBUTING, encoding="utf-8")
     plugins = [word for file in files for word in ("--plugin", str(file))]
@@ -269,7 +273,6 @@ def test_the_stage_and_the_reward_of_contributing_are_plugins_as_they_stand(tmp_
     words = ["plan", str(recipe), "--store", str(tmp_path), *plugins]
     start = [sys.executable, "-c", "from factory.cli import main; main()"]
     done = subprocess.run([*start, *words], capture_output=True, text=True, cwd=ROOT)
-    assert len(files) == 2
     assert done.returncode == 0, done.stderr
     assert re.search(r"^4 +brief +short ", done.stdout, re.M), done.stdout
 
