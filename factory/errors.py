@@ -5,6 +5,7 @@ it in a line or two, without traceback, and exits with status 2.
 """
 
 import errno
+import re
 
 
 class FactoryError(Exception):
@@ -12,7 +13,35 @@ class FactoryError(Exception):
 
 
 class RecipeError(FactoryError):
-    """The recipe or the machine file is wrong."""
+    """The recipe or the machine file is wrong.
+
+    Lists what is wrong, a line each; of many lines the first ones, and how many more. A person
+    mends those and asks again.
+    """
+
+    def __init__(self, message: str) -> None:
+        lines = _ADDRESS.sub(_without_secrets, message).split("\n")
+        shown: list[str] = []
+        for line in lines[:MOST_LINES]:
+            shown.append(line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 3] + "...")
+            if sum(map(len, shown)) > MOST_CHARACTERS:
+                break
+        left = len(lines) - len(shown)
+        super().__init__("\n".join([*shown, f"and {left:,} more"] if left else shown))
+
+
+MOST_LINES, LONGEST_LINE, MOST_CHARACTERS = 18, 500, 1500
+"""Of a RecipeError."""
+
+
+_ADDRESS = re.compile(r"://([^\s'\"]*)")
+
+
+def _without_secrets(address: re.Match[str]) -> str:
+    """An address without the name, the password and the query that may stand in it."""
+    _, at, host = address[1].rpartition("@")
+    host, mark, _ = host.partition("?")
+    return "://" + ("...@" if at else "") + host + ("?..." if mark else "")
 
 
 class ArtifactError(FactoryError):

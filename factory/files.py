@@ -5,16 +5,23 @@ of it that a full disk or a kill has spoilt must never stop a build. A manifest 
 again: it carries a hash of itself.
 """
 
+import errno
 import hashlib
+import io
 import logging
 import os
 import re
+import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 R = TypeVar("R")
+
+PIPE_SECONDS = 20
+"""How long a pipe is waited for that somebody holds open."""
 
 _HASH_KEY = "own_sha256"
 _TAIL = re.compile(rb',\n +"own_sha256": "([0-9a-f]{64})"\n\}\n\Z')
@@ -53,6 +60,56 @@ def read_file(path: Path, parse: Callable[[str], R], *, instead: str) -> R | Non
         reason = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
         note(f"{path}: cannot be read ({reason}); {instead}")
         return None
+
+
+def read_bounded(path: Path, *, most: int, may_be_pipe: bool = False) -> bytes:
+    """The bytes of a regular file that a user named, at most `most` + 1 of them.
+
+    OSError where it is none, with the path: a folder, a device, a link to itself, a name with a NUL
+    character. `may_be_pipe` takes a pipe that something writes to, as a shell's <(...) is.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "no name of a file", str(path)) from error
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISFIFO(mode) and may_be_pipe:
+            first = _first_part(file, most + 1)
+            if not first:
+                raise OSError(errno.EPIPE, "a pipe that nothing writes to", str(path))
+            os.set_blocking(descriptor, True)
+        elif not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        else:
+            first = b""
+        parts, left = [first], most + 1 - len(first)
+        while left > 0 and (part := file.read(left)):
+            parts.append(part)
+            left -= len(part)
+    return b"".join(parts)
+
+
+def _first_part(pipe: io.RawIOBase, most: int) -> bytes:
+    """What a pipe has first; empty where nobody writes to it within a second, or no word comes."""
+    began = time.monotonic()
+    while True:
+        part = pipe.read(most)  # None: somebody holds it open; empty: nobody does
+        waited = time.monotonic() - began
+        if part or waited > (1.0 if part is not None else PIPE_SECONDS):
+            return part or b""
+        time.sleep(0.02)
+
+
+def check_regular(path: Path) -> os.stat_result:
+    """The state of a regular file; OSError with the path for all else, before it is opened."""
+    try:
+        state = path.stat()
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "no name of a file", str(path)) from error
+    if not stat.S_ISREG(state.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return state
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """JSON Lines: strict reading that names file and line, atomic writing, crash-safe appending."""
 
 import json
+import math
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,11 +25,40 @@ def read_records(path: Path, record: type[R]) -> Iterator[R]:
 def parse_record(line: str | bytes, record: type[R], where: str) -> R:
     """The record of one line; DataError says where it stands and what is wrong with it."""
     try:
+        _check_numbers(line)
         return record.model_validate_json(line)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "line"
         raise DataError(f"{where}: {field}: {first['msg']}") from error
+    except _NoNumberError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+_ODD_NUMBER = re.compile(r"NaN|Infinity|[eE]\+?[0-9]{3}")
+
+
+def _check_numbers(line: str | bytes) -> None:
+    """ValueError for numbers that are none, or that no float can hold: JSON has no such."""
+
+    def refused(text: str) -> float:
+        if not math.isfinite(value := float(text)):
+            raise _NoNumberError(f"{text[:20]} is no number of JSON")
+        return value
+
+    text = line if isinstance(line, str) else line.decode("utf-8", "replace")
+    if not _ODD_NUMBER.search(text):
+        return
+    try:
+        json.loads(text, parse_constant=refused, parse_float=refused)
+    except _NoNumberError:
+        raise
+    except (ValueError, RecursionError):
+        return  # whoever reads the line says what else is wrong with it
+
+
+class _NoNumberError(ValueError):
+    pass
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

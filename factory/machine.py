@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from factory.errors import EngineError
 from factory.interpreter import SAFE_PATH
-from factory.records import Record
+from factory.records import Record, Url
 from factory.slurm import Slurm
 
 Matmul = Literal["float32", "bfloat16"]
@@ -17,38 +17,38 @@ Matmul = Literal["float32", "bfloat16"]
 class DevicePeaks(Record):
     """What one device does at best; by it `factory plan --cost` reckons."""
 
-    gflops: float = Field(gt=0)
+    gflops: float = Field(ge=0.001, le=1e9)
     """Of dense matrix products in the machine's dtype, without sparsity."""
-    gigabytes_per_second: float = Field(gt=0)
+    gigabytes_per_second: float = Field(ge=0.001, le=1e9)
     """Of reading its memory."""
-    memory_gib: float = Field(gt=0)
+    memory_gib: float = Field(ge=0.001, le=1e6)
     """Of the device, GiB."""
 
 
 class EndpointAccess(Record):
     """How a served model may be asked from this machine, and what its owner's account allows."""
 
-    url: str
+    url: Url
     """The endpoint's, as in the recipe: a key is only ever sent there."""
     model: str | None = None
     """Only for this model of the server; None for all of them."""
     key_env: str | None = Field(default=None, pattern=r"^[A-Z][A-Z0-9_]*$")
     """Environment variable that holds the key; the key itself is written nowhere."""
-    concurrency: int = Field(default=16, ge=1)
+    concurrency: int = Field(default=16, ge=1, le=10**4)
     """Requests on their way at once."""
-    requests_per_minute: float | None = Field(default=None, gt=0)
+    requests_per_minute: float | None = Field(default=None, ge=0.01, le=1e7)
     """Spread evenly; retries count."""
-    price_in: float | None = Field(default=None, ge=0)
+    price_in: float | None = Field(default=None, ge=0, le=1e9)
     """Money for a million prompt tokens."""
-    price_out: float | None = Field(default=None, ge=0)
+    price_out: float | None = Field(default=None, ge=0, le=1e9)
     """Money for a million tokens of completions."""
-    most_spend: float | None = Field(default=None, gt=0)
+    most_spend: float | None = Field(default=None, ge=1e-9, le=1e12)
     """Most money of one stage, in the unit of the prices; it stops before it would go beyond."""
-    retries: int = Field(default=8, ge=0)
+    retries: int = Field(default=8, ge=0, le=1000)
     """For one request, after faults that may pass: 429, 5xx, lost connections, timeouts."""
-    first_wait: float = Field(default=1.0, gt=0)
+    first_wait: float = Field(default=1.0, ge=1e-6, le=3600)
     """Seconds before the first retry, at most; doubled for each further one, up to a minute."""
-    timeout: float = Field(default=3600.0, gt=0)
+    timeout: float = Field(default=3600.0, ge=0.001, le=1e7)
     """Seconds without a byte after which an answer counts as lost; most servers send none before
     the answer is whole, which takes an hour for 32,768 tokens at 9 a second."""
     logprobs: bool = False
@@ -67,24 +67,24 @@ class Cluster(Record):
     address: str = Field(pattern=r"^(local|[^\s:/]+:\d+)$")
     """HOST:PORT of the head of a running cluster, of which this machine is a node; or `local`: one
     of this machine alone, on 127.0.0.1, for as long as a stage draws."""
-    engines: int = Field(ge=1)
+    engines: int = Field(ge=1, le=10**5)
     """Each in a process of its own, which draws one block at a time. On GPUs an engine takes
     `tensor_parallel` of them, all of one node."""
-    cores: int = Field(default=1, ge=1)
+    cores: int = Field(default=1, ge=1, le=4096)
     """CPU cores that an engine takes; its threads, instead of `threads`."""
-    blocks: int = Field(default=16, ge=1)
+    blocks: int = Field(default=16, ge=1, le=10**5)
     """Blocks handed out before the stage looks at what has come. The last of them keeps the other
     engines waiting, so take several for each engine."""
-    restarts: int = Field(default=8, ge=0)
+    restarts: int = Field(default=8, ge=0, le=10**5)
     """Engines started anew in one start of a stage, after their process or their node has died,
     or after a fault; then whatever fails is done without, until no engine is left."""
-    retries: int = Field(default=3, ge=0)
+    retries: int = Field(default=3, ge=0, le=1000)
     """Times that an engine may raise or pass the deadline before it is done without, and that a
     block is given to another engine before the stage ends."""
-    block_seconds: float | None = Field(default=None, gt=0)
+    block_seconds: float | None = Field(default=None, ge=0.001, le=1e6)
     """Deadline of an engine for one block; None: 600, and four times what the slowest so far took
     where that is more."""
-    start_seconds: float = Field(default=1800.0, gt=0)
+    start_seconds: float = Field(default=1800.0, ge=0.001, le=1e6)
     """Until a node with room is there, and then until the first engine has loaded the model."""
 
 
@@ -102,7 +102,7 @@ class Train(Record):
     alone; the optimizer steps there, which is slow."""
     activations: Literal["auto", "recompute", "keep"] = "auto"
     """Of a forward pass, until its backward pass; `auto` recomputes them on CUDA."""
-    micro_rows: int = Field(default=0, ge=0)
+    micro_rows: int = Field(default=0, ge=0, le=10**6)
     """GRPO completions a pass; 0 takes `micro_groups` whole groups."""
     checkpoint: Literal["whole", "sharded"] = "whole"
     """With `fsdp2`: gathered by the first rank, which other numbers of ranks can go on from, or a
@@ -135,45 +135,45 @@ class Machine(Record):
     matmul: Literal["auto"] | Matmul = "auto"
     """How a CPU multiplies float32 matrices: `bfloat16` allows torch to round the operands and sum
     in float32, twice as fast on some CPUs and slower on others; `auto` measures once."""
-    threads: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0, le=4096)
     """Torch and engine threads; 0 takes every core this process may use, or fewer where a
     measurement says that fewer are clearly faster."""
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """`auto` takes vLLM where it imports. On CPUs in float32 it takes our own decode loop, which is
     faster, for models that this covers (Llama, Qwen2, Qwen3) where `engine_memory_gib` holds 32
     rows of the mean length that they may reach."""
-    engine_memory_gib: float = Field(default=1.0, gt=0)
+    engine_memory_gib: float = Field(default=1.0, ge=0.001, le=1e6)
     """Key-value cache of the engine on a CPU, GiB; more rows than fit are drawn in parts."""
     gpu_memory_fraction: float = Field(default=0.85, gt=0, lt=1)
     """Share of the GPU's memory that the engine may take when it runs alone."""
     gpu_memory_fraction_rl: float = Field(default=0.3, gt=0, lt=1)
     """The same while a trainer shares the GPU."""
-    tensor_parallel: int = Field(default=1, ge=1)
+    tensor_parallel: int = Field(default=1, ge=1, le=1024)
     """GPUs of one engine that draws alone; an engine beside a trainer has one GPU, and vLLM refuses
     more there."""
-    block: int = Field(default=128, ge=1)
+    block: int = Field(default=128, ge=1, le=10**6)
     """Requests a sampling block: the unit of resume, and what shares a batch."""
-    rows: int = Field(default=0, ge=0)
+    rows: int = Field(default=0, ge=0, le=10**6)
     """Requests that vLLM decodes at once; 0 takes `block`. With fewer, the next request of a block
     takes the place of one that has ended, so that only the end of a block waits for its slowest."""
-    micro_batch: int = Field(default=8, ge=1)
+    micro_batch: int = Field(default=8, ge=1, le=10**6)
     """SFT rows a forward pass; gradient accumulation follows from the recipe's batch."""
-    micro_groups: int = Field(default=1, ge=1)
+    micro_groups: int = Field(default=1, ge=1, le=10**5)
     """GRPO prompt groups a pass."""
     training_pass: Literal["auto", "measure", "packed", "trl"] = "auto"
     """How GRPO computes log-probs and gradients where both passes can: packed, or as TRL does.
     `measure` times both on the first rollout, about a second, and takes the faster; `auto` does so
     but on CPUs in float32, where it takes the packed one."""
-    parallel: int = Field(default=1, ge=1)
+    parallel: int = Field(default=1, ge=1, le=1000)
     """Stages at work side by side where they do not need each other, each with `threads` threads:
     pays where models are too small to keep several threads busy."""
-    checkpoint_steps: int = Field(default=10, ge=1)
+    checkpoint_steps: int = Field(default=10, ge=1, le=10**7)
     """Trainer steps between resumable checkpoints."""
     launcher: Literal["local", "accelerate", "slurm"] = "local"
     """`local`: one process, which sees one GPU where it trains. `accelerate` starts training stages
     (but `pretrain`) with `accelerate launch`, `slurm` with torchrun on every node of a Slurm job;
     with one process and no `accelerate_config` both as `local` does."""
-    processes: int = Field(default=1, ge=1)
+    processes: int = Field(default=1, ge=1, le=10**5)
     """Ranks of a training stage, of all nodes; more than one under the accelerate launcher only."""
     slurm: Slurm | None = None
     """The job that `factory submit` asks for, under the slurm launcher only."""
@@ -193,7 +193,7 @@ class Machine(Record):
     `fsdp_cpu_ram_efficient_loading: false`."""
     train: Train = Train()
     """How ranks hold what they train."""
-    price_per_hour: float | None = Field(default=None, ge=0)
+    price_per_hour: float | None = Field(default=None, ge=0, le=1e9)
     """Of the whole machine, in your currency. None: estimates say that there is no price."""
     peaks: DevicePeaks | None = None
     """Of one device, for estimates alone. None: those of this processor are measured, once a store;

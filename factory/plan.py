@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from factory.artifacts import sha256_file
 from factory.errors import ArtifactError, RecipeError
+from factory.files import check_regular
 from factory.recipe import Recipe
 from factory.records import AddedLater, Consumes, Variant
 from factory.registry import DOORS, Named, Row
@@ -196,7 +197,7 @@ def _at_rest(config: BaseModel) -> dict[Any, Any]:
 
 def _external(path: Path) -> list[str | int]:
     try:
-        stat = path.stat()
+        stat = check_regular(path)
         # Hashing a large local model at each plan would cost seconds: its time stands for it.
         large = stat.st_size >= LARGE_BYTES
         return [path.name, stat.st_size, stat.st_mtime_ns if large else sha256_file(path)]

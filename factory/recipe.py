@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from factory.errors import RecipeError
+from factory.errors import MOST_LINES, RecipeError
 from factory.evaluation.claim import Claim
 from factory.machine import Machine
 from factory.records import Record, VariantOf
@@ -33,6 +34,10 @@ class Header(Record):
     """What the recipe sets out to show; its report measures each."""
 
 
+MOST_STAGES = 500
+"""Of one recipe, after `extends`."""
+MOST_PARENTS = 10
+"""Recipes one after another that each extend the next."""
 MACHINE_KEY = "machine."
 """With which an override of the machine's settings begins."""
 
@@ -81,7 +86,7 @@ def load_machine(path: Path | None, overrides: Sequence[str] = ()) -> Machine:
 
     RecipeError lists every problem with its path.
     """
-    data = {} if path is None else load_mapping(path)
+    data = {} if path is None else load_mapping(path, may_be_pipe=True)
     for override in overrides:
         if override.startswith(MACHINE_KEY):
             _apply_to_machine(data, override)
@@ -110,18 +115,25 @@ def _apply_to_machine(data: dict[str, Any], override: str) -> None:
     fields[last] = parse(text, f"--set {override}") if text else ""
 
 
-def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    resolved = path.resolve()
+def _extended(path: Path, seen: tuple[Path, ...], read: int = 0) -> dict[str, Any]:
+    try:
+        resolved, size = path.resolve(), path.stat().st_size
+    except (OSError, RuntimeError, ValueError) as error:  # a link to itself, a NUL character
+        reason = getattr(error, "strerror", None) or "its links lead in a circle"
+        raise RecipeError(f"{path}: cannot be read: {reason}") from error
     if resolved in seen:
         chain = " -> ".join(p.name for p in [*seen, resolved])
         raise RecipeError(f"{path}: extends itself: {chain}")
-    data = load_mapping(path)
+    if len(seen) == MOST_PARENTS:
+        raise RecipeError(f"{path}: extends more than {MOST_PARENTS} recipes one after another")
+    data = load_mapping(path, may_be_pipe=not seen, read=read)
     parent = data.pop("extends", None)
     if parent is None:
         return data
     if not isinstance(parent, str):
         raise RecipeError(f"{path}: extends: must be the file name of one parent recipe")
-    return _merged(_extended(path.parent / parent, (*seen, resolved)), data)
+    above = _extended(path.parent / parent, (*seen, resolved), read + size)
+    return _merged(above, data)
 
 
 def _merged(parent: dict[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,30 +161,41 @@ def _resolve_likes(stages: Any, problems: list[str]) -> None:
     if not isinstance(stages, dict):
         return
 
-    broken = set()
+    if len(stages) > MOST_STAGES:
+        problems.append(f"stages: {len(stages)} of them; at most {MOST_STAGES} are allowed")
+        stages.clear()
+        return
+    broken: set[str] = set()
+    complete: dict[str, dict[str, Any]] = {}
 
     def resolved(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
+        if name in complete:
+            return complete[name]
         fields = dict(stages[name])
         other = fields.pop("like", None)
-        if other is None:
-            return fields
         where = f"stages.{name}.like"
+        if other is None:
+            complete[name] = fields
+            return fields
         if not isinstance(other, str):
             problems.append(f"{where}: must be the name of one stage (found {other!r})")
         elif other in trail:
             problems.append(f"{where}: {' -> '.join([*trail, other])} go in a circle")
         elif not isinstance(stages.get(other), dict):
-            others = [key for key in stages if key != name]
-            problems.append(f"{where}: no stage named {other!r}{_suggestion(other, others)}")
-        else:
-            return _merged(resolved(other, (*trail, other)), fields)
+            names = [key for key in stages if key != name]
+            problems.append(f"{where}: no stage named {other!r}{_suggestion(other, names)}")
+        elif other not in broken:
+            above = resolved(other, (*trail, other))
+            if name not in broken:
+                complete[name] = _merged(above, fields)
+            return complete.get(name, fields)
         broken.update(trail)
         return fields
 
-    resolved_stages = {
-        name: resolved(name, (name,)) for name in stages if isinstance(stages[name], dict)
-    }
-    stages.update(resolved_stages)
+    for name in stages:
+        if isinstance(stages[name], dict) and name not in broken:
+            resolved(name, (name,))
+    stages.update(complete)
     for name in broken:
         del stages[name]  # its problem is told; without it every other field would seem missing
 
@@ -222,6 +245,8 @@ def _header(data: Mapping[str, Any], problems: list[str]) -> Header | None:
 
 
 def _stages(raw: Any, problems: list[str]) -> dict[str, StageConfig]:
+    if not raw and problems:
+        return {}
     if not isinstance(raw, dict) or not raw:
         problems.append("stages: must be a mapping of at least one stage name to its settings")
         return {}
@@ -266,9 +291,7 @@ def _check_claims(
 
 
 def _is_name(name: str) -> bool:
-    import re
-
-    return re.match(NAME, name) is not None
+    return re.fullmatch(NAME, name) is not None and not name.endswith("\n")
 
 
 def _validate(
@@ -286,7 +309,11 @@ def _validate(
     try:
         return record.model_validate_json(json.dumps(fields))
     except ValidationError as error:
-        for item in error.errors():
+        items = error.errors(include_url=False)
+        for number, item in enumerate(items):
+            if len(problems) > MOST_LINES:
+                problems += [""] * (len(items) - number)  # counted, not read
+                break
             if item["type"] == "too_short" and _holds(item["loc"], error):
                 continue  # only because its items were refused
             location = _as_written(fields, item["loc"])
@@ -313,7 +340,7 @@ def _as_written(fields: Any, location: Sequence[int | str]) -> list[str]:
             continue
         path.append(str(part))
         if isinstance(fields, list) and isinstance(part, int):
-            fields = fields[part]
+            fields = fields[part] if part < len(fields) else None
         elif isinstance(fields, dict):
             fields = fields.get(part)
     return path
@@ -352,5 +379,7 @@ def _records_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _suggestion(word: str, options: Sequence[str]) -> str:
+    if len(word) > 100:
+        return ""
     close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else ""

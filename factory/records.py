@@ -10,6 +10,7 @@ from pydantic import (
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
+    JsonValue,
     ValidationError,
     model_validator,
 )
@@ -18,6 +19,9 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 from factory.errors import FactoryError
 from factory.registry import DOORS, Door, Named
 
+URL = r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$"
+Url = Annotated[str, Field(pattern=URL)]
+"""Without names, passwords and queries: it is recorded in manifests and shown."""
 ArtifactKind = Literal["problems", "model", "traces", "scores", "pairs", "labels", "reward_model"]
 GRADERS: Door[Any] = Door("graders", "grader", ["factory.grading.graders"])
 """What decides answers (`grading.grader.Grader`), by the kind of problem."""
@@ -36,6 +40,26 @@ COMMIT = r"^[0-9a-f]{40}$"
 """A commit by its 40 hex digits: a branch name could mean something else tomorrow."""
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""Of a running mean: how much of it stays from step to step."""
+
+
+def _sensible(value: Any) -> Any:
+    """ValueError where a number of a library's own settings is beyond any use of it."""
+    if isinstance(value, int | float) and not abs(value) <= MOST_OF_OTHERS:
+        raise ValueError(f"{value:.3g} is out of range, at most {MOST_OF_OTHERS} either way")
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _sensible(item)
+    return value
+
+
+MOST_OF_OTHERS = 10**9
+OtherSettings = Annotated[dict[str, JsonValue], AfterValidator(_sensible)]
+"""Settings of a library, by its own names; it refuses the rest of what it cannot use."""
 
 
 class Record(BaseModel):
@@ -170,11 +194,11 @@ class Loop(Record):
     piece. The rule is vLLM's (RepetitionDetectionParams), the numbers are ours.
     """
 
-    times: int = Field(default=8, ge=2)
+    times: int = Field(default=8, ge=2, le=10**6)
     """How often the piece stands there, one right after the other."""
-    shortest: int = Field(default=8, ge=1)
+    shortest: int = Field(default=8, ge=1, le=10**6)
     """Tokens of a piece."""
-    longest: int = Field(default=64, ge=1)
+    longest: int = Field(default=64, ge=1, le=10**6)
     """Tokens of a piece."""
 
     @model_validator(mode="after")
@@ -184,14 +208,24 @@ class Loop(Record):
         return self
 
 
+def _is_drawn(value: float) -> float:
+    if 0 < value < LEAST_TEMPERATURE:
+        raise ValueError(f"should be 0 or from {LEAST_TEMPERATURE} to 4")
+    return value
+
+
+LEAST_TEMPERATURE = 0.01
+Temperature = Annotated[float, Field(ge=0, le=4), AfterValidator(_is_drawn)]
+
+
 class SamplingConfig(Record):
     """How completions are drawn. R1's evaluation uses 0.6 / 0.95 (arXiv 2501.12948 v2, D.1)."""
 
-    temperature: float = Field(default=0.6, ge=0.0, le=4.0)
-    """0 is greedy."""
+    temperature: Temperature = 0.6
+    """0 is greedy; else at least 0.01, below which scores divided by it are no numbers."""
     top_p: float = Field(default=0.95, gt=0.0, le=1.0)
     """Smallest set of tokens with this probability that is drawn from; 1 takes all."""
-    max_new_tokens: int = Field(default=2048, ge=1)
+    max_new_tokens: int = Field(default=2048, ge=1, le=10**7)
     """A completion is cut there."""
     stop: tuple[str, ...] = ()
     """Texts that end a completion; they stay in it."""
@@ -233,9 +267,9 @@ class Trace(Record):
 class EarlyStop(Record):
     """When the samples of a benchmark are enough: by its own error bar, never by a comparison."""
 
-    half_width: float = Field(gt=0, lt=1)
+    half_width: float = Field(ge=1e-6, lt=1)
     """Of pass@1's 95 % interval over new samples of the same problems; 0.02 is two points."""
-    least: int = Field(default=8, ge=2)
+    least: int = Field(default=8, ge=2, le=10**5)
     """Samples a problem before the first look, and from each look to the next."""
 
 

@@ -28,12 +28,12 @@ class Protocol(Record):
     description: str
     prompt: PromptConfig
     sampling: SamplingConfig
-    samples: int = Field(ge=0)
+    samples: int = Field(ge=0, le=10**5)
     """k, where `samples_by` does not say otherwise."""
     samples_by: dict[str, int] = Field(default_factory=dict)
     """k by the benchmark's name."""
     greedy: bool
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, le=10**9)
     """Of each benchmark the first so many problems."""
     stop_at: EarlyStop | None = None
     """The error bar at which a benchmark has samples enough."""

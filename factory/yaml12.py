@@ -7,14 +7,19 @@ keys. It also expands aliases without limit.
 import json
 import math
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from factory.errors import RecipeError
+from factory.files import read_bounded
 
 MAX_BYTES = 1_000_000
+MAX_YAML_BYTES = 100_000
+"""Reading so much takes a second."""
+MAX_DEPTH = 50
 
 
 class _Loader(yaml.SafeLoader):
@@ -84,47 +89,91 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
 
-def load_mapping(path: Path) -> dict[str, Any]:
-    """The mapping of a YAML file; RecipeError names file and line of what is wrong."""
+def load_mapping(path: Path, *, may_be_pipe: bool = False, read: int = 0) -> dict[str, Any]:
+    """The mapping of a YAML or JSON file; RecipeError names file and line of what is wrong.
+
+    `read` are bytes of other files of the same recipe, which count towards the most.
+    """
+    is_json = path.suffix == ".json"
+    most = MAX_BYTES if is_json else MAX_YAML_BYTES
     try:
-        raw = path.read_bytes()
+        raw = read_bounded(path, most=most, may_be_pipe=may_be_pipe)
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(raw) > MAX_BYTES:
-        raise RecipeError(f"{path}: {len(raw)} bytes; at most {MAX_BYTES} are allowed")
+    if read + len(raw) > most:
+        more = "" if is_json else "; JSON is read faster and may have ten times as many"
+        raise RecipeError(f"{path}: too large: at most {most} bytes are allowed{more}")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise RecipeError(f"{path}:{line}: not UTF-8 ({error.reason})") from error
-    data = _parse_json(text, str(path)) if path.suffix == ".json" else parse(text, str(path))
+    data = _parse_json(text, str(path)) if is_json else parse(text, str(path))
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: must be a mapping of keys to values")
     return data
+
+
+def check_values(value: Any, where: str) -> None:
+    """RecipeError for what no setting can be: nested too deeply, infinite, or no text of a file."""
+    level: list[tuple[str, Any]] = [("", value)]
+    for _ in range(MAX_DEPTH):
+        below: list[tuple[str, Any]] = []
+        for path, item in level:
+            if fault := _value_fault(item):
+                raise RecipeError(f"{where}: {path.removeprefix('.') or 'a key'}: {fault}")
+            if isinstance(item, dict):
+                below += [("", key) for key in item]
+                below += [(f"{path}.{key}"[:200], inner) for key, inner in item.items()]
+            elif isinstance(item, list):
+                below += [(f"{path}.{index}", inner) for index, inner in enumerate(item)]
+        level = below
+    if level:
+        raise RecipeError(f"{where}: {level[0][0].removeprefix('.')[:60]}...: nested too deeply")
+
+
+def _value_fault(value: Any) -> str:
+    """What is wrong with a single value; empty where nothing is."""
+    if isinstance(value, str) and ("\0" in value or not _is_utf8(value)):
+        return "a character that no file name can hold"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is no number of a setting; write a finite one"
+    return "a number of too many digits" if isinstance(value, int) and abs(value) >= 2**63 else ""
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parse_json(text: str, where: str) -> Any:
     """The value of a JSON text; YAML reads some characters and escapes of JSON otherwise."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise RecipeError(f"{where}: key {key!r} stands twice")
-        return dict(pairs)
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            twice = next(key for key, count in counts.items() if count > 1)
+            raise RecipeError(f"{where}: key {twice!r} stands twice")
+        return value
 
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        value = json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise RecipeError(f"{where}:{error.lineno}: not readable as JSON: {error.msg}") from error
     except (ValueError, RecursionError) as error:  # thousands of digits or brackets
         raise RecipeError(f"{where}: not readable as JSON: {error}") from error
+    check_values(value, where)
+    return value
 
 
 def parse(text: str, where: str) -> Any:
     """The value of a YAML text; `where` names it in errors."""
     try:
-        return yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f":{mark.line + 1}" if mark else ""
@@ -132,3 +181,5 @@ def parse(text: str, where: str) -> Any:
         raise RecipeError(f"{where}{line}: {message}") from error
     except (yaml.YAMLError, RecursionError) as error:
         raise RecipeError(f"{where}: not readable as YAML: {error}") from error
+    check_values(value, where)
+    return value

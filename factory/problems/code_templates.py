@@ -78,7 +78,7 @@ class CodeTemplatesSource(SourceConfig):
     """Python functions of one line, asked for in words and tested by calls."""
 
     type: Literal["code_templates"]
-    train: int = Field(default=0, ge=0)
+    train: int = Field(default=0, ge=0, le=10**8)
     """How many; there are 172 different ones."""
 
 

@@ -51,9 +51,9 @@ class HubSource(ProblemSource):
     """Of all its problems: by which rule answers are graded."""
     licence: str = ""
     """As the hub writes it."""
-    train: int | None = Field(default=None, ge=0)
+    train: int | None = Field(default=None, ge=0, le=10**8)
     """How many; None takes all that remain."""
-    held_out: int | None = Field(default=0, ge=0)
+    held_out: int | None = Field(default=0, ge=0, le=10**8)
     """How many, drawn at random; None takes all (then `train` must be 0)."""
     max_refused_share: float = Field(default=0.05, ge=0, le=1)
     """Share of rows whose reference its own grader may refuse, before the stage stops; ours."""

@@ -32,9 +32,9 @@ class LocalSource(ProblemSource):
     type: Literal["local"]
     path: str
     """Relative to the current directory."""
-    train: int | None = Field(default=None, ge=0)
+    train: int | None = Field(default=None, ge=0, le=10**8)
     """How many; None takes all that remain."""
-    held_out: int | None = Field(default=0, ge=0)
+    held_out: int | None = Field(default=0, ge=0, le=10**8)
     """How many, drawn at random; None takes all (then `train` must be 0)."""
 
     @model_validator(mode="after")
@@ -72,7 +72,7 @@ def plugin_kinds(path: Path) -> set[str]:
 def _kind(line: str) -> str | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(row, dict) or not isinstance(kind := row.get("kind"), str):
         return None

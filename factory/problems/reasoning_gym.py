@@ -14,7 +14,7 @@ from factory.grading.entries import encode
 from factory.problems.references import is_right
 from factory.problems.source import SOURCES, SourceConfig, generating
 from factory.problems.splits import Supply, problem_id
-from factory.records import Problem
+from factory.records import OtherSettings, Problem
 from factory.seeds import derive
 
 LICENCE = "Apache-2.0"
@@ -38,7 +38,7 @@ class ReasoningGymSource(SourceConfig):
     type: Literal["reasoning_gym"]
     family: str
     """One of reasoning-gym's families, e.g. chain_sum. `composite` is none: list its parts."""
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: OtherSettings = Field(default_factory=dict)
     """The family's own settings, e.g. {min_terms: 2, max_terms: 3}."""
     seed: int | None = Field(default=None, ge=0, lt=2**31)
     """Fixes the questions whatever the recipe's seed; None derives it from that."""

@@ -15,14 +15,14 @@ class RewardConfig(Record):
 
     name: Annotated[str, Named("rewards"), AfterValidator(REWARDS.check)]
     """accuracy, format, language, overlong, repetition, helpful, safety, or a plug-in's."""
-    weight: float = Field(default=1.0, allow_inf_nan=False)
+    weight: float = Field(default=1.0, allow_inf_nan=False, ge=-1e6, le=1e6)
     """R1 adds accuracy, format and language with equal weights (arXiv 2501.12948 v2, 2.2, 3.2)."""
-    start_step: int = Field(default=1, ge=1)
+    start_step: int = Field(default=1, ge=1, le=10**7)
     """First update that it counts for. R1 used its preference rewards in the last 400 of 1,700
     steps only (v2, 3.2.2): 1301."""
-    end_step: int | None = Field(default=None, ge=1)
+    end_step: int | None = Field(default=None, ge=1, le=10**7)
     """Last update that it counts for; None: to the end."""
-    ramp_steps: int = Field(default=0, ge=0)
+    ramp_steps: int = Field(default=0, ge=0, le=10**7)
     """Updates over which the weight rises evenly from nothing, from `start_step` on."""
     model: Annotated[RewardModelRef | None, AddedLater()] = None
     """The reward model, of `helpful` one that learned from pairs, of `safety` from labels."""

@@ -24,6 +24,8 @@ PASSING = (408, 409, 425, 429)
 LONGEST_BACK_OFF = 60.0
 LONGEST_WAIT = 900.0
 """Seconds that a server may ask to wait; beyond, the stage stops and can be started again."""
+LONGEST_REPLY = 4 << 20
+"""Bytes of a reply, unless more was asked for."""
 SHOWN = 300
 """Characters of a server's own words in an error."""
 
@@ -65,29 +67,44 @@ class Connection:
         self._stopped = Event()
         self._reason = ""
 
-    def send(self, method: str, path: str, body: Any = None) -> Any:
+    def send(
+        self, method: str, path: str, body: Any = None, *, most_bytes: int = LONGEST_REPLY
+    ) -> Any:
         """The JSON that the server answers. Interrupted, or an EngineError that says what is wrong.
 
-        Nothing of a request is in an error; the key is cut out of the server's own words.
+        Nothing of a request is in an error; the key is cut out of the server's own words. A reply
+        is read no further than `most_bytes`, and no longer than four times the timeout.
         """
         self._take_turn()
         try:
-            response = self._client.request(method, f"{self.url}{path}", json=body)
+            with self._client.stream(method, f"{self.url}{path}", json=body) as response:
+                data = self._read(response, most_bytes)
         except httpx.RequestError as error:
             never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
             reason = f"{type(error).__name__}: {error}".removesuffix(": ")
             raise Interrupted(reason, is_lost=not never_sent) from None
-        text = response.text.replace(self._key, "[key]") if self._key else response.text
+        text = data.decode(response.encoding or "utf-8", "replace")
+        text = text.replace(self._key, "[key]") if self._key else text
         if not response.is_success:
             self._refuse(response.status_code, text, response.headers)
         try:
             reply = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Interrupted(f"no JSON: {text[:SHOWN]!r}", is_lost=True) from None
         # Some gateways report a failure behind them with status 200.
         if isinstance(reply, Mapping) and reply.get("error"):
             raise Interrupted(_message(text))
         return reply
+
+    def _read(self, response: httpx.Response, most_bytes: int) -> bytes:
+        data, ends = bytearray(), time.monotonic() + 4 * self._access.timeout
+        for part in response.iter_bytes():
+            data += part
+            if len(data) > most_bytes:
+                raise Interrupted(f"a reply of more than {most_bytes:,} bytes", is_lost=True)
+            if time.monotonic() > ends:
+                raise Interrupted("a reply that does not end", is_lost=True)
+        return bytes(data)
 
     def pause(self, attempt: int, share: float, *, wait: float) -> None:
         """Wait before the retry after this attempt (from 0): exponential back-off, of which
@@ -151,7 +168,7 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> float:
         pass
     try:
         at = parsedate_to_datetime(given)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return 0.0
     return max(0.0, (at - now).total_seconds()) if at.tzinfo else 0.0
 
@@ -175,6 +192,6 @@ def _message(text: str) -> str:
         while isinstance(body, Mapping):
             body = body.get("error") or body.get("message") or body.get("detail") or text
         words = str(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         words = text
     return visible(" ".join(words.split())[:SHOWN]) or "no reason given"

@@ -12,6 +12,7 @@ ended a completion: what follows the first one is cut off here.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from transformers import AutoTokenizer
 from factory.errors import EngineError
 from factory.machine import Machine
 from factory.records import FinishReason, SamplingConfig
-from factory.sampling.connection import Connection, Interrupted, Refused
+from factory.sampling.connection import LONGEST_REPLY, Connection, Interrupted, Refused
 from factory.sampling.kept import Kept
 from factory.sampling.sampler import Completion, Request
 from factory.sampling.served import Served, messages_of
@@ -35,6 +36,10 @@ TEMPLATE_TOKENS = 256
 """What a server's template may add to the messages, for the limit of spending."""
 OPENING_RETRIES = 3
 """A server that does not answer at all is a mistake more often than a pause."""
+FREEDOM, ADDED_TOKENS = 4, 100_000
+"""A server's counts may be so many times what was asked for, and so many tokens more."""
+REPLY_BYTES = 1024
+"""Of a reply, for each token that was asked for: its text and its log-prob."""
 EXAMPLES_NOTE = (
     "writes the prompts itself: its template may leave the thoughts out of worked examples; name "
     "the model's tokenizer (source.tokenizer) to write them here"
@@ -126,12 +131,13 @@ class EndpointSampler:
                 raise
             return False  # not every server has a list
         entries = listed.get("data") if isinstance(listed, Mapping) else None
-        cards = [card for card in entries or [] if isinstance(card, Mapping)]
+        entries = entries if isinstance(entries, list) else []
+        cards = [card for card in entries if isinstance(card, Mapping)]
         if not any(card.get("owned_by") == "vllm" for card in cards):
             return False
         mine = [card for card in cards if card.get("id") == name]
         if not mine:
-            there = ", ".join(str(card.get("id")) for card in cards)
+            there = ", ".join(str(card.get("id"))[:100] for card in cards[:20])
             raise EngineError(f"{self._served.url}: serves no {name!r}; there is {there}")
         room = mine[0].get("max_model_len")
         if self._served.has_tokenizer and isinstance(room, int) and room < max_length:
@@ -199,16 +205,26 @@ class EndpointSampler:
     def _ask(self, question: _Question, sampling: SamplingConfig) -> Completion:
         with self._spending.set_aside(question.most):
             try:
-                reply = self._connection.send("POST", question.path, question.body)
+                most_bytes = LONGEST_REPLY + REPLY_BYTES * question.most.completion
+                reply = self._connection.send(
+                    "POST", question.path, question.body, most_bytes=most_bytes
+                )
             except Interrupted as fault:
                 if fault.is_lost:
                     # The server may have gone on and billed it whole.
                     self._spending.pay(question.most)
                 raise
             usage = _usage(reply)
-            self._spending.pay(usage or question.most)
+            is_sensible = usage is not None and _is_sensible(usage, question.most)
+            self._spending.pay(usage if usage is not None and is_sensible else question.most)
         if usage is None:
             raise EngineError(f"{self._served.url}: counts no tokens: its replies have no usage")
+        if not is_sensible:
+            raise EngineError(
+                f"{self._served.url}: counts {usage.prompt} tokens of a prompt and "
+                f"{usage.completion} of a completion, where at most {question.most.prompt} and "
+                f"{question.most.completion} were asked for; its counts cannot be used"
+            )
         return _completion(reply, question, sampling, usage)
 
     def _retried(self, attempted: Callable[[], Any], *, seed: int, retries: int) -> Any:
@@ -237,9 +253,17 @@ def _usage(reply: Any) -> Usage | None:
     if not isinstance(counts, Mapping):
         return None
     prompt, completion = counts.get("prompt_tokens"), counts.get("completion_tokens")
-    if isinstance(prompt, int) and isinstance(completion, int):
+    if type(prompt) is int and type(completion) is int:
         return Usage(prompt, completion)
     return None
+
+
+def _is_sensible(usage: Usage, most: Usage) -> bool:
+    """Whether counts may be true: a server's template and its own tokens add something."""
+    return (
+        0 <= usage.prompt <= FREEDOM * most.prompt + ADDED_TOKENS
+        and 0 <= usage.completion <= FREEDOM * most.completion + ADDED_TOKENS
+    )
 
 
 def _completion(
@@ -249,9 +273,10 @@ def _completion(
     try:
         choice = reply["choices"][0]
         finish = FINISHED[choice["finish_reason"]]
-        text = choice["text"] if "text" in choice else _chat_text(choice["message"], finish)
+        is_plain = "text" in choice
+        text = _text(choice["text"]) if is_plain else _chat_text(choice["message"], finish)
         logprobs = _logprobs(choice) if sampling.temperature == 1.0 else ()
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise Interrupted(f"no completion: {type(error).__name__}: {error}") from None
     opening = question.prefill.strip()
     if opening and text.lstrip().startswith(opening):
@@ -262,10 +287,22 @@ def _completion(
     return Completion(text, (), logprobs, finish, counted=usage.completion)
 
 
+def _text(value: Any) -> str:
+    """A reply's text, given as such, as nothing, or as a list of parts; TypeError for all else.
+
+    Halves of surrogate pairs, which JSON can write and no file can hold, become U+FFFD.
+    """
+    if isinstance(value, list):
+        return "".join(_text(part["text"]) for part in value if part["type"] == "text")
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"a {type(value).__name__} where text belongs")
+    return (value or "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _chat_text(message: Mapping[str, Any], finish: FinishReason) -> str:
     """A reply's text; thoughts that the server took out of it are put back between their tags."""
-    content = message.get("content") or message.get("refusal") or ""
-    thoughts = message.get("reasoning_content") or message.get("reasoning") or ""
+    content = _text(message.get("content")) or _text(message.get("refusal"))
+    thoughts = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
     if not thoughts:
         return content
     if not content and finish == "length":
@@ -276,5 +313,9 @@ def _chat_text(message: Mapping[str, Any], finish: FinishReason) -> str:
 def _logprobs(choice: Mapping[str, Any]) -> tuple[float, ...]:
     given = choice.get("logprobs") or {}
     if "token_logprobs" in given:
-        return tuple(map(float, given["token_logprobs"]))
-    return tuple(float(token["logprob"]) for token in given.get("content") or ())
+        values = tuple(map(float, given["token_logprobs"]))
+    else:
+        values = tuple(float(token["logprob"]) for token in given.get("content") or ())
+    if not all(map(math.isfinite, values)):
+        raise ValueError("a log-prob that is no number")
+    return values

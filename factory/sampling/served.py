@@ -11,10 +11,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from factory.records import Record
+from factory.records import Record, Url
 
 FILE = "endpoint.json"
-URL = r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$"
 MARK = "<|messages|>"
 """What a conversation in JSON begins with; any other prompt is plain text."""
 TEMPLATE = MARK + "{{ messages | tojson }}"
@@ -25,7 +24,7 @@ Message = dict[str, Any]
 class Served(Record):
     """A model behind a server with OpenAI's HTTP interface."""
 
-    url: str = Field(pattern=URL)
+    url: Url
     """Up to and with its version, e.g. http://127.0.0.1:8000/v1. Without names, passwords and
     queries: it is recorded in manifests."""
     name: str = Field(min_length=1)

@@ -16,7 +16,7 @@ class Retry(Record):
     rarer among the traces than the model writes them.
     """
 
-    retry: int = Field(ge=1)
+    retry: int = Field(ge=1, le=10**7)
     """New tokens of the second time."""
 
 

@@ -74,11 +74,11 @@ class BenchmarkConfig(Record):
     from the hub."""
     version: Annotated[str | None, AddedLater()] = None
     """The task's version that is meant; another one is refused, since its scores do not compare."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, le=10**9)
     """The first so many problems."""
     sampling: SamplingConfig | None = None
     """Instead of the stage's; for a registry task, instead of the task's own."""
-    samples: int | None = Field(default=None, ge=0)
+    samples: int | None = Field(default=None, ge=0, le=10**5)
     """Instead of the stage's."""
     raw: bool = False
     """A registry task's text goes to the model as it is, without the prompt protocol."""
@@ -111,7 +111,7 @@ class EvaluateConfig(StageConfig):
     """How our own benchmarks are asked, and registry tasks that are not `raw`."""
     sampling: SamplingConfig = SamplingConfig()
     """Temperature 0.6 and top-p 0.95 as R1's evaluation has them (arXiv 2501.12948 v2, D.1)."""
-    samples: int = Field(default=4, ge=0)
+    samples: int = Field(default=4, ge=0, le=10**5)
     """k: samples a problem. R1 takes 4 to 64, by the benchmark's size; 0 asks greedily only."""
     greedy: bool = True
     """One more answer a problem at temperature 0."""

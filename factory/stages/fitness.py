@@ -23,7 +23,7 @@ class Readable(Record):
 
     min_language_consistency: float = Field(default=0.9, ge=0.0, le=1.0)
     """Share of the thoughts' words in the language of the question, where that language tells."""
-    max_paragraph_characters: int = Field(default=2000, ge=1)
+    max_paragraph_characters: int = Field(default=2000, ge=1, le=10**9)
     """Longest stretch without a blank line."""
     allow_code_blocks: bool = False
     """Fenced ones, in the thoughts only."""
@@ -36,11 +36,11 @@ class Fitness(StageConfig):
     """Verdicts to keep; the paper keeps correct ones only (arXiv 2501.12948 v2, B.3.3)."""
     require_well_formed: bool = True
     """Refuse texts that are not in the tags, or in the output form."""
-    min_reasoning_characters: int = Field(default=0, ge=0)
+    min_reasoning_characters: int = Field(default=0, ge=0, le=10**9)
     """Shortest thoughts."""
-    max_reasoning_characters: int | None = Field(default=None, ge=1)
+    max_reasoning_characters: int | None = Field(default=None, ge=1, le=10**9)
     """Longest thoughts; None sets no limit."""
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=10**9)
     """Longest text; None sets no limit."""
     language: str | None = None
     """ISO 639-1 code the reasoning must be in; None does not look."""

@@ -58,12 +58,12 @@ class GenerateConfig(StageConfig):
     """Which side of the problems is asked."""
     sources: tuple[str, ...] = ()
     """Take only problems of these sources; empty takes all."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, le=10**9)
     """Take the first so many problems of the file, in which one source follows the other; sources
     of which nothing is left are told in the log."""
-    samples: int = Field(default=4, ge=1)
+    samples: int = Field(default=4, ge=1, le=10**5)
     """Completions a problem; R1 drew several and kept the correct ones (v2 B.3.3)."""
-    enough: Annotated[int | None, AddedLater()] = Field(default=None, ge=1)
+    enough: Annotated[int | None, AddedLater()] = Field(default=None, ge=1, le=10**5)
     """A problem is asked no further once so many of its traces are verified; None draws all
     `samples`. What is drawn is kept, right or wrong."""
     length_stops: Annotated[LengthStops, AddedLater()] = "keep"

@@ -62,7 +62,7 @@ class JudgeConfig(StageConfig):
     """What the traces answer; their references are in it."""
     model: AskedModelRef
     """The judge: any model with a chat template."""
-    votes: int = Field(default=1, ge=1)
+    votes: int = Field(default=1, ge=1, le=10**4)
     """Replies for each answer; more than half of them must agree. Not stated by the paper."""
     prompt: PromptConfig = PromptConfig()
     """Style chat; a system message and a prefill may be given."""

@@ -41,9 +41,9 @@ class JudgedLabels(Record):
     type: Literal["judged"]
     traces: TracesRef
     judge: ModelRef
-    votes: int = Field(default=4, ge=1)
+    votes: int = Field(default=4, ge=1, le=10**4)
     """Judgements a response; the paper states none."""
-    least_votes: int = Field(default=3, ge=0)
+    least_votes: int = Field(default=3, ge=0, le=10**4)
     """Fewest of them with a verdict that can be read; ours."""
     least_agreement: float = Field(default=0.75, ge=0.5, le=1)
     """Share of the readable votes that a label needs; ours."""

@@ -43,7 +43,7 @@ class Part(Record):
     """One trace set and how much of it is taken, drawn at random; all of it by default."""
 
     traces: TracesRef
-    count: int | None = Field(default=None, ge=1)
+    count: int | None = Field(default=None, ge=1, le=10**9)
     """So many of them."""
     share: float | None = Field(default=None, gt=0.0, le=1.0)
     """Share of the mixture; then every part states one, and they sum to 1."""
@@ -73,7 +73,7 @@ class MixConfig(StageConfig):
     kind: Literal["mix"]
     parts: tuple[Part, ...] = Field(min_length=1)
     """What is mixed."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, le=10**9)
     """Largest number of traces in all; without it shares give the largest mixture they can."""
     quotas: Annotated[Literal["r1"] | None, AddedLater()] = None
     """`r1`: the domains' shares are those of R1's SFT set (v2, Table 5), among the domains that the

@@ -16,9 +16,9 @@ from factory.cost.context import PROCESS_BYTES, CostContext, Model, StageCost
 from factory.cost.formulas import DISK_BYTES_PER_SECOND
 from factory.cost.shapes import SMOLLM2, Shape, Unpriced, hub_shape, shape_of_folder
 from factory.errors import ArtifactError, EngineError, FactoryError, RecipeError
-from factory.records import COMMIT, AddedLater, Record
+from factory.records import COMMIT, AddedLater, Record, Url
 from factory.sampling.ends import answer_end
-from factory.sampling.served import URL, Served, write_served
+from factory.sampling.served import Served, write_served
 from factory.stages.stage import (
     OWN_LICENCE,
     Fields,
@@ -104,9 +104,9 @@ class Tiny(Record):
     type: Literal["tiny"]
     architecture: Architecture
     """Of its layers."""
-    hidden: int = Field(default=64, ge=32, multiple_of=32)
+    hidden: int = Field(default=64, ge=32, multiple_of=32, le=2**17)
     """Width."""
-    layers: int = Field(default=2, ge=1)
+    layers: int = Field(default=2, ge=1, le=1000)
     """How many."""
 
 
@@ -117,7 +117,7 @@ class Endpoint(Record):
     """
 
     type: Literal["endpoint"]
-    url: str = Field(pattern=URL)
+    url: Url
     """Up to and with its version, e.g. http://127.0.0.1:8000/v1. Without names, passwords and
     queries: it is recorded in manifests."""
     name: str = Field(min_length=1)
@@ -142,9 +142,9 @@ Source = Annotated[Embedded | Local | Hub | Tiny | Endpoint, Field(discriminator
 class ContextExtension(Record):
     """A longer context by a larger base of the rotary embedding (RoPE)."""
 
-    tokens: int = Field(ge=1)
+    tokens: int = Field(ge=1, le=10**13)
     """Becomes the model's max_position_embeddings."""
-    rope_theta: float = Field(gt=0)
+    rope_theta: float = Field(ge=1.0, le=1e12)
     """Base of the rotation; 300000 is open-r1's for Qwen2.5-Math at 32,768 tokens, where DeepSeek
     says no more than that it slightly changed configs."""
 

@@ -47,9 +47,9 @@ class JudgedPairs(Record):
     """The answer or summary alone, as the reward model reads it; or, of models that write without
     tags, the whole text."""
     judge: ModelRef
-    votes: int = Field(default=4, ge=2, multiple_of=2)
+    votes: int = Field(default=4, ge=2, multiple_of=2, le=10**4)
     """Judgements a pair, half of them in either order; four in R1v2 3.1."""
-    least_votes: int = Field(default=3, ge=0)
+    least_votes: int = Field(default=3, ge=0, le=10**4)
     """Fewest of them with a verdict that can be read; ours."""
     margin: float = Field(default=1.0, ge=-1, lt=2)
     """The mean gap must be above it: 1 in R1v2 3.1, on the scale of Arena-Hard's five verdicts
@@ -64,7 +64,7 @@ class PairsConfig(StageConfig):
     kind: Literal["pairs"]
     source: Annotated[LocalFile | HubRows | JudgedPairs, Field(discriminator="type")]
     """Where the pairs come from."""
-    max_length_gap: float | None = Field(default=0.1, gt=0)
+    max_length_gap: float | None = Field(default=0.1, ge=1e-9, le=1e6)
     """Largest difference of mean lengths, chosen against rejected, as a share of the mean length;
     pairs are dropped until it holds. The paper asks for comparable lengths and gives no number:
     0.1 is ours. None does not balance."""

@@ -104,9 +104,9 @@ class RewriteConfig(Fitness):
     """The model that rewrites."""
     problems: ProblemsRef
     """Where the drafts' questions come from: the rewritten answer is graded again."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, le=10**9)
     """The first so many drafts."""
-    samples: int = Field(default=1, ge=1)
+    samples: int = Field(default=1, ge=1, le=10**5)
     """Attempts a draft; the first good one is kept."""
     keep_steps: bool = False
     """Drop a rewriting that lost an equation of plain integers of its draft: the answer may be

@@ -30,7 +30,7 @@ class SelectConfig(Fitness):
 
     kind: Literal["select"]
     traces: TracesRef
-    max_per_problem: int = Field(default=4, ge=1)
+    max_per_problem: int = Field(default=4, ge=1, le=10**6)
     """Good traces of a problem beyond these are rejected (`over_quota`)."""
     prefer: Preference = "first"
     """Which of a problem's good traces are kept: the first sampled, the shortest, or those whose

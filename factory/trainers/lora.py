@@ -12,9 +12,9 @@ from factory.records import Record
 class LoraConfig(Record):
     """Low-rank adapters (arXiv 2106.09685), merged into the full weights when saved."""
 
-    rank: int = Field(default=16, ge=1)
+    rank: int = Field(default=16, ge=1, le=10**5)
     """Columns of an adapter's matrices."""
-    alpha: float = Field(default=32.0, gt=0)
+    alpha: float = Field(default=32.0, ge=1e-6, le=1e6)
     """The update is scaled by alpha / rank."""
     targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
     """Names of the adapted layers; `all-linear` is every linear layer but the head."""

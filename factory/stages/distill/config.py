@@ -34,15 +34,15 @@ class DistillConfig(StageConfig):
     beta: float = Field(default=1.0, ge=0, le=1)
     """Which divergence: 0 is forward KL, which covers all that the teacher might say; 1, TRL's
     default, is reverse KL, which avoids what it would not."""
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, le=10**7)
     """Updates."""
-    prompts: int = Field(default=64, ge=1)
+    prompts: int = Field(default=64, ge=1, le=10**6)
     """Texts an update, over all processes; ours, the batch of the paper's distillation."""
-    learning_rate: float = Field(default=1e-6, gt=0)
+    learning_rate: float = Field(default=1e-6, ge=1e-12, le=1)
     """Constant; TRL's default."""
-    temperature: float = Field(default=1.0, gt=0, le=4)
+    temperature: float = Field(default=1.0, ge=0.01, le=4)
     """Of the student's samples and of both distributions; TRL's default."""
-    max_new_tokens: int = Field(ge=1)
+    max_new_tokens: int = Field(ge=1, le=10**7)
     """Of a text; longer traces are left out, and the log says how many."""
     lora: LoraConfig | None = None
     """None trains all weights."""

@@ -3,10 +3,19 @@
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 
 from factory.chat import PromptConfig, stop_texts
-from factory.records import AddedLater, ModelRef, ProblemsRef, Record, SamplingConfig
+from factory.records import (
+    AddedLater,
+    Beta,
+    ModelRef,
+    OtherSettings,
+    ProblemsRef,
+    Record,
+    SamplingConfig,
+    Temperature,
+)
 from factory.rewards import RewardConfig
 from factory.stages.stage import StageConfig
 from factory.trainers.lora import LoraConfig
@@ -15,9 +24,9 @@ from factory.trainers.lora import LoraConfig
 class LengthJump(Record):
     """From an update on, a completion may have so many tokens."""
 
-    from_step: int = Field(ge=1)
+    from_step: int = Field(ge=1, le=10**7)
     """First update whose rollout it holds for; inside a rollout phase, from the next one on."""
-    max_new_tokens: int = Field(ge=1)
+    max_new_tokens: int = Field(ge=1, le=10**7)
     """The limit from then on."""
 
 
@@ -28,14 +37,14 @@ class Watch(Record):
     """Its held-out split is asked, with the stage's prompt."""
     sources: tuple[str, ...] = ()
     """Only problems of these sources; empty takes all."""
-    every: int = Field(ge=1)
+    every: int = Field(ge=1, le=10**7)
     """Updates between measurements, in whole rollout phases. Also measured: the model before the
     first update and after the last."""
-    samples: int = Field(default=4, ge=1)
+    samples: int = Field(default=4, ge=1, le=10**5)
     """k, completions a problem; 16 in R1v2, Figure 1."""
-    limit: int | None = Field(default=64, ge=1)
+    limit: int | None = Field(default=64, ge=1, le=10**9)
     """So many problems, in turn of every level or source; None takes all."""
-    temperature: float = Field(default=0.6, ge=0, le=4)
+    temperature: Temperature = 0.6
     """R1's evaluation (R1v2 D.1)."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     """R1's evaluation (R1v2 D.1)."""
@@ -53,7 +62,7 @@ class GeneralPrompts(Record):
     """Of kind open; its train split is asked."""
     share: float = Field(default=0.5, gt=0, le=1)
     """Of the questions of every update, rounded; not stated by the paper."""
-    start_step: int = Field(default=1, ge=1)
+    start_step: int = Field(default=1, ge=1, le=10**7)
     """First update that asks them, inside a rollout phase from the next one on. R1 did so in the
     last 400 of 1,700 steps (R1v2 3.2.2): 1301, with the same start of its preference rewards."""
 
@@ -61,10 +70,10 @@ class GeneralPrompts(Record):
 class DynamicSampling(Record):
     """Replaces groups whose rewards are all equal (DAPO, arXiv 2503.14476, eq. 11)."""
 
-    max_rounds: int = Field(ge=0)
+    max_rounds: int = Field(ge=0, le=10**4)
     """Times that further questions are drawn for what is still missing; then the batch is filled
     with groups without a signal. Eq. 11 draws until it is full."""
-    rest_steps: int = Field(default=0, ge=0)
+    rest_steps: int = Field(default=0, ge=0, le=10**7)
     """Updates for which a question rests once all its samples were correct twice in a row. 0:
     none rests. Not in the paper."""
 
@@ -83,7 +92,7 @@ class GrpoConfig(StageConfig):
     these prompts, all other components for both."""
     prompt: PromptConfig = PromptConfig()
     """How the problems are asked, by the watch too."""
-    canaries: Annotated[int, AddedLater()] = Field(default=0, ge=0)
+    canaries: Annotated[int, AddedLater()] = Field(default=0, ge=0, le=10**6)
     """Problems asked a second time with a reference that no honest answer gives: a reward on one
     raises an alarm. Ours."""
     rewards: tuple[RewardConfig, ...] = Field(
@@ -93,48 +102,48 @@ class GrpoConfig(StageConfig):
     RL stages add language consistency (R1v2 2.2 and 3.2.1)."""
     language: str = "en"
     """What the language component wants the reasoning to be written in."""
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, le=10**7)
     """Policy updates; R1-Zero took 10,400 (R1v2 2.1)."""
-    prompts: int = Field(default=32, ge=1)
+    prompts: int = Field(default=32, ge=1, le=10**6)
     """Questions an update; 32 in R1v2 2.1."""
-    group: int = Field(default=16, ge=2)
+    group: int = Field(default=16, ge=2, le=10**4)
     """Samples a question, G; 16 in R1v2 2.1."""
-    updates_per_rollout: int = Field(default=16, ge=1)
+    updates_per_rollout: int = Field(default=16, ge=1, le=10**5)
     """Updates that share one rollout phase: the paper draws 8,192 outputs and splits them into 16
     mini-batches of 512 (R1v2 2.1). 1 is on-policy: every update sees fresh samples."""
-    learning_rate: float = Field(default=3e-6, gt=0)
+    learning_rate: float = Field(default=3e-6, ge=1e-12, le=1)
     """Constant after the warm-up; 3e-6 in R1v2 2.1."""
-    warmup_steps: int = Field(default=0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0, le=10**7)
     """Updates with a rising rate: k / (n + 1) of it at update k of n. Not stated by the paper."""
-    kl: float = Field(default=0.001, ge=0)
+    kl: float = Field(default=0.001, ge=0, le=1e3)
     """KL weight beta of eq. 1; 0.001 in R1v2 2.1. 0 needs no reference model."""
-    epsilon: float = Field(default=10.0, gt=0)
+    epsilon: float = Field(default=10.0, ge=1e-9, le=1e6)
     """Clip range of the ratio; 10 in R1's first RL stage (R1v2 3.2.1), not stated for R1-Zero.
     The interval [-9, 11] never binds below, and above only where the advantage is positive."""
-    epsilon_high: float | None = Field(default=None, gt=0)
+    epsilon_high: float | None = Field(default=None, ge=1e-9, le=1e6)
     """Upper clip range; None takes `epsilon`, as eq. 1 does."""
-    temperature: float = Field(default=1.0, gt=0, le=4)
+    temperature: float = Field(default=1.0, ge=0.01, le=4)
     """Of the samples and of the policy in the loss; 1.0 in R1v2 2.1, 0.7 in R1's second RL stage
     (R1v2 3.2.2)."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Not stated by the paper; below 1 the samples are not the policy's own."""
-    max_new_tokens: int = Field(default=32768, ge=1)
+    max_new_tokens: int = Field(default=32768, ge=1, le=10**7)
     """32,768 in R1v2 2.1."""
     length_jumps: Annotated[tuple[LengthJump, ...], AddedLater()] = ()
     """Later limits instead of `max_new_tokens`, in order: R1-Zero's became 65,536 at step 8,200
     (R1v2 2.1). Engine, overlong penalty and the constant of `dr_grpo` reckon with them: the engine
     and `dr_grpo` with the largest, the penalty with the one that holds."""
-    reference_refresh_steps: int = Field(default=400, ge=0)
+    reference_refresh_steps: int = Field(default=400, ge=0, le=10**7)
     """The reference becomes a copy of the policy every so many steps: 400 in R1v2 2.1. 0: never."""
     loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"] = (
         "grpo"
     )
     """How token losses become one number, by TRL's name; `grpo` is eq. 1's mean per output."""
-    adam_betas: tuple[float, float] = (0.9, 0.999)
+    adam_betas: tuple[Beta, Beta] = (0.9, 0.999)
     """Not stated by the paper; torch's default."""
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, le=10)
     """Not stated by the paper; TRL's default."""
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, ge=1e-9, le=1e9)
     """Not stated by the paper; TRL's default."""
     dynamic_sampling: DynamicSampling | None = None
     """None takes every group as it comes, as R1 does."""
@@ -142,7 +151,7 @@ class GrpoConfig(StageConfig):
     """Held-out problems to measure on the way; also logs closer figures and more rollouts."""
     lora: LoraConfig | None = None
     """None trains all weights, as the paper does."""
-    trl: dict[str, JsonValue] = Field(default_factory=dict)
+    trl: OtherSettings = Field(default_factory=dict)
     """Further arguments of trl.GRPOConfig, by its own names."""
 
     @model_validator(mode="after")

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 
 from factory.chat import PromptConfig
-from factory.records import AddedLater, ModelRef, TracesRef
+from factory.records import AddedLater, Beta, ModelRef, OtherSettings, TracesRef
 from factory.stages.stage import StageConfig
 from factory.trainers.lora import LoraConfig
 
@@ -16,14 +16,14 @@ class SftConfig(StageConfig):
     kind: Literal["sft"]
     model: ModelRef
     traces: TracesRef
-    learning_rate: float = Field(default=1e-4, gt=0)
+    learning_rate: float = Field(default=1e-4, ge=1e-12, le=1)
     """1e-4 for R1-Distill-Qwen-1.5B, down to 2e-5 at 70B (arXiv 2501.12948 v2, distillation)."""
-    epochs: int = Field(default=3, ge=1)
+    epochs: int = Field(default=3, ge=1, le=10**4)
     """2 to 3 in the paper, for the cold start, the 800k set and the distillation alike."""
-    batch: int = Field(default=64, ge=1)
+    batch: int = Field(default=64, ge=1, le=10**6)
     """Traces an optimizer step, over all processes: 64 in the paper's distillation, 128 in its
     SFT of V3-Base. The last batch is filled up from one more shuffle of the rows."""
-    context: int = Field(default=32768, ge=2)
+    context: int = Field(default=32768, ge=2, le=2**27)
     """Tokens a row may have, prompt included; 32768 in the paper. The model's own limit counts
     where it is lower. Longer rows are dropped whole, never cut."""
     max_dropped_share: float = Field(default=0.02, ge=0, le=1)
@@ -39,11 +39,11 @@ class SftConfig(StageConfig):
     """The cosine's last step; one tenth in the paper (arXiv 2501.12948 v2, distillation)."""
     warmup_fraction: float = Field(default=0.03, ge=0, lt=1)
     """Share of the steps with a rising rate; the paper states none, 0.03 is open-r1's."""
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, le=10)
     """Not stated by the paper; TRL's default."""
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, ge=1e-9, le=1e9)
     """Not stated by the paper; TRL's default."""
-    adam_betas: tuple[float, float] = (0.9, 0.999)
+    adam_betas: tuple[Beta, Beta] = (0.9, 0.999)
     """Not stated by the paper; torch's default."""
     lora: LoraConfig | None = None
     """None trains all weights, as the paper does."""
@@ -55,7 +55,7 @@ class SftConfig(StageConfig):
     add_tokens: Annotated[bool, AddedLater()] = False
     """Gives the marks of `prompt.form` token ids of their own where they have none; each starts as
     the mean of the pieces that it was. False writes them with the tokens that are there."""
-    trl: dict[str, JsonValue] = Field(default_factory=dict)
+    trl: OtherSettings = Field(default_factory=dict)
     """Further arguments of trl.SFTConfig, by its own names."""
 
     @model_validator(mode="after")
