@@ -29,11 +29,11 @@ ASK_SECONDS = 60.0
 class Slurm(Record):
     """The allocation that `factory submit` asks for, in which all stages of a build run."""
 
-    nodes: int = Field(default=1, ge=1)
+    nodes: int = Field(default=1, ge=1, le=10**5)
     """Of the allocation. All see the store, the recipe and this installation under one path."""
-    gpus: int = Field(default=1, ge=1)
+    gpus: int = Field(default=1, ge=1, le=1024)
     """Ranks of a node, and with `device` other than cpu its GPUs."""
-    cores: int = Field(default=0, ge=0)
+    cores: int = Field(default=0, ge=0, le=4096)
     """CPU cores of a node; 0 asks for the nodes as a whole, with all their memory."""
     partition: str | None = Field(default=None, pattern=r"^[\w.,@+-]+$")
     """Where the job may run; None: the cluster's default."""
@@ -47,9 +47,9 @@ class Slurm(Record):
     """Shell lines before the build: modules, environment variables."""
     port: int = Field(default=0, ge=0, lt=65536)
     """Where ranks meet, on the first node; 0 takes a free one from 20000 up."""
-    start_seconds: int = Field(default=600, ge=1)
+    start_seconds: int = Field(default=600, ge=1, le=10**6)
     """Until all nodes answer and all ranks have met."""
-    stop_seconds: int = Field(default=120, ge=10)
+    stop_seconds: int = Field(default=120, ge=10, le=10**6)
     """Before the time limit: for the checkpoint of what trains, after the step under way."""
 
 

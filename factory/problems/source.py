@@ -37,9 +37,9 @@ class ProblemSource(Variant):
 class SourceConfig(ProblemSource):
     """Base of a source that is told how many problems each split takes."""
 
-    train: int = Field(default=0, ge=0)
+    train: int = Field(default=0, ge=0, le=10**8)
     """How many."""
-    held_out: int = Field(default=0, ge=0)
+    held_out: int = Field(default=0, ge=0, le=10**8)
     """How many."""
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from factory.machine import Machine
 from factory.recipe import Header
+from factory.records import VariantOf
 from factory.stages import STAGES
 
 FREE: dict[str, str] = {}
@@ -19,6 +20,8 @@ FREE: dict[str, str] = {}
 def records(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
+    if isinstance(annotation, VariantOf):
+        yield from annotation.records
     for part in get_args(annotation):
         yield from records(part)
 
@@ -47,7 +50,8 @@ def settings() -> dict[str, tuple[type, tuple[Any, ...]]]:
             continue
         seen[record] = None
         for name, field in record.model_fields.items():
-            waiting += records(field.annotation)
+            for part in (field.annotation, *field.metadata):
+                waiting += records(part)
             for position, (kind, marks) in enumerate(numbers(field.annotation, (*field.metadata,))):
                 fields[f"{record.__name__}.{name}.{position}"] = (kind, marks)
     return fields
