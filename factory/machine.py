@@ -278,8 +278,14 @@ class Machine(Record):
         """Requests that a stage asks an engine for in one call."""
         return self.block * (self.cluster.blocks if self.cluster else 1)
 
+    @property
+    def local_ranks(self) -> int:
+        """Ranks of a training stage on this node, which share its cores."""
+        return self.processes if self.accelerate_config is None else 1
+
     def thread_count(self) -> int:
-        return self.threads or len(os.sched_getaffinity(0))
+        """Of a process: as stated, or its share of the cores."""
+        return self.threads or max(1, len(os.sched_getaffinity(0)) // self.local_ranks)
 
     def may_take_gpu(self) -> bool:
         """`takes_gpu` by NVIDIA's device file alone: importing torch takes seconds."""

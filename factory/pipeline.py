@@ -215,7 +215,8 @@ class _Making:
         status = self._worker.poll()
         rows, self._position = _new_rows(self._events, self._position)
         for row in rows:
-            self._failure = row if row["event"] == "error" else self._failure
+            if row["event"] == "error":
+                self._failure = self._failure or row  # of several ranks that of the first to fail
             self._observer.event(self.step, row)
         if status is None:
             return None

@@ -27,6 +27,8 @@ from factory.stages import STAGES
 from factory.stages.foreign import run_foreign
 
 PR_SET_PDEATHSIG = 1
+LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "NCCL", "gloo")
+"""What torch says of it where another rank has gone."""
 _LIBRARY = ctypes.CDLL(None)
 
 
@@ -72,20 +74,35 @@ def main(path: Path) -> int:
             traceback.print_exc()
             context.error(type(error).__name__, str(error))
             if not is_main_rank:
-                _tell_error(folder, error)
+                _tell_error(folder, type(error).__name__, str(error))
             return 2
+        except Exception as error:
+            if is_launched(job.machine):
+                _tell_error(folder, "EngineError", _of_rank(error))
+            raise
     if is_main_rank:
         result = Result(metrics={**context.figures, **metrics}, peak_memory_gib=_peak_memory_gib())
         write_file(folder / "result.json", result.model_dump_json() + "\n")
     return 0
 
 
-def _tell_error(folder: Path, error: FactoryError) -> None:
-    """Why a rank stopped that is not the first: the others end with it and know no reason."""
+def _tell_error(folder: Path, kind: str, message: str) -> None:
+    """Why a rank stopped: the others end with it and know no reason, nor does their launcher."""
     row = {"event": "error", "at": 0.0, "rank": this_rank().index}
-    append_rows(
-        folder / "metrics.jsonl", [{**row, "kind": type(error).__name__, "message": str(error)}]
-    )
+    append_rows(folder / "metrics.jsonl", [{**row, "kind": kind, "message": message}])
+
+
+def _of_rank(error: Exception) -> str:
+    """A bug of one rank, or what is left where another was killed, with its traceback's end."""
+    rank = this_rank()
+    if any(sign in str(error) for sign in LOST_RANK):
+        return (
+            f"rank {rank.index} of {rank.world} lost another rank, which was ended from outside, "
+            "most likely since memory ran out; start again (it resumes)"
+        )
+    *_, last = traceback.format_exception(error)
+    where = "".join(traceback.format_tb(error.__traceback__)[-2:])
+    return f"rank {rank.index} of {rank.world} failed: {last.strip()}\n{where.rstrip()}"
 
 
 def _run(job: Job, context: Context) -> Metrics:

@@ -42,7 +42,7 @@ def make_trainer(
             "rewards": ({"name": "accuracy"},), **settings,
         }
     )  # fmt: skip
-    arguments = training_arguments(config, Context(0, machine, output), micro_prompts=PROMPTS)
+    arguments = training_arguments(config, Context(0, machine, output), rows=PROMPTS * config.group)
     arguments.num_iterations = passes
     reward.__name__ = "accuracy"
     rows = {"prompt": list(questions), "problem": list(range(len(questions)))}

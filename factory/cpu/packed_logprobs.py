@@ -103,9 +103,12 @@ def rows_by_prompt(prompt_ids: Tensor, prompt_mask: Tensor) -> list[list[int]]:
 
 
 def split_groups(groups: Sequence[list[int]], rows: int | None) -> Iterator[list[list[int]]]:
-    """Consecutive groups whose rows together are at most `rows`, at least one group each time."""
+    """Consecutive groups whose rows together are at most `rows`; longer groups are cut, so that
+    their prompt stands in several parts."""
     part: list[list[int]] = []
-    for group in groups:
+    most = rows or max(map(len, groups), default=1)
+    cut = (group[at : at + most] for group in groups for at in range(0, len(group), most))
+    for group in cut:
         if part and rows is not None and sum(map(len, part)) + len(group) > rows:
             yield part
             part = []

@@ -64,7 +64,7 @@ class Launcher:
             self._allocation = allocation(machine.slurm, os.environ)
         if any(stage.in_ranks for stage in stages):
             _check_config(machine)
-        self._environment = environment(machine)
+        self._environment = environment(machine.for_worker(in_ranks=False))
         self._context = multiprocessing.get_context("forkserver")
         # What the server inherits: library settings are read when a library is imported.
         strip(os.environ)
@@ -78,7 +78,7 @@ class Launcher:
 
         `machine` is the job's, which says how it is started.
         """
-        environ = {**without_ranks(os.environ), **self._environment}
+        environ = {**without_ranks(os.environ), **environment(machine)}
         if is_launched(machine):
             return _Launched(self._ranks(machine, job), log, environ)
         # The fork server may have been started with another environment, by an earlier build.

@@ -5,6 +5,7 @@ from typing import Any
 
 from factory.context import Context
 from factory.errors import RecipeError
+from factory.machine import Machine
 from factory.ranks import this_rank
 
 
@@ -33,7 +34,7 @@ def trainer_arguments(
         "bf16": machine.torch_dtype_name(on_gpu=on_gpu) == "bfloat16",
         "fp16": False,
         "dataloader_pin_memory": on_gpu,
-        "gradient_checkpointing": on_gpu,
+        "gradient_checkpointing": recomputes(machine, on_gpu=on_gpu),
         "ddp_find_unused_parameters": False,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # it would replace a loss that is not a number
@@ -41,6 +42,12 @@ def trainer_arguments(
         "disable_tqdm": True,
         **saving_fields(save_every or machine.checkpoint_steps),
     }
+
+
+def recomputes(machine: Machine, *, on_gpu: bool) -> bool:
+    """Whether activations are computed again in the backward pass, not kept."""
+    wanted = machine.train.activations
+    return on_gpu if wanted == "auto" else wanted == "recompute"
 
 
 def micro_batch_rows(batch: int, context: Context) -> int:

@@ -9,6 +9,7 @@ from factory.context import Context
 from factory.errors import EngineError
 from factory.ranks import this_rank
 from factory.trainers.checkpoints import require_space, resume_point
+from factory.trainers.sharding import require_shards, set_reduction
 
 
 def run_trainer(trainer: Trainer, context: Context) -> None:
@@ -21,8 +22,18 @@ def run_trainer(trainer: Trainer, context: Context) -> None:
     require_ranks(trainer, launched)
     resumed = resume_point(Path(trainer.args.output_dir))
     require_space(context.scratch, trainer.model)
+    set_reduction(trainer, context.machine)
+    _widen(trainer.model)
     trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
     require_ranks(trainer, launched)
+    require_shards(trainer, context.machine)
+
+
+def _widen(model: torch.nn.Module) -> None:
+    """What learns is summed in float32; TRL rounds adapters on packed weights to 16 bits."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
+            parameter.data = parameter.data.float()
 
 
 def require_ranks(trainer: Trainer, launched: int) -> None:

@@ -60,7 +60,9 @@ def make_trainer(
 
     trainer = FactoryGrpoTrainer(
         model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
-        args=training_arguments(config, Context(0, Machine(device="cpu"), output), micro_prompts=1),
+        args=training_arguments(
+            config, Context(0, Machine(device="cpu"), output), rows=config.group
+        ),
         train_dataset=Dataset.from_dict({"prompt": ["q"]}),
         processing_class=AutoTokenizer.from_pretrained(folder),
         reward_funcs=[accuracy],
@@ -251,7 +253,7 @@ def test_reward_weights_count_before_the_group_is_scaled(
 def test_the_papers_settings_reach_trl(model_folder: Path, tmp_path: Path) -> None:
     config = GrpoConfig(kind="grpo", model="-", problems="-", steps=400)
     found = training_arguments(
-        config, Context(0, Machine(device="cpu"), tmp_path), micro_prompts=32
+        config, Context(0, Machine(device="cpu"), tmp_path), rows=32 * config.group
     )
     assert (found.beta, found.epsilon, found.epsilon_high) == (0.001, 10.0, 10.0)
     assert (found.learning_rate, found.temperature, found.num_generations) == (3e-6, 1.0, 16)

@@ -138,7 +138,7 @@ def test_a_gpu_without_stated_speed_has_no_estimate_and_says_why(
 
 def bill(*rows: Row, on_gpu: bool = False, seconds: float = 0.0, is_busy: bool = False) -> Bill:
     speed = formulas.processor(Peaks(65.5e9, 9e9))
-    return Bill(rows, speed, on_gpu, is_busy, 8.0, seconds, None)
+    return Bill(rows, Machine(), speed, on_gpu, is_busy, 8.0, seconds, None)
 
 
 def test_a_time_is_told_with_what_it_lacks() -> None:

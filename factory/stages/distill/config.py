@@ -1,13 +1,13 @@
 """The settings of distill."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from factory.chat import PromptConfig, stop_texts
-from factory.records import ModelRef, ProblemsRef, SamplingConfig, TracesRef
+from factory.records import AddedLater, ModelRef, ProblemsRef, SamplingConfig, TracesRef
 from factory.stages.stage import StageConfig
-from factory.trainers.lora import LoraConfig
+from factory.trainers.lora import LoraConfig, Optimizer
 
 
 class DistillConfig(StageConfig):
@@ -44,6 +44,8 @@ class DistillConfig(StageConfig):
     """Of the student's samples and of both distributions; TRL's default."""
     max_new_tokens: int = Field(ge=1, le=10**7)
     """Of a text; longer traces are left out, and the log says how many."""
+    optimizer: Annotated[Optimizer, AddedLater()] = "adamw"
+    """`adamw_8bit` keeps Adam's moments in 8 bits (arXiv 2110.02861), by the extra `lowmem`."""
     lora: LoraConfig | None = None
     """None trains all weights."""
 

@@ -32,10 +32,9 @@ from factory.stages.stage import (
     no_objection,
     no_origins,
     no_rows,
-    nothing_missing,
     register,
 )
-from factory.trainers.lora import held
+from factory.trainers.lora import gaps, held
 
 SUMMARY = 8
 """Updates behind a figure of the summary: one update alone is mostly noise."""
@@ -94,7 +93,7 @@ def estimate(config: DistillConfig, cost: CostContext) -> tuple[StageCost, Model
         cost, model, tokens=config.steps * config.prompts * length, length=length,
         steps=config.steps, longest=load.frame + load.own + config.max_new_tokens,
         rows=min(cost.machine.micro_batch, max(1, config.prompts // cost.ranks)),
-        held=held(cost, config.lora),
+        held=held(cost, config.lora, config.optimizer),
     )  # fmt: skip
     read = formulas.pass_seconds(teacher.shape.size(4), cost.speed, config.prompts * length, length)
     seconds = config.steps * (cost.draw_seconds(model, load) + read) / cost.ranks
@@ -140,7 +139,7 @@ STAGE = register(
         external_files=no_files,
         uses=no_rows,
         check=no_objection,
-        missing=nothing_missing,
+        missing=gaps,
         is_served=never_served,
         memory_settings=("micro_batch", "engine_memory_gib", "gpu_memory_fraction_rl"),
         estimate=estimate,

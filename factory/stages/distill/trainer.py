@@ -29,8 +29,8 @@ from factory.stages.distill.texts import Planned, plan_texts
 from factory.stages.distill.vocabularies import require_shared_ends, shared_tokenizer
 from factory.trainers.arguments import largest_divisor, share_of_rank, trainer_arguments
 from factory.trainers.checkpoints import CompleteCheckpoints
-from factory.trainers.lora import peft_config
-from factory.trainers.opening import open_model, require_room
+from factory.trainers.lora import keeps_adapters, optimizer_fields, peft_config
+from factory.trainers.opening import open_model, open_policy, require_room
 from factory.trainers.parity import engine_parity
 from factory.trainers.phases import PhaseClock
 from factory.trainers.running import run_trainer
@@ -188,7 +188,7 @@ def train(
         for name, folder in (("student", student), ("teacher", teacher))
     )
     machine = context.machine
-    model = open_model(student, ends=ends)
+    model = open_policy(student, config.lora, machine, ends=ends)
     sampler = open_sampler(
         student, machine, max_length=longest, training=True, notify=context.note, ends=ends
     )
@@ -202,7 +202,7 @@ def train(
         run_trainer(trainer, context)
     finally:
         sampler.close()
-    save_model(trainer, student, out, ends=ends)
+    save_model(trainer, student, out, ends=ends, keeps_adapters=keeps_adapters(config.lora))
 
 
 def make_trainer(
@@ -255,7 +255,7 @@ def training_arguments(config: DistillConfig, context: Context) -> TrlConfig:
         learning_rate=config.learning_rate,
         lr_scheduler_type="constant",
         warmup_steps=0,
-        optim="adamw_torch",
+        **{"optim": "adamw_torch"} | optimizer_fields(config.optimizer),
         adam_beta1=0.9,
         adam_beta2=0.999,
         weight_decay=0.0,

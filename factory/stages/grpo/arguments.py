@@ -11,6 +11,7 @@ from factory.machine import Machine
 from factory.ranks import this_rank
 from factory.stages.grpo.config import GrpoConfig
 from factory.trainers.arguments import largest_divisor, share_of_rank, trainer_arguments
+from factory.trainers.lora import optimizer_fields
 
 
 def mathematics(config: GrpoConfig) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def mathematics(config: GrpoConfig) -> dict[str, Any]:
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": "constant_with_warmup",
         "warmup_steps": config.warmup_steps,
-        "optim": "adamw_torch",
+        **{"optim": "adamw_torch"} | optimizer_fields(config.optimizer),
         "adam_beta1": config.adam_betas[0],
         "adam_beta2": config.adam_betas[1],
         "weight_decay": config.weight_decay,
@@ -53,19 +54,19 @@ def mathematics(config: GrpoConfig) -> dict[str, Any]:
     }
 
 
-def training_arguments(config: GrpoConfig, context: Context, *, micro_prompts: int) -> TrlConfig:
+def training_arguments(config: GrpoConfig, context: Context, *, rows: int) -> TrlConfig:
     """The whole of TRL's configuration; RecipeError where TRL refuses a passed-through value.
 
-    `micro_prompts` questions with all their samples make one of TRL's batches on each rank.
+    `rows` completions, a divisor of a rank's, make one of TRL's batches on each rank.
     """
-    accumulation = prompts_per_rank(config) // micro_prompts
+    accumulation = prompts_per_rank(config) * config.group // rows
     # TRL does not save the rows that a rollout phase still holds: inside one there is no state to
     # go on from exactly.
     phase = config.updates_per_rollout
     fields = {
         **trainer_arguments(
             context,
-            rows=micro_prompts * config.group,
+            rows=rows,
             accumulation=accumulation,
             steps=config.steps,
             save_every=math.ceil(context.machine.checkpoint_steps / phase) * phase,
@@ -93,6 +94,10 @@ def prompts_per_rank(config: GrpoConfig) -> int:
     return share_of_rank(config.prompts, "questions")
 
 
-def plain_micro_prompts(config: GrpoConfig, machine: Machine) -> int:
-    """The most questions a forward pass of TRL's own may take: a divisor of a rank's share."""
-    return largest_divisor(prompts_per_rank(config), machine.micro_groups)
+def plain_rows(config: GrpoConfig, machine: Machine) -> int:
+    """The most completions that a forward pass of TRL's own may take: whole groups, or as many
+    rows as the machine says; a divisor of a rank's share."""
+    share, limit = prompts_per_rank(config), machine.train.micro_rows
+    if limit:
+        return largest_divisor(share * config.group, limit)
+    return config.group * largest_divisor(share, machine.micro_groups)

@@ -18,7 +18,7 @@ from factory.records import (
 )
 from factory.rewards import RewardConfig
 from factory.stages.stage import StageConfig
-from factory.trainers.lora import LoraConfig
+from factory.trainers.lora import LoraConfig, Optimizer
 
 
 class LengthJump(Record):
@@ -149,6 +149,8 @@ class GrpoConfig(StageConfig):
     """None takes every group as it comes, as R1 does."""
     watch: Annotated[Watch | None, AddedLater()] = None
     """Held-out problems to measure on the way; also logs closer figures and more rollouts."""
+    optimizer: Annotated[Optimizer, AddedLater()] = "adamw"
+    """`adamw_8bit` keeps Adam's moments in 8 bits (arXiv 2110.02861), by the extra `lowmem`."""
     lora: LoraConfig | None = None
     """None trains all weights, as the paper does."""
     trl: OtherSettings = Field(default_factory=dict)

@@ -7,9 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from factory.ranks import this_rank
 from factory.records import Record
 from factory.stages.grpo.trends import Alarm
 from factory.stages.grpo.watch import Watcher
+from factory.trainers.weights import fill, whole
 
 
 class Stopped(Record):
@@ -56,13 +58,14 @@ class EarlyStop(TrainerCallback):
             return
         best = self._best_step()
         for path in self.folder.glob("watched-*.safetensors"):
-            if path != self._path(best):
+            if path != self._path(best) and this_rank().is_first:
                 path.unlink()
         self._save(step, model)
 
     def _save(self, step: int, model: torch.nn.Module) -> None:
-        tensors = {name: p.detach().contiguous() for name, p in model.named_parameters()}
-        save_file(tensors, self._path(step))
+        tensors = {name: whole(p.detach()).contiguous() for name, p in model.named_parameters()}
+        if this_rank().is_first:
+            save_file(tensors, self._path(step))
 
     def _best_step(self) -> int | None:
         """The first of the best measurements so far, as the alarm counts them."""
@@ -78,7 +81,6 @@ class EarlyStop(TrainerCallback):
         if alarm is None:
             return None
         kept = load_file(self._path(alarm.best_step))
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(kept[name])
+        for name, parameter in model.named_parameters():
+            fill(parameter, kept[name])
         return Stopped(step=step, weights_step=alarm.best_step, alarm=alarm)

@@ -24,7 +24,7 @@ def estimate(config: GrpoConfig, cost: CostContext) -> tuple[StageCost, Model]:
         _rollout(config, cost, model, question=question, update=update)
         for update in range(1, config.steps + 1, config.updates_per_rollout)
     ]
-    held = held_by(cost, config.lora)
+    held = held_by(cost, config.lora, config.optimizer)
     learned = learned_parameters(model.shape, held)
     updates = config.updates_per_rollout
     every = updates * math.ceil(cost.machine.checkpoint_steps / updates)

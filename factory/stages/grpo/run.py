@@ -36,9 +36,9 @@ from factory.stages.stage import (
     no_files,
     no_origins,
     no_rows,
-    nothing_missing,
     register,
 )
+from factory.trainers.lora import gaps
 
 SUMMARY = 8
 """Rollouts behind a figure of the summary: one rollout alone is mostly noise."""
@@ -178,7 +178,7 @@ STAGE = register(
         external_files=no_files,
         uses=no_rows,
         check=check,
-        missing=nothing_missing,
+        missing=gaps,
         is_served=never_served,
         memory_settings=("micro_groups", "engine_memory_gib", "gpu_memory_fraction_rl"),
         estimate=estimate,

@@ -36,6 +36,8 @@ from factory.seeds import derive
 from factory.stages.grpo.pass_choice import FasterPass, untouched
 from factory.stages.grpo.reference import require_loaded_reference, require_reference
 from factory.trainers.phases import PhaseClock
+from factory.trainers.sharding import sharded_by_layers
+from factory.trainers.weights import fill, whole
 
 REFERENCE = "reference.safetensors"
 """File of a checkpoint with the weights of a reference model that was refreshed."""
@@ -74,7 +76,8 @@ class FactoryGrpoTrainer(GRPOTrainer):
         self._policy_logprobs: Tensor | None = None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
-            super().__init__(*args, **kwargs)
+            with sharded_by_layers():
+                super().__init__(*args, **kwargs)
 
     def _send_telemetry(self) -> None:
         """Nothing: a run tells nobody that it runs."""
@@ -266,11 +269,14 @@ class FactoryGrpoTrainer(GRPOTrainer):
         refreshed = self.args.sync_ref_model and (
             self.state.global_step >= self.args.ref_model_sync_steps
         )
-        if self.ref_model is not None and refreshed and self.args.should_save:
+        if self.ref_model is not None and refreshed:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             reference = self.accelerator.unwrap_model(self.ref_model)
-            tensors = {name: p.detach().contiguous() for name, p in reference.named_parameters()}
-            save_file(tensors, folder / REFERENCE)
+            tensors = {
+                name: whole(p.detach()).contiguous() for name, p in reference.named_parameters()
+            }
+            if self.args.should_save:
+                save_file(tensors, folder / REFERENCE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -278,9 +284,8 @@ class FactoryGrpoTrainer(GRPOTrainer):
         path = Path(resume_from_checkpoint) / REFERENCE
         if self.ref_model is not None and path.exists():
             reference = dict(self.accelerator.unwrap_model(self.ref_model).named_parameters())
-            with torch.no_grad():
-                for name, tensor in load_file(path).items():
-                    reference[name].copy_(tensor)
+            for name, tensor in load_file(path).items():
+                fill(reference[name], tensor)
 
 
 def _rows_of(inputs: dict[str, Any], rows: Tensor) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from factory.chat import PromptConfig
 from factory.records import AddedLater, Beta, ModelRef, OtherSettings, TracesRef
 from factory.stages.stage import StageConfig
-from factory.trainers.lora import LoraConfig
+from factory.trainers.lora import LoraConfig, Optimizer
 
 
 class SftConfig(StageConfig):
@@ -45,6 +45,8 @@ class SftConfig(StageConfig):
     """Not stated by the paper; TRL's default."""
     adam_betas: tuple[Beta, Beta] = (0.9, 0.999)
     """Not stated by the paper; torch's default."""
+    optimizer: Annotated[Optimizer, AddedLater()] = "adamw"
+    """`adamw_8bit` keeps Adam's moments in 8 bits (arXiv 2110.02861), by the extra `lowmem`."""
     lora: LoraConfig | None = None
     """None trains all weights, as the paper does."""
     prompt: PromptConfig = PromptConfig()

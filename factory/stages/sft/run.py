@@ -28,11 +28,10 @@ from factory.stages.stage import (
     no_files,
     no_origins,
     no_rows,
-    nothing_missing,
     register,
 )
 from factory.trainers.arguments import micro_batch_rows
-from factory.trainers.lora import held
+from factory.trainers.lora import gaps, held
 
 if TYPE_CHECKING:
     from factory.trainers.rows import Row
@@ -156,7 +155,7 @@ def estimate(config: SftConfig, cost: CostContext) -> tuple[StageCost, Model]:
     taken = training_work(
         cost, model, tokens=steps * config.batch * length, length=length, steps=steps,
         rows=min(cost.machine.micro_batch, max(1, config.batch // cost.ranks)),
-        longest=config.context, held=held(cost, config.lora),
+        longest=config.context, held=held(cost, config.lora, config.optimizer),
     )  # fmt: skip
     c, n = traces.completion, REPEATED_QUESTIONS
     few = DecodeLoad(n, n, 0, prompt, c, c, block=n, at_once=n)
@@ -188,7 +187,7 @@ STAGE = register(
         external_files=no_files,
         uses=no_rows,
         check=validate,
-        missing=nothing_missing,
+        missing=gaps,
         is_served=never_served,
         memory_settings=("micro_batch",),
         estimate=estimate,

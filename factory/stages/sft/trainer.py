@@ -23,8 +23,8 @@ from factory.sampling.ends import training_ends
 from factory.stages.sft.config import SftConfig
 from factory.trainers.arguments import trainer_arguments
 from factory.trainers.checkpoints import CompleteCheckpoints
-from factory.trainers.lora import peft_config
-from factory.trainers.opening import open_model
+from factory.trainers.lora import keeps_adapters, optimizer_fields, peft_config
+from factory.trainers.opening import open_policy
 from factory.trainers.rows import IGNORED, Row, plan_order, step_count
 from factory.trainers.running import run_trainer
 from factory.trainers.saving import save_model
@@ -207,6 +207,7 @@ def training_arguments(
         "adam_beta2": config.adam_betas[1],
         "max_length": None,
         "padding_free": config.packing,
+        **optimizer_fields(config.optimizer),
         **config.trl,
     }
     try:
@@ -305,12 +306,16 @@ def train(
     ends = training_ends(folder, tokenizer, config.prompt)
 
     def attempt() -> None:
-        model = _open_model(folder, tokenizer, pieces)
+        model = open_policy(folder, config.lora, context.machine)
+        _fit_to_texts(model, tokenizer, pieces)
         trainer = make_trainer(
             config, rows, model=model, tokenizer=tokenizer, micro_batch=micro_batch, context=context
         )
         run_trainer(trainer, context)
-        save_model(trainer, folder, out, new_tokens=tuple(pieces), ends=ends)
+        save_model(
+            trainer, folder, out, new_tokens=tuple(pieces), ends=ends,
+            keeps_adapters=keeps_adapters(config.lora),
+        )  # fmt: skip
 
     share = config.batch // context.machine.processes
     while not _fits(attempt, context.machine):
@@ -350,15 +355,13 @@ def _fits(attempt: Callable[[], None], machine: Machine) -> bool:
     return False
 
 
-def _open_model(
-    folder: Path, tokenizer: "PreTrainedTokenizerBase", pieces: Pieces
-) -> "PreTrainedModel":
-    """The model with a row for every new token."""
-    model = open_model(folder)
+def _fit_to_texts(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", pieces: Pieces
+) -> None:
+    """Give the model its attention, and a row for every new token."""
     # Of other types attention may do more than this one knows of (sinks, capped scores). On GPUs
     # and for many scores it is transformers' "sdpa".
     if model.config.model_type in COVERED:
         model.set_attn_implementation(TWO_PRODUCTS)
     if pieces:
         grow_embeddings(model, tokenizer, pieces)
-    return model

@@ -1,0 +1,72 @@
+"""Models divided among ranks by FSDP2: what accelerate and TRL leave to whoever calls them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from transformers import Trainer
+
+from factory.errors import EngineError
+from factory.machine import Machine
+from factory.ranks import this_rank
+
+
+@contextmanager
+def sharded_by_layers() -> Iterator[None]:
+    """A KL reference that TRL 1.16 prepares meanwhile is divided a layer at a time, in 16 bits
+    where it multiplies with these. TRL divides it as one piece, and gathers all of it at once."""
+    module: Any = import_module("trl.trainer.grpo_trainer")
+    original = module.prepare_fsdp
+
+    def prepare(model: Any, accelerator: Any) -> Any:
+        plugin = accelerator.state.fsdp_plugin
+        if plugin.fsdp_version != 2:
+            return original(model, accelerator)
+        from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+
+        if accelerator.mixed_precision == "bf16":
+            model = model.to(torch.bfloat16)
+        return fsdp2_prepare_model(accelerator, model.requires_grad_(False)).eval()
+
+    module.prepare_fsdp = prepare
+    try:
+        yield
+    finally:
+        module.prepare_fsdp = original
+
+
+def set_reduction(trainer: Trainer, machine: Machine) -> None:
+    """Sum gradients of shards in the dtype that the machine says; accelerate would in 16 bits."""
+    if not machine.train.is_sharded or trainer.accelerator.mixed_precision == "no":
+        return
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    trainer.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16,
+        reduce_dtype=getattr(torch, machine.train.reduce),
+        output_dtype=torch.bfloat16,
+    )
+
+
+def require_shards(trainer: Trainer, machine: Machine) -> None:
+    """EngineError unless what was trained lay in shards of all ranks, where the machine says so.
+
+    accelerate trains whole replicas, without a word, where it finds its settings wanting.
+    """
+    if not machine.train.is_sharded:
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    learned = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    whole = [
+        name for name, p in learned
+        if not (isinstance(p, DTensor) and any(each.is_shard() for each in p.placements))
+    ]  # fmt: skip
+    if whole or not learned:
+        raise EngineError(
+            f"machine file: train.shard: fsdp2, but on rank {this_rank().index} {len(whole)} of "
+            f"{len(learned)} trained tensors lie whole, such as {whole[:1]}; nothing is made. "
+            "Leave train.shard out to train whole replicas"
+        )

@@ -1,0 +1,231 @@
+"""Two gloo ranks give what one process gives: every trainer, whole on each rank or in shards.
+
+The suite runs the cells of `SUITE`; all of them run with FACTORY_RANKS=all in the environment.
+"""
+
+import json
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from building import ROOT, sealed
+from safetensors.torch import load_file
+from warm import WarmProgram
+
+from factory.artifacts import Artifact
+from factory.machine import Machine
+from factory.plan import Step, make_plan
+from factory.recipe import load_recipe
+from factory.worker import Job
+from factory.yaml12 import parse
+
+RECIPE = """
+name: ranks
+seed: 7
+stages:
+  base: {kind: model, source: {type: tiny, architecture: llama}}
+  sums:
+    kind: problems
+    sources:
+      - {type: reasoning_gym, family: chain_sum, train: 24, held_out: 8,
+         settings: {min_terms: 2, max_terms: 3, min_digits: 1, max_digits: 1}}
+  worked: {kind: written, path: recipes/data/worked_sums.jsonl, unlike: sums}
+  preferred: {kind: pairs, source: {type: local, path: recipes/data/general_pairs.jsonl}}
+  sft:
+    {kind: sft, model: base, traces: worked, learning_rate: 2e-4, epochs: 1, batch: 8, context: 256}
+  warm: {like: sft, learning_rate: 3e-3, epochs: 12}
+  teacher: {like: sft, learning_rate: 1e-3}
+  lora_sft: {like: sft, learning_rate: 1e-3, lora: {rank: 4}}
+  grpo:
+    kind: grpo
+    model: warm
+    problems: sums
+    rewards: [{name: accuracy, weight: 1.0}, {name: format, weight: 1.0}]
+    steps: 4
+    prompts: 4
+    group: 4
+    updates_per_rollout: 1
+    learning_rate: 1e-3
+    warmup_steps: 1
+    kl: 0.001
+    temperature: 1.0
+    max_new_tokens: 24
+  lora_grpo: {like: grpo, lora: {rank: 4}, reference_refresh_steps: 0}
+  distill:
+    {kind: distill, model: sft, teacher: teacher, problems: sums, steps: 3, prompts: 4,
+     learning_rate: 1e-3, max_new_tokens: 8}
+  reward_model:
+    {kind: reward_model, model: base, pairs: preferred, learning_rate: 5e-5, batch: 16,
+     context: 256, held_out_share: 0.25}
+"""
+ONE = {
+    "device": "cpu", "dtype": "float32", "matmul": "float32", "threads": 1, "block": 8,
+    "engine": "transformers", "micro_batch": 4, "checkpoint_steps": 1, "training_pass": "trl",
+}  # fmt: skip
+TWO = {**ONE, "launcher": "accelerate", "processes": 2}
+MODES: Mapping[str, dict[str, Any]] = {
+    "ddp": TWO,
+    "fsdp2": {**TWO, "train": {"shard": "fsdp2"}},
+    "fsdp2-sharded": {**TWO, "train": {"shard": "fsdp2", "checkpoint": "sharded"}},
+    "ddp-rows": {**TWO, "train": {"micro_rows": 2}},
+    "fsdp2-recomputed": {**TWO, "train": {"shard": "fsdp2", "activations": "recompute"}},
+}
+BOUNDS = {
+    "sft": 1e-6, "lora_sft": 1e-6, "reward_model": 1e-6, "grpo": 5e-5, "lora_grpo": 5e-5,
+    "distill": 2e-5,
+}  # fmt: skip
+"""Largest difference of a weight: sums are taken in another order, and Adam's first steps are of
+the size of the learning rate whatever the gradient's."""
+SUITE = {("lora_sft", "fsdp2"), ("grpo", "fsdp2"), ("grpo", "ddp-rows"), ("distill", "fsdp2")}
+ALL = {
+    *((stage, mode) for stage in BOUNDS for mode in ("ddp", "fsdp2")), ("grpo", "ddp-rows"),
+    ("grpo", "fsdp2-sharded"), ("sft", "fsdp2-recomputed"), ("grpo", "fsdp2-recomputed"),
+}  # fmt: skip
+IS_LONG = os.environ.get("FACTORY_RANKS") == "all"
+SECONDS = 300
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Step, Artifact]]:
+    """Every stage, made by one process."""
+    folder = tmp_path_factory.mktemp("one")
+    recipe, settings = folder / "recipe.yaml", folder / "machine.yaml"
+    fields: Any = parse(RECIPE, "recipe")
+    if not IS_LONG:
+        for name in ("preferred", "reward_model", "lora_grpo"):
+            del fields["stages"][name]
+    recipe.write_text(json.dumps(fields), encoding="utf-8")
+    settings.write_text(json.dumps(ONE), encoding="utf-8")
+    output = folder / "output.txt"
+    command = ["factory", "build", str(recipe), "--machine", str(settings), "--plain"]
+    program = WarmProgram(
+        [*command, "--store", str(folder / "store")], output=output, errors=output, settings={}
+    )
+    assert program.wait(2 * SECONDS) == 0, output.read_text(encoding="utf-8")
+    steps = {step.name: step for step in make_plan(load_recipe(recipe))}
+    return {name: (steps[name], artifact) for name, artifact in sealed(folder / "store").items()}
+
+
+class Ranks:
+    """Two ranks at work on a stage, started as a launcher starts them."""
+
+    def __init__(
+        self, folder: Path, step: Step, inputs: Mapping[str, Path], machine: dict[str, Any]
+    ) -> None:
+        self.run, self.out = folder / f"{step.name}.run", folder / f"{step.name}.partial"
+        (self.run / "scratch").mkdir(parents=True, exist_ok=True)
+        self.out.mkdir(exist_ok=True)
+        job = Job(
+            stage=step.kind, config=step.config.model_dump(mode="json"),
+            inputs={key: str(path) for key, path in inputs.items()}, out=str(self.out),
+            run=str(self.run), seed=step.seed, builder=os.getpid(),
+            machine=Machine.model_validate(machine),
+        )  # fmt: skip
+        (self.run / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
+
+    def start(self, *faults: str) -> list[WarmProgram]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        command = [str(ROOT / "tests" / "one_rank.py"), str(self.run / "job.json"), *faults]
+        log = self.run / "log.txt"
+        return [
+            WarmProgram(
+                command, output=log, errors=log,
+                settings={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
+            for rank in range(2)
+        ]  # fmt: skip
+
+    def work(self) -> None:
+        ends = [rank.wait(SECONDS) for rank in self.start()]
+        assert ends == [0, 0], (self.run / "log.txt").read_text(encoding="utf-8")[-4000:]
+
+    def events(self) -> list[dict[str, Any]]:
+        path = self.run / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def ranks_of(
+    built: Mapping[str, tuple[Step, Artifact]], name: str, mode: str, folder: Path
+) -> Ranks:
+    step = built[name][0]
+    inputs = {key: built[stage][1].path for key, stage in step.inputs.items()}
+    return Ranks(folder, step, inputs, MODES[mode])
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    text = (folder / "telemetry.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def require_same(ranks: Ranks, one: Artifact, bound: float) -> None:
+    """As many steps with the same figures, the same names of weights, and the same weights."""
+    ours, theirs = rows(one.path), rows(ranks.out)
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    for name in ("reward", "completion_length", "accuracy"):
+        assert [row.get(name) for row in ours] == pytest.approx([row.get(name) for row in theirs])
+    losses = [[row["loss"] for row in each] for each in (ours, theirs)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    (alone,) = [load_file(path) for path in sorted(one.path.glob("*.safetensors"))]
+    (together,) = [load_file(path) for path in sorted(ranks.out.glob("*.safetensors"))]
+    assert alone.keys() == together.keys()
+    assert max(float((alone[name] - together[name]).abs().max()) for name in alone) <= bound
+    kept = [folder / "rollouts.jsonl" for folder in (one.path, ranks.out)]
+    if kept[0].exists():
+        texts = [[json.loads(line) for line in path.open(encoding="utf-8")] for path in kept]
+        drawn = [[row["trace"]["completion"] for row in each] for each in texts]
+        assert sorted(drawn[0]) == sorted(drawn[1])
+
+
+@pytest.mark.parametrize(("name", "mode"), sorted(ALL if IS_LONG else SUITE))
+def test_two_ranks_are_one_process(
+    built: dict[str, tuple[Step, Artifact]], name: str, mode: str, tmp_path: Path
+) -> None:
+    ranks = ranks_of(built, name, mode, tmp_path)
+    ranks.work()
+    require_same(ranks, built[name][1], BOUNDS[name])
+
+
+@pytest.mark.parametrize("mode", ["ddp", "fsdp2", "fsdp2-sharded"] if IS_LONG else ["fsdp2"])
+def test_a_killed_rank_takes_the_other_with_it_and_both_go_on(
+    built: dict[str, tuple[Step, Artifact]], mode: str, tmp_path: Path
+) -> None:
+    ranks = ranks_of(built, "grpo", mode, tmp_path)
+    programs = ranks.start()
+    end = time.monotonic() + SECONDS
+    while not (ranks.run / "scratch" / "trainer" / "checkpoint-2" / "COMPLETE").exists():
+        assert time.monotonic() < end and programs[0].poll() is None
+        time.sleep(0.02)
+    victim = random.randrange(2)
+    programs[victim].send_signal(signal.SIGKILL)
+    assert programs[victim].wait(SECONDS) == -signal.SIGKILL
+    assert programs[1 - victim].wait(SECONDS) == 1
+    errors = [row["message"] for row in ranks.events() if row.get("event") == "error"]
+    assert errors and "lost another rank" in errors[0], (victim, errors)
+    ranks.work()
+    require_same(ranks, built["grpo"][1], BOUNDS["grpo"])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("grpo", "is in a process group of 1"), ("sft", "ranks would train without each other")],
+)
+def test_an_engine_before_the_process_group_is_caught(
+    built: dict[str, tuple[Step, Artifact]], name: str, message: str, tmp_path: Path
+) -> None:
+    """By the engine that is opened later, and where there is none by the trainer."""
+    ranks = ranks_of(built, name, "ddp", tmp_path)
+    ends = [rank.wait(SECONDS) for rank in ranks.start("fault")]
+    assert ends == [2, 2]
+    errors = [row["message"] for row in ranks.events() if row.get("event") == "error"]
+    assert errors and all(message in error for error in errors)
+    assert not list(ranks.out.glob("*.safetensors"))
