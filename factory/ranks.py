@@ -7,6 +7,7 @@ that they say what its job says.
 """
 
 import os
+import traceback
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,10 @@ _ADVICE = {
     "use_cpu: true on CPUs; MULTI_CPU starts one process) or FSDP, or leave accelerate_config out",
     "slurm": "let `factory submit` write the job, and start none of its ranks by hand",
 }
+
+
+LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "NCCL", "gloo")
+"""What torch says where another rank has gone."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,19 @@ def sharding(machine: Machine) -> dict[str, str]:
         "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
         "FSDP_ACTIVATION_CHECKPOINTING": "false",  # the trainer's own arguments say it
     }
+
+
+def failure_of_rank(error: Exception) -> str:
+    """A bug of one rank, or what is left where another was killed, with its traceback's end."""
+    rank = this_rank()
+    if any(sign in str(error) for sign in LOST_RANK):
+        return (
+            f"rank {rank.index} of {rank.count} lost another rank, which was ended from outside, "
+            "most likely since memory ran out; start again (it resumes)"
+        )
+    *_, last = traceback.format_exception(error)
+    where = "".join(traceback.format_tb(error.__traceback__)[-2:])
+    return f"rank {rank.index} of {rank.count} failed: {last.strip()}\n{where.rstrip()}"
 
 
 def strip(environ: MutableMapping[str, str]) -> None:

@@ -21,14 +21,12 @@ from factory.files import write_file
 from factory.jsonl import append_rows
 from factory.machine import Machine, apply_matmul
 from factory.plugin_files import PluginFile, load_same
-from factory.ranks import enter, is_launched, join, this_rank
+from factory.ranks import enter, failure_of_rank, is_launched, join, this_rank
 from factory.records import Record
 from factory.stages import STAGES
 from factory.stages.foreign import run_foreign
 
 PR_SET_PDEATHSIG = 1
-LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "NCCL", "gloo")
-"""What torch says of it where another rank has gone."""
 _LIBRARY = ctypes.CDLL(None)
 
 
@@ -78,7 +76,7 @@ def main(path: Path) -> int:
             return 2
         except Exception as error:
             if is_launched(job.machine):
-                _tell_error(folder, "EngineError", _of_rank(error))
+                _tell_error(folder, "EngineError", failure_of_rank(error))
             raise
     if is_main_rank:
         result = Result(metrics={**context.figures, **metrics}, peak_memory_gib=_peak_memory_gib())
@@ -90,19 +88,6 @@ def _tell_error(folder: Path, kind: str, message: str) -> None:
     """Why a rank stopped: the others end with it and know no reason, nor does their launcher."""
     row = {"event": "error", "at": 0.0, "rank": this_rank().index}
     append_rows(folder / "metrics.jsonl", [{**row, "kind": kind, "message": message}])
-
-
-def _of_rank(error: Exception) -> str:
-    """A bug of one rank, or what is left where another was killed, with its traceback's end."""
-    rank = this_rank()
-    if any(sign in str(error) for sign in LOST_RANK):
-        return (
-            f"rank {rank.index} of {rank.world} lost another rank, which was ended from outside, "
-            "most likely since memory ran out; start again (it resumes)"
-        )
-    *_, last = traceback.format_exception(error)
-    where = "".join(traceback.format_tb(error.__traceback__)[-2:])
-    return f"rank {rank.index} of {rank.world} failed: {last.strip()}\n{where.rstrip()}"
 
 
 def _run(job: Job, context: Context) -> Metrics:

@@ -8,50 +8,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from factory.errors import ArtifactError, RecipeError
-from factory.machine import Machine
-from factory.ranks import this_rank, whole_weights
+from factory.ranks import whole_weights
 from factory.sampling.ends import name_ends
-from factory.trainers.lora import SHARDED_PACKED, LoraConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-BLOCK = 64
-"""Weights that share a scale. bitsandbytes 0.50 unpacks blocks that lie in two rows wrongly."""
-
-
-def open_policy(
-    folder: Path, lora: LoraConfig | None, machine: Machine, *, ends: Sequence[int] = ()
-) -> "PreTrainedModel":
-    """The model of a folder, to be trained: in float32 what learns, under adapters the frozen
-    weights as `lora.base` says. RecipeError where packed weights would be divided among ranks."""
-    if lora is None:
-        return open_model(folder, ends=ends)
-    dtype = getattr(torch, machine.torch_dtype_name(on_gpu=machine.takes_gpu()))
-    if lora.base == "plain":
-        return open_model(folder, dtype, ends=ends)
-    if machine.train.is_sharded:
-        raise RecipeError(SHARDED_PACKED.format(lora.base))
-    from transformers import BitsAndBytesConfig
-
-    shape = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
-    widths = {shape.hidden_size, shape.intermediate_size}
-    if any(width % BLOCK for width in widths):
-        raise RecipeError(
-            f"lora.base: {lora.base}: packs {BLOCK} weights of a row at a time, and the model has "
-            f"rows of {sorted(widths)}: take lora.base: plain"
-        )
-    packing = BitsAndBytesConfig(
-        load_in_8bit=lora.base == "int8",
-        load_in_4bit=lora.base == "nf4",
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
-    device = f"cuda:{this_rank().local}" if machine.takes_gpu() else "cpu"
-    where = {"quantization_config": packing, "device_map": {"": device}}
-    return open_model(folder, dtype, ends=ends, **where)
 
 
 def open_model(

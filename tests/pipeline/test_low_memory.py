@@ -18,8 +18,9 @@ from factory.stages.sft.config import SftConfig
 from factory.tiny import save_tiny_model
 from factory.trainers import lora as lora_module
 from factory.trainers import running
+from factory.trainers.adapters import open_policy
 from factory.trainers.lora import LoraConfig, gaps
-from factory.trainers.opening import open_model, open_policy
+from factory.trainers.opening import open_model
 from factory.trainers.telemetry import Telemetry
 
 PACKED = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes: extra lowmem")

@@ -27,10 +27,11 @@ from factory.seeds import derive
 from factory.stages.distill.config import DistillConfig
 from factory.stages.distill.texts import Planned, plan_texts
 from factory.stages.distill.vocabularies import require_shared_ends, shared_tokenizer
+from factory.trainers.adapters import open_policy
 from factory.trainers.arguments import largest_divisor, share_of_rank, trainer_arguments
 from factory.trainers.checkpoints import CompleteCheckpoints
 from factory.trainers.lora import keeps_adapters, optimizer_fields, peft_config
-from factory.trainers.opening import open_model, open_policy, require_room
+from factory.trainers.opening import open_model, require_room
 from factory.trainers.parity import engine_parity
 from factory.trainers.phases import PhaseClock
 from factory.trainers.running import run_trainer

@@ -29,9 +29,10 @@ from factory.stages.grpo.preference_rewards import PreferenceRewards
 from factory.stages.grpo.rollouts import Rollouts, RolloutSettings
 from factory.stages.grpo.trainer import FactoryGrpoTrainer, plain_pass_reason
 from factory.stages.grpo.watch import Watcher
+from factory.trainers.adapters import open_policy
 from factory.trainers.checkpoints import CompleteCheckpoints
 from factory.trainers.lora import keeps_adapters, peft_config
-from factory.trainers.opening import open_policy, require_room
+from factory.trainers.opening import require_room
 from factory.trainers.phases import PhaseClock
 from factory.trainers.questions import question_order
 from factory.trainers.running import run_trainer
