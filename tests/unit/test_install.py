@@ -269,8 +269,8 @@ def test_every_package_the_factory_imports_is_declared() -> None:
     beside = {path.stem for path in (ROOT / "factory" / "grading" / "inside").glob("*.py")}
     undeclared = {
         f"{module} (in {path.relative_to(ROOT)})"
-        for path in (ROOT / "factory").rglob("*.py")
-        for module in imported_modules(path) - sys.stdlib_module_names - {"factory"} - beside
+        for path in [*(ROOT / "factory").rglob("*.py"), *(ROOT / "lab").rglob("*.py")]
+        for module in imported_modules(path) - sys.stdlib_module_names - {"factory", "lab"} - beside
         if not declared & {install.normalise(name) for name in by_module.get(module, [module])}
     }
     assert undeclared == set(), "declare them in pyproject.toml"
