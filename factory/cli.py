@@ -128,8 +128,10 @@ def report(
     from factory.report.writing import write_report
 
     source = recipe / "recipe.json" if recipe.is_dir() else recipe
-    path = write_report(load_recipe(source, overrides or []), store)
-    open_console().print(f"report: {path}", markup=False, soft_wrap=True)
+    console = open_console()
+    path, faults = write_report(load_recipe(source, overrides or []), store)
+    for line in (*faults, f"report: {path}"):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 @app.command()

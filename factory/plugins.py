@@ -4,6 +4,7 @@ docs/architecture.md says what holds for doors; `examples/` has plug-ins as a us
 """
 
 from factory.artifacts import Artifact, Inputs
+from factory.blocks import Bullets, Code, Fold, Sample, Samples, Section, Table, Text
 from factory.context import Context, Metrics
 from factory.cost.context import CostContext, Flow, StageCost
 from factory.cost.work import line_work
@@ -15,24 +16,36 @@ from factory.problems.benchmark import benchmark
 from factory.problems.source import SourceConfig, new_problem, source
 from factory.problems.trace_source import TraceSourceConfig, WorkedExample, trace_source
 from factory.records import EvalSample, Problem, Record, Trace, TracesRef, Verdict
+from factory.report.build import Build
+from factory.report.section import section
 from factory.rewards.reward import GradedCompletion, reward
-from factory.stages.stage import Stage, StageConfig, light_stage, register
+from factory.stages.stage import Shows, Stage, StageConfig, light_stage, register
 
 __all__ = [
     "Artifact",
+    "Build",
+    "Bullets",
+    "Code",
     "Context",
     "CostContext",
     "EvalSample",
     "Flow",
+    "Fold",
     "GradedCompletion",
     "Inputs",
     "Metrics",
     "Problem",
     "Record",
+    "Sample",
+    "Samples",
+    "Section",
+    "Shows",
     "SourceConfig",
     "Stage",
     "StageConfig",
     "StageCost",
+    "Table",
+    "Text",
     "Trace",
     "TraceSourceConfig",
     "TracesRef",
@@ -49,6 +62,7 @@ __all__ = [
     "read_records",
     "register",
     "reward",
+    "section",
     "source",
     "trace_source",
     "write_records",

@@ -255,6 +255,7 @@ def _contents(kinds: Sequence[str]) -> str:
 
 
 def _doors(titles: Titles) -> Iterator[str]:
+    open_doors()
     for name in sorted(DOORS):
         door, ordered = DOORS[name], _ordered(DOORS[name])
         yield f"### Rows: {door.name}"
@@ -289,7 +290,8 @@ def _says(value: Any) -> str:
     function = getattr(value, "function", None) or getattr(value, "config", None)
     if function is None and getattr(value, "learns_from", None):
         return f"what a reward model makes of it that learned from {value.learns_from}"
-    return _first(inspect.getdoc(function or value) or "")
+    module = sys.modules.get(getattr(function, "__module__", ""))
+    return _first(inspect.getdoc(function or value) or inspect.getdoc(module) or "")
 
 
 def _first(docstring: str) -> str:

@@ -236,6 +236,7 @@ OPENERS = (
     "factory.rewards.reward",
     "factory.evaluation.measure",
     "factory.stages.stage",
+    "factory.report.section",
 )
 """The modules that make the doors."""
 

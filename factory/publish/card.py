@@ -20,10 +20,10 @@ from factory.jsonl import read_records
 from factory.publish.earlier import limits
 from factory.publish.licences import Source, Terms
 from factory.publish.lineage import LINEAGE, Origin
+from factory.readable import count, figure, markdown_block, percent, plural, span
+from factory.readable import markdown_text as plain
 from factory.records import EvalSample, Score
 from factory.report.markdown import table
-from factory.report.text import count, figure, markdown_block, percent, plural, span
-from factory.report.text import markdown_text as plain
 from factory.transformers4 import VERSION
 
 SHOWN = (

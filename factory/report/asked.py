@@ -1,14 +1,14 @@
 """What each evaluation asked: its problems, as far as they are to be had, and what may be shown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from factory.errors import RecipeError
 from factory.evaluation.asked import is_protected, problems_by_id
 from factory.records import Problem
-from factory.report.records import Evaluation, Step
-from factory.report.scorecard import AllAnswers
+from factory.report.build import Build, once
+from factory.report.records import Step
 
 
 @dataclass(frozen=True)
@@ -25,29 +25,28 @@ AllAsked = dict[tuple[str, str], Asked]
 """By evaluation label and benchmark."""
 
 
-def all_asked(
-    rows: Sequence[Evaluation], answers: AllAnswers, by_name: Mapping[str, Step]
-) -> AllAsked:
+@once
+def asked(build: Build) -> AllAsked:
     """Every benchmark of every evaluation, in the order of its answers."""
-    found: AllAsked = {}
-    for row in rows:
-        step = by_name[row.stage]
+    result: AllAsked = {}
+    for row in build.evaluations:
+        step = build.by_name[row.stage]
         ids: dict[str, dict[str, None]] = {}
-        for (benchmark, _), problems in answers[row.label].items():
+        for (benchmark, _), problems in build.answers[row.label].items():
             ids.setdefault(benchmark, {}).update(dict.fromkeys(problems))
-        for benchmark, asked in ids.items():
+        for benchmark, own in ids.items():
             number, config = _config(step, benchmark)
-            problems = _problems(step, number, task=config.get("task"), by_name=by_name)
-            names = [benchmark, str(config.get("task") or ""), *asked]
-            found[row.label, benchmark] = Asked(
-                problems={name: problems[name] for name in asked if name in problems},
+            problems = _problems(step, number, task=config.get("task"), by_name=build.by_name)
+            names = [benchmark, str(config.get("task") or ""), *own]
+            result[row.label, benchmark] = Asked(
+                problems={name: problems[name] for name in own if name in problems},
                 is_protected=is_protected(names, problems.values()),
             )
-    return found
+    return result
 
 
 def _config(step: Step, benchmark: str) -> tuple[int, Mapping[str, Any]]:
-    """The place of a benchmark in its stage's config, and its settings there."""
+    """The number of a benchmark in its stage's config, and its settings there."""
     for number, config in enumerate(step.config.get("benchmarks") or ()):
         if config.get("name") == benchmark:
             return number, config

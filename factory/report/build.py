@@ -1,99 +1,117 @@
-"""Artifacts -> Report, purely: no clock, no environment, no paths outside the artifacts."""
+"""What a report is made from: the sealed artifacts of a plan, and what follows from them.
+
+A pure function of what is on disk: no clock, no environment, no paths outside the artifacts.
+Nothing here computes a new result: every number is in an artifact, or is a paired statistic of
+per-problem means that are.
+"""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, wraps
+from typing import Any, TypeVar
 
 from factory.artifacts import Artifact, Manifest
 from factory.evaluation.claim import Claim
 from factory.pricing import recorded
-from factory.report.asked import all_asked
-from factory.report.browser import browser
-from factory.report.claims import claim_rows
-from factory.report.contamination import contaminations
-from factory.report.curves import training_runs
-from factory.report.evolution import evolutions
-from factory.report.headline import headline
+from factory.records import EvalSample
 from factory.report.lineage import index
-from factory.report.records import Contamination, Made, Report, StageRow, Step
-from factory.report.scorecard import (
-    all_answers,
-    compare,
-    evaluations,
-    published_scores,
-    tallies,
-    traps,
-)
-from factory.report.selection import mixtures, selections
-from factory.report.stories import stories
-from factory.report.strata import all_strata
-from factory.report.text import plural
+from factory.report.records import Comparison, Evaluation, Made, StageRow, Step
+from factory.report.scorecard import AllAnswers, all_answers, compare, evaluations
 from factory.stages import STAGES
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Build:
+    """One recipe's plan with what of it is sealed: what a section reads."""
+
+    recipe: str
+    description: str
+    steps: tuple[Step, ...]
+    """In plan order; one without artifact is not made."""
+    claims: tuple[Claim, ...] = ()
+    results: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Of functions that are `once`."""
+
+    @cached_property
+    def by_name(self) -> dict[str, Step]:
+        """Steps by name, in plan order."""
+        return index(self.steps)
+
+    @cached_property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Every evaluated checkpoint with its scores, in the plan's order of models."""
+        return tuple(evaluations(self.by_name))
+
+    @cached_property
+    def answers(self) -> AllAnswers:
+        """Every graded completion behind the scores."""
+        return all_answers(self.evaluations, self.by_name)
+
+    @cached_property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Each checkpoint against where it started, its forerunner, its teacher."""
+        return tuple(compare(self.evaluations, self.answers, self.by_name))
+
+    @cached_property
+    def stages(self) -> tuple[StageRow, ...]:
+        """What each stage was asked for and what it took."""
+        return tuple(map(_stage_row, self.steps))
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Names of the stages that are not made."""
+        return tuple(step.name for step in self.steps if step.artifact is None)
+
+    @cached_property
+    def manifests(self) -> list[Manifest]:
+        """Of all that is sealed."""
+        return [step.artifact.manifest for step in self.steps if step.artifact is not None]
+
+    @cached_property
+    def packages(self) -> dict[str, tuple[str, ...]]:
+        """Versions of each package over all stages."""
+        return _variants(manifest.versions for manifest in self.manifests)
+
+    @cached_property
+    def machine(self) -> dict[str, tuple[str, ...]]:
+        """Values of each setting of the machine over all stages."""
+        return _variants(manifest.machine for manifest in self.manifests)
+
+    @cached_property
+    def commits(self) -> tuple[str, ...]:
+        """Commits of the code, `(dirty)` appended where the tree had changes."""
+        return tuple(sorted({_commit(manifest) for manifest in self.manifests}))
+
+    def samples(self, evaluation: Evaluation) -> list[EvalSample]:
+        """Every graded answer of an evaluation, benchmark by benchmark."""
+        return [
+            sample
+            for problems in self.answers[evaluation.label].values()
+            for samples in problems.values()
+            for sample in samples
+        ]
 
 
 def build(
-    recipe_name: str, description: str, steps: Sequence[Step], claims: Sequence[Claim] = ()
-) -> Report:
-    """The report of one recipe's plan, from what of it is sealed.
-
-    `steps` are in plan order. A step without artifact is listed as not made, and everything that
-    does not need it is still shown. Raises ArtifactError or DataError where an artifact's files
-    are missing or malformed.
-    """
-    by_name = index(steps)
-    rows = evaluations(by_name)
-    answers = all_answers(rows, by_name)
-    asked = all_asked(rows, answers, by_name)
-    comparisons = compare(rows, answers, by_name)
-    overlapping = contaminations(rows, answers, by_name)
-    runs = training_runs(steps)
-    manifests = [step.artifact.manifest for step in steps if step.artifact is not None]
-    stages = tuple(_stage_row(step) for step in steps)
-    return Report(
-        recipe=recipe_name,
-        description=description,
-        headline=headline(
-            rows,
-            comparisons,
-            stages,
-            [*traps(rows, answers), *_unsandboxed(manifests), *_trained_on(overlapping)],
-        ),
-        claims=tuple(claim_rows(claims, by_name)),
-        stages=stages,
-        evaluations=tuple(rows),
-        comparisons=tuple(comparisons),
-        reproductions=tuple(published_scores(rows, answers, by_name)),
-        runs=tuple(runs),
-        evolutions=tuple(evolutions(steps, runs)),
-        selections=tuple(selections(steps)),
-        mixtures=tuple(mixtures(steps)),
-        stories=tuple(stories(rows, answers, asked)),
-        browser=browser(rows, answers, asked),
-        tallies=tuple(tallies(rows, answers)),
-        strata=tuple(all_strata(rows, answers, asked)),
-        contaminations=tuple(overlapping),
-        packages=_variants(manifest.versions for manifest in manifests),
-        machine=_variants(manifest.machine for manifest in manifests),
-        commits=tuple(sorted({_commit(manifest) for manifest in manifests})),
-    )
+    recipe: str, description: str, steps: Sequence[Step], claims: Sequence[Claim] = ()
+) -> Build:
+    """The build of one recipe's plan."""
+    return Build(recipe, description, tuple(steps), tuple(claims))
 
 
-def _unsandboxed(manifests: Sequence[Manifest]) -> list[str]:
-    """A warning about artifacts that were made with the sandbox switched off."""
-    names = [manifest.name for manifest in manifests if manifest.machine.get("unsandboxed")]
-    if not names:
-        return []
-    return [f"unsandboxed: made while models' programs ran without isolation: {', '.join(names)}"]
+def once(function: Callable[[Build], T]) -> Callable[[Build], T]:
+    """Compute it once a build: several sections may show the same."""
 
+    @wraps(function)
+    def cached(build: Build) -> T:
+        if function not in build.results:
+            build.results[function] = function(build)
+        return build.results[function]
 
-def _trained_on(found: Sequence[Contamination]) -> list[str]:
-    """A warning about scores on questions that the model was trained on as they are."""
-    return [
-        f"{one.label} was trained on {one.same} of {plural(one.problems, 'question')} of "
-        f"{one.benchmark} as they are."
-        for one in found
-        if one.same
-    ]
+    return cached
 
 
 def _stage_row(step: Step) -> StageRow:
@@ -141,8 +159,8 @@ def _commit(manifest: Manifest) -> str:
 
 def _variants(tables: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
     """All values that each key takes, keys and values sorted."""
-    found: dict[str, set[str]] = {}
+    values: dict[str, set[str]] = {}
     for table in tables:
         for key, value in table.items():
-            found.setdefault(key, set()).add(str(value))
-    return {key: tuple(sorted(found[key])) for key in sorted(found)}
+            values.setdefault(key, set()).add(str(value))
+    return {key: tuple(sorted(values[key])) for key in sorted(values)}

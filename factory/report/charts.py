@@ -1,14 +1,13 @@
 """Curves of a training run as small multiples: which panels there are, and their drawing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from factory.report.curves import WINDOW, mean, moving_mean
-from factory.report.records import Series, TrainingRun
+from factory.blocks import Figure
+from factory.readable import figure, plural
+from factory.report.curves import WINDOW, Series, TrainingRun, mean, moving_mean
 from factory.report.svg import drawing, line, nice_ticks, path, tag, text
-from factory.report.text import figure, plural
 
 WIDTH, HEIGHT = 264, 152
 LEFT, RIGHT, TOP, BOTTOM = 46, 258, 8, 132
@@ -44,16 +43,7 @@ EXACT = {"learning_rate"}
 ORDER = {name: position for position, name in enumerate(TITLES)}
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One drawn chart: its title, the legend (class, name, last mean) and the picture."""
-
-    title: str
-    legend: tuple[tuple[str, str, str], ...]
-    picture: Markup
-
-
-def panels(run: TrainingRun) -> list[Panel]:
+def panels(run: TrainingRun) -> list[Figure]:
     """All charts of a run: known quantities first, then others by name; nothing is left out.
 
     Quantities called `a/b` share a panel; `words/...` become a heat strip and `seconds/...`
@@ -67,7 +57,7 @@ def panels(run: TrainingRun) -> list[Panel]:
     return [_panel(name, groups[name]) for name in names]
 
 
-def _panel(name: str, group: Sequence[Series]) -> Panel:
+def _panel(name: str, group: Sequence[Series]) -> Figure:
     if name == "words":
         return _heat_strip(group)
     if name == "seconds":
@@ -77,7 +67,7 @@ def _panel(name: str, group: Sequence[Series]) -> Panel:
         (f"s{position % COLOURS}", series.name.partition("/")[2] or "mean", _last(series))
         for position, series in enumerate(group)
     )
-    return Panel(title, legend, curves(group, title))
+    return Figure(title, curves(group, title), legend)
 
 
 def _last(series: Series) -> str:
@@ -156,7 +146,7 @@ def curves(
     return drawing(WIDTH, HEIGHT, described, *marks, *dots, *lines)
 
 
-def _stack(group: Sequence[Series]) -> Panel:
+def _stack(group: Sequence[Series]) -> Figure:
     """Seconds by phase, stacked; `seconds/step` bounds them, and what is left is `other`."""
     ordered = sorted(group, key=lambda series: series.name)
     by_name = {series.name.partition("/")[2] or "step": series for series in ordered}
@@ -184,7 +174,7 @@ def _stack(group: Sequence[Series]) -> Panel:
         (colour, name, f"{means[name]:.1f} s") for colour, name in zip(colours, names, strict=True)
     )
     layers = [(colour, tables[name]) for colour, name in zip(colours, names, strict=True)]
-    return Panel("Seconds a step by phase", legend, _areas(steps, layers))
+    return Figure("Seconds a step by phase", _areas(steps, layers), legend)
 
 
 def _areas(steps: Sequence[int], layers: Sequence[tuple[str, Mapping[int, float]]]) -> Markup:
@@ -212,7 +202,7 @@ def _stairs(heights: Sequence[float], width: float, unit: float) -> list[tuple[f
     return points
 
 
-def _heat_strip(group: Sequence[Series]) -> Panel:
+def _heat_strip(group: Sequence[Series]) -> Figure:
     """A row for each word, a cell for each stretch of steps; the darker the more of it."""
     most = 24
     rows = [thin(series, most) for series in group]
@@ -243,4 +233,4 @@ def _heat_strip(group: Sequence[Series]) -> Panel:
     drawn.append(text(RIGHT - 36, bottom + 14, str(last), class_="tick", anchor="end"))
     title = "Reflective words a response"
     picture = drawing(WIDTH, bottom + 22, f"{title}, by word, over the steps", *drawn)
-    return Panel(title, (), picture)
+    return Figure(title, picture)

@@ -3,23 +3,50 @@
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from factory.artifacts import Artifact
 from factory.errors import DataError
-from factory.report.records import Series, Step, TrainingRun
-from factory.report.stories import rollouts
+from factory.records import Record
+from factory.report.build import Build, once
+from factory.report.records import Step
 
 WINDOW = 8
 """Steps of the moving mean: one step's accuracy has a standard error near 0.1."""
 
 
-def training_runs(steps: Sequence[Step]) -> list[TrainingRun]:
+class Series(Record):
+    """One named quantity over training steps; None where a value was not finite."""
+
+    name: str
+    steps: tuple[int, ...]
+    values: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What one training stage logged."""
+
+    stage: str
+    kind: str
+    artifact: Artifact
+    series: tuple[Series, ...]
+    seconds: tuple[Series, ...]
+    """From the run folder: seconds by phase and rates; empty where it was copied without."""
+
+    def named(self, name: str) -> Series | None:
+        """The quantity of that name."""
+        return next((series for series in self.series if series.name == name), None)
+
+
+@once
+def training_runs(build: Build) -> list[TrainingRun]:
     """One entry for every sealed stage that wrote `telemetry.jsonl`, in plan order."""
     return [
         _run(step, step.artifact)
-        for step in steps
+        for step in build.steps
         if step.artifact is not None and "telemetry.jsonl" in step.artifact.manifest.files
     ]
 
@@ -28,9 +55,9 @@ def _run(step: Step, artifact: Artifact) -> TrainingRun:
     return TrainingRun(
         stage=step.name,
         kind=step.stage,
+        artifact=artifact,
         series=to_series(_rows(artifact.file("telemetry.jsonl"))),
         seconds=to_series(_events(artifact.run_path / "metrics.jsonl")),
-        rollouts=tuple(rollouts(artifact)),
     )
 
 

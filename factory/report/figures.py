@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
-from factory.evaluation.strata import UNSTATED
+from factory.blocks import Bar
+from factory.evaluation.strata import UNSTATED, Stratum
+from factory.readable import percent, plural, point_span, points, span, whole_points
 from factory.records import Score
-from factory.report.records import Comparison, Evaluation, Strata
+from factory.report.records import Comparison, Evaluation
 from factory.report.scorecard import find_score
 from factory.report.svg import drawing, line, nice_ticks, tag, text
-from factory.report.text import percent, plural, point_span, points, span, whole_points
 
 WIDTH = 480
 """Two such panels stand side by side on a laptop, one fills a phone at a readable size."""
@@ -128,7 +129,7 @@ def difference_panel(comparisons: Sequence[Comparison], title: str) -> Markup:
     return drawing(WIDTH, y + 24, title, *axis, zero, *drawn)
 
 
-def strata_panel(found: Strata) -> Markup:
+def strata_panel(label: str, benchmark: str, parts: Sequence[Stratum]) -> Markup:
     """A column a part of a benchmark: its answers by outcome, right ones at the bottom, and across
     it the strict score with its 95 % interval."""
     left, right, top, bottom = 40.0, 258.0, 8.0, 112.0
@@ -137,9 +138,9 @@ def strata_panel(found: Strata) -> Markup:
         y = bottom - (bottom - top) * share
         marks.append(line(left, y, right, y, "grid"))
         marks.append(text(left - 6, y + 4, percent(share, 0), class_="tick", anchor="end"))
-    pitch = (right - left) / len(found.parts)
-    for place, part in enumerate(found.parts):
-        x = left + pitch * (place + 0.5)
+    pitch = (right - left) / len(parts)
+    for column, part in enumerate(parts):
+        x = left + pitch * (column + 0.5)
         total, done = sum(part.outcomes.values()), 0
         for outcome, number in part.outcomes.items():
             height = (bottom - top) * number / total
@@ -161,7 +162,7 @@ def strata_panel(found: Strata) -> Markup:
         marks.append(text(x, bottom + 15, short(part.name), class_="tick", anchor="middle"))
         marks.append(text(x, bottom + 29, str(part.score.n), class_="tick", anchor="middle"))
     marks.append(text(left - 6, bottom + 29, "n", class_="tick", anchor="end"))
-    title = f"{found.label} on {found.benchmark} by difficulty"
+    title = f"{label} on {benchmark} by difficulty"
     return drawing(264, 146, title, *marks)
 
 
@@ -187,3 +188,11 @@ def amount_bar(value: float, largest: float, title: str, *, class_: str) -> Mark
     width = 100 * value / largest if largest > 0 else 0.0
     rect = tag("rect", x=0, y=0, width=max(width, 0.5), height=8, class_=class_)
     return drawing(100, 8, title, rect, preserveAspectRatio="none", class_="amount")
+
+
+def draw_bar(bar: Bar) -> Markup:
+    """A bar of a table."""
+    if bar.whole is None:
+        return share_bar(bar.parts, bar.title)
+    ((class_, value),) = bar.parts
+    return amount_bar(value, bar.whole, bar.title, class_=class_)

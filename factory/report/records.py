@@ -5,19 +5,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from factory.artifacts import Artifact
-from factory.evaluation.claims import Finding
-from factory.evaluation.contamination import Overlap
 from factory.evaluation.paired import ALPHA
-from factory.evaluation.published import Reproduction
-from factory.evaluation.statistics import Interval
-from factory.evaluation.strata import Stratum
 from factory.pricing import Estimate
-from factory.problems.overlap import SAME_QUESTION
-from factory.records import ArtifactKind, Mode, Outcome, Record, Score
-from factory.stages.grpo.trends import Alarm, LengthFall, WatchRow
+from factory.records import ArtifactKind, Mode, Record, Score
 
 Direction = Literal["better", "worse", "unclear"]
 Relation = Literal["start", "order", "teacher"]
@@ -111,8 +104,8 @@ class Comparison(Record):
     model that wrote its training traces."""
     n: int
     """Problems that both answered."""
-    samples: int | None = Field(default=None, exclude_if=lambda one: one is None)
-    """Of every problem the first so many samples are compared, where one side has more of them."""
+    samples: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Only the first N samples of each problem are compared, where one side has more of them."""
     difference: float
     low: float
     high: float
@@ -134,156 +127,6 @@ class Comparison(Record):
         return "worse" if self.high < 0 else "unclear"
 
 
-class Series(Record):
-    """One named quantity over training steps; None where a value was not finite."""
-
-    name: str
-    steps: tuple[int, ...]
-    values: tuple[float | None, ...]
-
-
-class Sample(Record):
-    """One completion as shown to a reader. All its text is a model's: hostile until escaped."""
-
-    label: str
-    prompt: str
-    reasoning: str | None
-    answer: str | None
-    completion: str
-    outcome: Outcome
-    explanation: str
-    tokens: int
-    cut: int
-    """Characters of the completion left out to keep the page readable."""
-
-
-class TrainingRun(Record):
-    """What one training stage logged."""
-
-    stage: str
-    kind: str
-    series: tuple[Series, ...]
-    seconds: tuple[Series, ...]
-    """From the run folder: seconds by phase and rates; empty where it was copied without."""
-    rollouts: tuple[Sample, ...]
-    """The first and the last rollout that the stage kept."""
-
-
-class Telling(Record):
-    """A completion in which the model stops, doubts and does a step again."""
-
-    rule: str
-    """How it was picked."""
-    step: int
-    redone: int
-    """Steps done again in it."""
-    passage: str
-    """What stands around the first doubt."""
-    sample: Sample
-
-
-class Evolution(Record):
-    """How an RL run changed by itself: what was measured on the way, and what follows by rule."""
-
-    stage: str
-    start: str
-    """The stage whose weights it started from."""
-    language_weight: float
-    """Of the language reward; 0 where it has none."""
-    jumps: tuple[tuple[int, int], ...]
-    """(first update, new tokens allowed from it on)."""
-    measured: tuple[WatchRow, ...]
-    alarm: Alarm | None
-    length_fall: LengthFall | None
-    telling: tuple[Telling, ...]
-
-
-class Rejection(Record):
-    """Why some traces were dropped, how many, and the first of them."""
-
-    reason: str
-    count: int
-    example: Sample | None
-
-
-class Rewriting(Record):
-    """A completion and what a model made of it."""
-
-    draft: str
-    reply: str
-
-
-class Selection(Record):
-    """What a select, rewrite or review stage kept and dropped."""
-
-    stage: str
-    kind: str = "select"
-    kept: int
-    remark: str = ""
-    """Of a review: who decided."""
-    rejections: tuple[Rejection, ...]
-    """Most frequent first."""
-    rewriting: Rewriting | None = None
-    """Of a rewrite: the first one kept."""
-
-
-class DomainRow(Record):
-    """One domain of a mixture."""
-
-    domain: str
-    kept: int
-    share: float
-    r1_share: float
-    """In R1's SFT set (arXiv 2501.12948 v2, Table 5)."""
-
-
-class Mixture(Record):
-    """A mix stage's traces by domain."""
-
-    stage: str
-    rows: tuple[DomainRow, ...]
-
-
-class Story(Record):
-    """One problem and what each checkpoint made of it."""
-
-    title: str
-    rule: str
-    """How the problem was picked: always by rule, never by taste."""
-    benchmark: str
-    problem_id: str
-    question: str
-    samples: tuple[Sample, ...]
-
-
-class Answer(Record):
-    """One answer in the page's browser, its texts abridged. All of them are a model's."""
-
-    label: str
-    """Of the evaluation."""
-    mode: Mode
-    sample: int
-    outcome: Outcome
-    lenient: Outcome
-    lenient_answer: str | None
-    tokens: int
-    reasoning: str | None
-    answer: str | None
-    completion: str
-    explanation: str
-
-
-class Answered(Record):
-    """One problem with every answer to it."""
-
-    benchmark: str
-    problem_id: str
-    question: str
-    reference: str | None
-    """None where it is not to be had: lm-eval's own tasks, a package that is not installed."""
-    answers: tuple[Answer, ...]
-
-
 class Tally(Record):
     """How often each problem of one evaluation's benchmark was answered right: what comparisons
     are made from."""
@@ -293,74 +136,10 @@ class Tally(Record):
     mode: Mode
     samples: int
     """A problem; the fewest, where they differ."""
-    ended_early: bool = Field(default=False, exclude_if=lambda one: not one)
+    ended_early: bool = Field(default=False, exclude_if=lambda value: not value)
     """By the evaluation's own error bar."""
     shares: dict[str, float]
     """By problem id: share of its samples that are right, strictly."""
-
-
-class Strata(Record):
-    """One evaluation's score on one benchmark by difficulty."""
-
-    label: str
-    benchmark: str
-    mode: Mode
-    parts: tuple[Stratum, ...]
-
-
-class CleanScore(Record):
-    """A strict score over all problems, and over those that overlap with no training text."""
-
-    mode: Mode
-    whole: Interval
-    clean: Interval | None
-    """None where no problem is left."""
-
-
-class Contamination(Record):
-    """What of a benchmark overlaps with the texts that a model's weights were trained on."""
-
-    label: str
-    benchmark: str
-    problems: int
-    texts: int
-    """Training texts that were looked through."""
-    stages: tuple[str, ...]
-    """Whose artifacts hold them; none: none of the factory's training had a text."""
-    unknown: tuple[str, ...]
-    """What else it was trained on, that cannot be looked at."""
-    overlaps: tuple[Overlap, ...]
-    scores: tuple[CleanScore, ...]
-
-    @property
-    def same(self) -> int:
-        """Problems that were trained on as they are."""
-        return sum(one.rule == SAME_QUESTION for one in self.overlaps)
-
-
-class Browser(Record):
-    """The answers that a reader can leaf through on the page."""
-
-    problems: tuple[Answered, ...] = Field(default=(), exclude=True, repr=False)
-    """On the page only: each evaluation's samples.jsonl has them whole."""
-    shown: int
-    left_out: int
-    """Answers for which the page has no room."""
-    protected: dict[str, int]
-    """By benchmark: answers that are not shown, since its authors ask not to reprint questions."""
-
-
-class ClaimRow(Record):
-    """A claim of the recipe and what was measured; no finding while an evaluation is missing, or
-    where there is nothing to measure."""
-
-    text: str
-    measure: str
-    benchmark: str
-    of: tuple[str, ...]
-    against: tuple[str, ...]
-    missing: tuple[str, ...]
-    finding: Finding | None
 
 
 class Headline(Record):
@@ -372,34 +151,23 @@ class Headline(Record):
 
 
 class Report(Record):
-    """Everything the page shows. Equal artifacts give an equal report, to the byte."""
+    """What report.json holds: the facts behind the page, and what `factory diff` compares.
 
-    version: int = 1
+    Equal artifacts give an equal report, to the byte.
+    """
+
+    version: int = 2
     recipe: str
     description: str
     headline: Headline
-    claims: tuple[ClaimRow, ...]
     stages: tuple[StageRow, ...]
     evaluations: tuple[Evaluation, ...]
     comparisons: tuple[Comparison, ...]
-    reproductions: tuple[Reproduction, ...] = ()
-    """Scores of unchanged hub models beside those that others published."""
-    runs: tuple[TrainingRun, ...]
-    evolutions: tuple[Evolution, ...]
-    selections: tuple[Selection, ...]
-    mixtures: tuple[Mixture, ...] = ()
-    stories: tuple[Story, ...]
-    browser: Browser | None = None
-    tallies: tuple[Tally, ...] = ()
-    strata: tuple[Strata, ...] = ()
-    contaminations: tuple[Contamination, ...] = ()
+    tallies: tuple[Tally, ...]
     packages: dict[str, tuple[str, ...]]
     """Versions of each package over all stages; more than one where the stages differ."""
     machine: dict[str, tuple[str, ...]]
     commits: tuple[str, ...]
     """Commits of the code, `(dirty)` appended where the tree had changes."""
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Names of the stages that are not made."""
-        return tuple(row.name for row in self.stages if row.made is None)
+    sections: dict[str, tuple[JsonValue, ...]]
+    """By name, the records of sections that state some."""

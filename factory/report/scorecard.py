@@ -1,16 +1,16 @@
 """Evaluated checkpoints in stage order, and what changed between them on the same problems."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from factory.blocks import OUTCOME_WORDS
 from factory.evaluation.paired import holm, paired
-from factory.evaluation.published import Reproduction, hub_id, load_published, reproductions
 from factory.evaluation.statistics import clusters
-from factory.evaluation.summary import ByMode, common_samples, read_answers, summary, trap
+from factory.evaluation.summary import ByMode, common_samples, read_answers, trap
 from factory.jsonl import read_records
-from factory.records import EvalSample, Mode, Score
+from factory.readable import count, plural
+from factory.records import EvalSample, Mode, Outcome, Score
 from factory.report.lineage import model_input, teachers, weight_ancestors
 from factory.report.records import Comparison, Evaluation, Relation, Role, Step, Tally
-from factory.report.text import plural
 
 AllAnswers = dict[str, ByMode]
 """By evaluation label, then (benchmark, mode), then problem id in the file's order."""
@@ -214,25 +214,6 @@ def _compare_pair(
     )
 
 
-def published_scores(
-    rows: Sequence[Evaluation], answers: AllAnswers, by_name: Mapping[str, Step]
-) -> list[Reproduction]:
-    """Every evaluation of an unchanged hub model beside what was published of it."""
-    known = load_published()
-    found: list[Reproduction] = []
-    for row in rows:
-        model = by_name[row.model]
-        name = hub_id(model.config) if model.stage == "model" else None
-        if name is not None:
-            own = [
-                summary(benchmark, mode, problems)
-                for (benchmark, mode), problems in answers[row.label].items()
-                if benchmark in known.benchmarks
-            ]
-            found += reproductions(own, model=name, published=known)
-    return found
-
-
 def traps(rows: Sequence[Evaluation], answers: AllAnswers) -> list[str]:
     """Which evaluations are zero by their protocol, each with its explanation."""
     found = []
@@ -262,6 +243,11 @@ def tallies(rows: Sequence[Evaluation], answers: AllAnswers) -> list[Tally]:
         for row in rows
         for (benchmark, mode), problems in answers[row.label].items()
     ]
+
+
+def outcome_words(counts: Iterable[tuple[Outcome, int]]) -> str:
+    """`341 correct, 102 wrong, 37 cut off`."""
+    return ", ".join(f"{count(n)} {OUTCOME_WORDS[name]}" for name, n in counts if n) or "none"
 
 
 def correct_share(samples: Sequence[EvalSample]) -> float:

@@ -1,13 +1,16 @@
-"""A few pure functions that write SVG: escaped, deterministic, coloured by classes only.
+"""A few pure functions that write elements and SVG: escaped, deterministic, coloured by classes.
 
-No element carries a style: colours come from the page's variables, so one drawing serves light,
-dark and print, and the page's content policy can refuse inline styles.
+Text comes into a page through `tag` alone: it escapes, and writes out characters that hide. No
+element carries a style: colours come from the page's variables, so one drawing serves light, dark
+and print, and the page's content policy can refuse inline styles.
 """
 
 import math
 from collections.abc import Sequence
 
 from markupsafe import Markup, escape
+
+from factory.visible import visible
 
 Attribute = str | int | float | None
 
@@ -26,8 +29,10 @@ def tag(name: str, *children: str, **attributes: Attribute) -> Markup:
         if value is None:
             continue
         text = number(value) if isinstance(value, int | float) else value
-        parts.append(f' {key.rstrip("_").replace("_", "-")}="{escape(text)}"')
-    body = "".join(str(escape(child)) for child in children)
+        parts.append(f' {key.rstrip("_").replace("_", "-")}="{escape(visible(text))}"')
+    body = "".join(
+        child if isinstance(child, Markup) else escape(visible(child)) for child in children
+    )
     parts.append(f">{body}</{name}>" if children else "/>")
     return Markup("".join(parts))
 

@@ -9,13 +9,14 @@ from factory.plan import make_plan
 from factory.recipe import Recipe
 from factory.report.build import build
 from factory.report.records import Step
-from factory.report.render import write
+from factory.report.render import failures, write
 
 
-def write_report(recipe: Recipe, store: Path) -> Path:
+def write_report(recipe: Recipe, store: Path) -> tuple[Path, tuple[str, ...]]:
     """Write the report of the whole plan under store/reports/<name>, with the resolved recipe.
 
-    Returns the page's path; stages that are not made yet are told as such.
+    Returns the page's path, and a line for each plug-in that could not show what it has; stages
+    that are not made yet are shown as such.
     """
     steps = [
         Step(
@@ -33,4 +34,5 @@ def write_report(recipe: Recipe, store: Path) -> Path:
     text = json.dumps(recipe.resolved, indent=2, ensure_ascii=False)
     write_file(folder / "recipe.json", text + "\n")
     header = recipe.header
-    return write(build(header.name, header.description, steps, header.claims), folder)
+    made = build(header.name, header.description, steps, header.claims)
+    return write(made, folder), failures(made)

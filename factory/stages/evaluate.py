@@ -42,6 +42,7 @@ from factory.stages.stage import (
     no_objection,
     no_origins,
     nothing_missing,
+    nothing_unseen,
     register,
 )
 
@@ -440,5 +441,7 @@ STAGE = register(
         small=small,
         visible=None,
         origins=no_origins,
+        unseen=nothing_unseen,
+        shows=None,
     )
 )

@@ -45,6 +45,7 @@ from factory.stages.stage import (
     no_origins,
     no_rows,
     nothing_missing,
+    nothing_unseen,
     register,
     traces_metric,
 )
@@ -392,5 +393,7 @@ STAGE = register(
         small=small,
         visible=None,
         origins=no_origins,
+        unseen=nothing_unseen,
+        shows=None,
     )
 )

@@ -1,9 +1,14 @@
 """What stages share whose data a judge may make: pairs and labels."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from factory.artifacts import Artifact
+from factory.blocks import Table
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers, Texts
 from factory.cost.work import reading_work
+from factory.readable import count, plural
 from factory.records import SamplingConfig
 from factory.stages.stage import Origin, file_origin
 
@@ -31,3 +36,40 @@ def preference_origins(artifact: Artifact) -> list[Origin]:
     """A file or a data set; what a judge made comes from its inputs."""
     source = artifact.manifest.config["source"]
     return [] if source["type"] == "judged" else [file_origin(source)]
+
+
+SHOWN = ("stage", "source", "kept", "dropped", "judge", "balance")
+"""What a report shows of a set of pairs or labels."""
+
+
+def preference_table(artifact: Artifact, balance: str) -> Table:
+    """One row: where the data came from, what was dropped, how the judge voted, how balanced."""
+    manifest = artifact.manifest
+    metrics = manifest.metrics
+    dropped = {
+        name.removeprefix("dropped."): value
+        for name, value in metrics.items()
+        if name.startswith("dropped.")
+    }
+    reasons = ", ".join(f"{count(n)} {reason}" for reason, n in sorted(dropped.items()))
+    kept = plural(round(metrics.get(manifest.kind, 0)), manifest.kind.removesuffix("s"))
+    source = manifest.config.get("source")
+    row = (
+        manifest.name, _source(source) if isinstance(source, Mapping) else "", kept,
+        reasons or "none", _judge(metrics), balance,
+    )  # fmt: skip
+    return Table(SHOWN, (row,), label="Preference data")
+
+
+def _source(source: Mapping[str, Any]) -> str:
+    name = source.get("path") or source.get("id") or f"judged by {source.get('judge')}"
+    return str(name).rpartition("/")[2] if source.get("type") == "local" else str(name)
+
+
+def _judge(metrics: Mapping[str, float]) -> str:
+    if "votes" not in metrics:
+        return "not judged here"
+    unreadable = count(metrics.get("unreadable_votes", 0))
+    words = f"{count(metrics['votes'])} votes, {unreadable} unreadable"
+    first = metrics.get("first_place")
+    return words if first is None else f"{words}, first place {first:+.2f}"

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from factory.artifacts import Inputs
+from factory.artifacts import Artifact, Inputs
+from factory.blocks import Block
 from factory.context import Context, Metrics
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Texts, texts
@@ -20,16 +21,19 @@ from factory.jsonl import write_records
 from factory.preferences import sources
 from factory.preferences.judge import GUARD, GUARDED, Vote, safe_share, vote_counts
 from factory.preferences.sources import HubRows, LabelLine, LocalFile
+from factory.readable import percent
 from factory.records import Labelled, ModelRef, Record, SamplingConfig, Trace, TracesRef
-from factory.stages.judged import judged_texts, preference_origins
+from factory.stages.judged import judged_texts, preference_origins, preference_table
 from factory.stages.small import LABELS, small_preferences
 from factory.stages.stage import (
     SAMPLING_MEMORY,
     Fields,
+    Shows,
     Stage,
     StageConfig,
     never_served,
     no_rows,
+    nothing_unseen,
     register,
     traces_metric,
 )
@@ -184,6 +188,11 @@ def small(fields: Fields) -> Fields:
     return {**fields, "source": small_preferences(fields["source"], LABELS, loose)}
 
 
+def shown(artifact: Artifact) -> Sequence[Block]:
+    safe = artifact.manifest.metrics.get("safe_share", 0.0)
+    return [preference_table(artifact, f"{percent(safe)} safe")]
+
+
 STAGE = register(
     Stage(
         kind="labels",
@@ -207,5 +216,7 @@ STAGE = register(
         small=small,
         visible=None,
         origins=preference_origins,
+        unseen=nothing_unseen,
+        shows=Shows("preferences", shown),
     )
 )

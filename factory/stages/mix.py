@@ -14,6 +14,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from factory.artifacts import Artifact, Inputs
+from factory.blocks import Block, Table
 from factory.context import Context, Metrics
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers
@@ -22,10 +23,12 @@ from factory.errors import DataError
 from factory.jsonl import read_records, write_records
 from factory.problems.overlap import HeldOut
 from factory.problems.similar import near_duplicates
+from factory.readable import count, percent
 from factory.records import AddedLater, Problem, ProblemsRef, Record, Trace, TracesRef
 from factory.seeds import derive
 from factory.stages.stage import (
     Fields,
+    Shows,
     StageConfig,
     light_stage,
     register,
@@ -300,6 +303,24 @@ def small(fields: Fields) -> Fields:
     return {**fields, "parts": parts, "limit": None}
 
 
+def shown(artifact: Artifact) -> Sequence[Block]:
+    """The domains of a mixture whose parts state them, beside those of R1's SFT set (arXiv
+    2501.12948 v2, Table 5)."""
+    metrics = artifact.manifest.metrics
+    rows = tuple(
+        (
+            domain,
+            count(metrics[f"domains.{domain}.kept"]),
+            percent(metrics[f"domains.{domain}.share"]),
+            percent(metrics[f"domains.{domain}.r1_share"]),
+        )
+        for domain in DOMAINS
+        if f"domains.{domain}.kept" in metrics
+    )
+    header = ("domain", "traces", "share", "R1's SFT set")
+    return [Table(header, rows, numbers=(1, 2, 3), label="Traces by domain")] if rows else []
+
+
 STAGE = register(
     light_stage(
         MixConfig,
@@ -308,5 +329,6 @@ STAGE = register(
         run=run,
         estimate=estimate,
         small=small,
+        shows=Shows("selection", shown),
     )
 )

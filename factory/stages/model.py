@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,10 +23,8 @@ from factory.stages.stage import (
     OWN_LICENCE,
     Fields,
     Origin,
-    Stage,
     StageConfig,
-    no_objection,
-    no_rows,
+    light_stage,
     register,
 )
 from factory.stages.turns import Turns, set_turns
@@ -473,28 +471,27 @@ def origins(artifact: Artifact) -> list[Origin]:
     return [Origin(str(what), str(source.get("licence") or ""))]
 
 
+def unseen(config: Mapping[str, Any]) -> str:
+    """Random weights were trained on nothing."""
+    source = config.get("source")
+    is_random = isinstance(source, Mapping) and source.get("type") == "tiny"
+    return "" if is_random else "what {name} was pre-trained on"
+
+
 STAGE = register(
-    Stage(
-        kind="model",
-        config=ModelConfig,
+    light_stage(
+        ModelConfig,
         produces="model",
         version=2,
         run=run,
         packages=("transformers",),
         preload=("transformers",),
-        trains=False,
-        is_single=False,
         external_files=external_files,
-        uses=no_rows,
-        check=no_objection,
         missing=missing,
         is_served=is_served,
-        memory_settings=(),
         estimate=estimate,
-        completions=None,
-        tokens="none",
         small=small,
-        visible=None,
         origins=origins,
+        unseen=unseen,
     )
 )

@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from factory.artifacts import Inputs
+from factory.artifacts import Artifact, Inputs
+from factory.blocks import Block
 from factory.context import Context, Metrics
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Texts, texts
@@ -23,15 +24,17 @@ from factory.preferences.judge import COMPARE, COMPARED, Vote, preference, vote_
 from factory.preferences.lengths import length_gap, unbalanced
 from factory.preferences.sources import HubRows, LocalFile, PairLine
 from factory.records import ModelRef, Pair, Record, SamplingConfig, Trace, TracesRef
-from factory.stages.judged import JUDGED_SHARE, judged_texts, preference_origins
+from factory.stages.judged import JUDGED_SHARE, judged_texts, preference_origins, preference_table
 from factory.stages.small import PAIRS, small_preferences
 from factory.stages.stage import (
     SAMPLING_MEMORY,
     Fields,
+    Shows,
     Stage,
     StageConfig,
     never_served,
     no_rows,
+    nothing_unseen,
     register,
     traces_metric,
 )
@@ -230,6 +233,13 @@ def small(fields: Fields) -> Fields:
     return {**fields, "source": small_preferences(fields["source"], PAIRS, loose)}
 
 
+def shown(artifact: Artifact) -> Sequence[Block]:
+    metrics = artifact.manifest.metrics
+    before, after = (metrics.get(name, 0.0) for name in ("length_gap_before", "length_gap"))
+    balance = f"chosen {100 * after:+.1f} % longer ({100 * before:+.1f} % before balancing)"
+    return [preference_table(artifact, balance)]
+
+
 STAGE = register(
     Stage(
         kind="pairs",
@@ -253,5 +263,7 @@ STAGE = register(
         small=small,
         visible=None,
         origins=preference_origins,
+        unseen=nothing_unseen,
+        shows=Shows("preferences", shown),
     )
 )

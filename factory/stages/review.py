@@ -8,13 +8,14 @@ others pass.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from factory.artifacts import Inputs
+from factory.artifacts import Artifact, Inputs
+from factory.blocks import Block, Text
 from factory.chat import OutputForm, canonical_text, parse
 from factory.context import Context, Metrics
 from factory.cost.context import CostContext, StageCost
@@ -23,12 +24,15 @@ from factory.cost.work import line_work
 from factory.errors import DataError
 from factory.grading import GRADING_PACKAGES, GradeItem, GradingPool
 from factory.jsonl import read_records, write_records
+from factory.readable import percent
 from factory.records import Problem, ProblemsRef, Trace, TracesRef
 from factory.review import Decision, Decisions, final, passes_agree, pending, standing
+from factory.stages.fates import fates
 from factory.stages.fitness import Fitness, Rejected, fault
 from factory.stages.small import keeping_all
 from factory.stages.stage import (
     Fields,
+    Shows,
     light_stage,
     register,
 )
@@ -196,6 +200,26 @@ def small(fields: Fields) -> Fields:
     return {**keeping_all(fields), "decisions": None, "policy": "accept"}
 
 
+def shown(artifact: Artifact) -> Sequence[Block]:
+    manifest = artifact.manifest
+    remark = review_remark(manifest.metrics, str(manifest.config.get("policy")))
+    return [Text(f"{remark}.", "strong"), *fates(artifact)]
+
+
+def review_remark(metrics: Mapping[str, float], policy: str) -> str:
+    """Who decided about a review's traces, and how far two passes agree."""
+    people, rest = round(metrics.get("by_person", 0)), round(metrics.get("by_policy", 0))
+    text = statement(people, people + rest, policy)
+    if "agreement.n" not in metrics:
+        return text
+    kappa = metrics.get("agreement.kappa")
+    shown = "not defined" if kappa is None else f"{kappa:.2f}"
+    return (
+        f"{text}; two passes agree on {percent(metrics['agreement.share'], 0)} of "
+        f"{round(metrics['agreement.n'])} traces, Cohen's kappa {shown}"
+    )
+
+
 STAGE = register(
     light_stage(
         ReviewConfig,
@@ -206,5 +230,6 @@ STAGE = register(
         small=small,
         packages=("py3langid", *GRADING_PACKAGES),
         external_files=decision_files,
+        shows=Shows("selection", shown),
     )
 )

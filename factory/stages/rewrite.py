@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from factory.artifacts import Artifact, Inputs
+from factory.blocks import LONGEST_SAMPLE, Block, Code, Fold
 from factory.chat import (
     Demonstration,
     OutputForm,
@@ -34,6 +35,7 @@ from factory.cost.work import reading_work
 from factory.errors import DataError
 from factory.grading import GRADING_PACKAGES, GradeItem, GradingPool, check_ungradable
 from factory.jsonl import read_records, write_records
+from factory.readable import clip
 from factory.records import (
     AskedModelRef,
     Problem,
@@ -50,11 +52,13 @@ from factory.sampling import Completion, Request
 from factory.sampling.blocks import ask_model
 from factory.sampling.served import read_served
 from factory.seeds import derive
+from factory.stages.fates import fates
 from factory.stages.fitness import Fitness, Rejected, fault
 from factory.stages.small import SAMPLES, TRAIN, keeping_all, small_sampling
 from factory.stages.stage import (
     SAMPLING_MEMORY,
     Fields,
+    Shows,
     Stage,
     never_served,
     no_files,
@@ -62,6 +66,7 @@ from factory.stages.stage import (
     no_origins,
     no_rows,
     nothing_missing,
+    nothing_unseen,
     register,
 )
 
@@ -448,6 +453,19 @@ def small(fields: Fields) -> Fields:
     }
 
 
+def shown(artifact: Artifact) -> Sequence[Block]:
+    """The fates of the drafts, and the first reply that was kept beside its draft."""
+    blocks = list(fates(artifact))
+    if "replies.jsonl" in artifact.manifest.files:
+        for row in read_records(artifact.file("replies.jsonl"), Reply):
+            if row.reason is None:
+                texts = [clip(text, LONGEST_SAMPLE)[0] for text in (row.draft, row.reply)]
+                title = "The first draft that was rewritten and kept, then its rewriting"
+                blocks.append(Fold(title, tuple(map(Code, texts))))
+                break
+    return blocks
+
+
 STAGE = register(
     Stage(
         kind="rewrite",
@@ -471,5 +489,7 @@ STAGE = register(
         small=small,
         visible=None,
         origins=no_origins,
+        unseen=nothing_unseen,
+        shows=Shows("selection", shown),
     )
 )

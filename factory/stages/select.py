@@ -15,12 +15,10 @@ from factory.cost.work import line_work
 from factory.errors import DataError
 from factory.jsonl import write_records
 from factory.records import Trace, TracesRef
+from factory.stages.fates import fates
 from factory.stages.fitness import Fitness, Rejected, fault
 from factory.stages.small import keeping_all
-from factory.stages.stage import (
-    light_stage,
-    register,
-)
+from factory.stages.stage import Shows, light_stage, register
 
 Preference = Literal["first", "shortest", "diverse"]
 
@@ -131,5 +129,6 @@ STAGE = register(
         estimate=estimate,
         small=keeping_all,
         packages=("py3langid",),
+        shows=Shows("selection", fates),
     )
 )

@@ -1,6 +1,6 @@
 """A stage is one row: all that the factory knows of a kind of stage stands in it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field
 
 from factory.artifacts import Artifact, Inputs
+from factory.blocks import Block
 from factory.context import Context, Metrics
 from factory.cost.context import CostContext, Flow, StageCost
 from factory.errors import PluginError
@@ -33,6 +34,17 @@ class Origin:
     """A hub id, or the name of a file or a folder."""
     licence: str
     """As its source states it; empty where nothing does."""
+
+
+@dataclass(frozen=True)
+class Shows:
+    """What a report shows of a stage, besides its cost, its lineage and its curves."""
+
+    section: str
+    """The section of the report; `stages` is for kinds that fit in no other."""
+    blocks: Callable[[Artifact], Sequence[Block]]
+    """From what it sealed; tables with the header of another stage's become one table where the
+    section merges them."""
 
 
 SAMPLING_MEMORY = ("block", "rows", "engine_memory_gib", "gpu_memory_fraction")
@@ -92,6 +104,10 @@ class Stage:
     origins: Callable[[Artifact], list[Origin]]
     """What the artifact brought in from outside, for licences; empty where all comes from its
     inputs."""
+    unseen: Callable[[Mapping[str, Any]], str]
+    """By its config as JSON: what its weights were trained on that no artifact holds, with
+    `{name}` for the stage; empty where there is nothing of it."""
+    shows: Shows | None
 
     @property
     def in_ranks(self) -> bool:
@@ -191,6 +207,7 @@ def light_stage(
         "uses": no_rows, "check": no_objection, "missing": nothing_missing,
         "is_served": never_served, "memory_settings": (), "completions": None,
         "tokens": "none", "small": unchanged, "visible": None, "origins": no_origins,
+        "unseen": nothing_unseen, "shows": None,
     }  # fmt: skip
     return Stage(
         kind=kind, config=config, produces=produces, version=version, run=run, estimate=estimate,
@@ -220,6 +237,10 @@ def unchanged(fields: Fields) -> Fields:
 
 def no_origins(artifact: Artifact) -> list[Origin]:
     return []
+
+
+def nothing_unseen(config: Mapping[str, Any]) -> str:
+    return ""
 
 
 def traces_metric(artifact: Artifact) -> float:

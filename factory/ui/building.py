@@ -14,8 +14,8 @@ from factory.launch.measure import resolve_matmul
 from factory.machine import Machine
 from factory.plan import Step, make_plan, missing
 from factory.pricing import record
+from factory.readable import plural
 from factory.recipe import Recipe
-from factory.report.text import plural
 from factory.ui.console import Console
 from factory.ui.display import LiveDisplay, PlainDisplay
 from factory.ui.measuring import Measuring, outlook
@@ -57,8 +57,9 @@ def build_and_report(
             display.close()
     from factory.report.writing import write_report  # it would delay the first lines
 
-    path = write_report(recipe, store)
-    console.print(f"report: {path}", soft_wrap=True)
+    path, faults = write_report(recipe, store)
+    for line in (*faults, f"report: {path}"):
+        console.print(line, soft_wrap=True)
     return [made[step.name] for step in plan]
 
 

@@ -10,7 +10,7 @@ from factory.fit import misfits
 from factory.machine import Machine
 from factory.plan import Step, missing
 from factory.pricing import Bill, Row, bill
-from factory.report.text import count, duration
+from factory.readable import count, duration
 from factory.ui.console import Console
 from factory.ui.measuring import Measuring
 

@@ -2,7 +2,7 @@
 
 from factory.machine import Machine
 from factory.pricing import Bill
-from factory.report.text import duration, plural
+from factory.readable import duration, plural
 from factory.ui.console import Console
 
 

@@ -12,7 +12,7 @@ from factory.publish.folder import Outcome, Target, is_written, refused
 from factory.publish.folder import publish as write
 from factory.publish.hub import upload
 from factory.publish.lineage import LINEAGE, faults, places_of, read_lineage
-from factory.report.text import size
+from factory.readable import size
 from factory.ui.console import Console, Text
 
 

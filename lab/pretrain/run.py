@@ -5,7 +5,9 @@ that was wrong, and in which script.
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from factory.artifacts import Artifact, Inputs
 from factory.context import Context, Metrics
@@ -75,6 +77,10 @@ def origins(artifact: Artifact) -> list[Origin]:
     return [Origin("random weights", OWN_LICENCE)]
 
 
+def unseen(config: Mapping[str, Any]) -> str:
+    return "the corpus of {name}, which is made as it is read and not kept"
+
+
 STAGE = register(
     Stage(
         kind="pretrain",
@@ -98,5 +104,7 @@ STAGE = register(
         small=small,
         visible=("hidden", "layers", "heads", "feed_forward", "sequence"),
         origins=origins,
+        unseen=unseen,
+        shows=None,
     )
 )

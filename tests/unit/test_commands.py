@@ -86,7 +86,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Artifact]
         manifest = artifact.manifest.model_copy(update={"stage": stage})
         artifacts[name] = Artifact(artifact.path, manifest)
     monkeypatch.setattr(pipeline, "build", lambda *_: artifacts)
-    monkeypatch.setattr(writing, "write_report", lambda *_: Path("report.html"))
+    monkeypatch.setattr(writing, "write_report", lambda *_: (Path("report.html"), ()))
     return artifacts
 
 

@@ -11,12 +11,14 @@ from test_report_browser import answers
 
 from factory.evaluation.contamination import index_of, merged, overlaps
 from factory.records import Problem
-from factory.report import contamination
+from factory.report.build import Build as Report
 from factory.report.build import build
-from factory.report.contamination import trained_on
 from factory.report.lineage import index, teachers, weight_ancestors
-from factory.report.records import Contamination, Report, Step
-from factory.report.render import render_html, render_json, render_markdown
+from factory.report.records import Report as Facts
+from factory.report.records import Step
+from factory.report.render import render_html, render_json, render_markdown, report_of
+from factory.report.sections import contamination
+from factory.report.sections.contamination import Contamination, contaminations, trained_on
 
 FROG = "A frog climbs three metres each day and slides back two metres each night"
 """14 words."""
@@ -104,7 +106,7 @@ def lineage(root: Path, *, base: str = "local") -> list[Step]:
 
 
 def rows(report: Report) -> Mapping[str, Contamination]:
-    return {one.label: one for one in report.contaminations}
+    return {one.label: one for one in contaminations(report)}
 
 
 @pytest.fixture(scope="module")
@@ -150,10 +152,8 @@ def test_every_form_of_the_report_joins_it_to_the_score(report):
         assert "what base was pre-trained on" in text
         told = text.replace("sums\\_held", "sums_held")
         assert "teacher was trained on 3 of 4 questions of sums_held as they are" in told
-    scores = [
-        line for line in render_markdown(report).splitlines() if "| student | 4 x 1 |" in line
-    ]
-    assert scores[0].endswith("| 66\\.7 % \\[20.8, 93.9\\], on 3 of 4 problems |")
+    scores = [line for line in render_markdown(report).splitlines() if "| student, sft, " in line]
+    assert scores[0].endswith("| 66\\.7 % \\[20.8, 93.9\\], 3 of 4 problems | 4 x 1 |")
 
 
 def test_where_every_problem_overlaps_no_clean_score_is_made_up(tmp_path):
@@ -212,4 +212,4 @@ def test_the_json_names_problem_rule_and_stage_and_repeats_no_question(report):
     assert hit.model_dump() == {
         "problem": "sums-0003", "rule": "same question", "stage": "second",
     }  # fmt: skip
-    assert Report.model_validate_json(text).contaminations == report.contaminations
+    assert Facts.model_validate_json(text).sections == report_of(report).sections

@@ -28,8 +28,8 @@ from factory.plan import Step, make_plan
 from factory.pricing import Estimate, Row, bill, record, recorded, wall_seconds
 from factory.recipe import load_machine, load_recipe, recipe_from
 from factory.report.build import build
-from factory.report.estimates import estimate_rows
 from factory.report.render import render_html, render_markdown
+from factory.report.sections.cost import estimate_rows
 from factory.stages.mix import MixConfig, expected_quotas
 from factory.stages.model import Tiny, tiny_shape
 from factory.stages.problems import ProblemsConfig, questions
@@ -395,8 +395,8 @@ def test_the_report_holds_estimates_against_the_truth(tmp_path: Path) -> None:
     made.step("other", "model")
     report = build("test", "", made.steps)
     first, *_, last = estimate_rows(report)
-    assert first[:2] == ["base", "model"]
-    assert first[4:6] == ["2.00", "1.25 GiB"]
+    assert first[:2] == ("base", "model")
+    assert first[4:6] == ("2.00", "1.25 GiB")
     # The other model had no estimate and is not in the sum.
     assert (last[0], last[4]) == ("all of these", "2.00")
     for text in (render_markdown(report), render_html(report)):

@@ -10,15 +10,16 @@ from typer.testing import CliRunner
 
 from factory.cli import app
 from factory.errors import RecipeError
+from factory.report.build import Build as MadeBuild
 from factory.report.build import build
 from factory.report.difference import Difference, difference, open_report, setting
 from factory.report.records import Report
-from factory.report.render import write
+from factory.report.render import report_of, write
 
 CONFIG = {"learning_rate": 1e-5, "beta": 0.1, "rewards": [{"name": "accuracy", "weight": 1.0}]}
 
 
-def report(
+def report_build(
     root: Path,
     outcomes: str = "w" * 12,
     *,
@@ -27,7 +28,7 @@ def report(
     benchmark: str = "sums",
     first: int = 0,
     extra: bool = False,
-) -> Report:
+) -> MadeBuild:
     """base -> rl, evaluated once: a letter an answer."""
     made = Build(root)
     made.step("sums", "problems", files={"train.jsonl": ""}, metrics={"train": 3.0, "extra": 1.0})
@@ -44,6 +45,11 @@ def report(
     if extra:
         made.step("more", "problems", metrics={"train": 7.0})
     return build("r", "", made.steps)
+
+
+def report(root: Path, *given, **settings) -> Report:
+    """Its facts."""
+    return report_of(report_build(root, *given, **settings))
 
 
 def test_a_build_differs_from_itself_in_nothing(tmp_path):
@@ -91,7 +97,7 @@ def test_stages_in_which_a_setting_differs_alike_share_a_row(tmp_path):
         made = Build(root)
         for name in ("one", "two"):
             made.step(name, "sft", config={"learning_rate": rate})
-        return build("r", "", made.steps)
+        return report_of(build("r", "", made.steps))
 
     (row,) = difference(both(tmp_path / "a", 1e-4), both(tmp_path / "b", 2e-5)).settings
     assert (row.stages, row.path) == (("one", "two"), "learning_rate")
@@ -164,7 +170,7 @@ def test_scores_that_do_not_pair_say_why(tmp_path):
 
 
 def test_a_report_is_found_by_file_folder_store_and_name(tmp_path):
-    made = report(tmp_path / "build")
+    made = report_build(tmp_path / "build")
     store = tmp_path / "store"
     folder = write(made, store / "reports" / "r").parent
     for run in (str(folder / "report.json"), str(folder), str(store), "r"):
@@ -181,8 +187,8 @@ def test_a_report_is_found_by_file_folder_store_and_name(tmp_path):
 
 def test_the_command_prints_tables_and_json(tmp_path):
     store = tmp_path / "store"
-    write(report(tmp_path / "a", "w" * 12), store / "reports" / "a")
-    other = report(tmp_path / "b", "c" * 12, config={**CONFIG, "learning_rate": 3e-6})
+    write(report_build(tmp_path / "a", "w" * 12), store / "reports" / "a")
+    other = report_build(tmp_path / "b", "c" * 12, config={**CONFIG, "learning_rate": 3e-6})
     write(other, store / "reports" / "b")
     runner = CliRunner(env={"COLUMNS": "240"})
     done = runner.invoke(app, ["diff", "a", "b", "--store", str(store)])

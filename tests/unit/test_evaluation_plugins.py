@@ -22,6 +22,7 @@ from factory.records import EvalSample
 from factory.registry import DOORS
 from factory.report.build import build
 from factory.report.render import render_html, render_markdown
+from factory.report.sections.claims import claim_rows
 from factory.stages.evaluate import BenchmarkConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,7 +127,7 @@ def test_a_measure_changes_no_fingerprint_and_the_report_names_it(tmp_path: Path
     report = build("r", "", steps, [shown])
     origin = MEASURES.row("hedges").origin
     note = f"(hedges: version 1 of file hedges.py, sha256 {origin.sha256[:12]})"
-    assert report.claims[0].text == f"surer <b> {note}"
+    assert claim_rows(report)[0].text == f"surer <b> {note}"
     assert note in render_html(report) and note in render_markdown(report)
     assert str(ROOT) not in render_html(report)
 

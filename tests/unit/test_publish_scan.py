@@ -17,7 +17,7 @@ from factory.publish.scan import (
     secret_in,
     secrets,
 )
-from factory.report.text import markdown_block, markdown_text
+from factory.report.markdown import markdown_block, markdown_text
 from tests.report_example import HOSTILE
 
 TOKEN = "hf_" + "aB3" * 12

@@ -26,6 +26,7 @@ from factory.recipe import load_recipe
 from factory.records import EvalSample, SamplingConfig, Verdict
 from factory.report.build import build
 from factory.report.render import render_html, render_markdown
+from factory.report.sections.published import published_scores
 
 ROOT = Path(__file__).resolve().parents[2]
 QWEN_7B = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
@@ -188,7 +189,7 @@ def test_the_command_line_and_the_report_give_the_verdict(tmp_path: Path) -> Non
     neither = run(app, ["compare", "eval", "--store", str(tmp_path)])
     assert neither.exit_code == 2 and "either a BASELINE or --published" in neither.stderr
     report = build("r", "", made.steps)
-    (row,) = report.reproductions
+    (row,) = published_scores(report)
     assert (row.verdict, row.published, row.n, row.k) == ("cannot tell", 0.555, 30, 4)
     for text in (render_markdown(report), render_html(report)):
         assert "Against published scores" in text and "cannot tell" in text
@@ -221,7 +222,7 @@ def test_the_teachers_math_500_is_held_against_94_3_in_the_report_of_its_recipe(
     made = scores_of_a_hub_model(
         tmp_path, model_id=teacher, benchmark=benchmark["name"], n=500, k=2
     )
-    (row,) = build("r", "", made.steps).reproductions
+    (row,) = published_scores(build("r", "", made.steps))
     # Half of all samples are right, 44.3 points below what was published.
     assert (row.published, row.ours, row.n) == (0.943, 0.5, 500)
     assert row.verdict == "not reproduced" and "-44.3 points" in row.reason

@@ -9,12 +9,14 @@ import pytest
 from report_example import HOSTILE, Build, jsonl, trace
 
 from factory.evaluation.asked import is_protected
+from factory.readable import abridged
 from factory.records import OUTCOMES, EvalSample, Problem, SamplingConfig, Score, Verdict
-from factory.report import browser
+from factory.report.build import Build as Report
 from factory.report.build import build
-from factory.report.records import Report
 from factory.report.render import render_html, render_json, render_markdown
-from factory.report.text import abridged
+from factory.report.sections import answers as section
+from factory.report.sections.answers import browser, packed
+from factory.report.sections.samples import stories
 
 LETTERS = {"c": "correct", "w": "wrong", "n": "no_answer", "t": "truncated"}
 
@@ -67,25 +69,25 @@ def unpacked(text: str):
 
 def test_problems_are_taken_in_turn_and_whole_until_one_does_not_fit(tmp_path, monkeypatch):
     # Two samples a problem. In turn: a0 b0 a1 b1 a2; the fifth would be answers 9 and 10 of 9.
-    monkeypatch.setattr(browser, "MOST_ANSWERS", 9)
+    monkeypatch.setattr(section, "MOST_ANSWERS", 9)
     report = report_of(tmp_path, answers("a", "cwcwcw", k=2), answers("b", "cwcw", k=2))
-    assert [(p.benchmark, p.problem_id) for p in report.browser.problems] == [
+    assert [(p.benchmark, p.problem_id) for p in browser(report).problems] == [
         ("a", "sums-0000"), ("a", "sums-0001"), ("b", "sums-0000"), ("b", "sums-0001"),
     ]  # fmt: skip
-    assert (report.browser.shown, report.browser.left_out) == (8, 2)
+    assert (browser(report).shown, browser(report).left_out) == (8, 2)
     for text in (render_html(report), render_markdown(report)):
         assert "8 of 10 answers, all written by models. Problems are taken from the" in text
 
 
 def test_texts_have_a_budget_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(browser, "MOST_CHARACTERS", 1)
+    monkeypatch.setattr(section, "MOST_CHARACTERS", 1)
     report = report_of(tmp_path, answers("a", "cwc"))
-    assert (report.browser.shown, report.browser.left_out) == (1, 2)
+    assert (browser(report).shown, browser(report).left_out) == (1, 2)
 
 
 def test_a_build_that_fits_leaves_nothing_out(tmp_path):
     report = report_of(tmp_path, answers("a", "cwnt"))
-    assert (report.browser.shown, report.browser.left_out) == (4, 0)
+    assert (browser(report).shown, browser(report).left_out) == (4, 0)
     assert "left out" not in render_markdown(report)
 
 
@@ -116,8 +118,8 @@ def test_a_benchmark_is_protected_by_any_name_source_or_licence(names, source, l
 )
 def test_no_text_of_a_protected_benchmark_is_in_any_report(tmp_path, name, config):
     report = report_of(tmp_path, answers(name, "cwc", say="its answer"), config=config)
-    assert report.browser.problems == () and report.browser.protected == {name: 3}
-    assert report.stories == ()
+    assert browser(report).problems == () and browser(report).protected == {name: 3}
+    assert stories(report) == []
     page = render_html(report)
     for text in (page, render_markdown(report), render_json(report)):
         assert "Compute" not in text and "its answer" not in text
@@ -127,14 +129,14 @@ def test_no_text_of_a_protected_benchmark_is_in_any_report(tmp_path, name, confi
 
 def test_a_protected_benchmark_does_not_hide_the_others(tmp_path):
     report = report_of(tmp_path, answers("gpqa_25", "cw"), answers("sums", "cwc"))
-    assert {p.benchmark for p in report.browser.problems} == {"sums"}
-    assert (report.browser.shown, report.browser.protected) == (3, {"gpqa_25": 2})
+    assert {p.benchmark for p in browser(report).problems} == {"sums"}
+    assert (browser(report).shown, browser(report).protected) == (3, {"gpqa_25": 2})
 
 
 def test_references_come_from_the_problems_that_were_asked(tmp_path):
     config = [{"name": "sums", "problems": "sums"}, {"name": "arc", "task": "arc_easy"}]
     report = report_of(tmp_path, answers("sums", "cwcw"), answers("arc", "c"), config=config)
-    found = [(p.benchmark, p.reference) for p in report.browser.problems]
+    found = [(p.benchmark, p.reference) for p in browser(report).problems]
     # The fourth problem is not among the artifact's three; lm-eval brings arc's itself.
     assert found == [
         ("sums", "gold 0"), ("sums", "gold 1"), ("sums", "gold 2"), ("sums", None), ("arc", None),
@@ -142,11 +144,11 @@ def test_references_come_from_the_problems_that_were_asked(tmp_path):
 
 
 def test_the_packed_answers_unpack_to_themselves_block_by_block(tmp_path, monkeypatch):
-    monkeypatch.setattr(browser, "BLOCK", 200)
+    monkeypatch.setattr(section, "BLOCK", 200)
     report = report_of(tmp_path, answers("a", "cwntcw", k=2), answers("b", "cw"))
-    index_text, blocks = browser.packed(report.browser)
+    index_text, blocks = packed(browser(report))
     index = unpacked(index_text)
-    assert index["ids"] == [p.problem_id for p in report.browser.problems]
+    assert index["ids"] == [p.problem_id for p in browser(report).problems]
     assert index["problem"] == [0, 0, 1, 1, 2, 2, 3, 4]
     assert [OUTCOMES[code] for code in index["outcome"]] == [
         "correct", "wrong", "no_answer", "truncated", "correct", "wrong", "correct", "wrong",
@@ -155,7 +157,7 @@ def test_the_packed_answers_unpack_to_themselves_block_by_block(tmp_path, monkey
     assert len(blocks) == len(index["blocks"]) > 1
     problems = [problem for block in blocks for problem in unpacked(block)]
     for problem, (question, reference, texts) in zip(
-        report.browser.problems, problems, strict=True
+        browser(report).problems, problems, strict=True
     ):
         assert (question, reference) == (problem.question, problem.reference)
         assert texts == [
@@ -166,19 +168,19 @@ def test_the_packed_answers_unpack_to_themselves_block_by_block(tmp_path, monkey
 
 def test_packed_text_hides_nothing_and_packs_the_same_each_time(tmp_path):
     report = report_of(tmp_path, answers("a", "cwn", say=HOSTILE))
-    packed = browser.packed(report.browser)
-    assert packed == browser.packed(report.browser)
-    text = json.dumps([unpacked(block) for block in packed[1]], ensure_ascii=False)
+    first = packed(browser(report))
+    assert first == packed(browser(report))
+    text = json.dumps([unpacked(block) for block in first[1]], ensure_ascii=False)
     assert "⟨U+202E⟩" in text and "⟨U+200B⟩" in text
     assert not set(text) & set("\u202e\u202c\u200b\x07")
     page = render_html(report)
     assert page.count("<script>") == 1
-    assert page.count("<script type=") == 1 + len(packed[1])
+    assert page.count("<script type=") == 1 + len(first[1])
 
 
 def test_the_json_counts_the_answers_and_does_not_repeat_them(tmp_path):
     report = report_of(tmp_path, answers("a", "cwcwcwcwcw"))
-    told = json.loads(render_json(report))["browser"]
+    told = json.loads(render_json(report))["sections"]["answers"][0]
     assert told == {"shown": 10, "left_out": 0, "protected": {}}
 
 

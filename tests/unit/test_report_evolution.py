@@ -7,11 +7,10 @@ from xml.etree import ElementTree
 import pytest
 from report_example import Build, grpo_rows, jsonl, r1_build, trace, watch_rows
 
+from factory.report.build import Build as Report
 from factory.report.build import build
-from factory.report.evolution import FIRST, MOST
-from factory.report.evolution_charts import evolution_panels
-from factory.report.records import Report
 from factory.report.render import render_html, render_markdown
+from factory.report.sections.evolution import FIRST, MOST, evolution_figures, evolutions
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -43,8 +42,8 @@ def kept(step: int, problem: int, outcome: str, say: str = "") -> dict:
 
 
 def test_a_watched_run_has_the_papers_six_plots_with_their_last_values(report):
-    evolution = next(one for one in report.evolutions if one.stage == "zero")
-    made = {panel.title: panel for panel in evolution_panels(report, evolution)}
+    evolution = next(one for one in evolutions(report) if one.stage == "zero")
+    made = {panel.title: panel for panel in evolution_figures(report, evolution)}
     assert list(made) == [
         "Held-out accuracy, 40 problems x 4",
         "Response length, tokens; limit 64 from step 20",
@@ -54,24 +53,24 @@ def test_a_watched_run_has_the_papers_six_plots_with_their_last_values(report):
         "Held-out accuracy over reward; the dot is the end",
     ]
     # zero ends at 0.38 of 40 problems: 15 solved.
-    assert made["Held-out accuracy, 40 problems x 4"].legend == (
+    assert made["Held-out accuracy, 40 problems x 4"].keys == (
         ("s0", "pass@1", "37.5 %"),
         ("s1", "cons@4", "37.5 %"),
     )
     # Of 15 solved ones 8 lie at even places (level 1) and 7 at odd ones, of 20 each.
     by_level = made["Held-out accuracy by difficulty or source"]
-    assert by_level.legend == (
+    assert by_level.keys == (
         ("s0", "level 1 (n = 20)", "40.0 %"),
         ("s1", "level 5 (n = 20)", "35.0 %"),
     )
-    reading = [key[1] for key in made["Reflective words a response"].legend]
+    reading = [key[1] for key in made["Reflective words a response"].keys]
     assert reading == ["ten words", "wait"]
 
 
 def test_a_jump_of_the_limit_stands_at_its_step(report):
-    evolution = next(one for one in report.evolutions if one.stage == "zero")
+    evolution = next(one for one in evolutions(report) if one.stage == "zero")
     assert evolution.jumps == ((20, 64),)
-    panel = evolution_panels(report, evolution)[1]
+    panel = evolution_figures(report, evolution)[1]
     marks = [
         mark.get("x1")
         for mark in ElementTree.fromstring(panel.picture).iter(f"{SVG}line")
@@ -83,14 +82,15 @@ def test_a_jump_of_the_limit_stands_at_its_step(report):
 
 def test_runs_from_one_start_share_the_plot_of_languages(tmp_path):
     found = rl_report(tmp_path, [kept(1, 3, "wrong")], names=("with", "without"))
-    second = found.evolutions[1].model_copy(update={"language_weight": 0.5})
-    found = found.model_copy(update={"evolutions": (found.evolutions[0], second)})
+    first, second = evolutions(found)
+    second = second.model_copy(update={"language_weight": 0.5})
+    found.results[evolutions.__wrapped__] = [first, second]
     panel = next(
         panel
-        for panel in evolution_panels(found, found.evolutions[0])
+        for panel in evolution_figures(found, first)
         if panel.title == "Words in another language"
     )
-    assert [key[1] for key in panel.legend] == ["with (not rewarded)", "without (rewarded)"]
+    assert [key[1] for key in panel.keys] == ["with (not rewarded)", "without (rewarded)"]
 
 
 def test_the_first_and_the_most_telling_doubt_are_told_with_their_steps(tmp_path):
@@ -101,7 +101,7 @@ def test_the_first_and_the_most_telling_doubt_are_told_with_their_steps(tmp_path
         kept(13, 6, "correct", say="Hold on, 6 + 7 = 13."),
         kept(17, 7, "correct"),
     ]
-    (evolution,) = rl_report(tmp_path, rollouts).evolutions
+    (evolution,) = evolutions(rl_report(tmp_path, rollouts))
     assert [(told.rule, told.step, told.redone) for told in evolution.telling] == [
         (FIRST, 5, 1),
         # That of step 9 does more again, but ends wrong.
@@ -118,20 +118,20 @@ def test_an_alarm_and_shorter_responses_are_told_on_the_page_and_in_markdown(tmp
         row["truncated_share"] = 0.4 if row["step"] <= 20 else 0.0
     watch = watch_rows(40, start=0.9, end=0.2)
     found = rl_report(tmp_path, [kept(1, 3, "wrong")], rows=rows, watch=watch)
-    (evolution,) = found.evolutions
+    (evolution,) = evolutions(found)
     assert evolution.alarm is not None
     assert (evolution.alarm.step, evolution.alarm.best_step) == (30, 0)
     for text in (render_html(found), render_markdown(found)):
         text = text.replace("\xa0", " ")
         assert "ALARM at step 30: since step 0 the reward rose" in text
         assert re.search(r"the limit: 40 % of responses at their longest, 0 % now", text)
-    assert "Responses got shorter: 200 to 50 tokens." in render_markdown(found)
+        assert re.search(r"Responses got shorter: 200 tokens up to step \d+, 50 at the end\.", text)
 
 
 def test_a_run_without_a_watch_shows_what_it_has_and_claims_no_quiet(tmp_path):
     found = rl_report(tmp_path, [kept(1, 3, "no_answer")])
-    (evolution,) = found.evolutions
-    titles = [panel.title for panel in evolution_panels(found, evolution)]
+    (evolution,) = evolutions(found)
+    titles = [panel.title for panel in evolution_figures(found, evolution)]
     assert titles == [
         "Response length, tokens", "Reflective words a response", "Words in another language",
     ]  # fmt: skip

@@ -7,14 +7,14 @@ from xml.etree import ElementTree
 import pytest
 from report_example import Build, r1_build
 
+from factory.readable import MINUS, duration, figure, percent, point_span, points, size
+from factory.report.build import Build as Report
 from factory.report.build import build
 from factory.report.charts import panels, thin
-from factory.report.curves import moving_mean
+from factory.report.curves import Series, TrainingRun, moving_mean, training_runs
 from factory.report.figures import interval_panel, share_bar
-from factory.report.flow import BOX, flow
-from factory.report.records import Report, Series, TrainingRun
+from factory.report.sections.flow import BOX, flow
 from factory.report.svg import nice_ticks, number, tag
-from factory.report.text import MINUS, duration, figure, percent, point_span, points, size
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -29,7 +29,7 @@ def series(name: str, *values: float | None) -> Series:
 
 
 def run_of(*found: Series, seconds: tuple[Series, ...] = ()) -> TrainingRun:
-    return TrainingRun(stage="rl", kind="grpo", series=found, seconds=seconds, rollouts=())
+    return TrainingRun(stage="rl", kind="grpo", artifact=None, series=found, seconds=seconds)
 
 
 def test_the_moving_mean_is_centred_over_the_window():
@@ -75,7 +75,7 @@ def test_a_score_is_drawn_at_its_share_of_the_axis(report):
 
 
 def test_every_quantity_that_was_logged_has_a_panel(report):
-    run = next(run for run in report.runs if run.stage == "reasoning_rl")
+    run = next(run for run in training_runs(report) if run.stage == "reasoning_rl")
     drawn = [panel.title for panel in panels(run)]
     assert drawn[:3] == ["Reward", "Reward by component", "Accuracy"]
     assert drawn[-2:] == ["Seconds a step by phase", "Reflective words a response"]
@@ -91,14 +91,14 @@ def test_an_unknown_quantity_is_drawn_under_its_own_name():
 def test_seconds_that_no_phase_explains_are_shown_as_other():
     run = run_of(seconds=(series("seconds/step", 10.0, 12.0), series("seconds/train", 7.0, 9.0)))
     (panel,) = panels(run)
-    assert [(name, mean) for _, name, mean in panel.legend] == [
+    assert [(name, mean) for _, name, mean in panel.keys] == [
         ("train", "8.0 s"), ("other", "3.0 s"),
     ]  # fmt: skip
 
 
 def test_plain_seconds_a_step_are_shown_whole():
     (panel,) = panels(run_of(seconds=(series("seconds", 2.0, 4.0),)))
-    assert [(name, mean) for _, name, mean in panel.legend] == [("step", "3.0 s")]
+    assert [(name, mean) for _, name, mean in panel.keys] == [("step", "3.0 s")]
 
 
 def test_a_series_without_any_finite_value_is_drawn_empty():
@@ -108,7 +108,7 @@ def test_a_series_without_any_finite_value_is_drawn_empty():
 
 def test_every_figure_is_well_formed_and_has_a_title(report):
     figures = [flow(report), interval_panel(report.evaluations, "chain_sum")]
-    figures += [panel.picture for run in report.runs for panel in panels(run)]
+    figures += [panel.picture for run in training_runs(report) for panel in panels(run)]
     for drawn in figures:
         root = ElementTree.fromstring(drawn)
         assert root.find(f"{SVG}title").text

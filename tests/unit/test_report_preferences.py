@@ -3,10 +3,10 @@
 import pytest
 from report_example import Build
 
+from factory.report.build import Build as Report
 from factory.report.build import build
-from factory.report.preferences import data_rows, model_rows, stopped
-from factory.report.records import Report
 from factory.report.render import render_html, render_markdown
+from factory.report.section import SECTIONS
 
 FOUND = {
     "rows": 60.0, "held_out": 20.0, "held_out_accuracy": 0.85, "held_out_low": 0.64,
@@ -38,8 +38,15 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     return build("example", "", steps.steps)
 
 
+def table(report: Report, index: int) -> list[list[str]]:
+    """A table of the section: that of the data, or that of the models."""
+    section = SECTIONS["preferences"].function(report)
+    assert section is not None
+    return [list(row) for row in section.blocks[1 + index].rows]
+
+
 def test_every_number_of_the_data_is_told(report: Report) -> None:
-    assert data_rows(report) == [
+    assert table(report, 0) == [
         ["preferred", "judged by base", "60 pairs", "30 margin, 4 unreadable",
          "376 votes, 17 unreadable, first place +0.25",
          "chosen +8.0 % longer (+31.0 % before balancing)"],
@@ -48,13 +55,15 @@ def test_every_number_of_the_data_is_told(report: Report) -> None:
 
 
 def test_a_reward_model_stands_beside_a_blind_guess_and_with_its_interval(report: Report) -> None:
-    assert model_rows(report) == [
+    assert table(report, 1) == [
         ["likes", "60 pairs of preferred", "85.0 % [64.0, 94.8], n = 20", "55.0 %", "r = -0.12"]
     ]
 
 
 def test_a_run_that_an_alarm_ended_says_so_everywhere(report: Report) -> None:
-    (told,) = stopped(report)
+    section = SECTIONS["evolution"].function(report)
+    assert section is not None
+    told = section.blocks[1].text
     assert "aligned was ended after step 41" in told and "those of step 20" in told
     page, text = render_html(report), render_markdown(report)
     assert told in page and "ended after step 41" in text

@@ -12,7 +12,7 @@ from factory.evaluation.statistics import Z, mean_interval, sampling_half_width
 from factory.records import EarlyStop, Problem, SamplingConfig, Score, Stopped, Verdict
 from factory.report.difference import _gap
 from factory.report.records import Evaluation, Tally
-from factory.report.views import _card_row
+from factory.report.sections.scorecard import _card_row
 
 RULE = EarlyStop(half_width=0.1, least=2)
 

@@ -8,9 +8,10 @@ from test_report_browser import answers
 
 from factory.evaluation.strata import difficulty, strata
 from factory.records import EvalSample, Problem
+from factory.report.build import Build as Report
 from factory.report.build import build
-from factory.report.records import Report
 from factory.report.render import render_html, render_markdown
+from factory.report.sections.difficulty import all_strata
 
 
 def problem(number: int, *, source: str = "exams", **data) -> Problem:
@@ -94,7 +95,7 @@ def report_of(root: Path) -> Report:
 
 def test_the_report_shows_the_parts_in_every_form(tmp_path):
     report = report_of(tmp_path)
-    assert [part.name for part in report.strata[0].parts] == ["level 1", "level 2"]
+    assert [part.name for part in all_strata(report)[0].parts] == ["level 1", "level 2"]
     page, text = render_html(report), render_markdown(report)
     assert "<title>level 2: truncated 1 of 4</title>" in page
     assert 'sums <span class="dim">by level</span>' in page
@@ -110,4 +111,4 @@ def test_a_benchmark_whose_problems_are_not_here_has_no_parts(tmp_path):
     files = {"scores.jsonl": jsonl([score]), "samples.jsonl": jsonl(samples)}
     made.step("eval_base", "evaluate", {"model": "base"}, files=files)
     report = build("r", "", made.steps)
-    assert report.strata == () and "By difficulty" not in render_html(report)
+    assert all_strata(report) == [] and "By difficulty" not in render_html(report)

@@ -15,6 +15,7 @@ from factory.evaluation.summary import summaries, trap
 from factory.records import EvalSample, FinishReason, Outcome, Verdict
 from factory.report.build import build
 from factory.report.records import Step
+from factory.report.sections.result import headline
 
 
 def sample(
@@ -130,7 +131,7 @@ def with_trap(root: Path) -> list[Step]:
 
 def test_the_report_and_the_command_line_say_so(tmp_path: Path) -> None:
     report = build("r", "", with_trap(tmp_path))
-    (remark,) = [r for r in report.headline.remarks if "measures the protocol" in r]
+    (remark,) = [r for r in headline(report).remarks if "measures the protocol" in r]
     assert remark.startswith("tuned on sums, sampled: no answer of 2 is right by strict grading")
     runner = CliRunner(env={"COLUMNS": "200"})
     done = runner.invoke(app, ["show", "eval_tuned", "--store", str(tmp_path)])

@@ -32,6 +32,7 @@ from factory.stages.stage import (
     no_objection,
     no_origins,
     no_rows,
+    nothing_unseen,
     register,
 )
 from factory.trainers.lora import gaps, held
@@ -148,5 +149,7 @@ STAGE = register(
         small=small,
         visible=("model", "prompt", "completions", "lora"),
         origins=no_origins,
+        unseen=nothing_unseen,
+        shows=None,
     )
 )

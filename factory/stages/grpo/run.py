@@ -17,11 +17,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from factory.artifacts import Artifact, Inputs
+from factory.blocks import Block, Text
 from factory.context import Context, Metrics
 from factory.errors import DataError, RecipeError
 from factory.grading import GRADING_PACKAGES
 from factory.jsonl import recover_rows
 from factory.problems.canaries import canaries
+from factory.readable import count
 from factory.records import Problem
 from factory.rewards.language import SCRIPTS
 from factory.stages.generate import chosen_problems
@@ -31,11 +33,13 @@ from factory.stages.grpo.passthrough import passthrough_problems
 from factory.stages.small import HELD_OUT, SAMPLES, TOKENS
 from factory.stages.stage import (
     Fields,
+    Shows,
     Stage,
     never_served,
     no_files,
     no_origins,
     no_rows,
+    nothing_unseen,
     register,
 )
 from factory.trainers.lora import gaps
@@ -164,6 +168,19 @@ def small(fields: Fields) -> Fields:
     }
 
 
+def shown(artifact: Artifact) -> Sequence[Block]:
+    """A sentence where an alarm ended the run."""
+    metrics = artifact.manifest.metrics
+    last, kept = metrics.get("stopped_step"), metrics.get("weights_step")
+    if last is None or kept is None:
+        return []
+    text = (
+        f"{artifact.manifest.name} was ended after step {count(last)} by the alarm of its watch; "
+        f"its weights are those of step {count(kept)}, the best measurement before."
+    )
+    return [Text(text, "worse")]
+
+
 STAGE = register(
     Stage(
         kind="grpo",
@@ -187,5 +204,7 @@ STAGE = register(
         small=small,
         visible=("model", "prompt", "lora"),
         origins=no_origins,
+        unseen=nothing_unseen,
+        shows=Shows("evolution", shown),
     )
 )

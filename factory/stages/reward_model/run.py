@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from factory.artifacts import Inputs
+from factory.artifacts import Artifact, Inputs
+from factory.blocks import Block, Table
 from factory.chat import PromptConfig
 from factory.context import Context, Metrics
 from factory.cost.context import CostContext, Model, StageCost
@@ -24,12 +25,14 @@ from factory.cost.work import training_work
 from factory.errors import DataError
 from factory.files import naming
 from factory.jsonl import read_records, recover_rows
+from factory.readable import count, percent, span
 from factory.records import Labelled, Pair
 from factory.seeds import derive
 from factory.stages.reward_model.config import RewardModelConfig
 from factory.stages.small import CONTEXT, ROWS
 from factory.stages.stage import (
     Fields,
+    Shows,
     Stage,
     never_served,
     no_files,
@@ -37,6 +40,7 @@ from factory.stages.stage import (
     no_origins,
     no_rows,
     nothing_missing,
+    nothing_unseen,
     register,
 )
 from factory.trainers.arguments import micro_batch_rows
@@ -243,6 +247,27 @@ def small(fields: Fields) -> Fields:
     }
 
 
+SHOWN = ("reward model", "learned from", "held-out accuracy", "blind guess", "score and length")
+
+
+def shown(artifact: Artifact) -> Sequence[Block]:
+    """Its accuracy on prompts that it never saw, beside a blind guess."""
+    manifest = artifact.manifest
+    metrics = manifest.metrics
+    learned = "labels" if "labels" in manifest.inputs else "pairs"
+    source = manifest.inputs[learned].name if learned in manifest.inputs else ""
+    accuracy = (
+        f"{percent(metrics['held_out_accuracy'])} "
+        f"{span(metrics['held_out_low'], metrics['held_out_high'])}, "
+        f"n = {count(metrics['held_out'])}"
+    )
+    row = (
+        manifest.name, f"{count(metrics['rows'])} {learned} of {source}", accuracy,
+        percent(metrics["baseline"]), f"r = {metrics['length_correlation']:+.2f}",
+    )  # fmt: skip
+    return [Table(SHOWN, (row,), label="Reward models")]
+
+
 STAGE = register(
     Stage(
         kind="reward_model",
@@ -266,5 +291,7 @@ STAGE = register(
         small=small,
         visible=None,
         origins=no_origins,
+        unseen=nothing_unseen,
+        shows=Shows("preferences", shown),
     )
 )

@@ -28,6 +28,7 @@ from factory.stages.stage import (
     no_files,
     no_origins,
     no_rows,
+    nothing_unseen,
     register,
 )
 from factory.trainers.arguments import micro_batch_rows
@@ -196,5 +197,7 @@ STAGE = register(
         small=small,
         visible=("model", "prompt", "completions", "add_tokens", "lora"),
         origins=no_origins,
+        unseen=nothing_unseen,
+        shows=None,
     )
 )

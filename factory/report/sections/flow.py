@@ -11,11 +11,14 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from factory.report.records import Report, StageRow
-from factory.report.scorecard import main_score
-from factory.report.selection import SELECTING
+from factory.blocks import Code, Figure, Figures, Legend, Section, Text
+from factory.readable import count, percent, plural
+from factory.report.build import Build
+from factory.report.curves import training_runs
+from factory.report.records import StageRow
+from factory.report.scorecard import main_benchmark, main_score
+from factory.report.section import section
 from factory.report.svg import drawing, number, tag, text
-from factory.report.text import count, percent, plural
 
 ROW, BOX = 46, 36
 TRACK = 9
@@ -59,9 +62,56 @@ class Track:
     targets: tuple[str, ...]
 
 
-def flow(report: Report) -> Markup:
+@section("flow", after="claims")
+def flow_section(build: Build) -> Section:
+    text = (
+        "Each box is a stage, top to bottom in the order they are made; a line says that one "
+        "reads the other."
+    )
+    benchmark = main_benchmark(build.evaluations)
+    if benchmark is not None:
+        text += (
+            f" The share in a model's box is its score on {benchmark}, one for each prompt it was "
+            "measured with."
+        )
+    legend = [
+        ("problems", "problems"),
+        ("model", "models, reward models"),
+        ("traces", "traces, pairs, labels"),
+    ]
+    if build.missing:
+        legend.append(("", "dashed: not made yet"))
+    chart = Code(mermaid(build.stages), language="mermaid")
+    picture = Figures((Figure("Flow of the build", flow(build)),), "full", instead=(chart,))
+    return Section("Flow", (Text(text), picture, Legend(tuple(legend))))
+
+
+def mermaid(stages: Sequence[StageRow]) -> str:
+    """The chart in words. Boxes are called s0, s1, ...: names appear only inside quoted labels."""
+    rows = [row for row in stages if row.produces in LANE_OF]
+    numbers = {row.name: f"s{position}" for position, row in enumerate(rows)}
+    lines = [f'  {numbers[row.name]}["{_label(row)}"]:::{LANE_OF[row.produces]}' for row in rows]
+    for row in rows:
+        for source in dict.fromkeys(row.inputs.values()):
+            if source in numbers:
+                lines.append(f"  {numbers[source]} --> {numbers[row.name]}")
+    classes = [
+        "  classDef problems stroke:#a2600a",
+        "  classDef model stroke:#2a5ea8",
+        "  classDef traces stroke:#23744f",
+    ]
+    return "\n".join(["flowchart TD", *lines, *classes])
+
+
+def _label(row: StageRow) -> str:
+    state = "" if row.made is not None else ", not made"
+    label = f"{row.name} ({row.kind}{state})"
+    return "".join(c if c.isalnum() or c in " ._-()," else f"#{ord(c)};" for c in label)
+
+
+def flow(build: Build) -> Markup:
     """The picture; every stage but the evaluations is in it."""
-    rows = [row for row in report.stages if row.produces in LANE_OF]
+    rows = [row for row in build.stages if row.produces in LANE_OF]
     lanes = {row.name: LANES.index(LANE_OF[row.produces]) for row in rows}
     order = {row.name: position for position, row in enumerate(rows)}
     straight, tracks = _routes(rows, lanes, order)
@@ -89,8 +139,8 @@ def flow(report: Report) -> Markup:
     ports = _ports(tracks)
     for track, slot in zip(tracks, slots, strict=True):
         edges.extend(_track_edges(track, boxes, starts[track.gutter] + TRACK * slot, ports))
-    figures = _figures(report)
-    details = _details(report)
+    figures = _figures(build)
+    details = _details(build)
     drawn = [
         _box(box, fact=figures.get(name, ""), detail=details.get(name, box.row.kind))
         for name, box in boxes.items()
@@ -254,39 +304,39 @@ def _box(box: Box, *, fact: str, detail: str) -> Markup:
     )
 
 
-def _details(report: Report) -> dict[str, str]:
+def _details(build: Build) -> dict[str, str]:
     """The second line of a box where it says more than the stage's kind."""
-    found = {}
-    for run in report.runs:
+    details = {}
+    for run in training_runs(build):
         if run.series:
             last = max(series.steps[-1] for series in run.series)
-            found[run.stage] = f"{run.kind}, {plural(last, 'step')}"
-    for row in report.stages:
+            details[run.stage] = f"{run.kind}, {plural(last, 'step')}"
+    for row in build.stages:
         metrics = row.made.metrics if row.made is not None else {}
         train, held_out = metrics.get("train"), metrics.get("held_out")
         if train is not None and held_out is not None:
-            found[row.name] = f"{count(train)} train, {count(held_out)} held out"
-    return found
+            details[row.name] = f"{count(train)} train, {count(held_out)} held out"
+    return details
 
 
-def _figures(report: Report) -> dict[str, str]:
-    """The one number worth a place in each box."""
-    found: dict[str, str] = {}
-    for row in report.stages:
+def _figures(build: Build) -> dict[str, str]:
+    """The one number worth its room in each box."""
+    figures: dict[str, str] = {}
+    for row in build.stages:
         if row.made is None:
             continue
         metrics = row.made.metrics
         dropped = sum(v or 0 for k, v in metrics.items() if k.startswith("rejected."))
         kept = metrics.get("kept")
-        if kept is not None and row.kind in SELECTING:
-            found[row.name] = f"{count(kept)} of {count(kept + dropped)} kept"
+        if kept is not None and dropped:
+            figures[row.name] = f"{count(kept)} of {count(kept + dropped)} kept"
         elif kept is not None or metrics.get("traces") is not None:
-            found[row.name] = plural(round(kept or metrics["traces"] or 0), "trace")
-    benchmark = report.headline.benchmark
-    for evaluation in report.evaluations:
+            figures[row.name] = plural(round(kept or metrics["traces"] or 0), "trace")
+    benchmark = main_benchmark(build.evaluations)
+    for evaluation in build.evaluations:
         score = main_score(evaluation, benchmark) if benchmark is not None else None
         if score is not None:
-            best = found.get(evaluation.model, "")
+            best = figures.get(evaluation.model, "")
             shown = percent(score.value, 0)
-            found[evaluation.model] = f"{best} / {shown}" if best.endswith("%") else shown
-    return found
+            figures[evaluation.model] = f"{best} / {shown}" if best.endswith("%") else shown
+    return figures

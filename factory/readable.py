@@ -1,36 +1,6 @@
-"""Text that came from a model or a recipe, made safe to look at, and numbers made readable.
-
-Escaping for HTML is the template engine's job. What it cannot do is show characters that have no
-shape: bidirectional overrides reorder what a reader sees, zero-width characters hide in it, and
-control characters are not allowed in a page at all. They are written out as `⟨U+202E⟩`.
-"""
-
-import re
-
-from factory.visible import visible
+"""Numbers and texts made readable: what reports, cards and the terminal write of a value."""
 
 MINUS = "\u2212"
-_MARKDOWN = re.compile(r"([\\`*_\[\]|~<&])|^(?=[#+=>-])|^(\d+)(?=[.)])")
-
-
-def markdown_text(text: str) -> str:
-    """One line of plain text that no Markdown or HTML in it can escape from."""
-    flat = " ".join(visible(text).split())
-    return _MARKDOWN.sub(_escaped, flat)
-
-
-def _escaped(match: re.Match[str]) -> str:
-    character, digits = match.groups()
-    if digits is not None:
-        return f"{digits}\\"
-    return {"<": "&lt;", "&": "&amp;"}.get(character, f"\\{character or ''}")
-
-
-def markdown_block(text: str) -> str:
-    """A fenced block that the text cannot close: the fence outruns its longest run of backticks."""
-    runs = [len(run) for run in re.findall(r"`+", text)]
-    fence = "`" * max(3, 1 + max(runs, default=0))
-    return f"{fence}text\n{visible(text)}\n{fence}"
 
 
 def clip(text: str, limit: int) -> tuple[str, int]:

@@ -1,29 +1,56 @@
 """The result in plain sentences, computed from the scores: also where a stage did not help."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from factory.artifacts import Manifest
+from factory.blocks import Block, Bullets, Figure, Figures, Legend, Section, Text
+from factory.readable import listing, percent, plural, point_span, points, span
 from factory.records import Score
+from factory.report.build import Build, once
+from factory.report.figures import interval_panel
 from factory.report.records import Comparison, Evaluation, Headline, StageRow
-from factory.report.scorecard import find_score, main_benchmark, main_score
-from factory.report.text import listing, percent, plural, point_span, points, span
-from factory.stages.review import NOT_REVIEWED
+from factory.report.scorecard import benchmarks, find_score, main_benchmark, main_score, traps
+from factory.report.section import section
+from factory.report.sections.contamination import Contamination, contaminations
 
 NOTICEABLE = 0.10
 """Shares above this (answers cut off, strict against lenient grading) are said in a sentence."""
 
 
-def headline(
-    rows: Sequence[Evaluation],
-    comparisons: Sequence[Comparison],
-    stages: Sequence[StageRow],
-    traps: Sequence[str] = (),
-) -> Headline:
-    """One sentence on the main benchmark, and what a fair reader must be told beside it.
+MARKS = Legend(
+    (
+        ("strict", "pass@1, strict: inside the answer tags"),
+        ("ring lenient", "pass@1, lenient: the answer that the whole text offers"),
+        ("diamond greedy", "greedy, strict"),
+        ("", "lines are 95 % intervals over problems"),
+    )
+)
 
-    `traps` say which zero scores measure the protocol and not the model, and what else would
-    mislead.
+
+@section("result")
+def result(build: Build) -> Section:
+    said = headline(build)
+    parts: list[Block] = [Text(said.sentence, "headline")]
+    if said.remarks:
+        parts.append(Bullets(said.remarks, "remarks"))
+    names = benchmarks(build.evaluations)
+    if names:
+        drawn = [Figure(name, interval_panel(build.evaluations, name)) for name in names]
+        parts += [MARKS, Figures(tuple(drawn), "wide")]
+    return Section("Result", tuple(parts))
+
+
+@once
+def headline(build: Build) -> Headline:
+    """One sentence on the main benchmark, and what a fair reader must know beside it.
+
+    The remarks also say which zero scores measure the protocol and not the model, and what else
+    would mislead.
     """
-    remarks = [*_unfinished(stages), *_unreviewed(stages), *traps]
+    rows, comparisons = build.evaluations, build.comparisons
+    remarks = [*_unfinished(build.stages), *_unreviewed(build.stages)]
+    remarks += traps(rows, build.answers)
+    remarks += [*_unsandboxed(build.manifests), *_trained_on(contaminations(build))]
     benchmark = main_benchmark(rows)
     if benchmark is None:
         sentence = (
@@ -41,6 +68,24 @@ def headline(
     )
 
 
+def _unsandboxed(manifests: Sequence[Manifest]) -> list[str]:
+    """A warning about artifacts that were made with the sandbox switched off."""
+    names = [manifest.name for manifest in manifests if manifest.machine.get("unsandboxed")]
+    if not names:
+        return []
+    return [f"unsandboxed: made while models' programs ran without isolation: {', '.join(names)}"]
+
+
+def _trained_on(rows: Iterable[Contamination]) -> list[str]:
+    """A warning about scores on questions that the model was trained on as they are."""
+    return [
+        f"{row.label} was trained on {row.same} of {plural(row.problems, 'question')} of "
+        f"{row.benchmark} as they are."
+        for row in rows
+        if row.same
+    ]
+
+
 def _share(score: Score) -> str:
     return f"{percent(score.value)} {span(score.low, score.high)}"
 
@@ -55,9 +100,9 @@ def _sentence(rows: Sequence[Evaluation], comparisons: Sequence[Comparison], ben
     first_score = main_score(first, benchmark)
     if first_score is None:
         return f"{first.label} was not measured on {benchmark}, so there is no start to compare to."
-    drawn = f", {plural(first_score.k, 'sample')} each" if first_score.k > 1 else ""
+    samples = f", {plural(first_score.k, 'sample')} each" if first_score.k > 1 else ""
     text = (
-        f"On {benchmark} ({plural(first_score.n, 'problem')}{drawn}) the first model"
+        f"On {benchmark} ({plural(first_score.n, 'problem')}{samples}) the first model"
         f"{_named(first, 'first model')} answers {_share(first_score)} correctly"
     )
     parts = [(role, row) for role in ("teacher", "student") for row in rows if row.role == role]
@@ -76,17 +121,17 @@ def _sentence(rows: Sequence[Evaluation], comparisons: Sequence[Comparison], ben
 
 def _gain_over_start(last: Evaluation, comparisons: Sequence[Comparison], benchmark: str) -> str:
     """A second clause: the last model against every evaluation of where its weights started."""
-    found = [
+    changes = [
         row
         for row in comparisons
         if row.after == last.label and row.benchmark == benchmark and row.relation == "start"
     ]
-    found = [row for row in found if row.mode == found[0].mode]
-    if not found:
+    changes = [row for row in changes if row.mode == changes[0].mode]
+    if not changes:
         return ""
     gains = [
         f"{points(row.difference)} points {point_span(row.low, row.high)} from {row.before}"
-        for row in found
+        for row in changes
     ]
     return f" On the same problems {last.label} differs by {listing(gains)}."
 
@@ -106,9 +151,9 @@ def _unfinished(stages: Sequence[StageRow]) -> list[str]:
 def _unreviewed(stages: Sequence[StageRow]) -> list[str]:
     """Says of every review that no person took part in it."""
     return [
-        f"The traces of {row.name} were {NOT_REVIEWED}: a policy decided."
+        f"The traces of {row.name} were not reviewed by a person: a policy decided."
         for row in stages
-        if row.kind == "review" and row.made is not None and not row.made.metrics.get("by_person")
+        if row.made is not None and row.made.metrics.get("by_person") == 0
     ]
 
 
@@ -125,8 +170,8 @@ def _changes(comparisons: Sequence[Comparison]) -> list[str]:
         groups.setdefault(key, []).append(f"{figures} against {row.before}")
     words = {"worse": "is worse than where it started", "unclear": "shows no clear change"}
     return [
-        f"{after} {words[direction]} on {benchmark}: {listing(found)}."
-        for (after, direction, benchmark), found in groups.items()
+        f"{after} {words[direction]} on {benchmark}: {listing(changes)}."
+        for (after, direction, benchmark), changes in groups.items()
     ]
 
 

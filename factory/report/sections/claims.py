@@ -1,23 +1,60 @@
 """The claims of a recipe as measured on its evaluations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
+from factory.blocks import Cell, Section, Table, Text
 from factory.errors import DataError
 from factory.evaluation.claim import Claim
 from factory.evaluation.claims import Finding, decide, measured
 from factory.evaluation.measure import MEASURES
 from factory.jsonl import read_records
-from factory.records import EvalSample
-from factory.report.records import ClaimRow, Step
+from factory.records import EvalSample, Record
+from factory.report.build import Build, once
+from factory.report.records import Step
+from factory.report.section import section
+
+INTRO = (
+    "What the recipe set out to show, measured on the same problems: the mean difference between "
+    "two groups of checkpoints with its 95 % interval, over problems and, with more than one, over "
+    "training seeds. Shown: the interval lies on the claimed side of zero. Contradicted: it lies "
+    "on the other."
+)
+HEADER = (
+    "claim", "measure", "measured", "against", "difference", "problems x seeds", "verdict",
+)  # fmt: skip
+LOOKS = {"shown": "better", "contradicted": "worse", "not shown": "unclear"}
 
 
-def claim_rows(claims: Sequence[Claim], steps: Mapping[str, Step]) -> list[ClaimRow]:
+class ClaimRow(Record):
+    """A claim of the recipe and what was measured; no finding while an evaluation is missing, or
+    where there is nothing to measure."""
+
+    text: str
+    measure: str
+    benchmark: str
+    of: tuple[str, ...]
+    against: tuple[str, ...]
+    missing: tuple[str, ...]
+    finding: Finding | None
+
+
+@section("claims", after="result")
+def claims(build: Build) -> Section | None:
+    rows = claim_rows(build)
+    if not rows:
+        return None
+    table = Table(HEADER, tuple(map(_cells, rows)), numbers=(2, 3, 4, 5), label="Claims")
+    return Section("Claims", (Text(INTRO), table), facts=tuple(rows))
+
+
+@once
+def claim_rows(build: Build) -> list[ClaimRow]:
     """One row a claim; without a finding where an evaluation is not made or nothing to measure."""
     rows = []
-    for claim in claims:
-        needed = (*claim.of, *claim.against)
+    for claim in build.claims:
+        needed = dict.fromkeys((*claim.of, *claim.against))
         missing = tuple(
-            name for name in dict.fromkeys(needed) if name not in steps or not steps[name].artifact
+            name for name in needed if name not in build.by_name or not build.by_name[name].artifact
         )
         rows.append(
             ClaimRow(
@@ -27,10 +64,25 @@ def claim_rows(claims: Sequence[Claim], steps: Mapping[str, Step]) -> list[Claim
                 of=claim.of,
                 against=claim.against,
                 missing=missing,
-                finding=None if missing else _finding(claim, steps),
+                finding=None if missing else _finding(claim, build.by_name),
             )
         )
     return rows
+
+
+def _cells(row: ClaimRow) -> tuple[Cell, ...]:
+    sides = f"{', '.join(row.of)} against {', '.join(row.against)}"
+    head = (Cell(row.text, sides), Cell(row.measure.replace("_", " ")))
+    result = row.finding
+    if result is None:
+        return (*head, Cell(f"not measured: {claim_gap(row)}", look="dim", span=5))
+    return (
+        *head,
+        *(Cell(claim_value(x, row.measure)) for x in (result.mean_of, result.mean_against)),
+        Cell(claim_difference(result)),
+        Cell(f"{result.difference.n} x {result.seeds}"),
+        Cell(result.verdict, look=f"reading {LOOKS[result.verdict]}"),
+    )
 
 
 def _plugins(claim: Claim) -> str:
@@ -49,15 +101,16 @@ def _plugins(claim: Claim) -> str:
 def _finding(claim: Claim, steps: Mapping[str, Step]) -> Finding | None:
     """DataError where the evaluations share no problems: such a claim cannot be measured at all."""
     samples = {name: _samples(claim, steps[name]) for name in (*claim.of, *claim.against)}
-    asked = [{sample.trace.problem_id for sample in some} for some in samples.values()]
-    if not set.intersection(*asked):
+    problems = [{row.trace.problem_id for row in rows} for rows in samples.values()]
+    if not set.intersection(*problems):
         raise DataError(f"claim {claim.text!r}: its evaluations share no problems")
     ours = [measured(samples[name], claim.measure) for name in claim.of]
     other = claim.against_measure or claim.measure
     theirs = [measured(samples[name], other) for name in claim.against]
     pairs = list(zip(ours, theirs * (len(ours) // len(theirs)), strict=True))
     fewest = min(
-        len(some) // max(1, len({s.trace.problem_id for s in some})) for some in samples.values()
+        len(rows) // max(1, len({row.trace.problem_id for row in rows}))
+        for rows in samples.values()
     )
     return decide(claim, pairs, samples=max(1, fewest))
 

@@ -1,0 +1,1 @@
+"""The built-in sections of a report, a file each, registered like a user's."""
