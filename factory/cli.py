@@ -125,13 +125,10 @@ def report(
 ) -> None:
     """Write the report of a recipe from what is made so far."""
     from factory.recipe import load_recipe
-    from factory.report.writing import write_report
+    from factory.ui.building import say_report
 
     source = recipe / "recipe.json" if recipe.is_dir() else recipe
-    console = open_console()
-    path, faults = write_report(load_recipe(source, overrides or []), store)
-    for line in (*faults, f"report: {path}"):
-        console.print(line, markup=False, soft_wrap=True)
+    say_report(load_recipe(source, overrides or []), store, open_console())
 
 
 @app.command()

@@ -55,11 +55,7 @@ def build_and_report(
     finally:
         if display is not None:
             display.close()
-    from factory.report.writing import write_report  # it would delay the first lines
-
-    path, faults = write_report(recipe, store)
-    for line in (*faults, f"report: {path}"):
-        console.print(line, soft_wrap=True)
+    say_report(recipe, store, console)
     return [made[step.name] for step in plan]
 
 
@@ -67,6 +63,15 @@ def _terminate(number: int, frame: object) -> None:
     """An orderly end, as Ctrl-C is, but with a checkpoint; another signal ends it without."""
     signal.signal(number, signal.default_int_handler)
     raise pipeline.Terminated
+
+
+def say_report(recipe: Recipe, store: Path, console: Console) -> None:
+    """Write the report and say where it is, and which plug-ins could not show what they have."""
+    from factory.report.writing import write_report  # it would delay the first lines
+
+    path, faults = write_report(recipe, store)
+    for line in (*faults, f"report: {path}"):
+        console.print(line, soft_wrap=True)
 
 
 def _open(
