@@ -15,7 +15,8 @@ from factory.publish.template import serving_template
 from factory.records import SamplingConfig
 from factory.sampling.ends import end_ids, written
 from factory.sampling.served import read_served
-from factory.stages.model import LOADING_TRACES, TOKENIZER_FILES
+from factory.stages.foreign_folder import TOKENIZER_FILES
+from factory.stages.model import LOADING_TRACES
 from factory.transformers4 import with_old_keys, write_tokenizer_fields
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from factory.artifacts import MANIFEST, Artifact, Inputs, open_artifact, sha256_file, verify
+from factory.artifacts import MANIFEST, Artifact, Inputs, sha256_file
 from factory.chat import PromptConfig
 from factory.context import Context, Metrics
 from factory.cost.context import PROCESS_BYTES, CostContext, Model, StageCost
@@ -19,6 +19,14 @@ from factory.errors import ArtifactError, EngineError, FactoryError, RecipeError
 from factory.records import COMMIT, AddedLater, Record, Url
 from factory.sampling.ends import answer_end
 from factory.sampling.served import Served, write_served
+from factory.stages.foreign_folder import (
+    COPIED,
+    PROMPT_FILES,
+    check_folder,
+    copy_folder,
+    own_files,
+    tokenizer_files,
+)
 from factory.stages.stage import (
     OWN_LICENCE,
     Fields,
@@ -47,18 +55,6 @@ LOADING_TRACES = (
     "gguf_file",
 )
 """Config keys that say where a model was loaded from, not what it is."""
-
-COPIED = {".json", ".safetensors", ".jinja", ".txt", ".model"}
-"""Suffixes of what belongs to a model folder; nothing else is taken over."""
-
-
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
-)  # fmt: skip
-PROMPT_FILES = (*TOKENIZER_FILES, "chat_template.jinja", "config.json")
-"""What of a model's folder writing a prompt needs: the config says of which kind its tokenizer is.
-"""
 
 
 class Embedded(Record):
@@ -184,14 +180,18 @@ def run(config: ModelConfig, inputs: Inputs, out: Path, context: Context) -> Met
     elif isinstance(source, Embedded):
         _dequantise(_embedded_gguf(), out)
     elif isinstance(source, Local):
-        _copy_folder(Path(source.path), out)
+        copy_folder(Path(source.path), out)
     else:
-        _copy_folder(_download(source, sorted(f"*{suffix}" for suffix in COPIED)), out)
+        copy_folder(_download(source, sorted(f"*{suffix}" for suffix in COPIED)), out)
     if config.turns is not None:
         set_turns(out, config.turns)
     if config.context is not None:
         _extend_context(out, config.context)
-    if fault := _end_fault(out, PromptConfig()):
+    try:
+        fault = _end_fault(out, PromptConfig())
+    except ArtifactError as error:
+        fault = f"{error}; a stage that asks it will not start"
+    if fault:
         context.note(f"model: it cannot be trained in a chat style: {fault}")
     return {"parameters": float(_parameters(out))}
 
@@ -244,13 +244,12 @@ def external_files(config: ModelConfig) -> tuple[Path, ...]:
     if isinstance(config.source, Endpoint):
         tokenizer = config.source.tokenizer
         is_here = isinstance(tokenizer, Local)
-        return _tokenizer_files(Path(tokenizer.path)) if is_here else ()
+        return tokenizer_files(Path(tokenizer.path)) if is_here else ()
     if not isinstance(config.source, Local):
         return ()
     folder = Path(config.source.path)
-    _check_folder(folder)
-    files = (path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
-    return tuple(sorted(files))
+    check_folder(folder)
+    return tuple(path for path in own_files(folder) if path.name != MANIFEST)
 
 
 def _take_endpoint(source: Endpoint, out: Path) -> None:
@@ -258,18 +257,11 @@ def _take_endpoint(source: Endpoint, out: Path) -> None:
     if tokenizer is not None:
         is_here = isinstance(tokenizer, Local)
         folder = Path(tokenizer.path) if is_here else _download(tokenizer, PROMPT_FILES)
-        for path in _tokenizer_files(folder):
+        for path in tokenizer_files(folder):
             shutil.copyfile(path, out / path.name)
     asked = {"url", "name", "limit_field", "fields"}
     known = source.model_dump(include=asked)
     write_served(out, Served(**known, has_tokenizer=tokenizer is not None))
-
-
-def _tokenizer_files(folder: Path) -> tuple[Path, ...]:
-    found = tuple(folder / name for name in PROMPT_FILES if (folder / name).is_file())
-    if not any(path.name in ("tokenizer.json", "tokenizer.model") for path in found):
-        raise ArtifactError(f"{folder}: no tokenizer.json or tokenizer.model")
-    return found
 
 
 def _download(source: Hub, patterns: Sequence[str]) -> Path:
@@ -357,39 +349,6 @@ def _extend_context(out: Path, context: ContextExtension) -> None:
     config.max_position_embeddings = context.tokens
     config.rope_parameters = {**config.rope_parameters, "rope_theta": context.rope_theta}
     config.save_pretrained(out)
-
-
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise ArtifactError(f"{folder}: no such model folder")
-    if not (folder / "config.json").exists():
-        raise ArtifactError(f"{folder}: not a Hugging Face model folder: no config.json")
-    if not any(folder.glob("*.safetensors")):
-        raise ArtifactError(
-            f"{folder}: no *.safetensors file; other formats can run code when they are loaded "
-            "and are refused: convert the model first"
-        )
-    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
-        raise ArtifactError(f"{folder}: no tokenizer.json or tokenizer.model")
-
-
-def _copy_folder(folder: Path, out: Path) -> None:
-    _check_folder(folder)
-    _check_sealed(folder)
-    for path in sorted(folder.iterdir()):
-        # A sealed artifact can be a source: its manifest speaks of itself, not of the copy.
-        if path.suffix in COPIED and path.name != MANIFEST:
-            shutil.copyfile(path, out / path.name)
-
-
-def _check_sealed(folder: Path) -> None:
-    """ArtifactError where the folder is a sealed artifact that is not what was sealed.
-
-    Other models may bring a manifest.json of their own, which says nothing here.
-    """
-    manifest = folder / MANIFEST
-    if manifest.exists() and b'"stage_version"' in manifest.read_bytes():
-        verify(open_artifact(folder))
 
 
 def _parameters(folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import typer
@@ -34,10 +35,12 @@ def build_and_report(
 ) -> list[Artifact]:
     """Build a recipe with live progress and write its report; returns what its plan's steps made.
 
-    Ctrl-C ends with status 130 and says `again`, the command that goes on; SIGTERM likewise, once
-    what trains has written a checkpoint.
+    Ctrl-C ends with status 130 and says `again`, the command that goes on; SIGTERM likewise, and
+    SIGHUP unless it is ignored (nohup), once what trains has written a checkpoint.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _terminate)
     display: PlainDisplay | None = None
     try:
         plan = make_plan(recipe, until=until)
@@ -49,8 +52,9 @@ def build_and_report(
     except KeyboardInterrupt:
         if display is not None:
             display.close()
-        console.print("Stopped. Finished stages, samples and checkpoints are kept;")
-        console.print(f"go on with: {again}", highlight=False, soft_wrap=True)
+        with suppress(OSError):  # a terminal that was closed takes no words
+            console.print("Stopped. Finished stages, samples and checkpoints are kept;")
+            console.print(f"go on with: {again}", highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
     finally:
         if display is not None:

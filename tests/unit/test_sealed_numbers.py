@@ -342,19 +342,19 @@ def test_an_older_run_is_not_taken_for_a_broken_newer_one(store: Store, tmp_path
 
 
 def test_a_sealed_folder_as_a_source_must_be_what_was_sealed(store: Store, tmp_path: Path) -> None:
-    from factory.stages.model import _copy_folder
+    from factory.stages.foreign_folder import copy_folder
 
     folder = shutil.copytree(store.made["student"].path, tmp_path / "student")
     (tmp_path / "out").mkdir()
-    _copy_folder(folder, tmp_path / "out")
+    copy_folder(folder, tmp_path / "out")
     with (
         flipped(folder / "model.safetensors", at=5000, bit=2),
         pytest.raises(ArtifactError, match=r"model\.safetensors: content differs"),
     ):
-        _copy_folder(folder, tmp_path / "out")
+        copy_folder(folder, tmp_path / "out")
     # A manifest of somebody else says nothing.
     (folder / MANIFEST).write_text('{"short_name": "app"}', encoding="utf-8")
-    _copy_folder(folder, tmp_path / "out")
+    copy_folder(folder, tmp_path / "out")
 
 
 def test_an_artifact_that_is_sealed_again_reads_as_it_is(store: Store, tmp_path: Path) -> None:

@@ -1,0 +1,135 @@
+"""What a model folder of others may bring: links, headers and code that are not followed."""
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from factory.errors import ArtifactError
+from factory.stages.foreign_folder import check_folder, copy_folder, own_files, tokenizer_files
+
+SECRET = "nobody's business"
+
+
+def weights(head: dict, data: bytes = b"\0\0\0\0") -> bytes:
+    text = json.dumps(head).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+GOOD = {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "model"
+    made.mkdir()
+    (made / "model.safetensors").write_bytes(weights(GOOD))
+    (made / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    (made / "tokenizer.json").write_text('{"version": "1.0"}', encoding="utf-8")
+    (tmp_path / "secret.txt").write_text(SECRET, encoding="utf-8")
+    (tmp_path / "elsewhere").mkdir()
+    return made
+
+
+def chained(folder: Path) -> None:
+    (folder / "a").symlink_to("../secret.txt")
+    (folder / "vocab.txt").symlink_to("a")
+
+
+def replaced(name: str, target: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target)
+
+    return change
+
+
+LINKS: dict[str, Callable[[Path], None]] = {
+    "out": replaced("vocab.txt", "../secret.txt"),
+    "to a file of the system": replaced("merges.txt", "/etc/passwd"),
+    "to a folder": replaced("extra", "../elsewhere"),
+    "through another": chained,
+    "to itself": replaced("vocab.json", "vocab.json"),
+    "to a device": replaced("special_tokens_map.json", "/dev/zero"),
+    "in place of the config": replaced("config.json", "../secret.txt"),
+    "in place of the tokenizer": replaced("tokenizer.json", "../secret.txt"),
+    "like a hub's, elsewhere": replaced("vocab.txt", "../blobs/x"),
+}
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_a_link_out_of_the_folder_is_refused_by_name(name: str, folder: Path) -> None:
+    LINKS[name](folder)
+    out = folder.parent / "out"
+    out.mkdir()
+    for take in (copy_folder, lambda source, out: own_files(source)):
+        with pytest.raises(ArtifactError, match="link"):
+            take(folder, out)
+    assert list(out.iterdir()) == []
+
+
+def test_links_within_the_folder_and_of_the_hubs_cache_are_taken(folder: Path) -> None:
+    (folder / "vocab.txt").symlink_to("tokenizer.json")
+    cache = folder.parent / "models--o--n"
+    snapshot = cache / "snapshots" / "0a1b"
+    snapshot.mkdir(parents=True)
+    (cache / "blobs").mkdir()
+    for path in own_files(folder):
+        (cache / "blobs" / f"b-{path.name}").write_bytes(path.read_bytes())
+        (snapshot / path.name).symlink_to(f"../../blobs/b-{path.name}")
+    for source in (folder, snapshot):
+        out = folder.parent / f"out-{source.name}"
+        out.mkdir()
+        copy_folder(source, out)
+        names = ["config.json", "model.safetensors", "tokenizer.json", "vocab.txt"]
+        assert sorted(path.name for path in out.iterdir()) == names
+        assert not any(path.is_symlink() for path in out.iterdir())
+        assert next(path.name for path in tokenizer_files(source)) == "tokenizer.json"
+
+
+HEADERS = {
+    "longer than the file": struct.pack("<Q", 10**6) + b"{}",
+    "of 2**63 bytes": struct.pack("<Q", 2**63) + b"{}",
+    "no header": b"\1\2",
+    "empty": b"",
+    "no JSON": struct.pack("<Q", 3) + b"{{{",
+    "deep": struct.pack("<Q", 4000) + b"[" * 4000,
+    "a list": struct.pack("<Q", 2) + b"[]",
+    "tensors beyond the file": weights({"w": {**GOOD["w"], "data_offsets": [0, 2**40]}}),
+    "tensors before the file": weights({"w": {**GOOD["w"], "data_offsets": [-4, 0]}}),
+    "no offsets": weights({"w": {"dtype": "F32"}}),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_weights_whose_header_cannot_be_true_are_refused(name: str, folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(HEADERS[name])
+    with pytest.raises(ArtifactError, match=r"header|JSON"):
+        check_folder(folder)
+
+
+def test_a_model_with_code_of_its_own_is_refused_without_advice_to_run_it(folder: Path) -> None:
+    fields = {"model_type": "mine", "auto_map": {"AutoConfig": "configuration_mine.Mine"}}
+    (folder / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    with pytest.raises(ArtifactError) as told:
+        check_folder(folder)
+    assert "never run" in str(told.value) and "trust_remote_code" not in str(told.value)
+    fields["model_type"] = "llama"  # known: its own class is taken, and the code not looked at
+    (folder / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    check_folder(folder)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000, "7"])
+def test_a_config_that_is_none_is_refused(text: str, folder: Path) -> None:
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ArtifactError, match="JSON"):
+        check_folder(folder)
+
+
+def test_a_pipe_is_no_file_of_a_model(folder: Path) -> None:
+    os.mkfifo(folder / "vocab.json")
+    with pytest.raises(ArtifactError, match=r"vocab\.json: not a regular file"):
+        check_folder(folder)
