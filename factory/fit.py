@@ -9,7 +9,7 @@ needed are left out again, the dearest first.
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,8 +22,10 @@ from factory.cost.memory import may_be_planned
 from factory.cost.shapes import HUB, Unpriced
 from factory.errors import FactoryError, RecipeError
 from factory.machine import Machine
+from factory.plan import Step
 from factory.pricing import Bill, Row
 from factory.recipe import load_machine
+from factory.trainers.arguments import micro_batch_rows, share_of_rank
 
 CONTEXT_STEP = 1024
 """Tokens between two lengths that are tried."""
@@ -104,8 +106,34 @@ def misfits(priced: Bill) -> list[Misfit]:
     return [_solve(_Judge(row, priced)) for row in priced.misfits]
 
 
+def rank_faults(steps: Iterable[Step], machine: Machine) -> list[str]:
+    """Why stages cannot be trained in the machine's ranks, a line each."""
+    faults = []
+    for step in steps:
+        if not step.stage.in_ranks or machine.processes == 1:
+            continue
+        batch, prompts = (getattr(step.config, name, None) for name in ("batch", "prompts"))
+        try:
+            if batch is not None:
+                micro_batch_rows(batch, machine)
+            if prompts is not None:
+                share_of_rank(prompts, "questions", machine.processes)
+        except RecipeError as error:
+            faults.append(f"stages.{step.name}.{error}")
+        if getattr(step.config, "dynamic_sampling", None) is not None:
+            faults.append(
+                f"stages.{step.name}.dynamic_sampling: a replaced group is drawn for all ranks, "
+                "and each draws its own; leave it out, or set processes: 1 in the machine file"
+            )
+    return faults
+
+
 def require_fit(priced: Bill) -> None:
-    """RecipeError, with the remedies, where a stage does not fit and nobody said to build it."""
+    """RecipeError where a stage cannot be divided among the ranks; and, with the remedies, where
+    one does not fit and nobody said to build it."""
+    steps = [row.step for row in priced.rows if row.artifact is None]
+    if faults := rank_faults(steps, priced.machine):
+        raise RecipeError("\n".join(faults))
     if priced.machine.ignore_fit or not priced.misfits:
         return
     lines = [line for misfit in misfits(priced) for line in misfit.lines()]
@@ -211,7 +239,9 @@ def _same_model(judge: _Judge, *, is_cheap: bool = False) -> Iterator[Change]:
         yield from (Change({"tensor_parallel": count}) for count in LARGER)
     if not stage.in_ranks:
         return
-    shards = {"launcher": "accelerate", "train.shard": "fsdp2"}
+    shards: dict[str, Any] = {"train.shard": "fsdp2"}
+    if machine.launcher == "local":
+        shards["launcher"] = "accelerate"
     if machine.processes > 1:
         yield Change(shards)
     if has_engine:
@@ -221,7 +251,16 @@ def _same_model(judge: _Judge, *, is_cheap: bool = False) -> Iterator[Change]:
         )
     if not is_cheap:
         yield Change({**shards, "train.offload": "all"})
-        yield from (Change({**shards, "processes": n * machine.processes}) for n in LARGER)
+        yield from (Change({**shards, **_nodes(machine, times)}) for times in LARGER)
+
+
+def _nodes(machine: Machine, times: int) -> dict[str, Any]:
+    """So many times the nodes, as one Slurm job."""
+    slurm = machine.slurm
+    nodes = {"slurm.nodes": times * slurm.nodes} if slurm else {"launcher": "slurm"}
+    if slurm is None:
+        nodes |= {"slurm.nodes": times, "slurm.gpus": machine.processes}
+    return {**nodes, "processes": times * machine.processes}
 
 
 def _other_model(judge: _Judge) -> Iterator[Change]:

@@ -230,7 +230,11 @@ def _sealed(artifact: Artifact) -> Flow:
     check_files(artifact)
     shape = shape_of_folder(artifact.path)
     files = artifact.manifest.files
-    weights = sum(entry.size for name, entry in files.items() if name.endswith(".safetensors"))
+    weights = sum(
+        entry.size
+        for name, entry in files.items()
+        if "/" not in name and name.endswith(".safetensors")
+    )
     return Model(shape, max(1, round(weights / shape.parameters)))
 
 

@@ -36,7 +36,7 @@ LAYERS = (
         "interpreter",
     ),
     ("jsonl", "yaml12", "transformers4", "tiny", "cpu", "plugin_files"),
-    ("slurm",),
+    ("sharding", "slurm"),
     ("artifacts", "machine", "context", "ranks"),
     ("lookalike", "chat", "lint", "grading"),
     ("problems",),

@@ -92,9 +92,31 @@ def write_weights(artifact: Artifact, folder: Path, *, shard_bytes: int = SHARD_
     save_torch_state_dict(state, folder, max_shard_size=shard_bytes, metadata={"format": "pt"})
 
 
+def write_adapters(artifact: Artifact, ancestors: Sequence[Artifact], folder: Path) -> None:
+    """PEFT's files of a model that kept its adapters, their base named as the hub does, where it
+    comes from there; nothing for other models."""
+    names = [name for name in artifact.manifest.files if name.startswith("adapter/")]
+    if not names:
+        return
+    (folder / "adapter").mkdir()
+    for name in names:
+        shutil.copyfile(artifact.path / name, folder / name)
+    path = folder / "adapter" / "adapter_config.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    base = artifact.manifest.inputs.get("model")
+    for ancestor in ancestors:
+        source = ancestor.manifest.config.get("source")
+        if base is None or ancestor.fingerprint != base.fingerprint:
+            continue
+        if isinstance(source, dict) and source.get("id"):
+            fields["base_model_name_or_path"] = source["id"]
+            fields["revision"] = source.get("revision")
+    write_json(path, fields)
+
+
 def is_weights(name: str) -> bool:
     """Whether a file of this name holds weights, or says where they lie."""
-    return name.endswith((".safetensors", ".safetensors.index.json"))
+    return "/" not in name and name.endswith((".safetensors", ".safetensors.index.json"))
 
 
 def _rewrite(target: Path, source: Path | None = None, *, drop: tuple[str, ...]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from factory.publish.card import Card, write_card
 from factory.publish.export import (
     is_weights,
     refuse_served,
+    write_adapters,
     write_json,
     write_settings,
     write_weights,
@@ -147,6 +148,7 @@ def _write_large(draft: _Draft) -> list[Check]:
     subject = draft.subject
     if subject.artifact.manifest.kind == "model":
         write_weights(subject.artifact, subject.folder)
+        write_adapters(subject.artifact, draft.ancestors, subject.folder)
         return [examine_weights(subject)]
     return dataset.write_rows(subject.artifact, draft.ancestors, subject.folder, subject.places)
 

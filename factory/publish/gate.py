@@ -230,7 +230,7 @@ def _weight_faults(subject: Subject) -> list[str]:
         and (subject.folder / name).is_file()
         and sha256_file(subject.folder / name) == entries[name].sha256
         for name in entries
-        if name.endswith(".safetensors")
+        if name.endswith(".safetensors") and "/" not in name
     ]
     return [] if same and all(same) else _tensor_faults(subject.artifact.path, subject.folder)
 

@@ -13,7 +13,8 @@ from transformers import AutoConfig
 from factory.errors import RecipeError
 from factory.machine import Machine
 from factory.ranks import this_rank
-from factory.trainers.lora import SHARDED_PACKED, LoraConfig
+from factory.trainers.lora import LoraConfig
+from factory.trainers.lowmem import SHARDED_PACKED
 from factory.trainers.opening import open_model
 from factory.trainers.weights import is_packed, unpacked
 

@@ -46,13 +46,11 @@ def trainer_arguments(
 
 def recomputes(machine: Machine, *, on_gpu: bool) -> bool:
     """Whether activations are computed again in the backward pass, not kept."""
-    wanted = machine.train.activations
-    return on_gpu if wanted == "auto" else wanted == "recompute"
+    return machine.train.activations in ("recompute", *(["auto"] if on_gpu else []))
 
 
-def micro_batch_rows(batch: int, context: Context) -> int:
+def micro_batch_rows(batch: int, machine: Machine) -> int:
     """Rows a forward pass on one process; RecipeError unless they divide the batch evenly."""
-    machine = context.machine
     share, rest = divmod(batch, machine.processes)
     micro_batch = min(machine.micro_batch, share)
     if rest or share % max(1, micro_batch):
@@ -64,9 +62,10 @@ def micro_batch_rows(batch: int, context: Context) -> int:
     return micro_batch
 
 
-def share_of_rank(prompts: int, unit: str) -> int:
-    """How many of an update's `prompts` each rank takes; RecipeError unless they divide evenly."""
-    ranks = this_rank().count
+def share_of_rank(prompts: int, unit: str, count: int | None = None) -> int:
+    """How many of an update's `prompts` each rank takes; RecipeError unless they divide evenly.
+    `count` ranks, or those of this group."""
+    ranks = count or this_rank().count
     if prompts % ranks:
         raise RecipeError(
             f"prompts: {prompts} {unit} cannot be shared evenly by {ranks} processes; make it a "

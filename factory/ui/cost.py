@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.table import Table
 
 from factory.cost.flows import COMPLETION_SHARE, COMPLETION_TOKENS, RL_SHARE
-from factory.fit import misfits
+from factory.fit import misfits, rank_faults
 from factory.machine import Machine
 from factory.plan import Step, missing
 from factory.pricing import Bill, Row, bill
@@ -33,9 +33,10 @@ def show_cost(plan: Sequence[Step], store: Path, machine: Machine, console: Cons
     console.print(table)
     for line in _grounds(costs, machine):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    for misfit in misfits(costs):
-        for line in misfit.lines():
-            console.print(line, markup=False, highlight=False, soft_wrap=True, style="red")
+    lines = [line for misfit in misfits(costs) for line in misfit.lines()]
+    lines += rank_faults([row.step for row in costs.rows if row.artifact is None], machine)
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True, style="red")
     for gap in missing(plan):
         console.print(f"to be filled in before it can be built: {gap}", markup=False)
 
@@ -96,6 +97,12 @@ def _grounds(costs: Bill, machine: Machine) -> list[str]:
         lines.append(
             f"! does not fit: a device has {costs.device_gib:,.1f} GiB, of which "
             f"{costs.room_gib:,.1f} may be planned; it would not be built:"
+        )
+    drawing = machine.tensor_parallel * (machine.cluster.engines if machine.cluster else 1)
+    if costs.on_gpu and drawing < machine.processes:
+        lines.append(
+            f"Idle: {machine.processes - drawing} of {machine.processes} GPUs while a stage only "
+            "draws; a block `cluster` in the machine file gives them engines."
         )
     scratch = max((estimate.scratch_gib for estimate in estimates), default=0.0)
     if scratch:

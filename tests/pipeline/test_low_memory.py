@@ -1,6 +1,7 @@
 """Training in little memory: 16-bit and packed bases under adapters, 8-bit Adam, adapters kept."""
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,17 @@ from fine_tuning import MACHINE, config, sealed, stage
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from factory.artifacts import Inputs
+from factory.artifacts import InputEntry, Inputs
 from factory.errors import RecipeError
 from factory.machine import Machine
+from factory.publish.export import write_adapters, write_weights
 from factory.stages.sft.config import SftConfig
 from factory.tiny import save_tiny_model
-from factory.trainers import lora as lora_module
+from factory.trainers import lowmem as lora_module
 from factory.trainers import running
 from factory.trainers.adapters import open_policy
-from factory.trainers.lora import LoraConfig, gaps
+from factory.trainers.lora import LoraConfig
+from factory.trainers.lowmem import gaps
 from factory.trainers.opening import open_model
 from factory.trainers.telemetry import Telemetry
 
@@ -79,6 +82,30 @@ def test_kept_adapters_on_their_base_are_the_merged_model(
     assert float((alone - merged).abs().max()) > 1e-3
     said = json.loads((out / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     assert said["base_model_name_or_path"] == base.name  # no path of this machine
+
+
+def test_adapters_are_published_with_their_base_as_the_hub_names_it(
+    tmp_path: Path, sft_inputs: Inputs
+) -> None:
+    stage(tmp_path, config(lora=LoraConfig(rank=2, keep="both")), sft_inputs)
+    made, base = sealed(tmp_path / "out", "model"), sft_inputs["model"]
+    source = {"type": "hub", "id": "owner/base", "revision": "a" * 40}
+    hub = replace(base, manifest=base.manifest.model_copy(update={"config": {"source": source}}))
+    entry = InputEntry(name="base", fingerprint=base.fingerprint)
+    student = replace(made, manifest=made.manifest.model_copy(update={"inputs": {"model": entry}}))
+    folder = tmp_path / "published"
+    folder.mkdir()
+    write_weights(student, folder)
+    write_adapters(student, [hub], folder)
+    assert {path.name for path in folder.glob("*.safetensors")} == {"model.safetensors"}
+    said = json.loads((folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert (said["base_model_name_or_path"], said["revision"]) == ("owner/base", "a" * 40)
+    kept = logits(adapted(folder, open_model(base.path)))
+    assert float((kept - logits(open_model(student.path))).abs().max()) < 1e-5
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    write_adapters(base, [hub], plain)
+    assert list(plain.iterdir()) == []
 
 
 @PACKED

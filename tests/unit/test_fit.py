@@ -1,5 +1,6 @@
 """What is planned fits, or is refused with the cheapest changes that make it fit."""
 
+import io
 import json
 import re
 import shlex
@@ -12,11 +13,13 @@ from typer.testing import CliRunner
 
 from factory.cli import app
 from factory.errors import RecipeError
-from factory.fit import Misfit, misfits, require_fit
+from factory.fit import Misfit, misfits, rank_faults, require_fit
 from factory.machine import DevicePeaks, Machine
 from factory.plan import Step, make_plan
 from factory.pricing import Bill, bill
 from factory.recipe import load_machine, load_recipe, recipe_from
+from factory.ui.console import Console
+from factory.ui.cost import show_cost
 
 ROOT = Path(__file__).resolve().parents[2]
 MACHINES = ROOT / "recipes" / "machines"
@@ -160,6 +163,43 @@ def test_a_build_that_does_not_fit_makes_nothing(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["plan", str(recipe), "--cost", *options])
     assert shown.exit_code == 0
     assert "stages.tuned: does not fit" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ({"kind": "sft", "traces": "worked", "batch": 12}, "batch: 12 rows cannot be cut"),
+        (
+            {"kind": "grpo", "problems": "sums", "steps": 1, "prompts": 12, "max_new_tokens": 64},
+            "prompts: 12 questions cannot be shared evenly by 8 processes",
+        ),
+        (
+            {
+                "kind": "grpo", "problems": "sums", "steps": 1, "prompts": 16, "kl": 0,
+                "max_new_tokens": 64, "dynamic_sampling": {"max_rounds": 1, "rest_steps": 1},
+            },
+            "dynamic_sampling: a replaced group is drawn for all ranks",
+        ),
+    ],
+)  # fmt: skip
+def test_what_ranks_cannot_share_is_refused_before_anything_is_made(
+    stage: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    model = {"kind": "model", "source": {"type": "hub", "id": "Qwen/Qwen2.5-0.5B"}}
+    stages = {"base": model, "sums": SUMS, "worked": WORKED, "tuned": {**stage, "model": "base"}}
+    steps = make_plan(recipe_from({"name": "test", "stages": stages}, "test"))
+    machine = load_machine(MACHINES / "node8.yaml")
+    with pytest.raises(RecipeError, match=rf"stages\.tuned\.{message}"):
+        require_fit(bill(steps, tmp_path, machine))
+    alone = load_machine(MACHINES / "gpu.yaml")
+    assert rank_faults(steps, alone) == []
+
+
+def test_gpus_that_idle_while_a_stage_draws_are_said(tmp_path: Path) -> None:
+    screen = io.StringIO()
+    machine = load_machine(MACHINES / "node8.yaml", ["machine.cluster=null"])
+    show_cost(plan("Qwen/Qwen2.5-0.5B"), tmp_path, machine, Console(width=200, file=screen))
+    assert "Idle: 7 of 8 GPUs while a stage only draws" in screen.getvalue()
 
 
 def test_settings_of_the_machine_can_be_typed(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 from factory.chat import PromptConfig, stop_texts
 from factory.records import AddedLater, ModelRef, ProblemsRef, SamplingConfig, TracesRef
 from factory.stages.stage import StageConfig
-from factory.trainers.lora import LoraConfig, Optimizer
+from factory.trainers.lora import LoraConfig
+from factory.trainers.lowmem import Optimizer
 
 
 class DistillConfig(StageConfig):

@@ -35,7 +35,7 @@ from factory.stages.stage import (
     nothing_unseen,
     register,
 )
-from factory.trainers.lora import gaps, held
+from factory.trainers.lowmem import gaps, held
 
 SUMMARY = 8
 """Updates behind a figure of the summary: one update alone is mostly noise."""

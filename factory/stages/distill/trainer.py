@@ -30,7 +30,8 @@ from factory.stages.distill.vocabularies import require_shared_ends, shared_toke
 from factory.trainers.adapters import open_policy
 from factory.trainers.arguments import largest_divisor, share_of_rank, trainer_arguments
 from factory.trainers.checkpoints import CompleteCheckpoints
-from factory.trainers.lora import keeps_adapters, optimizer_fields, peft_config
+from factory.trainers.lora import keeps_adapters, peft_config
+from factory.trainers.lowmem import optimizer_fields
 from factory.trainers.opening import open_model, require_room
 from factory.trainers.parity import engine_parity
 from factory.trainers.phases import PhaseClock

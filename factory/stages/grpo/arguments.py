@@ -11,7 +11,7 @@ from factory.machine import Machine
 from factory.ranks import this_rank
 from factory.stages.grpo.config import GrpoConfig
 from factory.trainers.arguments import largest_divisor, share_of_rank, trainer_arguments
-from factory.trainers.lora import optimizer_fields
+from factory.trainers.lowmem import optimizer_fields
 
 
 def mathematics(config: GrpoConfig) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from factory.records import (
 )
 from factory.rewards import RewardConfig
 from factory.stages.stage import StageConfig
-from factory.trainers.lora import LoraConfig, Optimizer
+from factory.trainers.lora import LoraConfig
+from factory.trainers.lowmem import Optimizer
 
 
 class LengthJump(Record):

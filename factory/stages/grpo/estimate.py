@@ -10,7 +10,7 @@ from factory.cost.memory import Held, host_bytes
 from factory.cost.memory import learned as learned_parameters
 from factory.cost.work import training_bytes
 from factory.stages.grpo.config import GrpoConfig
-from factory.trainers.lora import held as held_by
+from factory.trainers.lowmem import held as held_by
 
 PARITY_ROWS = 4
 """Of `rollouts`: completions drawn again at rollouts 1, 2, 4, 8, ..."""

@@ -42,7 +42,7 @@ from factory.stages.stage import (
     nothing_unseen,
     register,
 )
-from factory.trainers.lora import gaps
+from factory.trainers.lowmem import gaps
 
 SUMMARY = 8
 """Rollouts behind a figure of the summary: one rollout alone is mostly noise."""

@@ -79,7 +79,7 @@ def run(config: RewardModelConfig, inputs: Inputs, out: Path, context: Context) 
     if not train or not held_out:
         raise DataError("reward_model: all texts have one prompt; at least two are needed")
     trainer.train(
-        config, train, folder=folder, micro_batch=micro_batch_rows(config.batch, context),
+        config, train, folder=folder, micro_batch=micro_batch_rows(config.batch, context.machine),
         out=out, context=context,
     )  # fmt: skip
     if not is_first_rank():

@@ -32,7 +32,7 @@ from factory.stages.stage import (
     register,
 )
 from factory.trainers.arguments import micro_batch_rows
-from factory.trainers.lora import gaps, held
+from factory.trainers.lowmem import gaps, held
 
 if TYPE_CHECKING:
     from factory.trainers.rows import Row
@@ -72,7 +72,7 @@ def run(config: SftConfig, inputs: Inputs, out: Path, context: Context) -> Metri
     if problems:
         raise RecipeError("; ".join(problems))
     folder = inputs["model"].path
-    micro_batch = micro_batch_rows(config.batch, context)
+    micro_batch = micro_batch_rows(config.batch, context.machine)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     marks = config.prompt.form.marks if config.prompt.form and config.add_tokens else ()
     pieces = add_tokens(tokenizer, marks)

@@ -24,7 +24,8 @@ from factory.stages.sft.config import SftConfig
 from factory.trainers.adapters import open_policy
 from factory.trainers.arguments import trainer_arguments
 from factory.trainers.checkpoints import CompleteCheckpoints
-from factory.trainers.lora import keeps_adapters, optimizer_fields, peft_config
+from factory.trainers.lora import keeps_adapters, peft_config
+from factory.trainers.lowmem import optimizer_fields
 from factory.trainers.rows import IGNORED, Row, plan_order, step_count
 from factory.trainers.running import run_trainer
 from factory.trainers.saving import save_model
