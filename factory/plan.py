@@ -15,10 +15,11 @@ from factory.artifacts import sha256_file
 from factory.errors import ArtifactError, RecipeError
 from factory.files import check_regular
 from factory.recipe import Recipe
-from factory.records import AddedLater, Consumes, Variant
+from factory.records import AddedLater, Consumes
 from factory.registry import DOORS, Named, Row
 from factory.stages import STAGES, Stage, StageConfig
 from factory.stages.model import ModelConfig, end_fault
+from factory.variants import Variant
 
 LARGE_BYTES = 64 * 2**20
 

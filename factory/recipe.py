@@ -14,8 +14,9 @@ from pydantic.fields import FieldInfo
 from factory.errors import MOST_LINES, RecipeError
 from factory.evaluation.claim import Claim
 from factory.machine import Machine
-from factory.records import Record, VariantOf
+from factory.records import Record
 from factory.stages import STAGES, StageConfig
+from factory.variants import VariantOf
 from factory.yaml12 import load_mapping, parse
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"

@@ -19,9 +19,10 @@ from typer.core import TyperGroup
 
 from factory.machine import Machine
 from factory.recipe import Header
-from factory.records import Consumes, VariantOf
+from factory.records import Consumes
 from factory.registry import DOORS, Door, Named, Row, open_doors
 from factory.stages.stage import KINDS, STAGES, Stage, StageConfig
+from factory.variants import VariantOf
 
 INTRODUCTION = """\
 # Reference

@@ -6,26 +6,25 @@ names on the command line (`plugin_files.py`). A name is taken once, and a built
 """
 
 import difflib
-import hashlib
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, distributions
-from importlib.util import find_spec
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
+from factory.entry_points import (
+    GROUP,
+    distribution_of,
+    entry_points,
+    is_own,
+    module_sha256,
+)
 from factory.errors import FactoryError, PluginError, RecipeError
 
 T = TypeVar("T")
-
-GROUP = "model_factory"
-DISTRIBUTION = "model-factory"
-"""What the factory is installed as; rows of other packages in it count as the factory's own."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ class Door(Mapping[str, T]):
         elif name in entries and self.table[name].origin != _origin_of(entries[name]):
             raise PluginError(
                 f"{self.noun} {name!r} of {self.table[name].origin} is also named by package "
-                f"{_distribution(entries[name])}: uninstall it, or have it renamed"
+                f"{distribution_of(entries[name])}: uninstall it, or have it renamed"
             )
         if name not in self.table:
             raise RecipeError(self._unknown(name))
@@ -164,7 +163,7 @@ class Door(Mapping[str, T]):
         """Import the rows of the factory's own packages, which are else imported when wanted."""
         self._fill()
         for name, entry in self._entries().items():
-            if _is_own(entry) and name not in self.table:
+            if is_own(entry) and name not in self.table:
                 self._import(name, entry)
 
     def check(self, name: str) -> str:
@@ -194,11 +193,11 @@ class Door(Mapping[str, T]):
         self.table.update(rows)
 
     def _entries(self) -> Mapping[str, EntryPoint]:
-        return _entry_points().get(f"{GROUP}.{self.name}", {})
+        return entry_points().get(f"{GROUP}.{self.name}", {})
 
     def _import(self, name: str, entry: EntryPoint) -> None:
-        package = _distribution(entry)
-        if not _is_own(entry):
+        package = distribution_of(entry)
+        if not is_own(entry):
             open_doors()
         try:
             with registering(_origin_of(entry)):
@@ -253,65 +252,7 @@ def open_doors() -> None:
         door.load_own()
 
 
-@cache
-def _entry_points() -> Mapping[str, Mapping[str, EntryPoint]]:
-    """By group and name, read once: it looks at every installed distribution.
-
-    PluginError where two packages name one row.
-    """
-    groups: dict[str, dict[str, EntryPoint]] = {}
-    for entry in _own_entry_points():
-        groups.setdefault(entry.group, {})[entry.name] = entry
-    for distribution in distributions():
-        if distribution.name == DISTRIBUTION:
-            continue
-        for entry in distribution.entry_points:
-            if not entry.group.startswith(f"{GROUP}."):
-                continue
-            other = groups.setdefault(entry.group, {}).setdefault(entry.name, entry)
-            if _distribution(other) != _distribution(entry):
-                raise PluginError(
-                    f"{entry.group}: {entry.name!r} is named by package {_distribution(entry)} and "
-                    f"by {_distribution(other)}: uninstall one of them"
-                )
-    return groups
-
-
-@cache
-def _own_entry_points() -> tuple[EntryPoint, ...]:
-    """Those of the factory's own packages: of the checkout that this file lies in, whatever was
-    installed from it last, else of the installed distribution."""
-    try:
-        text = (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8")
-        project = tomllib.loads(text)["project"]
-    except (OSError, ValueError, KeyError):
-        project = {}
-    if project.get("name") == DISTRIBUTION:
-        groups = project.get("entry-points", {})
-        return tuple(EntryPoint(n, v, group) for group in groups for n, v in groups[group].items())
-    for distribution in distributions(name=DISTRIBUTION):
-        return tuple(distribution.entry_points.select())
-    return ()
-
-
-def _distribution(entry: EntryPoint) -> str:
-    if _is_own(entry):
-        return DISTRIBUTION
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.module
-
-
-def _is_own(entry: EntryPoint) -> bool:
-    return entry in _own_entry_points()
-
-
 def _origin_of(entry: EntryPoint) -> Origin:
-    if _is_own(entry):
+    if is_own(entry):
         return FACTORY
-    return Origin("package", _distribution(entry), _module_sha256(entry.module))
-
-
-def _module_sha256(module: str) -> str:
-    spec = find_spec(module)
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        return ""
-    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+    return Origin("package", distribution_of(entry), module_sha256(entry.module))

@@ -30,6 +30,8 @@ LAYERS = (
         "records",
         "blocks",
         "registry",
+        "entry_points",
+        "variants",
         "files",
         "install",
         "provenance",

@@ -17,8 +17,9 @@ from factory.plugin_files import guarded
 from factory.problems.foreign import checked_problems
 from factory.problems.sizes import QUESTION_CHARACTERS, mean
 from factory.problems.splits import Supply, problem_id
-from factory.records import Problem, Variant, VariantOf
+from factory.records import Problem
 from factory.registry import Door, current_origin
+from factory.variants import Variant, VariantOf
 
 Fields = dict[str, Any]
 """A config as JSON values."""

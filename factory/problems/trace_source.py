@@ -16,8 +16,9 @@ from factory.plugin_files import guarded
 from factory.problems.foreign import foreign_rows
 from factory.problems.local import plugin_kinds
 from factory.problems.source import no_files, variant_name
-from factory.records import ProblemKind, Record, Variant, VariantOf
+from factory.records import ProblemKind, Record
 from factory.registry import Door, current_origin
+from factory.variants import Variant, VariantOf
 
 F = TypeVar("F", bound=Callable[[Any], Iterable["WorkedExample"]])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from factory import registry
+from factory import entry_points, registry
 from factory.errors import PluginError, RecipeError
 from factory.registry import DOORS, FACTORY, Door, Origin, registering
 
@@ -26,7 +26,7 @@ def entries(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
     group = {
         name: EntryPoint(name, value, "model_factory.numbers") for name, value in values.items()
     }
-    monkeypatch.setattr(registry, "_entry_points", lambda: {"model_factory.numbers": group})
+    monkeypatch.setattr(registry, "entry_points", lambda: {"model_factory.numbers": group})
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones_and_how_more_come(door: Door[int]) -> None:
@@ -122,18 +122,18 @@ class _Installed:
 def test_two_packages_that_name_one_row_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [EntryPoint("mine", f"{package}.rows", "model_factory.rewards") for package in "ab"]
     packages = [_Installed(entry.module, entry) for entry in entries]
-    monkeypatch.setattr(registry, "distributions", lambda: packages)
-    registry._entry_points.cache_clear()
+    monkeypatch.setattr(entry_points, "distributions", lambda: packages)
+    entry_points.entry_points.cache_clear()
     try:
         with pytest.raises(PluginError, match=r"'mine' is named by package b\.rows and by a\.rows"):
-            registry._entry_points()
+            entry_points.entry_points()
     finally:
-        registry._entry_points.cache_clear()
+        entry_points.entry_points.cache_clear()
 
 
 def test_the_lab_registers_by_entry_points_as_rows_of_the_factory() -> None:
     registry.open_doors()
-    own = {(entry.group, entry.name) for entry in registry._own_entry_points()}
+    own = {(entry.group, entry.name) for entry in entry_points.own_entry_points()}
     assert ("model_factory.sources", "world") in own and len(own) == 6
     for group, name in own:
         row = registry.DOORS[group.removeprefix("model_factory.")].row(name)
