@@ -22,7 +22,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from factory.errors import RecipeError
-from factory.lookalike import TAG_LIKE, fold, made_up_exchange, made_up_turn, without_end
+from factory.lookalike import (
+    TAG_LIKE,
+    fold,
+    made_up_exchange,
+    made_up_turn,
+    without_end,
+    without_quotations,
+)
 from factory.records import AddedLater, FinishReason, Record, SamplingConfig
 
 if TYPE_CHECKING:
@@ -313,26 +320,6 @@ def _leading_token(tokenizer: "PreTrainedTokenizerBase") -> str:
 _TAG = re.compile(r"</?(?:think|answer)>")
 
 
-def _without_quotations(written: list[re.Match[str]], full_text: str) -> list[re.Match[str]]:
-    """The tags without blank answers inside the thoughts, which only quote the request."""
-    kept: list[re.Match[str]] = []
-    number = 0
-    while number < len(written):
-        pair = written[number : number + 2]
-        is_inside = len(kept) == 1 and kept[0].group() == GRAMMAR[0]
-        is_pair = tuple(tag.group() for tag in pair) == GRAMMAR[2:]
-        if (
-            is_inside
-            and is_pair
-            and not full_text[pair[0].end() : pair[1].start()].strip(" .\n\u2026")
-        ):
-            number += 2
-            continue
-        kept.append(written[number])
-        number += 1
-    return kept
-
-
 def parse(
     text: str, *, prefill: str = "", form: OutputForm | None = None, is_cut: bool = False
 ) -> Response:
@@ -347,7 +334,7 @@ def parse(
     if form is not None:
         return _parse_form(full_text, form, is_cut=is_cut)
     written = list(_TAG.finditer(full_text))
-    matches = _without_quotations(written, full_text)
+    matches = without_quotations(written, full_text)
     tags = tuple(match.group() for match in matches)
     reasoning = None
     if tags[:1] == ("<think>",):

@@ -54,6 +54,26 @@ def without_end(text: str) -> str:
     return text if match is None else text[: len(text) - len(tail) + match.start()]
 
 
+def without_quotations(written: list[re.Match[str]], full_text: str) -> list[re.Match[str]]:
+    """The tags without blank answers inside the thoughts, which only quote the request."""
+    kept: list[re.Match[str]] = []
+    number = 0
+    while number < len(written):
+        pair = written[number : number + 2]
+        is_inside = len(kept) == 1 and kept[0].group() == "<think>"
+        is_pair = tuple(tag.group() for tag in pair) == ("<answer>", "</answer>")
+        if (
+            is_inside
+            and is_pair
+            and not full_text[pair[0].end() : pair[1].start()].strip(" .\n\u2026")
+        ):
+            number += 2
+            continue
+        kept.append(written[number])
+        number += 1
+    return kept
+
+
 def made_up_exchange(text: str) -> str:
     """A user's turn with an assistant's behind it, at the beginnings of lines outside of fences.
 

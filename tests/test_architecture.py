@@ -64,6 +64,7 @@ WRITERS = {
     "factory.launch.measure": "JSON for its parent",
     "factory.launch.peaks": "JSON for its parent",
     "factory.grading.inside.asker": "runs alone in the sandbox",
+    "factory.grading.inside.checker": "runs alone in the sandbox",
     "factory.preferences.examples": "JSON, made again by hand",
 }
 """What writes to standard streams by itself, and why it may."""

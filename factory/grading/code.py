@@ -4,15 +4,21 @@ A problem's `data` says how it is tested, by one of:
     tests: [{"stdin": text, "expected_stdout": text}, ...]
     calls: [{"args": [...], "expected": value}, ...] of the function `entry_point`
     check: source of a function `check(candidate)` for the function `entry_point`, HumanEval's form
-and optionally `language` (python), `prompt` (source that comes before the program: imports and
-helpers), `timeout_seconds` for each test (5), and `tolerance` for floats of `calls` (0, exact).
-Values of `calls` are JSON, or what `inside/plain.py` makes of other plain types.
+The function may be a method of a class `Solution`, of which every call gets a new object. A call
+may say `argument: n` to compare that argument after the call instead of what the function returns,
+or `raises: "ValueError"` instead of `expected`. Values of `calls` are JSON, or what
+`inside/plain.py` makes of other plain types; a JSON list takes a tuple.
+Optional are `language` (python), `prompt` (source that comes before the program: imports and
+helpers), `timeout_seconds` for each test and each call (5), `tolerance` for real numbers of `tests`
+and `calls` (0: see `outputs.py`), `exact_layout` for tests where blanks count, `output_mib` (twice
+the expected output and 1 MiB), and `checker`: source of a function `check(stdin, stdout, expected)`
+that decides tests with several right outputs; it runs in a sandbox of its own.
 """
 
 import json
 import math
-import re
 import secrets
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +29,8 @@ from factory.errors import DataError
 from factory.grading.inside import plain
 from factory.grading.isolation import python_command
 from factory.grading.languages import LANGUAGES, Language
+from factory.grading.outputs import same_output
+from factory.grading.programs import complete, program_of, whole_program
 from factory.grading.sandbox import Sandbox
 from factory.grading.watching import PATIENCE, Finished, Limits
 from factory.records import Outcome, Problem, Record, Verdict
@@ -36,14 +44,23 @@ SHOWN = 200
 """Characters of a program's text in an explanation."""
 
 
+TESTS_FAULT = 3
+"""Exit status with which a driver says that the check, not the candidate, is at fault."""
+
+
 class StdinTest(Record):
     stdin: str
-    expected_stdout: str
+    expected_stdout: str | None = None
+    """May be left out where a checker decides."""
 
 
 class CallTest(Record):
     args: list[Any]
-    expected: Any
+    expected: Any = None
+    argument: int | None = Field(default=None, ge=0)
+    """Which argument is compared after the call; None: what the function returns."""
+    raises: str = ""
+    """A built-in exception that the call must end in."""
 
 
 class CodeTests(Record):
@@ -57,6 +74,9 @@ class CodeTests(Record):
     language: Literal["python", "cpp"] = "python"
     timeout_seconds: float = Field(default=5.0, gt=0, le=60)
     tolerance: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    exact_layout: bool = False
+    output_mib: float | None = Field(default=None, gt=0, le=1024)
+    checker: str = ""
 
     @model_validator(mode="after")
     def _has_one_form(self) -> "CodeTests":
@@ -66,6 +86,10 @@ class CodeTests(Record):
             raise ValueError("calls and check need entry_point, the name of a function")
         if not self.tests and self.language != "python":
             raise ValueError("functions are called in python only")
+        if self.checker and not self.tests:
+            raise ValueError("a checker is for tests")
+        if not self.checker and any(test.expected_stdout is None for test in self.tests):
+            raise ValueError("a test needs expected_stdout, or the tests a checker")
         return self
 
 
@@ -77,7 +101,7 @@ def grade_code(problem: Problem, answer: str, *, is_isolated: bool = True) -> Ve
     usable tests, EngineError where there is no sandbox.
     """
     tests = tests_of(problem)
-    source = program_of(answer)
+    source = program_of(answer, tests.language)
     sandbox = Sandbox(is_isolated=is_isolated)
     if not source.strip():
         outcome, explanation = "wrong", "an empty program"
@@ -111,28 +135,14 @@ def program_seconds(problem: Problem) -> float:
     except DataError:
         return 0.0
     build = BUILD.seconds if LANGUAGES[tests.language].compile else 0.0
-    return PATIENCE * (build + tests.timeout_seconds * max(1, len(tests.tests)))
+    return PATIENCE * (build + tests.timeout_seconds * max(1, len(tests.tests), len(tests.calls)))
 
 
-_FENCE = re.compile(
-    r"^[ \t]*(`{3,}|~{3,})[^\n`]*\n(.*?)^[ \t]*\1`*[ \t]*$", re.DOTALL | re.MULTILINE
-)
-
-
-def program_of(answer: str) -> str:
-    """The last fenced block of an answer; the whole answer where it has none."""
-    blocks = _FENCE.findall(answer if answer.endswith("\n") else answer + "\n")
-    return blocks[-1][1] if blocks else answer
-
-
-def whole_program(prompt: str, source: str) -> str:
-    """The program after its prompt; a source that begins indented continues the prompt's body."""
-    is_body = source[:1] in (" ", "\t")
-    return f"{prompt}{'' if is_body or not prompt else chr(10) * 2}{source}\n"
-
-
-def _limits(tests: CodeTests) -> Limits:
-    return Limits(seconds=tests.timeout_seconds)
+def _limits(tests: CodeTests, expected: str = "", *, times: int = 1) -> Limits:
+    most = 2 * len(expected.encode("utf-8", "replace")) + (1 << 20)
+    if tests.output_mib is not None:
+        most = int(tests.output_mib * 2**20)
+    return Limits(seconds=tests.timeout_seconds * times, output_bytes=most)
 
 
 def _run_tests(source: str, tests: CodeTests, sandbox: Sandbox) -> tuple[Outcome, str]:
@@ -143,32 +153,61 @@ def _run_tests(source: str, tests: CodeTests, sandbox: Sandbox) -> tuple[Outcome
         if built.status != 0:
             return "crashed", f"does not compile: {_stopped(built) or _said(built)}"
         files = {"main": built.stdout}
+    else:
+        files |= {name: (INSIDE / name).read_bytes() for name in ("start.py", "names.py")}
     for number, test in enumerate(tests.tests, start=1):
         finished = sandbox.run(
             _command(language),
             files=files,
             stdin=test.stdin.encode("utf-8", "replace"),
-            limits=_limits(tests),
+            limits=_limits(tests, test.expected_stdout or ""),
         )
-        failed = _failure(finished, test.expected_stdout)
+        failed = _failure(finished) or _compared(finished.stdout, test, tests, sandbox)
         if failed:
             return failed[0], f"test {number} of {len(tests.tests)}: {failed[1]}"
     return "correct", f"passed {len(tests.tests)} tests"
 
 
 def _command(language: Language) -> list[str]:
-    return list(language.run) or python_command(language.file)
+    return list(language.run) or python_command("start.py", f"/program/{language.file}")
 
 
-def _failure(finished: Finished, expected: str) -> tuple[Outcome, str] | None:
+def _compared(
+    output: bytes, test: StdinTest, tests: CodeTests, sandbox: Sandbox
+) -> tuple[Outcome, str] | None:
+    text = output.decode("utf-8", "replace")
+    if tests.checker:
+        return _checked(text, test, tests, sandbox)
+    expected = test.expected_stdout or ""
+    if same_output(text, expected, tolerance=tests.tolerance, is_exact=tests.exact_layout):
+        return None
+    return "wrong", f"wrote {_short(text)}, expected {_short(expected)}"
+
+
+def _checked(
+    text: str, test: StdinTest, tests: CodeTests, sandbox: Sandbox
+) -> tuple[Outcome, str] | None:
+    """What the checker says of an output; DataError where it fails itself."""
+    material = {"stdin": test.stdin, "stdout": text, "expected": test.expected_stdout}
+    finished = sandbox.run(
+        python_command("checker.py"),
+        files={**_inside("checker.py"), "check.py": tests.checker.encode("utf-8", "replace")},
+        stdin=json.dumps(material).encode(),
+        limits=_limits(tests),
+    )
+    if finished.status == 0:
+        return None
+    if finished.status == 1:
+        return "wrong", f"the checker refuses {_short(text)}: {_said(finished)}"
+    raise DataError(f"the checker failed: {_stopped(finished) or _said(finished)}")
+
+
+def _failure(finished: Finished) -> tuple[Outcome, str] | None:
     if stopped := _stopped(finished):
         return "timeout" if finished.timed_out else "crashed", stopped
     if finished.status != 0:
         return "crashed", f"ended with status {finished.status}: {_said(finished)}"
-    output = finished.stdout.decode("utf-8", "replace")
-    if _lines(output) == _lines(expected):
-        return None
-    return "wrong", f"wrote {_short(output)}, expected {_short(expected)}"
+    return None
 
 
 def _stopped(finished: Finished) -> str:
@@ -181,56 +220,61 @@ def _stopped(finished: Finished) -> str:
     return "took more memory than it may" if finished.overfilled else ""
 
 
-BLANKS = " \t\r"
-"""What does not matter at the end of a line; all other blanks of Unicode are characters."""
-
-
-def _lines(text: str) -> list[str]:
-    """Lines without trailing blanks; missing or further newlines at the end do not matter."""
-    lines = [line.rstrip(BLANKS) for line in text.split("\n")]
-    while lines and not lines[-1]:
-        lines.pop()
-    return lines
-
-
 def _run_calls(source: str, tests: CodeTests, sandbox: Sandbox) -> tuple[Outcome, str]:
     """All calls in one sandbox; their values come back as plain JSON and are compared here."""
     nonce = secrets.token_hex(8)
     try:
         expected = [_plain(call.expected) for call in tests.calls]
-        plain.dump(expected)
+        right = plain.dump(expected)
         questions = [plain.dump([tests.entry_point, _plain(call.args)]) for call in tests.calls]
     except ValueError as error:
         raise DataError(f"a value of the tests cannot be used: {error}") from error
     program = whole_program(tests.prompt, source).encode("utf-8", "replace")
     files = {**_inside("answerer.py"), "main.py": program}
     finished = sandbox.run(
-        [*python_command("answerer.py"), nonce],
+        [*python_command("answerer.py"), str(tests.timeout_seconds), nonce],
         files=files,
         stdin="".join(f"{question}\n" for question in questions).encode(),
-        limits=_limits(tests),
+        limits=_limits(tests, right, times=len(tests.calls)),
     )
     replies = _replies(finished.stdout, nonce, most=len(expected))
-    return _judged(finished, replies, expected, tolerance=tests.tolerance)
+    return _judged(finished, replies, expected, tests)
 
 
 def _judged(
-    finished: Finished, replies: list[Mapping[str, Any]], expected: list[Any], *, tolerance: float
+    finished: Finished, replies: list[Mapping[str, Any]], expected: list[Any], tests: CodeTests
 ) -> tuple[Outcome, str]:
     """The outcome of a run's calls from its replies, whatever they are."""
-    for number, value in enumerate(expected, start=1):
+    for number, (value, call) in enumerate(zip(expected, tests.calls, strict=True), start=1):
         where = f"call {number} of {len(expected)}"
         if number > len(replies):
+            if finished.status == OVERTIME:
+                limit = tests.timeout_seconds
+                return "timeout", f"{where}: took more than {limit:g} s of processor time"
             if stopped := _stopped(finished):
                 return "timeout" if finished.timed_out else "crashed", f"{where}: {stopped}"
             return "crashed", f"{where}: the program ended before it answered"
         reply = replies[number - 1]
+        if call.raises:
+            if reply.get("raised") == call.raises:
+                continue
+            return "wrong", f"{where}: did not raise {call.raises}"
         if "value" not in reply:
             error = reply.get("error", "no value")
             return "crashed", f"{where}: {_short(error) if type(error) is str else _shown(error)}"
-        if not equal(reply["value"], value, tolerance=tolerance):
-            return "wrong", f"{where}: gave {_shown(reply['value'])}, expected {_shown(value)}"
+        given = reply["value"]
+        if call.argument is not None:
+            after = reply.get("args")
+            given = None
+            if isinstance(after, list) and call.argument < len(after):
+                given = after[call.argument]
+        if not equal(given, value, tolerance=tests.tolerance, is_json=True):
+            return "wrong", f"{where}: gave {_shown(given)}, expected {_shown(value)}"
     return "correct", f"passed {len(expected)} calls"
+
+
+OVERTIME = 128 + signal.SIGPROF
+"""Status of a driver whose call took longer than its own clock allows."""
 
 
 def _shown(value: Any) -> str:
@@ -269,27 +313,32 @@ def _replies(output: bytes, nonce: str, *, most: int) -> list[Mapping[str, Any]]
     return replies
 
 
-def equal(actual: Any, expected: Any, *, tolerance: float = 0.0) -> bool:
+def equal(actual: Any, expected: Any, *, tolerance: float = 0.0, is_json: bool = False) -> bool:
     """Whether two plain values are the same: types too, but for 1 and 1.0 in either place.
 
     True is not 1, a tuple is not a list, nan is nan. With a tolerance, floats may differ by it,
     absolutely or relative to the larger one. Integers may have any size: no float has to hold them.
+    `is_json`: the expected value has only lists for sequences, so they take tuples too.
     """
     if type(expected) in (int, float) and type(actual) in (int, float):
         if actual == expected or (actual != actual and expected != expected):
             return True
         return bool(tolerance) and _is_close(actual, expected, tolerance)
+    if is_json and type(expected) is list and type(actual) is tuple:
+        actual = list(actual)
     if type(actual) is not type(expected):
         return False
     if isinstance(expected, list | tuple):
         return len(actual) == len(expected) and all(
-            equal(a, b, tolerance=tolerance) for a, b in zip(actual, expected, strict=True)
+            equal(a, b, tolerance=tolerance, is_json=is_json)
+            for a, b in zip(actual, expected, strict=True)
         )
     if isinstance(expected, complex):
         return equal(actual.real, expected.real) and equal(actual.imag, expected.imag)
     if isinstance(expected, dict):
         return actual.keys() == expected.keys() and all(
-            equal(actual[key], value, tolerance=tolerance) for key, value in expected.items()
+            equal(actual[key], value, tolerance=tolerance, is_json=is_json)
+            for key, value in expected.items()
         )
     return actual == expected
 
@@ -311,7 +360,7 @@ def _is_close(a: float, b: float, tolerance: float) -> bool:
 
 
 def _run_check(source: str, tests: CodeTests, sandbox: Sandbox) -> tuple[Outcome, str]:
-    check = f"{tests.prompt}\n\n{tests.check}\n"
+    check = f"{complete(tests.prompt)}\n\n{tests.check}\n"
     finished = sandbox.converse(
         python_command("asker.py", tests.entry_point),
         python_command("answerer.py"),
@@ -326,11 +375,13 @@ def _run_check(source: str, tests: CodeTests, sandbox: Sandbox) -> tuple[Outcome
         return "timeout" if finished.timed_out else "crashed", stopped
     if finished.status == 0:
         return "correct", "the check passed"
+    if finished.status == TESTS_FAULT:
+        raise DataError(f"the check is at fault: {_said(finished)}")
     return ("wrong" if finished.status == 1 else "crashed"), _said(finished)
 
 
 def _inside(name: str) -> dict[str, bytes]:
-    return {part: (INSIDE / part).read_bytes() for part in (name, "plain.py")}
+    return {part: (INSIDE / part).read_bytes() for part in (name, "names.py", "plain.py")}
 
 
 def _said(finished: Finished) -> str:

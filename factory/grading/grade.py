@@ -18,6 +18,7 @@ from factory.grading.code import grade_code, program_of
 from factory.grading.grader import grader_row
 from factory.grading.instructions import grade_instructions
 from factory.grading.lenient import lenient_answer
+from factory.grading.programs import indented_block
 from factory.records import FinishReason, Problem, Verdict
 
 
@@ -173,7 +174,8 @@ def _strict_answer(item: GradeItem) -> tuple[str, Verdict | None]:
         if response.summary is not None:
             return response.summary, None
     if response.answer is not None:
-        return response.answer, None
+        is_program = item.problem.kind == "code" and item.form is None
+        return indented_block(item.text) if is_program else response.answer, None
     cut_off = is_cut and (item.form is not None or "</answer>" not in item.text)
     outcome = "truncated" if cut_off else "no_answer"
     return "", Verdict(outcome=outcome, answer=None, explanation=response.problem)

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
+from factory.grading.choice import grade_choice
 from factory.grading.code import MAX_PROGRAM, grade_code, program_seconds
-from factory.grading.exact import grade_choice, grade_exact
+from factory.grading.exact import grade_exact
 from factory.grading.grader import Grader, not_plainly
 from factory.grading.instructions import MAX_RESPONSE, START_SECONDS, grade_instructions
 from factory.grading.judge import UNJUDGED

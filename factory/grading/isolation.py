@@ -1,5 +1,6 @@
 """How one command is put behind bubblewrap and limited."""
 
+import importlib.util
 import os
 import resource
 import stat
@@ -17,6 +18,8 @@ from factory.grading.watching import Limits
 
 HOME = "/tmp"
 """The one place where a program may write: a tmpfs of its own."""
+SHARED = "/dev/shm"
+"""Where pools of processes keep their locks: another tmpfs, whose files count as memory."""
 INTERPRETER = "/interpreter"
 """Where the interpreter's prefix is mounted, whatever its path outside."""
 UNUSED_UIDS = range(61000, 64000)
@@ -25,11 +28,15 @@ BWRAP = b"bwrap: "
 """How bubblewrap's own messages begin."""
 
 
+DIGITS = ("-X", "int_max_str_digits=0")
+"""Integers of any size are printed and read; the clock bounds what that takes."""
+
+
 def python_command(name: str, *arguments: str) -> list[str]:
     """Run a Python file of `files`, isolated from site-packages and from its own folder."""
     prefix, executable = interpreter()
     inside = executable if prefix == Path("/usr") else f"{INTERPRETER}/bin/{Path(executable).name}"
-    return [inside, "-I", "-S", "-B", f"/program/{name}", *arguments]
+    return [inside, "-I", "-S", "-B", *DIGITS, f"/program/{name}", *arguments]
 
 
 @lru_cache(maxsize=1)
@@ -72,6 +79,7 @@ def isolated(
     prefix = interpreter()[0]
     if prefix != Path("/usr"):
         options += ["--ro-bind", str(prefix), INTERPRETER]
+    options += _packages()
     for name, content in files.items():
         inherited.append(holding(stack, content))
         options += ["--ro-bind-data", str(inherited[-1]), f"/program/{name}"]
@@ -81,6 +89,7 @@ def isolated(
         options += ["--seccomp", str(inherited[-1])]
     size = str(limits.tmp_mib * 2**20)
     options += ["--size", size, "--tmpfs", HOME, "--chdir", HOME]
+    options += ["--size", size, "--tmpfs", SHARED]
     options += ["--remount-ro", "/dev", "--remount-ro", "/proc", "--remount-ro", "/"]
     full_command = [*_process_limit(limits.processes), *command]
     return [str(bwrap), *ISOLATION, *options, "--", *full_command], tuple(inherited)
@@ -130,6 +139,22 @@ def _system_mounts() -> tuple[str, ...]:
     return tuple(options)
 
 
+@lru_cache(maxsize=1)
+def _packages() -> tuple[str, ...]:
+    """numpy read-only at /packages, where it is installed for the Python that programs run in."""
+    spec = importlib.util.find_spec("numpy")
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    if spec is None or spec.origin is None:
+        return ()
+    folder = Path(spec.origin).parent
+    is_same = Path(interpreter()[1]).resolve().name == version
+    if not is_same or not is_reachable(folder):
+        return ()
+    parts = (folder, folder.with_name("numpy.libs"))
+    binds = [("--ro-bind", str(part), f"/packages/{part.name}") for part in parts if part.is_dir()]
+    return (*(word for bind in binds for word in bind), "--setenv", "OPENBLAS_NUM_THREADS", "1")
+
+
 def bare(
     stack: ExitStack, command: Sequence[str], files: Mapping[str, bytes]
 ) -> tuple[list[str], str]:
@@ -161,6 +186,10 @@ def limiter(limits: Limits, identity: int | None) -> Callable[[], None]:
         resource.RLIMIT_MSGQUEUE: 0,
     }
 
+    # Recursion in C, such as sum(map(...)), needs more than the usual 8 MiB.
+    most = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    stack = memory // 4
+    sizes[resource.RLIMIT_STACK] = stack if most == resource.RLIM_INFINITY else min(stack, most)
     restrict = restriction()
 
     def apply() -> None:

@@ -109,14 +109,19 @@ def kernel_bytes(pid: int) -> int:
             return 0
         if os.stat(f"{root}/tmp").st_dev == os.stat("/tmp").st_dev:
             return 0
-        files = os.statvfs(f"{root}/tmp")
+        held = sum(map(_bytes_of_files, (f"{root}/tmp", f"{root}/dev/shm")))
     except OSError:
         return 0
-    held = (files.f_files - files.f_ffree) * INODE_BYTES
-    held += (files.f_blocks - files.f_bfree) * files.f_frsize
     held += _number(f"/proc/{pid}/net/sockstat", after=b"used") * socket_bytes()
     locks = _read(f"{root}/proc/locks", most=2**16).count(b"\n")
     return held + (locks * LOCK_BYTES if locks < MOST_LOCKS else 2**40)
+
+
+def _bytes_of_files(folder: str) -> int:
+    """What a file system in memory holds."""
+    files = os.statvfs(folder)
+    held = (files.f_files - files.f_ffree) * INODE_BYTES
+    return held + (files.f_blocks - files.f_bfree) * files.f_frsize
 
 
 @lru_cache(maxsize=1)

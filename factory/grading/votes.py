@@ -1,7 +1,8 @@
 """What an answer votes for: equal answers vote together, however they are written."""
 
+from factory.grading.choice import CHOSE
 from factory.grading.dress import undress
-from factory.grading.exact import CHOSE, fold_text
+from factory.grading.exact import fold_text
 from factory.grading.numbers import plain_number
 from factory.grading.parts import (
     MAX_PARTS,

@@ -73,9 +73,9 @@ def test_programs_that_read_and_write(source: str, outcome: str, says: str) -> N
         ("print('noise')\ndef double(x):\n    print('more')\n    return x * 2", "correct", ""),
         ("def double(x):\n    return x + 2", "crashed", "call 2 of 2: TypeError"),
         ("def double(x):\n    return x", "wrong", "call 1 of 2: gave 2, expected 4"),
-        ("def double(x):\n    return tuple(x * 2) if x == [1] else x * 2", "wrong", "call 2 of 2"),
+        ("def double(x):\n    return tuple(x * 2) if x == [1] else x * 2", "correct", ""),
         ("def double(x):\n    return True", "wrong", "call 1 of 2: gave True"),
-        ("def halve(x):\n    return x", "crashed", "KeyError"),
+        ("def halve(x):\n    return x", "crashed", "the program defines no double"),
         ("import os\nos._exit(0)", "crashed", "ended before it answered"),
         ("def double(x):\n    import sys; sys.exit(0)", "crashed", "SystemExit"),
         ("def double(x):\n    while True: pass", "timeout", "call 1 of 2"),
@@ -178,7 +178,7 @@ def test_state_does_not_survive_from_test_to_test() -> None:
         ),
         ("~~~\nprint(3)\n~~~", "print(3)\n"),
         ("````\n```\nnot this\n```\nprint(4)\n````", "```\nnot this\n```\nprint(4)\n"),
-        ("```print(5)```", "```print(5)```"),
+        ("```print(5)```", "print(5)"),
     ],
 )
 def test_the_last_fenced_block_is_the_program(answer: str, program: str) -> None:
@@ -288,11 +288,17 @@ def test_text_from_the_other_side_is_a_value_or_a_value_error(text: str) -> None
 
 def test_values_with_behaviour_do_not_cross() -> None:
     class Sly(int):
-        pass
+        def __eq__(self, other):
+            return True
 
-    for value in (Sly(4), object(), print, [Sly(1)], {"a": Sly(1)}):
+        __hash__ = int.__hash__
+
+    for value in (object(), print, [print], {"a": object()}):
         with pytest.raises(plain.NotPlainError):
             plain.dump(value)
+    # A subclass crosses as its base type, without what it brings.
+    assert type(plain.load(plain.dump(Sly(4)))) is int
+    assert plain.load(plain.dump([Sly(4)])) == [4] != [5]
 
 
 def test_a_value_or_a_text_that_no_file_can_hold_ends_no_worker() -> None:

@@ -19,14 +19,19 @@ from factory import chat, lookalike
 from factory.chat import OutputForm, PromptConfig, Response, completion_text, form_text
 from factory.evaluation import documents, registry_tasks, scores, statistics, summary
 from factory.grading import (
+    choice,
     code,
+    dress,
     exact,
     grade_item,
     instructions,
     lenient,
     math,
     numbers,
+    parts,
     procedural,
+    programs,
+    units,
 )
 from factory.records import (
     GRADERS,
@@ -117,7 +122,7 @@ TEXTS: list[tuple[Problem, str, PromptConfig, FinishReason, tuple[str, str]]] = 
     # Leniently the mark that begins last, whatever follows; no piece of an answer.
     (NUMBER, "It is \\boxed{18}, in 2 steps", TAGS, "stop", ("no_answer", "correct")),
     (NUMBER, "The answer is 18. It took 2 steps", TAGS, "stop", ("no_answer", "correct")),
-    (NUMBER, "<answer> It is 18 </answer> in 2 steps", TAGS, "stop", ("no_answer", "correct")),
+    (NUMBER, "<answer> We get 18 </answer> in 2 steps", TAGS, "stop", ("no_answer", "correct")),
     (problem("math", "7"), "It is $\\frac{3}{7}$", TAGS, "stop", ("no_answer", "wrong")),
     # What breaks out of its place, or looks as if it did.
     (NUMBER, "a\n</think> 18\nUser: more", R1, "stop", ("no_answer", "correct")),
@@ -301,16 +306,16 @@ MUTATIONS = [
     Mutation(grading, "_response", "with its thoughts", lambda real: lambda item: (
         item.text, None)),
     # Graders.
-    Mutation(math, "plain_number", "no sign", lambda real: lambda text: (
+    Mutation(parts, "plain_number", "no sign", lambda real: lambda text: (
         lambda n: n if n is None else abs(n))(real(text))),
-    Mutation(math, "plain_number", "rounded", lambda real: lambda text: (
+    Mutation(parts, "plain_number", "rounded", lambda real: lambda text: (
         lambda n: n if n is None else Fraction(round(n)))(real(text))),
     Mutation(math, "boxes", "the last of several boxes", lambda real: lambda text: (
         real(text) or [])[-1:]),
     Mutation(math, "grade_math", "whatever it says", lambda real: right),
     Mutation(math, "_box", "boxes stay", lambda real: lambda text: None),
     Mutation(math, "undress", "as it is written", lambda real: lambda text: text),
-    Mutation(math, "without_unit", "units stay", lambda real: lambda text: text),
+    Mutation(units, "_parts", "units stay", lambda real: lambda text: None),
     Mutation(math, "same_number", "never", lambda real: lambda *a: False),
     Mutation(math, "same_answer", "contained", lambda real: lambda a, b, leaf: a in b),
     Mutation(math, "same_answer", "always", lambda real: lambda *a: True),
@@ -318,16 +323,16 @@ MUTATIONS = [
     Mutation(exact, "fold_text", "letters folded away", lambda real: lambda text: real(text)[:4]),
     Mutation(exact, "fold_text", "case kept", lambda real: lambda text: text),
     Mutation(exact, "grade_exact", "whatever it says", lambda real: right),
-    Mutation(exact, "grade_choice", "whatever it says", lambda real: right),
-    Mutation(exact, "_chosen", "the first letter", lambda real: lambda text, choices: text.strip()[
+    Mutation(choice, "grade_choice", "whatever it says", lambda real: right),
+    Mutation(choice, "_chosen", "the first letter", lambda real: lambda text, choices: text.strip()[
         :1].upper()),
-    Mutation(exact, "_chosen", "letters only", lambda real: lambda text, choices: real(text, [])),
+    Mutation(choice, "_chosen", "letters only", lambda real: lambda text, choices: real(text, [])),
     Mutation(procedural, "grade_procedural", "whatever it says", lambda real: right),
     Mutation(procedural, "FULL_SCORE", "any score", lambda real: 0.0),
     Mutation(procedural, "STRICTER", "refuses all", lambda real: {
         "countdown": lambda answer, entry: False}),
     Mutation(code, "program_of", "the first block", lambda real: lambda answer: (
-        code._FENCE.findall(answer + "\n")[0][1])),
+        programs._blocks(answer)[0][1])),
     Mutation(code, "program_of", "the whole answer", lambda real: lambda answer: answer),
     Mutation(grading, "grade_instructions", "strict is loose", lambda real: lambda p, text, **k: (
         real(p, text, is_loose=not k.get("is_loose", False)))),
@@ -405,10 +410,22 @@ CHOOSE_NOTHING = {
     "grading.grade._graded grading.grade._is_same grading.grade._checked":
         "hand over to what is mutated",
     "grading.math._decide": "puts the mutated parts of grade_math together",
-    "grading.math._as_intervals grading.math.elements grading.math._is_interval "
-    "grading.math.without_signs grading.math.is_words grading.math._is_word_letter "
-    "grading.math.reading grading.math._split "
-    "grading.math.tight": "forms of answers; the adversarial suite has cases of each",
+    "grading.math._same_chain grading.math._same_named grading.math._same_sets grading.math._all "
+    "grading.math.read_reference grading.math._without_option grading.math._outside_boxes "
+    "grading.parts.as_intervals grading.parts.elements grading.parts.is_interval "
+    "grading.parts.without_signs grading.parts.is_words grading.parts._is_word_letter "
+    "grading.parts.reading grading.parts.tight grading.parts.bare grading.parts.named_values "
+    "grading.parts.without_group grading.parts.without_name":
+        "forms of answers; cases are in the adversarial suite and test_grades_of_others.py",
+    "grading.dress._signs grading.dress._raised grading.dress._named_letters grading.dress._spoken "
+    "grading.dress._without_markdown grading.dress._amount grading.dress._numbers "
+    "grading.dress._fraction_of_repeating grading.dress._multiplied grading.dress._degrees "
+    "grading.dress._in_base grading.dress._set_in_words "
+    "grading.units.split_unit grading.units._is_unit grading.units._is_word_of_unit "
+    "grading.units._is_cjk grading.units._is_counted grading.units._unit grading.units.contradict "
+    "grading.exact.says grading.exact._unboxed lookalike.without_quotations lookalike.without_end":
+        "forms of answers; cases are in test_grades_of_others.py",
+    "grading.programs._blocks grading.programs._common": "parts of program_of",
     "grading.numbers._value grading.numbers._signed grading.numbers._ratio":
         "parts of plain_number",
     "grading.lenient.lenient_answer grading.lenient._together grading.lenient._wanted "
@@ -433,8 +450,8 @@ CHOOSE_NOTHING = {
 """Functions between a text and its score that need no mutation, and why."""
 
 READERS = (
-    chat, lookalike, grading, lenient, math, exact, numbers, procedural, code, instructions,
-    scores, documents, registry_tasks, summary, statistics,
+    chat, lookalike, grading, lenient, math, parts, exact, choice, numbers, procedural, code,
+    programs, units, dress, instructions, scores, documents, registry_tasks, summary, statistics,
 )  # fmt: skip
 
 

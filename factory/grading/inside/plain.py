@@ -1,13 +1,15 @@
 """Python values as JSON and back, for what crosses a sandbox's border: plain types only.
 
-Also runs inside the sandbox, so it imports nothing but the standard library. `type(...) is`, never
-isinstance: a subclass could bring an `__eq__` or a `__repr__` of its own, and is not plain.
+Also runs inside the sandbox, so it imports nothing but the standard library. A value of a subclass
+(`Counter`, a named tuple, an enum) crosses as its base type, read by that type's own methods: an
+`__eq__` or a `__repr__` that it brings never decides.
 """
 
 import json
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 MARK = "$"
@@ -49,18 +51,55 @@ def _encode(value: Any, depth: int) -> Any:
         return value if -(10**18) < value < 10**18 else {MARK: "int", "v": hex(value)}
     if kind is float:
         return value if math.isfinite(value) else {MARK: "float", "v": repr(value)}
-    if kind is complex:
-        return {MARK: "complex", "v": [_encode(value.real, 0), _encode(value.imag, 0)]}
-    if kind is bytes:
-        return {MARK: "bytes", "v": value.hex()}
     if kind is list:
         return [_encode(item, depth + 1) for item in value]
-    if kind in (tuple, set, frozenset):
+    if kind in (tuple, set, frozenset, deque):
         return {MARK: kind.__name__, "v": [_encode(item, depth + 1) for item in value]}
     if kind is dict:
         pairs = [[_encode(k, depth + 1), _encode(v, depth + 1)] for k, v in value.items()]
         return {MARK: "dict", "v": pairs}
-    raise NotPlainError(f"a {kind.__name__} is no plain value")
+    return _encode_rarer(value, kind, depth)
+
+
+def _encode_rarer(value: Any, kind: type, depth: int) -> Any:
+    if kind is complex:
+        return {MARK: "complex", "v": [_encode(value.real, 0), _encode(value.imag, 0)]}
+    if kind is bytes:
+        return {MARK: "bytes", "v": value.hex()}
+    if kind is range:
+        return {MARK: "range", "v": [_encode(n, 0) for n in (value.start, value.stop, value.step)]}
+    if kind is Fraction:
+        return {MARK: "Fraction", "v": [_encode(value.numerator, 0), _encode(value.denominator, 0)]}
+    base = _based(value, kind)
+    if base is value:
+        raise NotPlainError(f"a {kind.__name__} is no plain value")
+    return _encode(base, depth + 1)
+
+
+BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (int, int.__int__),
+    (float, float.__float__),
+    (str, str.__str__),
+    (bytes, lambda value: bytes.join(b"", [value])),
+    (dict, lambda value: dict(dict.items(value))),
+    (list, lambda value: list(list.__iter__(value))),
+    (tuple, lambda value: tuple(tuple.__iter__(value))),
+    (set, lambda value: set(set.__iter__(value))),
+    (frozenset, lambda value: frozenset(frozenset.__iter__(value))),
+    (deque, lambda value: deque(deque.__iter__(value))),
+)
+
+
+def _based(value: Any, kind: type) -> Any:
+    """The value as the plain type that it is a subclass of; itself where it is of none."""
+    for base, convert in BASES:
+        if base in kind.__mro__:
+            return convert(value)
+    if any(parent.__module__ == "enum" and parent.__name__ == "Enum" for parent in kind.__mro__):
+        return value._value_
+    if kind.__module__ == "numpy" and hasattr(kind, "tolist"):
+        return kind.tolist(value)
+    return value
 
 
 def _decode(value: Any, depth: int) -> Any:
@@ -76,12 +115,15 @@ def _decode(value: Any, depth: int) -> Any:
     if kind == "complex":
         real, imaginary = (_decode(part, DEPTH) for part in content)
         return complex(real, imaginary)
+    if kind in ("range", "Fraction"):
+        parts = [_decode(part, DEPTH) for part in content]
+        return range(*parts) if kind == "range" else Fraction(*parts)
     if kind == "dict":
         pairs = [(_decode(key, depth + 1), _decode(item, depth + 1)) for key, item in content]
         _check_hashes([key for key, _ in pairs])
         return dict(pairs)
     items = [_decode(item, depth + 1) for item in content]
-    if kind != "tuple":
+    if kind not in ("tuple", "deque"):
         _check_hashes(items)
     return COLLECTIONS[kind](items)
 
@@ -91,7 +133,9 @@ SCALARS: dict[str, Callable[[Any], Any]] = {
     "float": float,
     "bytes": bytes.fromhex,
 }
-COLLECTIONS: dict[str, Callable[[Any], Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
+COLLECTIONS: dict[str, Callable[[Any], Any]] = {
+    "tuple": tuple, "set": set, "frozenset": frozenset, "deque": deque,
+}  # fmt: skip
 
 
 def _check_hashes(items: list[Any]) -> None:
