@@ -7,11 +7,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from factory.plan import make_plan
 from factory.recipe import load_machine, load_recipe
+from factory.records import ArtifactKind
+from factory.stages.stage import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(
@@ -237,6 +240,30 @@ def test_no_function_is_longer_than_60_lines() -> None:
                 if length > limit:
                     long.append(f"{name}.{node.name}: {length} lines")
     assert long == []
+
+
+def test_no_table_by_kind_of_stage_stands_outside_the_stages() -> None:
+    """What is known of a kind stands in its row. Names of artifacts' kinds alone are no such
+    table: they are closed."""
+    kinds, artifacts = set(KINDS), set(get_args(ArtifactKind))
+
+    def table(node: ast.AST) -> set[str]:
+        parts: Sequence[ast.expr | None] = ()
+        if isinstance(node, ast.Tuple | ast.List | ast.Set):
+            parts = node.elts
+        elif isinstance(node, ast.Dict):
+            parts = node.keys
+        return {part.value for part in parts if isinstance(part, ast.Constant)} & kinds
+
+    assert table(ast.parse('("select", "mix")', mode="eval").body) == {"select", "mix"}
+    wrong = [
+        f"{name}:{node.lineno}: {sorted(names)}"
+        for name, tree in modules().items()
+        if not name.startswith("factory.stages")
+        for node in ast.walk(tree)
+        if len(names := table(node)) > 1 and not names <= artifacts
+    ]
+    assert wrong == []
 
 
 @pytest.mark.parametrize(

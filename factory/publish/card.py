@@ -20,10 +20,10 @@ from factory.jsonl import read_records
 from factory.publish.earlier import limits
 from factory.publish.licences import Source, Terms
 from factory.publish.lineage import LINEAGE, Origin
-from factory.readable import count, figure, markdown_block, percent, plural, span
-from factory.readable import markdown_text as plain
+from factory.readable import count, figure, percent, plural, span
 from factory.records import EvalSample, Score
-from factory.report.markdown import table
+from factory.report.markdown import markdown_block, table
+from factory.report.markdown import markdown_text as plain
 from factory.transformers4 import VERSION
 
 SHOWN = (
@@ -34,8 +34,6 @@ SHOWN = (
 
 LONGEST_QUESTION = 120
 """Characters of a question that the example of a call may hold; ours."""
-WRITERS = ("generate", "rewrite")
-"""Kinds of stages whose model writes traces; a judge's only grades them."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +150,12 @@ def trace_writers(fingerprint: str, origins: Sequence[Origin]) -> list[str]:
             source = by_fingerprint[entry]
             if source.kind == "traces":
                 pending.append(source)
-                writers += [source.config["model"]] if source.stage in WRITERS else []
-                writers += ["people or programs"] if source.stage == "written" else []
+                reads = [by_fingerprint[inner] for inner in source.inputs.values()]
+                models = [origin.name for origin in reads if origin.kind == "model"]
+                if models:
+                    writers += models if source.stage != "judge" else []  # it only grades them
+                elif all(origin.kind != "traces" for origin in reads):
+                    writers.append("people or programs")
     return list(dict.fromkeys(writers))
 
 
@@ -269,7 +271,7 @@ def origins_table(origins: Sequence[Origin]) -> str:
             for key in SHOWN
             if entry.config.get(key) not in (None, (), [], {})
         )
-        if entry.stage == "problems":
+        if entry.kind == "problems":
             settings = "; ".join(_source(source) for source in entry.config["sources"])
         code = entry.commit[:12] + (" with local changes" if entry.dirty else "")
         rows.append([entry.name, entry.stage, reads, settings, entry.fingerprint[:12], code])

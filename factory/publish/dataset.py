@@ -15,8 +15,8 @@ from factory.publish.licences import Source, Terms
 from factory.publish.lineage import Origin
 from factory.publish.scan import machine_path_in, secret_in
 from factory.readable import count, percent
-from factory.readable import markdown_text as plain
 from factory.records import Problem, Trace
+from factory.report.markdown import markdown_text as plain
 from factory.report.markdown import table
 
 ROWS_A_FILE = 50_000

@@ -14,25 +14,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from factory.blocks import (
-    OUTCOME_WORDS,
-    Answers,
-    AnyCell,
-    Block,
-    Bullets,
-    Cell,
-    Code,
-    Figure,
-    Figures,
-    Fold,
-    Legend,
-    Sample,
-    Samples,
-    Section,
-    Table,
-    Text,
-    cell_of,
-)
+from factory import blocks as show
 from factory.readable import count, plural, tied
 from factory.records import Outcome
 from factory.report.figures import draw_bar
@@ -48,7 +30,7 @@ OUTCOME_MARKS: dict[Outcome, str] = {
 
 
 def page(
-    title: str, lead: str, facts: str, sections: Sequence[tuple[str, Section]]
+    title: str, lead: str, facts: str, sections: Sequence[tuple[str, show.Section]]
 ) -> str:  # fmt: skip
     """The whole page; each section has a name, by which it is linked to."""
     style, style_hash = _inlined("report.css")
@@ -101,19 +83,19 @@ def _inlined(name: str) -> tuple[Markup, str]:
     return Markup(text), f"sha256-{digest}"
 
 
-def _answers(blocks: Iterable[Block]) -> Iterator[Answers]:
-    return (block for block in blocks if isinstance(block, Answers))
+def _answers(blocks: Iterable[show.Block]) -> Iterator[show.Answers]:
+    return (block for block in blocks if isinstance(block, show.Answers))
 
 
-def _data(block: Answers) -> Iterator[Markup]:
+def _data(block: show.Answers) -> Iterator[Markup]:
     """What the script unpacks: text to a browser, which runs none of it."""
     names = ["answers-index", *(f"answers-{number}" for number in range(len(block.texts)))]
     for name, text in zip(names, (block.index, *block.texts), strict=True):
         yield tag("script", text, type_="text/plain", id_=name)
 
 
-def _section(section: Section, level: int, name: str | None = None) -> Markup:
-    note = _span(cell_of(section.note), "dim") if section.note else ""
+def _section(section: show.Section, level: int, name: str | None = None) -> Markup:
+    note = _span(show.cell_of(section.note), "dim") if section.note else ""
     title = tag(f"h{level}", section.title, " " if note else "", note)
     content = _blocks(section.blocks, level + 1)
     if section.look in ("fold", "closed"):
@@ -128,14 +110,14 @@ def _section(section: Section, level: int, name: str | None = None) -> Markup:
     return tag("section", title, content, id_=name, **_attributes(section))
 
 
-def _attributes(section: Section) -> dict[str, str]:
+def _attributes(section: show.Section) -> dict[str, str]:
     """What the script of the answers writes outcomes with."""
     if not any(_answers(section.blocks)):
         return {}
-    return {"data_words": json.dumps(OUTCOME_WORDS), "data_marks": json.dumps(OUTCOME_MARKS)}
+    return {"data_words": json.dumps(show.OUTCOME_WORDS), "data_marks": json.dumps(OUTCOME_MARKS)}
 
 
-def _blocks(blocks: Iterable[Block], level: int) -> Markup:
+def _blocks(blocks: Iterable[show.Block], level: int) -> Markup:
     drawn: list[Markup] = []
     for look, group in groupby(blocks, key=_grid):
         parts = [_block(block, level) for block in group]
@@ -143,32 +125,32 @@ def _blocks(blocks: Iterable[Block], level: int) -> Markup:
     return _lines(drawn)
 
 
-def _grid(block: Block) -> str:
-    if isinstance(block, Figure):
+def _grid(block: show.Block) -> str:
+    if isinstance(block, show.Figure):
         return "panels"
-    return GRIDS.get(block.look, "") if isinstance(block, Section) else ""
+    return GRIDS.get(block.look, "") if isinstance(block, show.Section) else ""
 
 
-def _block(block: Block, level: int) -> Markup:
+def _block(block: show.Block, level: int) -> Markup:
     match block:
-        case Text():
+        case show.Text():
             return _text(block)
-        case Bullets(items, look):
+        case show.Bullets(items, look):
             return tag("ul", *(tag("li", tied(item)) for item in items), class_=look or None)
-        case Code(text, look):
+        case show.Code(text, look):
             if look == "quote":
                 return tag("blockquote", tag("pre", text))
             return tag("pre", text, class_=look or None)
-        case Table():
+        case show.Table():
             return _table(block)
-        case Figure():
+        case show.Figure():
             return _figure(block)
-        case Figures(figures, size) if size == "full":
+        case show.Figures(figures, size) if size == "full":
             return _lines(_wide(figure) for figure in figures)
-        case Figures(figures, size):
+        case show.Figures(figures, size):
             look = {"small": "panels", "wide": "wide-panels"}[size]
             return tag("div", _lines(map(_figure, figures)), class_=look)
-        case Legend(items):
+        case show.Legend(items):
             marks = [
                 tag("li", tag("span", "", class_=f"swatch {look}"), words)
                 if look
@@ -176,20 +158,20 @@ def _block(block: Block, level: int) -> Markup:
                 for look, words in items
             ]
             return tag("ul", *marks, class_="legend")
-        case Samples(samples):
+        case show.Samples(samples):
             return tag("div", *map(_sample, samples), class_="samples")
-        case Answers():
+        case show.Answers():
             return BROWSER
-        case Fold(title, blocks, is_open):
+        case show.Fold(title, blocks, is_open):
             return tag(
                 "details", tag("summary", title), _blocks(blocks, level),
                 open_="" if is_open else None,
             )  # fmt: skip
-        case Section():
+        case show.Section():
             return _section(block, level)
 
 
-def _text(block: Text) -> Markup:
+def _text(block: show.Text) -> Markup:
     text = tied(block.text)
     if block.look == "strong":
         return tag("p", tag("strong", text))
@@ -197,7 +179,7 @@ def _text(block: Text) -> Markup:
     return tag("p", text, class_=reading or None)
 
 
-def _table(block: Table) -> Markup:
+def _table(block: show.Table) -> Markup:
     heads = [
         tag("th", name or tag("span", "bar", class_="quiet"), scope="col",
             class_="n" if column in block.right else None)
@@ -212,9 +194,9 @@ def _table(block: Table) -> Markup:
     return tag("div", drawn, class_="scroll", tabindex="0", role="region", aria_label=label)
 
 
-def _row(row: Sequence[AnyCell], right: set[int]) -> Markup:
+def _row(row: Sequence[show.AnyCell], right: set[int]) -> Markup:
     cells, column = [], 0
-    for cell in map(cell_of, row):
+    for cell in map(show.cell_of, row):
         name = "th" if column == 0 else "td"
         is_bare = cell.bar is not None and not cell.text
         look = "barcell" if is_bare else "n" if column in right and cell.span == 1 else None
@@ -228,7 +210,7 @@ def _row(row: Sequence[AnyCell], right: set[int]) -> Markup:
     return tag("tr", *cells)
 
 
-def _content(cell: Cell) -> Iterator[str]:
+def _content(cell: show.Cell) -> Iterator[str]:
     if cell.bar is not None:
         yield draw_bar(cell.bar)
     yield cell.text if cell.span > 1 else _span(cell, "")
@@ -237,14 +219,14 @@ def _content(cell: Cell) -> Iterator[str]:
         yield tag("span", cell.note, class_="dim")
 
 
-def _span(cell: Cell, look: str) -> str:
+def _span(cell: show.Cell, look: str) -> str:
     look = cell.look or look
     if not look:
         return cell.text
     return tag("code", cell.text) if look == "code" else tag("span", cell.text, class_=look)
 
 
-def _figure(figure: Figure) -> Markup:
+def _figure(figure: show.Figure) -> Markup:
     keys = [
         tag("span", *([tag("span", "", class_=f"swatch {look}"), f"{name} "] if name else []),
             tag("span", last, class_="dim"), class_="key")
@@ -264,14 +246,14 @@ def _named(keys: Sequence[tuple[str, str, str]]) -> Sequence[tuple[str, str, str
     return keys if len(keys) != 1 else [("", "", keys[0][2])]
 
 
-def _wide(figure: Figure) -> Markup:
+def _wide(figure: show.Figure) -> Markup:
     drawn = tag("div", figure.picture, class_="flow")
     label = {"role": "region", "aria_label": figure.title}
     return tag("div", drawn, class_="scroll card", tabindex="0", **label)
 
 
-def _sample(sample: Sample) -> Markup:
-    verdict = f"{OUTCOME_MARKS[sample.outcome]} {OUTCOME_WORDS[sample.outcome]}"
+def _sample(sample: show.Sample) -> Markup:
+    verdict = f"{OUTCOME_MARKS[sample.outcome]} {show.OUTCOME_WORDS[sample.outcome]}"
     header = tag(
         "header",
         tag("span", sample.label, class_="who"), " ",

@@ -6,25 +6,7 @@ Text is made safe here: no Markdown or HTML in it acts, and a fence outruns what
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from factory.blocks import (
-    OUTCOME_WORDS,
-    Answers,
-    AnyCell,
-    Block,
-    Bullets,
-    Cell,
-    Code,
-    Figure,
-    Figures,
-    Fold,
-    Legend,
-    Sample,
-    Samples,
-    Section,
-    Table,
-    Text,
-    cell_of,
-)
+from factory import blocks as show
 from factory.readable import count, plural
 from factory.visible import visible
 
@@ -60,52 +42,52 @@ def table(
     return "\n".join([body[0], "| " + " | ".join(rules) + " |", *body[1:]])
 
 
-def markdown(title: str, lead: str, sections: Iterable[Section]) -> str:
+def markdown(title: str, lead: str, sections: Iterable[show.Section]) -> str:
     """A whole document."""
     parts = [f"# {markdown_text(title)}", markdown_text(lead)]
     parts += [part for section in sections for part in _section(section, 2)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def blocks(rows: Iterable[Block], level: int = 3) -> str:
+def blocks(rows: Iterable[show.Block], level: int = 3) -> str:
     """Blocks as a part of a document; sections among them have titles of that level."""
     return "\n\n".join(part for row in rows for part in _parts(row, level))
 
 
-def _section(section: Section, level: int) -> Iterator[str]:
-    note = f" ({cell_of(section.note).text})" if section.note else ""
+def _section(section: show.Section, level: int) -> Iterator[str]:
+    note = f" ({show.cell_of(section.note).text})" if section.note else ""
     yield f"{'#' * level} {markdown_text(section.title + note)}"
     for row in section.blocks:
         yield from _parts(row, level + 1)
 
 
-def _parts(block: Block, level: int) -> Iterator[str]:
+def _parts(block: show.Block, level: int) -> Iterator[str]:
     match block:
-        case Text(text, look):
+        case show.Text(text, look):
             plain = markdown_text(text)
             yield f"**{plain}**" if look in ("headline", "strong") else plain
-        case Bullets(items):
+        case show.Bullets(items):
             yield "\n".join(f"- {markdown_text(item)}" for item in items)
-        case Code(text, language=language):
+        case show.Code(text, language=language):
             yield markdown_block(text, language)
-        case Table():
+        case show.Table():
             yield _table(block)
-        case Figures():
+        case show.Figures():
             yield from (part for row in block.instead for part in _parts(row, level))
-        case Samples(samples):
+        case show.Samples(samples):
             yield from map(_sample, samples)
-        case Answers():
+        case show.Answers():
             yield "The page report.html has a browser for them."
-        case Fold() if not block.on_page_only:
+        case show.Fold() if not block.on_page_only:
             yield f"{markdown_text(block.title)}:"
             yield from (part for row in block.blocks for part in _parts(row, level))
-        case Section():
+        case show.Section():
             yield from _section(block, level)
-        case Figure() | Legend() | Fold():
+        case show.Figure() | show.Legend() | show.Fold():
             return
 
 
-def _table(block: Table) -> str:
+def _table(block: show.Table) -> str:
     columns = [column for column, name in enumerate(block.header) if name]
     rows = [_padded(row) for row in (*block.rows, *((block.foot,) if block.foot else ()))]
     return table(
@@ -115,20 +97,20 @@ def _table(block: Table) -> str:
     )
 
 
-def _padded(row: Sequence[AnyCell]) -> list[Cell]:
-    cells = map(cell_of, row)
-    return [each for cell in cells for each in (cell, *[Cell()] * (cell.span - 1))]
+def _padded(row: Sequence[show.AnyCell]) -> list[show.Cell]:
+    cells = map(show.cell_of, row)
+    return [each for cell in cells for each in (cell, *[show.Cell()] * (cell.span - 1))]
 
 
-def _words(cell: Cell) -> str:
+def _words(cell: show.Cell) -> str:
     """`31.2 % [28.0, 34.4]`, `student, sft`: a cell on one line."""
     if not cell.note:
         return cell.text
     return f"{cell.text}{' ' if cell.note.startswith('[') else ', '}{cell.note}"
 
 
-def _sample(sample: Sample) -> str:
-    facts = f"{OUTCOME_WORDS[sample.outcome]}, {plural(sample.tokens, 'token')}"
+def _sample(sample: show.Sample) -> str:
+    facts = f"{show.OUTCOME_WORDS[sample.outcome]}, {plural(sample.tokens, 'token')}"
     lines = [f"**{markdown_text(sample.label)}**: {facts}. {markdown_text(sample.explanation)}"]
     lines.append(markdown_block(sample.completion))
     if sample.cut:

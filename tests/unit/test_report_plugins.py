@@ -1,12 +1,13 @@
 """Sections of a user's own: shown in their place, and named where they fail; no report is lost."""
 
 import json
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 from report_example import Build, r1_build
 
-from factory import plugin_files
+from factory import plugin_files, registry
 from factory.artifacts import open_artifact
 from factory.blocks import Cell, Figure, Section, Table, Text
 from factory.errors import PluginError
@@ -163,6 +164,19 @@ def test_a_name_is_taken_once_and_a_place_has_to_be_there(tmp_path: Path) -> Non
         with pytest.raises(PluginError, match=message):
             with_plugin(tmp_path, [], text.format(body="return None"))
     assert list(SECTIONS) == list(BUILT_IN)
+
+
+def test_a_package_that_cannot_be_imported_is_a_line_in_the_report(
+    monkeypatch: pytest.MonkeyPatch, steps: list
+) -> None:
+    entry = EntryPoint("theirs", "no_such_module:theirs", "model_factory.sections")
+    monkeypatch.setattr(
+        registry, "_entry_points", lambda: {"model_factory.sections": {"theirs": entry}}
+    )
+    report = build("r", "", steps[:2])
+    (line,) = failures(report)
+    assert "no_such_module:theirs cannot be imported: ModuleNotFoundError" in line
+    assert "no_such_module:theirs cannot be imported" in render_html(report)
 
 
 def test_hostile_text_of_a_plugin_is_text_on_the_page(tmp_path: Path, steps: list) -> None:

@@ -12,7 +12,7 @@ from factory.evaluation.statistics import Z, mean_interval, sampling_half_width
 from factory.records import EarlyStop, Problem, SamplingConfig, Score, Stopped, Verdict
 from factory.report.difference import _gap
 from factory.report.records import Evaluation, Tally
-from factory.report.sections.scorecard import _card_row
+from factory.report.sections.scorecard import outcome_rows
 
 RULE = EarlyStop(half_width=0.1, least=2)
 
@@ -126,10 +126,8 @@ def test_a_report_says_why_sampling_ended() -> None:
         label="m", model="m", model_kind="model", stage="e", prompt="chat", role=None,
         scores=(score,),
     )  # fmt: skip
-    (outcomes,) = _card_row(row, "b", ["pass@1"], []).outcomes
-    assert outcomes.settings.endswith(
-        "k = 16 of 64: 95 % sampling interval ±1.9 points, ±2 asked for"
-    )
+    ((_, settings, _),) = outcome_rows(row, "b")
+    assert settings.endswith("k = 16 of 64: 95 % sampling interval ±1.9 points, ±2 asked for")
 
 
 def test_builds_do_not_compare_what_ended_early_with_other_numbers_of_samples() -> None:

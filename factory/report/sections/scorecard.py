@@ -1,11 +1,10 @@
 """Every evaluated checkpoint on every benchmark, with what became of each answer."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from factory.blocks import Bar, Block, Cell, Fold, Section, Table, Text
 from factory.readable import count, percent, span
-from factory.records import OUTCOMES, Outcome, SamplingConfig, Score
+from factory.records import OUTCOMES, SamplingConfig
 from factory.report.build import Build
 from factory.report.records import Evaluation
 from factory.report.scorecard import benchmarks, find_score, outcome_words
@@ -28,27 +27,6 @@ INTRO = (
 )
 
 
-@dataclass(frozen=True)
-class Outcomes:
-    """Counts of one way of sampling, in the fixed order of outcomes."""
-
-    mode: str
-    settings: str
-    counts: tuple[tuple[Outcome, int], ...]
-
-
-@dataclass(frozen=True)
-class CardRow:
-    """One checkpoint on one benchmark."""
-
-    evaluation: Evaluation
-    cells: tuple[Score | None, ...]
-    clean: tuple[str, str]
-    """The main score without problems that overlap with training texts, and their number."""
-    sizes: tuple[str, ...]
-    outcomes: tuple[Outcomes, ...]
-
-
 @section("scorecard", after="flow")
 def scorecard(build: Build) -> Section | None:
     names = benchmarks(build.evaluations)
@@ -64,12 +42,11 @@ def _card(build: Build, benchmark: str, *, is_first: bool) -> Section:
     metrics = [name for name in METRICS if name in measured]
     metrics += [name for name in measured if name not in METRICS]
     overlaps = [row for row in contaminations(build) if row.benchmark == benchmark]
-    rows = [_card_row(row, benchmark, metrics, overlaps) for row in build.evaluations]
-    rows = [row for row in rows if any(cell is not None for cell in row.cells)]
+    rows = [row for row in build.evaluations if any(find_score(row, benchmark, m) for m in metrics)]
     titles = [metric_title(metric) for metric in metrics]
     table = Table(
         ("checkpoint", *titles, CLEAN_TITLE, "n x k"),
-        tuple(map(_cells, rows)),
+        tuple(_cells(row, benchmark, metrics, overlaps) for row in rows),
         numbers=tuple(range(1, len(metrics) + 3)),
         label=f"Scores on {benchmark}",
     )
@@ -78,14 +55,10 @@ def _card(build: Build, benchmark: str, *, is_first: bool) -> Section:
     return Section(benchmark, blocks, note=f"version {versions}")
 
 
-def _outcomes(rows: Sequence[CardRow], benchmark: str, *, is_open: bool) -> Fold:
+def _outcomes(rows: Sequence[Evaluation], benchmark: str, *, is_open: bool) -> Fold:
     table = Table(
         ("checkpoint", "sampling", "outcomes, strict grading"),
-        tuple(
-            (row.evaluation.label, result.settings, _outcome_cell(result))
-            for row in rows
-            for result in row.outcomes
-        ),
+        tuple(cells for row in rows for cells in outcome_rows(row, benchmark)),
         label=f"Outcomes on {benchmark}",
         look="outcomes",
     )
@@ -93,48 +66,39 @@ def _outcomes(rows: Sequence[CardRow], benchmark: str, *, is_open: bool) -> Fold
     return Fold(title, (LEGEND, table), is_open=is_open)
 
 
-def _outcome_cell(result: Outcomes) -> Cell:
-    words = outcome_words(result.counts)
-    parts = tuple((f"o-{name}", float(n)) for name, n in result.counts)
-    return Cell(words, look="dim", bar=Bar(parts, f"Outcomes, {result.mode}: {words}"))
+def outcome_rows(row: Evaluation, benchmark: str) -> Iterator[tuple[str, str, Cell]]:
+    """What became of the answers of each way of sampling."""
+    for mode, metric in (("sampled", "pass@1"), ("greedy", "greedy")):
+        score = find_score(row, benchmark, metric)
+        if score is None:
+            continue
+        words = outcome_words((name, score.outcomes.get(name, 0)) for name in OUTCOMES)
+        parts = tuple((f"o-{name}", float(score.outcomes.get(name, 0))) for name in OUTCOMES)
+        how = settings(score.sampling, score.prompt_style)
+        if score.stopped is not None:
+            how += f"; {score.stopped.summary(score.k)}"
+        bar = Bar(parts, f"Outcomes, {mode}: {words}")
+        yield row.label, how, Cell(words, look="dim", bar=bar)
 
 
-def _cells(row: CardRow) -> tuple[Cell, ...]:
-    role = f", {row.evaluation.role}" if row.evaluation.role else ""
+def _cells(
+    row: Evaluation, benchmark: str, metrics: Sequence[str], overlaps: Sequence[Contamination]
+) -> tuple[Cell, ...]:
+    scores = [find_score(row, benchmark, metric) for metric in metrics]
+    sizes = list(dict.fromkeys(f"{score.n} x {score.k}" for score in scores if score is not None))
+    clean = next((clean_score(c) for c in overlaps if c.label == row.label), ("not known", ""))
+    role = f", {row.role}" if row.role else ""
     return (
-        Cell(row.evaluation.label, f"{row.evaluation.model_kind}{role}"),
+        Cell(row.label, f"{row.model_kind}{role}"),
         *(
             Cell("not measured", look="dim")
             if score is None
             else Cell(percent(score.value), span(score.low, score.high))
-            for score in row.cells
+            for score in scores
         ),
-        Cell(*row.clean),
-        Cell(row.sizes[0], ", ".join(row.sizes[1:])),
+        Cell(*clean),
+        Cell(sizes[0], ", ".join(sizes[1:])),
     )
-
-
-def _card_row(
-    row: Evaluation,
-    benchmark: str,
-    metrics: Sequence[str],
-    overlaps: Sequence[Contamination],
-) -> CardRow:
-    cells = tuple(find_score(row, benchmark, metric) for metric in metrics)
-    sizes = dict.fromkeys(f"{cell.n} x {cell.k}" for cell in cells if cell is not None)
-    outcomes = []
-    for mode, metric in (("sampled", "pass@1"), ("greedy", "greedy")):
-        score = find_score(row, benchmark, metric)
-        if score is not None:
-            counts: tuple[tuple[Outcome, int], ...] = tuple(
-                (name, score.outcomes.get(name, 0)) for name in OUTCOMES
-            )
-            words = settings(score.sampling, score.prompt_style)
-            if score.stopped is not None:
-                words += f"; {score.stopped.summary(score.k)}"
-            outcomes.append(Outcomes(mode, words, counts))
-    clean = next((clean_score(c) for c in overlaps if c.label == row.label), ("not known", ""))
-    return CardRow(row, cells, clean, tuple(sizes), tuple(outcomes))
 
 
 def settings(sampling: SamplingConfig, style: str) -> str:
