@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Iterator
+from itertools import count
 
 import pytest
 
@@ -27,6 +28,18 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure() -> None:
     # Else libraries say at exit that their objects are left.
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def own_measurements(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What a test measures, or pretends to, decides nothing for the next one."""
+    folder = tmp_path_factory.getbasetemp() / f"cache-{next(_TESTS)}"
+    monkeypatch.setenv("FACTORY_CACHE", str(folder))
+
+
+_TESTS = count()
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ IDLE = 1.5
 LOADED = 3.0
 """For each second of processor time that a run got, so many are not idle: what its children waited
 for a processor is not seen once they have ended."""
-PATIENCE = 6.0
+PATIENCE = 10.0
 """Times `seconds`: how long a run may last that other work keeps from the processors."""
 Stop = Literal["", "late", "flooded", "overfilled"]
 """Why a run was ended from here; empty where it ended by itself."""
@@ -100,17 +100,21 @@ class Clock:
 
     def __init__(self, meter: Meter, limits: Limits) -> None:
         self._meter, self._limits = meter, limits
-        self._started = self._looked = time.monotonic()
+        self._started = self._looked = self._excused = time.monotonic()
         self._idle = 0.0
+        """Until now, but for waits that have not ended."""
         self.usage = Usage(0.0, 0.0, 0)
 
     def look(self) -> Stop:
         """Why the run has to end now; empty where it may go on."""
         now, before = time.monotonic(), self.usage
         self.usage = self._meter.look()
-        busy = LOADED * (self.usage.seconds - before.seconds)
-        waited = self.usage.waited - before.waited
-        self._idle += max(0.0, now - self._looked - busy - waited)
+        passed = now - self._looked
+        self._idle += passed - min(passed, LOADED * (self.usage.seconds - before.seconds))
+        # A wait is counted by the kernel when it ends, so it excuses the looks before it too.
+        if (waited := self.usage.waited - before.waited) > 0:
+            self._idle = max(0.0, self._idle - min(waited, now - self._excused))
+            self._excused = now
         self._looked = now
         if self.usage.memory > self._limits.memory_mib * 2**20:
             return "overfilled"

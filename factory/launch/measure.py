@@ -12,12 +12,15 @@ bfloat16 differ by 0.04 nats a token on average and 1.05 at most on a 135M model
 would not be the policy's own, and float16 overflows in training.
 """
 
+import hashlib
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -49,15 +52,21 @@ def resolve_matmul(
 ) -> Machine:
     """The machine with `matmul` and `threads` decided where they are open.
 
-    Measured once a store, so that a resumed build agrees. `announce` is called before a
-    measurement, which takes seconds.
+    Measured once a user of a processor, so that all stores agree: the choice changes sums, and
+    with them the bytes behind a fingerprint. `announce` is called before a measurement, which
+    takes seconds.
     """
     if (machine.matmul != "auto" and machine.threads) or machine.device == "cuda":
         return machine
     limit = machine.thread_count()
     kept = store / f".measured-{limit}{'' if machine.threads else '-auto'}"
     counts = [limit] if machine.threads else thread_counts(limit)
-    rates = read_file(kept, lambda text: parse_rates(text, counts), instead="measured again")
+    pin = pinned(kept.name)
+    pinned_rates, own_rates = (
+        read_file(path, lambda text: parse_rates(text, counts), instead="measured again")
+        for path in (pin, kept)
+    )
+    rates = pinned_rates or own_rates
     if rates is None:
         if announce is not None:
             announce()
@@ -68,9 +77,27 @@ def resolve_matmul(
         if done.returncode != 0:
             raise EngineError(f"measuring the matrix product failed: {done.stderr[-400:]}")
         rates = parse_rates(done.stdout, counts)
-        write_file(kept, done.stdout)
+    if pinned_rates is None:
+        with suppress(OSError):  # without a folder of the user's, a store keeps to its own
+            pin.parent.mkdir(parents=True, exist_ok=True)
+            write_file(pin, json.dumps(rates) + "\n")
+    if own_rates is None:
+        write_file(kept, json.dumps(rates) + "\n")
     threads, matmul = choose(rates, machine.matmul)
     return machine.model_copy(update={"threads": threads, "matmul": matmul})
+
+
+def pinned(name: str) -> Path:
+    """Where the user's measurements of this processor are kept, under a store's name for them."""
+    home = os.environ.get("FACTORY_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    words = ("model name", "cpu family", "model", "stepping", "flags", "CPU part", "Features")
+    about = sorted({line for line in lines if line.partition("\t")[0].strip() in words})
+    processor = hashlib.sha256("\n".join([platform.node(), *about]).encode()).hexdigest()[:16]
+    return Path(home).expanduser() / "model-factory" / f"{name.strip('.')}-{processor}"
 
 
 def parse_rates(text: str, counts: Sequence[int]) -> Rates:

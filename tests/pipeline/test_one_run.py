@@ -109,7 +109,7 @@ def test_honest_programs_pass(kind: str) -> None:
 def test_processor_time_counts_over_all_processes(source: str) -> None:
     finished = run(source, seconds=0.5)
     assert finished.timed_out
-    assert 0.4 < finished.processor < 3.0
+    assert 0.1 < finished.processor < 3.0
     assert finished.seconds < watching.PATIENCE + 3.0
 
 

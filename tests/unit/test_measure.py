@@ -64,6 +64,37 @@ def test_a_store_is_measured_once_and_given_threads_are_kept(
     assert calls == [["1"]]
 
 
+def test_stores_of_one_machine_choose_the_same_whatever_was_measured_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Else equal fingerprints would stand for other bytes.
+    monkeypatch.setattr(measure, "thread_counts", lambda limit: [1, 2])
+    monkeypatch.setattr(Machine, "thread_count", lambda self: self.threads or 2)
+    choices = []
+    for number, (one, two, rounded) in enumerate([(300, 100, 1), (100, 300, 1), (100, 300, 999)]):
+        store = tmp_path / str(number)
+        store.mkdir()
+        quiet = {"1": {"float32": one, "rounded": 1}, "2": {"float32": two, "rounded": rounded}}
+        (store / ".measured-2-auto").write_text(json.dumps(quiet), encoding="utf-8")
+        machine = resolve_matmul(Machine(), store)
+        choices.append((machine.threads, machine.matmul))
+    assert choices == [(1, "float32")] * 3
+
+
+def test_a_store_keeps_its_own_measurement_where_the_user_has_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("", encoding="utf-8")
+    monkeypatch.setenv("FACTORY_CACHE", str(blocked))
+    text = json.dumps(rates((1, 100, 300)))
+    done = CompletedProcess([], 0, text, "")
+    monkeypatch.setattr(measure.subprocess, "run", lambda *rest, **named: done)
+    assert resolve_matmul(Machine(threads=1), tmp_path).matmul == "bfloat16"
+    monkeypatch.setattr(measure.subprocess, "run", None)
+    assert resolve_matmul(Machine(threads=1), tmp_path).matmul == "bfloat16"
+
+
 def test_the_measurement_gives_a_rate_for_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "SECONDS", 0.0)
     import torch
