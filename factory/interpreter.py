@@ -5,9 +5,13 @@ it would run in the place of torch. The console script `factory` does not, and i
 not either.
 """
 
+import ctypes
 import os
+import signal
 import sys
 
+_PR_SET_PDEATHSIG = 1
+_LIBRARY = ctypes.CDLL(None)
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 """Environment in which no Python process puts the current folder on its path, nor do those that
 libraries start below it."""
@@ -26,3 +30,9 @@ def module_command(module: str, *arguments: str) -> list[str]:
 def program_command(*arguments: str) -> list[str]:
     """The `factory` command with this interpreter, off the current folder."""
     return [sys.executable, "-P", "-c", "from factory.cli import main; main()", *arguments]
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when the one that started it dies: no orphan goes on."""
+    if sys.platform == "linux":
+        _LIBRARY.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -4,11 +4,9 @@ Its memory is given back when it ends, and a crash or an out-of-memory kill is o
 failure. Exit status: 0 made, 2 a FactoryError (told as an `error` event), 1 a bug.
 """
 
-import ctypes
 import json
 import multiprocessing
 import os
-import signal
 import sys
 import traceback
 from pathlib import Path
@@ -18,6 +16,7 @@ from factory.artifacts import Inputs, open_artifact, verify
 from factory.context import Context, Metrics
 from factory.errors import NO_ROOM, EngineError, FactoryError, is_out_of_memory
 from factory.files import write_file
+from factory.interpreter import die_with_parent
 from factory.jsonl import append_rows
 from factory.machine import Machine, apply_matmul
 from factory.plugin_files import PluginFile, load_same
@@ -25,9 +24,6 @@ from factory.ranks import enter, failure_of_rank, is_launched, join, this_rank
 from factory.records import Record
 from factory.stages import STAGES
 from factory.stages.foreign import run_foreign
-
-PR_SET_PDEATHSIG = 1
-_LIBRARY = ctypes.CDLL(None)
 
 
 class Job(Record):
@@ -55,7 +51,7 @@ class Result(Record):
 def main(path: Path) -> int:
     """Run the job; the exit status as above."""
     job = Job.model_validate_json(path.read_text(encoding="utf-8"))
-    _die_with_parent()
+    die_with_parent()
     if not _parent_lives(job):
         return 1  # the build was killed before this process could ask to die with it
     folder = Path(job.run)
@@ -122,12 +118,6 @@ def _run(job: Job, context: Context) -> Metrics:
 def out_of_memory(stage: str, machine: Machine | None = None) -> str:
     """What to tell a user whose stage of this kind ran out of memory; None: on some machine."""
     return f"out of memory: {STAGES[stage].memory_advice(machine)}"
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to kill this process when the pipeline dies: no orphan keeps writing."""
-    if sys.platform == "linux":
-        _LIBRARY.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _parent_lives(job: Job) -> bool:

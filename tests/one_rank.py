@@ -23,7 +23,7 @@ def open_engine_first(machine: Machine) -> None:
 
 
 def main(job: Path, *faults: str) -> int:
-    worker._die_with_parent = lambda: None
+    worker.die_with_parent = lambda: None
     own = {name: os.environ[name] for name in RANK}
     strip(os.environ)
     os.environ.update(own)

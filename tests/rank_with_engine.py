@@ -23,7 +23,7 @@ def main(job: Path) -> int:
         original(self, *args, **rest)
 
     TransformersSampler.__init__ = opens_a_group
-    worker._die_with_parent = lambda: None
+    worker.die_with_parent = lambda: None
     return worker.main(job)
 
 

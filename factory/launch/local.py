@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from factory import worker
 from factory.errors import RecipeError
 from factory.files import write_file
-from factory.interpreter import module_command
+from factory.interpreter import die_with_parent, module_command
 from factory.machine import Machine, environment
 from factory.ranks import is_launched, strip, without_ranks
 from factory.slurm import Allocation, allocation, ranks_command
@@ -126,7 +126,7 @@ class _Launched:
                 env=environ,
                 start_new_session=True,
                 # Its ranks die with it: else they would write on beside those of the next build.
-                preexec_fn=worker._die_with_parent,
+                preexec_fn=die_with_parent,
             )
 
     def poll(self) -> int | None:

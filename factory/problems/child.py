@@ -6,12 +6,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from factory.interpreter import die_with_parent
 from factory.plugin_files import PluginFile, load_same
 from factory.registry import DOORS, open_doors
 
 
 def main(plugins: str) -> None:
     """Answer until standard input closes; whatever a plug-in prints goes nowhere."""
+    die_with_parent()  # it may hang: then it does not see that its input is closed
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     load_same([PluginFile.model_validate(row) for row in json.loads(plugins)])

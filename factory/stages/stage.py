@@ -154,7 +154,7 @@ KINDS = (
 
 GIVES: Mapping[str, type] = {
     "external_files": tuple, "uses": set, "check": list, "missing": list, "is_served": bool,
-    "small": dict, "origins": list,
+    "small": dict, "origins": list, "unseen": str,
 }  # fmt: skip
 """What the functions of a row return that are called while a recipe is planned or published."""
 STAGES: Door[Stage] = Door("stages", "kind of stage", [f"factory.stages.{kind}" for kind in KINDS])

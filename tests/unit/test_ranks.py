@@ -227,7 +227,7 @@ def test_the_error_of_another_rank_is_told_and_its_clock_does_not_count(
     (run / "scratch").mkdir(parents=True)
     events = run / "metrics.jsonl"
     events.write_text('{"event": "progress", "at": 5.0}\n', encoding="utf-8")
-    monkeypatch.setattr(worker, "_die_with_parent", lambda: None)
+    monkeypatch.setattr(worker, "die_with_parent", lambda: None)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "3")
     job = Job(

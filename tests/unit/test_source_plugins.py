@@ -1,11 +1,15 @@
 """Problem and trace sources of plug-ins: what they give, and what is said of a fault."""
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from building import wait_until_gone
 
 from factory.artifacts import Inputs
 from factory.context import Context
@@ -328,3 +332,27 @@ while True:
     plugin(tmp_path, body.strip(), options=", is_endless=True")
     train, _ = problems_of(tmp_path, {"type": "mine", "train": 3})
     assert len(train) == 3 and int(marks.read_text()) == 3
+
+
+def test_a_source_that_hangs_ends_with_a_build_that_is_killed(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    body = f"import os\nPath({str(pid)!r}).write_text(str(os.getpid()))\nwhile True: pass"
+    path = plugin(tmp_path, body)
+    program = f"""
+from pathlib import Path
+from factory.plugin_files import load_plugins
+from factory.problems.foreign import foreign_rows
+from factory.problems.source import SOURCES
+from factory.records import Problem
+load_plugins([Path({str(path)!r})])
+config = SOURCES["mine"].config(type="mine", train=1)
+list(foreign_rows("sources", "mine", config, Problem, graders=(), seed=0))
+"""
+    parent = subprocess.Popen([sys.executable, "-P", "-c", program], cwd=ROOT)
+    deadline = time.monotonic() + 120
+    while not pid.exists() or not pid.read_text():
+        assert time.monotonic() < deadline and parent.poll() is None
+        time.sleep(0.02)
+    parent.kill()
+    parent.wait()
+    wait_until_gone([int(pid.read_text())])

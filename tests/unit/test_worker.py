@@ -23,7 +23,7 @@ CONFIG = {
 
 @pytest.fixture(autouse=True)
 def _no_bond_with_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "_die_with_parent", lambda: None)
+    monkeypatch.setattr(worker, "die_with_parent", lambda: None)
 
 
 def job(folder: Path, *, builder: int | None = None) -> Path:
