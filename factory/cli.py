@@ -9,6 +9,7 @@ import typer
 from factory.errors import RecipeError
 from factory.interpreter import keep_children_safe
 from factory.ui.commands import command_line, next_of
+from factory.ui.exporting import publish, verify
 from factory.ui.options import (
     STORE,
     ArtifactName,
@@ -22,16 +23,37 @@ from factory.ui.options import (
     Unsandboxed,
     Until,
 )
+from factory.ui.referencing import reference
+from factory.ui.reviewing import review
 from factory.ui.submitting import submit
+from factory.ui.talking import chat, serve
 from factory.ui.verbs import begin, errors_in_words, open_console, say_error, say_next
 
 app = typer.Typer(
     name="factory",
     help="Build small reasoning models from recipes, and benchmark what came out.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
+
+
+def _say_version(value: bool) -> None:
+    if value:
+        from factory.install import versions
+
+        open_console().print(versions(), markup=False, highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Versions, and exit."),
+    ] = False,
+) -> None:
+    """Build small reasoning models from recipes, and benchmark what came out."""
 
 
 @app.command()
@@ -173,142 +195,11 @@ def list_artifacts(context: typer.Context, store: Store = STORE) -> None:
     say_next(console, command_line(context, "show", artifact="ARTIFACT"))
 
 
-@app.command()
-@errors_in_words
-def chat(
-    artifact: ArtifactName,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.6,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, tokens.")] = 512,
-    machine: MachinePath = None,
-    store: Store = STORE,
-) -> None:
-    """Talk to a checkpoint in the terminal; its thinking is shown dimmed."""
-    from factory.recipe import load_machine
-    from factory.records import SamplingConfig
-    from factory.ui.chat import chat as run_chat
-    from factory.ui.tables import resolve
-
-    sampling = SamplingConfig(temperature=temperature, max_new_tokens=max_new_tokens)
-    run_chat(resolve(artifact, store), sampling, load_machine(machine), open_console())
-
-
-@app.command()
-@errors_in_words
-def serve(
-    artifact: ArtifactName,
-    port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 8000,
-    max_length: Annotated[int, typer.Option(help="Longest prompt with its answer, tokens.")] = 2048,
-    machine: MachinePath = None,
-    store: Store = STORE,
-) -> None:
-    """Serve a checkpoint with vLLM's OpenAI-compatible interface, on this machine only."""
-    from factory.publish.serve import serve as run_server
-    from factory.recipe import load_machine
-    from factory.ui.tables import resolve
-
-    status = run_server(
-        resolve(artifact, store), load_machine(machine), port=port, max_length=max_length
-    )
-    if status:
-        raise typer.Exit(1)
-
-
-@app.command()
-@errors_in_words
-def publish(
-    context: typer.Context,
-    artifact: ArtifactName,
-    to: Annotated[str, typer.Option("--to", help="A new folder, or hub:ORG/NAME.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; else only show what would be.")] = (
-        False
-    ),
-    licence: Annotated[
-        list[str] | None,
-        typer.Option("--licence", help="State a source's licence: base=apache-2.0."),
-    ] = None,
-    tokens: Annotated[int, typer.Option(help="Longest answer of the gate, tokens.")] = 512,
-    machine: MachinePath = None,
-    store: Store = STORE,
-) -> None:
-    """Export a checkpoint or a trace set with card and lineage, if the gate lets it through."""
-    from factory.publish.folder import target_of
-    from factory.recipe import load_machine
-    from factory.ui.publishing import publish as publish_artifact
-    from factory.ui.publishing import stated_licences
-    from factory.ui.tables import resolve
-
-    folder = publish_artifact(
-        resolve(artifact, store),
-        target_of(to, store),
-        load_machine(machine),
-        licences=stated_licences(licence or []),
-        is_agreed=yes,
-        tokens=tokens,
-        console=open_console(),
-    )
-    if folder is None:
-        say_error("refused: nothing is published")
-        raise typer.Exit(2)
-    done = command_line(context, "verify", folder=folder)
-    say_next(open_console(), done if yes else command_line(context, yes=True))
-
-
-@app.command()
-@errors_in_words
-def verify(
-    folder: Annotated[Path, typer.Argument(help="A published folder.")],
-    file: Annotated[
-        Path | None, typer.Option("--file", help="Say where in the lineage this file stands.")
-    ] = None,
-) -> None:
-    """Compare every file of a published folder with the hashes of its lineage."""
-    from factory.ui.publishing import show_place, show_verified
-
-    console = open_console()
-    faults_of_folder = (
-        show_verified(folder, console) if file is None else show_place(file, folder, console)
-    )
-    for fault in faults_of_folder:
-        say_error(fault)
-    if faults_of_folder:
-        raise typer.Exit(2)
-
-
-@app.command()
-@errors_in_words
-def review(
-    context: typer.Context,
-    target: Annotated[str, typer.Argument(help="A recipe with a review stage, or an artifact.")],
-    reviewer: Annotated[str, typer.Option("--reviewer", help="Your name, kept with decisions.")],
-    second: Annotated[
-        bool, typer.Option("--second", help="The second pass: what others decided, unseen.")
-    ] = False,
-    stage: Annotated[
-        str | None, typer.Option(help="Which review stage, where there are several.")
-    ] = None,
-    decisions: Annotated[
-        Path | None, typer.Option(help="File for the decisions about an artifact's traces.")
-    ] = None,
-    only_status: Annotated[
-        bool, typer.Option("--status", help="Only say what is decided and how far passes agree.")
-    ] = False,
-    overrides: Overrides = None,
-    store: Store = STORE,
-    plugins: Plugins = None,
-) -> None:
-    """Accept, edit or reject the traces of a review stage, one by one; goes on where you left."""
-    from factory.ui.review import open_queue, review_queue, status
-
-    def build_until(made: str) -> str:
-        return command_line(context, "build", recipe=target, until=made)
-
-    queue = open_queue(
-        target, overrides or [], stage=stage, decisions=decisions, store=store, build=build_until
-    )
-    if only_status:
-        status(queue, open_console())
-        return
-    review_queue(queue, reviewer=reviewer, review_pass=2 if second else 1, console=open_console())
+app.command()(chat)
+app.command()(serve)
+app.command()(publish)
+app.command()(verify)
+app.command()(review)
 
 
 @app.command()
@@ -452,26 +343,7 @@ def list_plugins(plugins: Plugins = None) -> None:
     show_doors(open_console())
 
 
-@app.command()
-@errors_in_words
-def reference(
-    out: Annotated[
-        Path | None, typer.Option("--out", help="A Markdown file; else standard output.")
-    ] = None,
-    plugins: Plugins = None,
-) -> None:
-    """Write every setting, every name and every command, from the docstrings, as Markdown."""
-    from factory.files import write_file
-    from factory.reference import reference as written
-
-    text = written(typer.main.get_group(app))
-    if out is None:
-        open_console().print(text, markup=False, highlight=False, soft_wrap=True, end="")
-        return
-    try:
-        write_file(out, text)
-    except OSError as error:
-        raise RecipeError(f"--out {out}: cannot be written: {error.strerror}") from error
+app.command()(reference)
 
 
 @app.command()
@@ -485,7 +357,7 @@ def doctor() -> None:
     show_findings(findings := examine(), console)
     if any(finding.status == "problem" for finding in findings):
         raise typer.Exit(2)
-    say_next(console, "factory build recipes/quickstart.yaml")
+    say_next(console, "factory build quickstart")
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from factory.cost.context import GIB, CostContext, Flow, Model, StageCost
 from factory.cost.memory import may_be_planned
 from factory.cost.shapes import HUB, Unpriced
+from factory.data_file import WITH_PATHS
 from factory.errors import FactoryError, RecipeError
 from factory.machine import Machine
 from factory.plan import Step
@@ -166,7 +167,7 @@ class _Judge:
     def cost(self, changes: Sequence[Change]) -> StageCost | None:
         machine, config = (
             self.machine.model_dump(mode="json"),
-            self.step.config.model_dump(mode="json"),
+            self.step.config.model_dump(mode="json", context=WITH_PATHS),
         )
         for change in changes:
             for key, value in change.machine.items():

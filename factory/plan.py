@@ -203,8 +203,8 @@ def _external(path: Path) -> list[str | int]:
         large = stat.st_size >= LARGE_BYTES
         return [path.name, stat.st_size, stat.st_mtime_ns if large else sha256_file(path)]
     except OSError as error:
-        base = "" if path.is_absolute() else f"; the path is relative to {Path.cwd()}, this folder"
-        raise ArtifactError(f"{path}: cannot be read: {error.strerror}{base}") from error
+        looked = "" if path.is_absolute() else f" beside the recipe and in {Path.cwd()}"
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror}{looked}") from error
 
 
 def put(fields: Any, path: str, value: str) -> None:

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from factory.errors import MOST_LINES, RecipeError
 from factory.evaluation.claim import Claim
 from factory.machine import Machine
 from factory.records import Record
+from factory.shipped import named_file, near_names, shipped
 from factory.stages import STAGES, StageConfig
 from factory.variants import VariantOf
 from factory.yaml12 import load_mapping, parse
@@ -60,21 +62,31 @@ class Recipe:
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Load, extend, override and validate; RecipeError lists every problem with its path.
 
+    `path` may also be the name of a shipped recipe: quickstart, distill/qwen3-0.6b.
     A resolved recipe (JSON, as kept beside the report) loads too and gives equal fingerprints.
     """
-    data = _extended(path, ())
+    path = _existing(path, shipped("recipes"))
+    data, folders = _extended(path, ())
     own = [override for override in overrides if not override.startswith(MACHINE_KEY)]
     for override in own:
         _apply(data, override)
-    return recipe_from(data, str(path), own)
+    return recipe_from(data, str(path), own, folders)
 
 
-def recipe_from(data: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a mapping without `extends`; RecipeError lists every problem after `where`."""
+def recipe_from(
+    data: dict[str, Any],
+    where: str,
+    overrides: Sequence[str] = (),
+    folders: Sequence[Path] = (),
+) -> Recipe:
+    """The recipe of a mapping without `extends`; RecipeError lists every problem after `where`.
+
+    Files that it names relatively are looked for in `folders` first.
+    """
     problems: list[str] = []
     _resolve_likes(data.get("stages"), problems)
     header = _header(data, problems)
-    stages = _stages(data.get("stages"), problems)
+    stages = _stages(data.get("stages"), problems, folders)
     if header is not None:
         _check_claims(header.claims, stages, problems)
     if problems or header is None:
@@ -85,8 +97,11 @@ def recipe_from(data: dict[str, Any], where: str, overrides: Sequence[str] = ())
 def load_machine(path: Path | None, overrides: Sequence[str] = ()) -> Machine:
     """A machine file, or the defaults where none is given, with the overrides `machine.KEY=VALUE`.
 
-    RecipeError lists every problem with its path.
+    `path` may also be the name of a shipped one: cpu, gpu. RecipeError lists every problem with its
+    path.
     """
+    if path is not None:
+        path = _existing(path, shipped("recipes/machines"))
     data = {} if path is None else load_mapping(path, may_be_pipe=True)
     for override in overrides:
         if override.startswith(MACHINE_KEY):
@@ -100,6 +115,16 @@ def load_machine(path: Path | None, overrides: Sequence[str] = ()) -> Machine:
         if getattr(machine, name):
             raise RecipeError(f"{where}: {name}: is no setting of a file; type {option}")
     return machine
+
+
+def _existing(path: Path, root: Path) -> Path:
+    """The file at a path, else the shipped file of that name; RecipeError with what is near."""
+    file = named_file(path, root)
+    if not os.path.lexists(file):
+        raise RecipeError(
+            f"{path}: no such file, and no name of a shipped one{near_names(path, root)}"
+        )
+    return file
 
 
 def _apply_to_machine(data: dict[str, Any], override: str) -> None:
@@ -116,7 +141,10 @@ def _apply_to_machine(data: dict[str, Any], override: str) -> None:
     fields[last] = parse(text, f"--set {override}") if text else ""
 
 
-def _extended(path: Path, seen: tuple[Path, ...], read: int = 0) -> dict[str, Any]:
+def _extended(
+    path: Path, seen: tuple[Path, ...], read: int = 0
+) -> tuple[dict[str, Any], list[Path]]:
+    """A recipe with what it extends merged in; the folders of all these files, its own first."""
     try:
         resolved, size = path.resolve(), path.stat().st_size
     except (OSError, RuntimeError, ValueError) as error:  # a link to itself, a NUL character
@@ -130,11 +158,11 @@ def _extended(path: Path, seen: tuple[Path, ...], read: int = 0) -> dict[str, An
     data = load_mapping(path, may_be_pipe=not seen, read=read)
     parent = data.pop("extends", None)
     if parent is None:
-        return data
+        return data, [path.parent]
     if not isinstance(parent, str):
         raise RecipeError(f"{path}: extends: must be the file name of one parent recipe")
-    above = _extended(path.parent / parent, (*seen, resolved), read + size)
-    return _merged(above, data)
+    above, folders = _extended(path.parent / parent, (*seen, resolved), read + size)
+    return _merged(above, data), [path.parent, *folders]
 
 
 def _merged(parent: dict[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,7 +273,7 @@ def _header(data: Mapping[str, Any], problems: list[str]) -> Header | None:
     return _validate(Header, fields, "", problems, extra=["stages", "extends"])
 
 
-def _stages(raw: Any, problems: list[str]) -> dict[str, StageConfig]:
+def _stages(raw: Any, problems: list[str], folders: Sequence[Path]) -> dict[str, StageConfig]:
     if not raw and problems:
         return {}
     if not isinstance(raw, dict) or not raw:
@@ -264,7 +292,7 @@ def _stages(raw: Any, problems: list[str]) -> dict[str, StageConfig]:
             problems.append(f"{where}.kind: {kind!r} is none of {', '.join(STAGES)}{hint}")
         else:
             stage = STAGES[kind]
-            config = _validate(stage.config, fields, where, problems)
+            config = _validate(stage.config, fields, where, problems, folders=folders)
             if config is not None:
                 problems += [f"{where}.{problem}" for problem in stage.check(config)]
                 stages[name] = config
@@ -302,13 +330,14 @@ def _validate(
     problems: list[str],
     *,
     extra: Sequence[str] = (),
+    folders: Sequence[Path] = (),
 ) -> Any:
     """The validated record, or None with its problems appended.
 
     JSON mode: strict Python mode would refuse a list where a tuple is declared.
     """
     try:
-        return record.model_validate_json(json.dumps(fields))
+        return record.model_validate_json(json.dumps(fields), context={"folders": folders})
     except ValidationError as error:
         items = error.errors(include_url=False)
         for number, item in enumerate(items):

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from typer.core import TyperGroup
 
+from factory.data_file import DataFile
 from factory.machine import Machine
 from factory.recipe import Header
 from factory.records import Consumes
@@ -49,6 +50,7 @@ BOUNDS = {
 """How a bound of pydantic's reads."""
 PLAIN_TYPES = {
     str: "text", int: "whole number", float: "number", bool: "true or false", dict: "mapping",
+    DataFile: "path",
 }  # fmt: skip
 
 Titles = Mapping[type[BaseModel], str]

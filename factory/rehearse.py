@@ -10,6 +10,7 @@ that differ in nothing but their weights the first is read in the place of the o
 
 import json
 
+from factory.data_file import WITH_PATHS
 from factory.machine import Machine
 from factory.plan import make_plan, put
 from factory.recipe import Recipe
@@ -45,7 +46,7 @@ def _stages(recipe: Recipe) -> dict[str, StageConfig]:
     stand_ins: dict[str, str] = {}
     first: dict[str, str] = {}
     for step in make_plan(recipe):
-        fields = step.config.model_dump(mode="json")
+        fields = step.config.model_dump(mode="json", context=WITH_PATHS)
         # Stages that differ in their seed alone are rehearsed once.
         fields = {**step.stage.small(fields), "seed": None}
         for path, name in step.inputs.items():

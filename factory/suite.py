@@ -16,9 +16,10 @@ from factory.chat import PromptConfig
 from factory.errors import RecipeError
 from factory.recipe import Recipe, recipe_from
 from factory.records import EarlyStop, Record, SamplingConfig
+from factory.shipped import named_file, near_names, shipped, shipped_names
 from factory.yaml12 import load_mapping
 
-EVALS = Path(__file__).resolve().parents[1] / "evals"
+EVALS = shipped("evals")
 NAME = r"^[A-Za-z0-9_-]{1,64}$"
 
 
@@ -60,21 +61,22 @@ class Suite(Record):
 
 
 def load_protocol(name: str) -> Protocol:
-    """The protocol of this name in `evals/protocols/`; RecipeError lists those there are."""
+    """The protocol of a file, or of this name in `evals/protocols/`; RecipeError lists those."""
     return _load(Protocol, "protocols", name)
 
 
 def load_suite(name: str) -> Suite:
-    """The suite of this name in `evals/suites/`; RecipeError lists those there are."""
+    """The suite of a file, or of this name in `evals/suites/`; RecipeError lists those."""
     return _load(Suite, "suites", name)
 
 
 def _load(record: type[Any], folder: str, name: str) -> Any:
-    path = EVALS / folder / f"{name}.yaml"
-    existing = sorted(result.stem for result in path.parent.glob("*.yaml"))
-    if name not in existing:
+    root = EVALS / folder
+    path = named_file(Path(name), root)
+    if not path.is_file():
         raise RecipeError(
-            f"{folder[:-1]} {name!r}: there are {', '.join(existing)} in {path.parent}"
+            f"{folder[:-1]} {name!r}: no such file; shipped are "
+            f"{', '.join(shipped_names(root))}{near_names(path, root)}"
         )
     try:
         return record.model_validate_json(json.dumps(load_mapping(path)))

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pydantic import ValidationError
+from pydantic import ValidationError, ValidationInfo
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from factory.errors import FactoryError
@@ -27,7 +27,7 @@ class VariantOf:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
         # Without a serializer of its own the config is written by what it is, `exclude` included.
-        return core_schema.no_info_plain_validator_function(self.read)
+        return core_schema.with_info_plain_validator_function(self.read)
 
     @property
     def records(self) -> list[type[Variant]]:
@@ -35,7 +35,7 @@ class VariantOf:
         rows = sorted(DOORS[self.door].rows(), key=lambda row: row.name)
         return [row.value.config for row in rows]
 
-    def read(self, value: Any) -> Variant:
+    def read(self, value: Any, info: ValidationInfo) -> Variant:
         """The validated config; ValidationError where its type or a setting is wrong."""
         if isinstance(value, Variant) and value.door == self.door:
             return value
@@ -46,7 +46,7 @@ class VariantOf:
         except FactoryError as error:
             raise _refused(("type",), str(error), value["type"]) from error
         try:
-            return row.value.config.model_validate_json(json.dumps(value))
+            return row.value.config.model_validate_json(json.dumps(value), context=info.context)
         except ValidationError:
             raise
         # A user's own check may raise anything.

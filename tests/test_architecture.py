@@ -30,6 +30,8 @@ LAYERS = (
         "seeds",
         "visible",
         "readable",
+        "shipped",
+        "data_file",
         "records",
         "blocks",
         "registry",

@@ -15,9 +15,10 @@ from factory.errors import DataError
 from factory.evaluation.statistics import Z
 from factory.evaluation.summary import Summary
 from factory.records import Record, SamplingConfig
+from factory.shipped import shipped
 from factory.yaml12 import load_mapping
 
-PATH = Path(__file__).resolve().parents[2] / "evals" / "published.yaml"
+PATH = shipped("evals") / "published.yaml"
 SHARP = 0.03
 """A noise band wider than this, to either side, can tell no reproduction: ours."""
 ROUNDING = 0.0005

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
+from factory.data_file import DataFile
 from factory.errors import DataError
 from factory.jsonl import read_records
 from factory.problems.hub import data_set_rows
@@ -34,8 +35,8 @@ class LocalFile(Record):
     """Lines of a JSONL file: `prompt`, `chosen`, `rejected`; or `prompt`, `response`, `is_safe`."""
 
     type: Literal["local"]
-    path: str
-    """Relative to the current directory."""
+    path: DataFile
+    """Relative to the recipe, or to the current folder."""
     licence: Annotated[str, AddedLater()] = ""
     """As the hub writes it; `factory publish` refuses without. Ours for files in recipes/data."""
 

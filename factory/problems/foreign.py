@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from factory.chat import completion_text
+from factory.data_file import WITH_PATHS
 from factory.errors import DataError, EngineError
 from factory.grading import GradeItem, GradingPool
 from factory.grading.process import LineProcess
@@ -87,7 +88,7 @@ def foreign_rows(
     try:
         process.wait_until_ready()
         request: dict[str, Any] = {"door": door, "name": name, "seed": seed}
-        request["config"] = config.model_dump(mode="json")
+        request["config"] = config.model_dump(mode="json", context=WITH_PATHS)
         number = 0
         while True:
             process.send(json.dumps(request).encode() if number == 0 else b"{}", seconds=SECONDS)

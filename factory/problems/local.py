@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from factory.data_file import DataFile
 from factory.errors import DataError
 from factory.grading.grader import deciding
 from factory.jsonl import read_records
@@ -30,8 +31,8 @@ class LocalSource(ProblemSource):
     """Questions of a JSONL file with the fields of `LocalRow`."""
 
     type: Literal["local"]
-    path: str
-    """Relative to the current directory."""
+    path: DataFile
+    """Relative to the recipe, or to the current folder."""
     train: int | None = Field(default=None, ge=0, le=10**8)
     """How many; None takes all that remain."""
     held_out: int | None = Field(default=0, ge=0, le=10**8)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
+from factory.data_file import DataFile
 from factory.jsonl import read_records
 from factory.plugin_files import guarded
 from factory.problems.foreign import foreign_rows
@@ -108,8 +109,8 @@ class LocalExamples(TraceSourceConfig):
     """Lines of a JSONL file; `path` of the stage itself is short for it."""
 
     type: Literal["local"] = "local"
-    path: str
-    """Relative to the current directory."""
+    path: DataFile
+    """Relative to the recipe, or to the current folder."""
 
 
 TRACE_SOURCES.register(

@@ -32,6 +32,7 @@ from factory.records import (
     SamplingConfig,
     Score,
 )
+from factory.shipped import shipped
 from factory.stages.small import SAMPLES, small_sampling
 from factory.stages.stage import (
     SAMPLING_MEMORY,
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from factory.evaluation.runs import OwnRun, Run
     from factory.sampling.sampler import Sampler
 
-EVALS = Path(__file__).resolve().parents[2] / "evals"
+EVALS = shipped("evals")
 TEMPLATE = "factory_problems"
 """The YAML in `evals/` by which stock lm-eval asks problems."""
 PROBLEMS_VERSION = 1

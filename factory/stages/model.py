@@ -15,6 +15,7 @@ from factory.context import Context, Metrics
 from factory.cost.context import PROCESS_BYTES, CostContext, Model, StageCost
 from factory.cost.formulas import DISK_BYTES_PER_SECOND
 from factory.cost.shapes import SMOLLM2, Shape, Unpriced, hub_shape, shape_of_folder
+from factory.data_file import DataFile
 from factory.errors import ArtifactError, EngineError, FactoryError, RecipeError
 from factory.records import COMMIT, AddedLater, Record, Url
 from factory.sampling.ends import answer_end
@@ -73,9 +74,8 @@ class Local(Record):
     """A Hugging Face folder on this machine."""
 
     type: Literal["local"]
-    path: str
-    """Relative to the current directory. Holds config.json, safetensors, and tokenizer.json or
-    tokenizer.model."""
+    path: DataFile
+    """Beside the recipe or in the current folder: config.json, safetensors, a tokenizer."""
     licence: Annotated[str, AddedLater()] = ""
     """As the hub writes it, e.g. apache-2.0, llama3.1; `factory publish` refuses without."""
 

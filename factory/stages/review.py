@@ -21,6 +21,7 @@ from factory.context import Context, Metrics
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers
 from factory.cost.work import line_work
+from factory.data_file import DataFile
 from factory.errors import DataError
 from factory.grading import GRADING_PACKAGES, GradeItem, GradingPool
 from factory.jsonl import read_records, write_records
@@ -47,9 +48,9 @@ class ReviewConfig(Fitness):
     traces: TracesRef
     problems: ProblemsRef
     """Where the questions come from: an edited answer is graded again."""
-    decisions: str | None = None
-    """JSONL that `factory review` appends to, relative to the current directory; it need not be
-    there yet."""
+    decisions: DataFile | None = None
+    """JSONL that `factory review` appends to, relative to the recipe or to the current folder; it
+    need not be there yet."""
     policy: Literal["wait", "accept", "filters"] = "wait"
     """What becomes of traces that nobody decided. `wait`: the stage refuses to go on, also where a
     second pass is missing. `accept`: they pass. `filters`: those pass that pass the tests."""

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from factory.shipped import shipped
 from factory.stages.stage import Fields
 
 TRAIN, HELD_OUT, SAMPLES, TOKENS, ROWS = 16, 4, 2, 8, 4
 CONTEXT = 1024
 
-DATA = Path(__file__).resolve().parents[2] / "recipes" / "data"
+DATA = shipped("recipes") / "data"
 PAIRS = str(DATA / "general_pairs.jsonl")
 LABELS = str(DATA / "safety_labels.jsonl")
 PROMPTS = str(DATA / "general_prompts.jsonl")

@@ -17,6 +17,7 @@ from factory.context import Context, Metrics
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers, examples
 from factory.cost.work import line_work
+from factory.data_file import DataFile
 from factory.errors import DataError, Unpriced
 from factory.grading import GRADING_PACKAGES, GradeItem, GradingPool
 from factory.jsonl import read_records, write_records
@@ -53,8 +54,8 @@ WRITTEN_TOKENS = 500.0
 
 class WrittenConfig(StageConfig):
     kind: Literal["written"]
-    path: str = ""
-    """JSONL of worked examples, relative to the current directory."""
+    path: DataFile = DataFile("")
+    """JSONL of worked examples, relative to the recipe or to the current folder."""
     source: Annotated[AnyTraceSource | None, AddedLater()] = None
     """Another source of them, instead of `path`."""
     unlike: ProblemsRef

@@ -244,8 +244,8 @@ def test_a_file_sought_from_another_folder_is_told_with_its_stage_and_that_folde
     Path("data").mkdir()
     with pytest.raises(ArtifactError) as caught:
         prints(local_problems(Path("data"), "own.jsonl"))
-    said = "stages.own: data/own.jsonl: cannot be read: No such file or directory; the path is "
-    assert str(caught.value) == f"{said}relative to {tmp_path}, this folder"
+    said = "stages.own: data/own.jsonl: cannot be read: No such file or directory "
+    assert str(caught.value) == f"{said}beside the recipe and in {tmp_path}"
 
 
 def test_what_needs_weights_refuses_a_model_on_a_server(tmp_path: Path) -> None:

@@ -128,9 +128,11 @@ def test_a_served_model_is_named_by_its_url_and_its_name_there(tmp_path: Path) -
 def test_unknown_names_and_broken_files_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(RecipeError, match=r"protocol 'r2': there are greedy, quick, r1 in"):
+    with pytest.raises(
+        RecipeError, match=r"protocol 'r2': no such file; shipped are greedy, quick, r1"
+    ):
         load_protocol("r2")
-    with pytest.raises(RecipeError, match=r"suite '\.\./protocols/r1': there are"):
+    with pytest.raises(RecipeError, match=r"suite '\.\./protocols/r1': no such file"):
         load_suite("../protocols/r1")
     monkeypatch.setattr("factory.suite.EVALS", tmp_path)
     (tmp_path / "suites").mkdir()
