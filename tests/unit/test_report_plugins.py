@@ -171,7 +171,7 @@ def test_a_package_that_cannot_be_imported_is_a_line_in_the_report(
 ) -> None:
     entry = EntryPoint("theirs", "no_such_module:theirs", "model_factory.sections")
     monkeypatch.setattr(
-        registry, "_entry_points", lambda: {"model_factory.sections": {"theirs": entry}}
+        registry, "entry_points", lambda: {"model_factory.sections": {"theirs": entry}}
     )
     report = build("r", "", steps[:2])
     (line,) = failures(report)
