@@ -153,7 +153,8 @@ def find(root: Path, fingerprint: str) -> Artifact | None:
 def survey(store: Path) -> tuple[list[Artifact], dict[Path, ArtifactError]]:
     """All sealed artifacts of a store, oldest first; and the folders that should be one, each with
     what is wrong with it."""
-    intact, broken = [], {}
+    intact: list[Artifact] = []
+    broken: dict[Path, ArtifactError] = {}
     # A build killed while it sealed may have left a manifest in a folder that is not sealed.
     marked = {path.parent for path in store.glob("*/manifest.json") if not path.parent.suffix}
     named = {path for path in store.glob("*-*") if _SEALED_NAME.fullmatch(path.name)}

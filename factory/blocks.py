@@ -243,4 +243,4 @@ Block = Annotated[
     Field(discriminator="block"),
 ]
 for _waiting in (Figures, Fold, Section):
-    rebuild_dataclass(_waiting)  # type: ignore[arg-type]
+    rebuild_dataclass(_waiting)  # pyright: ignore[reportArgumentType] - pydantic takes dataclasses

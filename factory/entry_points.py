@@ -7,6 +7,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, distributions
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from factory.errors import PluginError
 
@@ -45,11 +46,11 @@ def own_entry_points() -> tuple[EntryPoint, ...]:
     installed from it last, else of the installed distribution."""
     try:
         text = (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8")
-        project = tomllib.loads(text)["project"]
+        project: dict[str, Any] = tomllib.loads(text)["project"]
     except (OSError, ValueError, KeyError):
         project = {}
     if project.get("name") == DISTRIBUTION:
-        groups = project.get("entry-points", {})
+        groups: dict[str, dict[str, str]] = project.get("entry-points", {})
         return tuple(EntryPoint(n, v, group) for group in groups for n, v in groups[group].items())
     for distribution in distributions(name=DISTRIBUTION):
         return tuple(distribution.entry_points.select())

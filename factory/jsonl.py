@@ -118,7 +118,7 @@ def recover_rows(path: Path) -> list[dict[str, Any]]:
     if len(full_text) != len(raw):
         with path.open("r+b") as file:
             file.truncate(len(full_text))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, line in enumerate(full_text.splitlines(), start=1):
         try:
             rows.append(json.loads(line))

@@ -14,7 +14,7 @@ def lint(text: str, *, form: OutputForm | None = None, prefill: str = "") -> lis
     response = parse(text, prefill=prefill, form=form)
     if response.reasoning is None or response.answer is None:
         return [response.problem]
-    faults = []
+    faults: list[str] = []
     hidden = {c for c in text if c not in "\n\t" and unicodedata.category(c) in HIDDEN}
     if hidden:
         faults.append(

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, ModuleType, UnionType
@@ -66,7 +66,7 @@ def keep_texts(folder: Path) -> None:
             write_file(path, data.decode("utf-8", errors="replace"))
 
 
-def rows_of(file: PluginFile) -> list[Row]:
+def rows_of(file: PluginFile) -> list[Row[Any]]:
     """What a loaded file registered, behind all doors."""
     return [
         row
@@ -166,7 +166,7 @@ def guarded(
 
 
 @contextmanager
-def within(seconds: int, doing: str) -> Iterator[None]:
+def within(seconds: int, doing: str) -> Generator[None]:
     """TimeoutError after so long; signals reach the main thread alone, elsewhere without limit."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,7 +1,7 @@
 """The nouns of the factory as strict, frozen records, and the typed references between stages."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import (
     AfterValidator,
@@ -47,9 +47,10 @@ def _sensible(value: Any) -> Any:
     if isinstance(value, int | float) and not abs(value) <= MOST_OF_OTHERS:
         raise ValueError(f"{value:.3g} is out of range, at most {MOST_OF_OTHERS} either way")
     if isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
+        items = cast("Any", value)
+        for item in items.values() if isinstance(value, dict) else items:
             _sensible(item)
-    return value
+    return cast("Any", value)
 
 
 MOST_OF_OTHERS = 10**9

@@ -6,7 +6,7 @@ names on the command line (`plugin_files.py`). A name is taken once, and a built
 """
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ _origin: ContextVar[Origin] = ContextVar("origin", default=FACTORY)
 
 
 @contextmanager
-def registering(origin: Origin) -> Iterator[None]:
+def registering(origin: Origin) -> Generator[None]:
     """Rows that are registered meanwhile come from there."""
     token = _origin.set(origin)
     try:
@@ -225,7 +225,7 @@ class Door(Mapping[str, T]):
         )
 
 
-DOORS: dict[str, Door] = {}
+DOORS: dict[str, Door[Any]] = {}
 """All doors that are open by now, by name."""
 OPENERS = (
     "factory.records",

@@ -33,10 +33,8 @@ def is_protected(names: Iterable[str], problems: Iterable[Problem] = ()) -> bool
     `names` are those of the benchmark, its task and its problems' ids; a problem tells by its
     source and licence.
     """
-    sources, licences = [], []
-    for problem in problems:
-        sources.append(problem.source)
-        licences.append(problem.licence)
-    return any(PROTECTED in name.casefold() for name in [*names, *sources]) or any(
-        NO_REPRINT in licence.casefold() for licence in licences
+    asked = list(problems)
+    sources = (problem.source for problem in asked)
+    return any(PROTECTED in name.casefold() for name in (*names, *sources)) or any(
+        NO_REPRINT in problem.licence.casefold() for problem in asked
     )

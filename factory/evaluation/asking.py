@@ -8,7 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from factory.chat import PromptConfig, render
+from factory.chat import PromptConfig
+from factory.chat import render as rendered  # pyright: ignore[reportUnknownVariableType] - takes a tokenizer
 from factory.context import Context
 from factory.evaluation.rounds import IsEnough, rounds
 from factory.evaluation.runs import EvalRequest, Run, Sampled
@@ -30,7 +31,7 @@ class EvaluatedModel:
     context: Context
 
     def render(self, question: str) -> str:
-        return render(question, self.prompt, self.tokenizer)
+        return rendered(question, self.prompt, self.tokenizer)
 
     def requests(
         self, run: Run, document: str, prompt: str, *,

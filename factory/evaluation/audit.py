@@ -100,7 +100,7 @@ def our_outcomes(cases: Sequence[Case], *, processes: int = 1) -> list[Outcome]:
 def tally(grader: str, cases: Sequence[Case], accepted: Sequence[bool]) -> list[Row]:
     """One row a category in order of appearance, and a last one named "all"."""
     pairs = list(zip(cases, accepted, strict=True))
-    rows = []
+    rows: list[Row] = []
     for category in [*dict.fromkeys(case.category for case in cases), "all"]:
         chosen = [(c.expected == "correct", a) for c, a in pairs if category in (c.category, "all")]
         rows.append(
@@ -159,15 +159,18 @@ def _serve(connection: Connection, name: str) -> None:
 
 
 def _math_verify(reference: str, response: str) -> bool:
-    from math_verify import parse, verify
+    import math_verify  # pyright: ignore[reportMissingTypeStubs] - it has none
 
-    return bool(verify(parse(reference), parse(response)))
+    library: Any = math_verify
+    return bool(library.verify(library.parse(reference), library.parse(response)))
 
 
 def _trl(reference: str, response: str) -> bool:
-    from trl.rewards.accuracy_rewards import accuracy_reward
+    from trl.rewards import accuracy_rewards
 
-    return accuracy_reward([[{"role": "assistant", "content": response}]], [reference]) == [1.0]
+    library: Any = accuracy_rewards
+    messages = [{"role": "assistant", "content": response}]
+    return library.accuracy_reward([messages], [reference]) == [1.0]
 
 
 def _wrapped(judge: Callable[[str, str], bool]) -> Callable[[str, str], bool]:

@@ -54,7 +54,8 @@ def decide(
     None where fewer than two problems have a value on every side: there is no interval then.
     `samples` is the smallest number of completions behind a problem's value.
     """
-    common = set.intersection(*(set(a) & set(b) for a, b in groups))
+    sides = [set(side) for pair in groups for side in pair]
+    common = sides[0].intersection(*sides[1:])
     wanted = sorted(p for p in common if not claim.sources or p.startswith(claim.sources))
     if len(wanted) < 2:
         return None
@@ -85,7 +86,7 @@ def crossed_difference(values: np.ndarray, *, samples: int = 1) -> tuple[Interva
     sum of squares over problems. One seed leaves the second term out: the interval then speaks of
     other problems only. p is two-sided, that the mean is zero.
     """
-    from scipy.special import stdtr
+    from scipy.special import stdtr  # pyright: ignore[reportMissingTypeStubs] - scipy has no types
 
     seeds, problems = values.shape
     mean = float(values.mean())

@@ -88,7 +88,7 @@ def compare(a: Artifact, b: Artifact, *, allowed_fall: float | None = None) -> l
 def _pairings(
     first: ByMode, second: ByMode, names: tuple[str, str], *, is_lenient: bool
 ) -> list[Pairing]:
-    found = []
+    pairings: list[Pairing] = []
     for benchmark, mode in first:
         if (benchmark, mode) not in second:
             continue
@@ -104,7 +104,7 @@ def _pairings(
         name, judge = (f"{metric}_lenient", _lenient) if is_lenient else (metric, _strict)
         # In the order of the first, whatever the order of the other's file.
         sides = [[answers[problem] for problem in ours] for answers in (ours, theirs)]
-        found.append(
+        pairings.append(
             Pairing(
                 benchmark=benchmark,
                 metric=name,
@@ -115,7 +115,7 @@ def _pairings(
                 groups=clusters(list(ours)),
             )
         )
-    return found
+    return pairings
 
 
 def _strict(sample: EvalSample) -> Verdict:

@@ -6,21 +6,18 @@ completions; the scores of the same completions are the same.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from factory.errors import DataError, RecipeError
 from factory.records import Problem, Verdict
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 FIELD = "factory_problem"
 """The document column that holds the whole problem as JSON; documents without it are foreign."""
 
 
-def problem_documents(problems: Iterable[Problem]) -> "dict[str, Dataset]":
+def problem_documents(problems: Iterable[Problem]) -> dict[str, Any]:
     """The dataset that lm-eval sees: split `test`, one row a problem, held in memory."""
-    from datasets import Dataset
+    import datasets
 
     rows = [
         {
@@ -34,14 +31,15 @@ def problem_documents(problems: Iterable[Problem]) -> "dict[str, Dataset]":
     ]
     if not rows:
         raise DataError("benchmark: no problems are left; check its limit and source")
-    return {"test": Dataset.from_list(rows)}
+    library: Any = datasets
+    return {"test": library.Dataset.from_list(rows)}
 
 
 def document_problem(document: dict[str, Any]) -> Problem:
     return Problem.model_validate_json(document[FIELD])
 
 
-def bundled_documents(*, bundle: str, **_: Any) -> "dict[str, Dataset]":
+def bundled_documents(*, bundle: str, **_: Any) -> dict[str, Any]:
     """Documents of a benchmark that ships in an installed package (YAML `custom_dataset`).
 
     lm-eval passes the task's metadata along, which is of no use here.
@@ -51,7 +49,7 @@ def bundled_documents(*, bundle: str, **_: Any) -> "dict[str, Dataset]":
     return problem_documents(benchmark_problems(bundle))
 
 
-def given_documents(**_: Any) -> "dict[str, Dataset]":
+def given_documents(**_: Any) -> dict[str, Any]:
     """Stands in the template YAML, whose documents the evaluate stage puts in at run time."""
     raise RecipeError(
         "factory_problems is a template: name a problems artifact in the recipe "

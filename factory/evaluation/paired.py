@@ -96,7 +96,7 @@ def bootstrap_interval(
     sums = cluster_sums(differences, groups)
     sizes = cluster_sums(np.ones(differences.size), groups)
     random = np.random.default_rng(seed)
-    means = []
+    means: list[np.ndarray] = []
     for _ in range(DRAWS // CHUNK):
         drawn = random.integers(sums.size, size=(CHUNK, sums.size), dtype=np.int32)
         means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
@@ -122,7 +122,8 @@ def permutation_p(
     # Sums that differ by rounding only are equal.
     seen = abs(float(sums.sum())) - 1e-9
     if sums.size <= EXACT_UNITS:
-        patterns = np.arange(2**sums.size)[:, None] >> np.arange(sums.size) & 1
+        bits = np.arange(sums.size)
+        patterns = np.asarray(np.arange(2**sums.size)[:, None] >> bits & 1, dtype=np.int64)
         return float(np.mean(abs((2 * patterns - 1) @ sums) >= seen))
     random = np.random.default_rng(seed)
     width, hits = -(-sums.size // 8), 0
@@ -145,7 +146,7 @@ def fall_p(
 
     Student's t with the error of `paired_difference`; 1 where one cluster leaves no error.
     """
-    from scipy.special import stdtr
+    from scipy.special import stdtr  # pyright: ignore[reportMissingTypeStubs] - scipy has no types
 
     differences = paired_values(a, b)
     error, degrees = paired_error(differences, samples=samples, groups=groups)

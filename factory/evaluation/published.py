@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import Field, ValidationError
 
@@ -98,9 +98,10 @@ def _letters_and_digits(name: str) -> str:
 def load_published(path: Path = PATH) -> Published:
     """The published scores; DataError where the file is malformed."""
     data = load_mapping(path)
-    benchmarks = data.get("benchmarks") or {}
+    names: set[str] = set(data.get("benchmarks") or ())
+    rows: list[dict[str, Any]] = data.get("models") or []
     try:
-        models = [_row(row, set(benchmarks)) for row in data.get("models") or []]
+        models = [_row(row, names) for row in rows]
         return Published.model_validate_json(json.dumps({**data, "models": models}))
     except (ValidationError, AttributeError) as error:
         raise DataError(f"{path}: not a file of published scores: {error}") from error
@@ -116,6 +117,7 @@ def hub_id(config: Mapping[str, Any]) -> str | None:
     source = config.get("source")
     if not isinstance(source, Mapping) or config.get("turns") or config.get("context"):
         return None
+    source = cast("Mapping[str, Any]", source)
     return source["id"] if source.get("type") == "hub" else None
 
 
@@ -123,7 +125,7 @@ def reproductions(
     rows: Sequence[Summary], *, model: str, published: Published
 ) -> list[Reproduction]:
     """Our sampled scores of a model beside every published one of the same benchmark."""
-    found = []
+    found: list[Reproduction] = []
     for row in rows:
         key = published.benchmark_key(row.benchmark)
         if key is None or row.mode != "sampled":

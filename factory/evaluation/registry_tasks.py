@@ -4,6 +4,9 @@ They keep their own documents, text, settings, filters and metrics; only what an
 factory's own benchmarks do not come by here (`run.py`).
 """
 
+# pyright: basic
+# lm-eval has no types of its own.
+
 import difflib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -10,7 +10,7 @@ from factory.evaluation.documents import pass_rates
 from factory.evaluation.rounds import is_narrow
 from factory.evaluation.runs import EvalRequest, OwnRun, Results, Run, Sampled
 from factory.evaluation.scores import both_readings, graded_sample, own_scores
-from factory.grading import GradingPool, check_ungradable
+from factory.grading import GradeItem, GradingPool, check_ungradable
 from factory.records import EvalSample, Verdict
 
 
@@ -60,7 +60,7 @@ def _graded(
     sampled: Sampled, runs: Sequence[OwnRun], *, pool: GradingPool, model: EvaluatedModel
 ) -> list[EvalSample]:
     problems = {(run.name, problem.id): problem for run in runs for problem in run.problems}
-    items = []
+    items: list[GradeItem] = []
     for request, completion in sampled:
         problem = problems[request.run.name, request.document]
         items += both_readings(problem, completion.text, completion.finish_reason, model.prompt)

@@ -8,7 +8,7 @@ say anything about nothing: ValueError. Comparisons of two models stand in `pair
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 
@@ -231,7 +231,9 @@ def consensus_at(
         return _mean_consensus(right, wrong, silent, k=k)
     forms = [a and ("" if c else canonical(a)) for a, c in zip(answers, correct, strict=True)]
     random = np.random.default_rng(seed)
-    subsets = (random.choice(n, size=k, replace=False) for _ in range(draws))
+    subsets: Iterator[list[int]] = (
+        [int(i) for i in random.choice(n, size=k, replace=False)] for _ in range(draws)
+    )
     return sum(consensus([forms[i] for i in s], [correct[i] for i in s]) for s in subsets) / draws
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from factory.evaluation.contamination import strict_interval
 from factory.evaluation.statistics import Interval
@@ -56,15 +57,19 @@ def _level(problem: Problem) -> str | None:
 
 def _settings(problem: Problem) -> dict[str, str]:
     """What a reasoning-gym entry says of its own difficulty: whole numbers and words only."""
-    entry = problem.data.get("entry")
-    metadata = entry.get("metadata") if isinstance(entry, dict) else None
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("difficulty"), dict):
-        return {}
+    entry = _mapping(problem.data.get("entry"))
+    metadata = _mapping(entry.get("metadata"))
+    difficulty = _mapping(metadata.get("difficulty"))
     return {
         name: str(metadata[name])
-        for name in metadata["difficulty"]
+        for name in difficulty
         if isinstance(metadata.get(name), int | str)
     }
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """The value where it is a mapping, else an empty one."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def strata(answers: Mapping[str, Sequence[EvalSample]], parts: Mapping[str, str]) -> list[Stratum]:
@@ -76,7 +81,7 @@ def strata(answers: Mapping[str, Sequence[EvalSample]], parts: Mapping[str, str]
     for name, samples in answers.items():
         if name in parts:
             groups.setdefault(parts[name], {})[name] = samples
-    found = []
+    found: list[Stratum] = []
     for part in sorted(groups, key=_natural):
         score = strict_interval(groups[part])
         verdicts = [s.trace.verdict.outcome for some in groups[part].values() for s in some]

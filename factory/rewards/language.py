@@ -5,13 +5,10 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import Any
 
 from factory.errors import RecipeError
 from factory.rewards.function_words import FUNCTION_WORDS, LETTERS
-
-if TYPE_CHECKING:
-    from py3langid.langid import LanguageIdentifier
 
 LONG_CLAUSE = 12
 """Fewest words py3langid is asked about, where no small word tells; on shorter ones it guesses."""
@@ -138,7 +135,7 @@ def _languages(clauses: list[Words], rivals: list[str]) -> list[str | None]:
     """The language of each clause among `rivals`; None where no clause of the text tells."""
     languages = [_language(clause, rivals) for clause in clauses]
     last = next((language for language in languages if language), None)
-    filled = []
+    filled: list[str | None] = []
     for language in languages:
         last = language or last
         filled.append(last)
@@ -160,14 +157,17 @@ def _language(clause: Words, rivals: list[str]) -> str | None:
         return ranked[0][0]
     if len(words) < LONG_CLAUSE:
         return None
+    guess: str
     guess, probability = _identifier(tuple(rivals)).classify(" ".join(words))
     return guess if probability > SURE else None
 
 
 @lru_cache(maxsize=2)
-def _identifier(languages: tuple[str, ...]) -> "LanguageIdentifier":
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+def _identifier(languages: tuple[str, ...]) -> Any:
+    """py3langid's identifier; its package has no types."""
+    from py3langid import langid
 
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    library: Any = langid
+    identifier = library.LanguageIdentifier.from_model_file(library.MODEL_FILE, norm_probs=True)
     identifier.set_languages(list(languages))
     return identifier

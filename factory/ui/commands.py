@@ -4,9 +4,10 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import typer
+from typer.core import TyperGroup
 
 from factory.visible import visible
 
@@ -25,7 +26,7 @@ def command_line(context: typer.Context, verb: str = "", **values: object) -> st
     root = context.find_root()
     command = context.command
     if verb:
-        command = root.command.get_command(root, verb)  # type: ignore[attr-defined]
+        command = cast(TyperGroup, root.command).commands[verb]
     typed = {
         name: value
         for name, value in context.params.items()

@@ -156,7 +156,7 @@ def _evolution(build: Build, run: TrainingRun) -> Evolution:
             (jump["from_step"], jump["max_new_tokens"]) for jump in config.get("length_jumps", ())
         ),
         measured=tuple(measured),
-        alarm=alarm(measured, rewards),  # type: ignore[arg-type]
+        alarm=alarm(measured, rewards),  # pyright: ignore[reportArgumentType] - has what it reads
         length_fall=length_fall(rows),
         telling=tuple(_telling(artifact)),
     )
