@@ -253,10 +253,10 @@ def _file(name: str, bundle: Bundle) -> Path:
     except PackageNotFoundError as error:
         raise RecipeError(f"bundled {name} needs {bundle.package}: {_install(bundle)}") from error
     try:
-        found = _sha256(path)
+        actual = _sha256(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}; {_install(bundle)}") from error
-    if found != bundle.sha256:
+    if actual != bundle.sha256:
         meant = f"{bundle.package} {bundle.version}"
         raise DataError(f"{path}: not the file of {meant} (sha256); {_install(bundle)}")
     return path

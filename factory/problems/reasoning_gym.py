@@ -50,11 +50,11 @@ def supply(source: ReasoningGymSource, seed: int) -> Supply:
     RecipeError names an unknown family or setting, or a value the family refuses; EngineError if
     the questions would not be the same in another process.
     """
-    drawn = derive(seed, source.family) if source.seed is None else source.seed
-    dataset = _open(source, drawn)
+    own_seed = derive(seed, source.family) if source.seed is None else source.seed
+    dataset = _open(source, own_seed)
     return Supply(
         label=source.family,
-        problems=_problems(source, dataset, drawn),
+        problems=_problems(source, dataset, own_seed),
         held_out=source.held_out,
         train=source.train,
         is_endless=True,
@@ -64,9 +64,9 @@ def supply(source: ReasoningGymSource, seed: int) -> Supply:
 def _open(source: ReasoningGymSource, seed: int) -> Any:
     from reasoning_gym.factory import DATASETS, create_dataset
 
-    known = sorted(set(DATASETS) - {"composite"})
-    if source.family not in known:
-        hint = ", ".join(get_close_matches(source.family, known)) or f"one of {len(known)}"
+    families = sorted(set(DATASETS) - {"composite"})
+    if source.family not in families:
+        hint = ", ".join(get_close_matches(source.family, families)) or f"one of {len(families)}"
         raise RecipeError(
             f"family {source.family!r}: reasoning-gym has no such family; allowed: {hint}"
         )
@@ -92,7 +92,7 @@ def _open(source: ReasoningGymSource, seed: int) -> Any:
 
 
 def _problems(source: ReasoningGymSource, dataset: Any, seed: int) -> Iterator[Problem]:
-    found = failed = 0
+    made = failed = 0
     for index in range(len(dataset)):
         try:
             entry = dataset[index]
@@ -100,14 +100,14 @@ def _problems(source: ReasoningGymSource, dataset: Any, seed: int) -> Iterator[P
         # settings are at fault.
         except Exception as error:
             failed += 1
-            if failed >= 50 and not found:
+            if failed >= 50 and not made:
                 raise RecipeError(
                     f"family {source.family}: settings {source.settings} make no question: {error}"
                 ) from error
             continue
         problem = _problem(source, entry, seed)
         if problem is not None:
-            found += 1
+            made += 1
             yield problem
 
 
