@@ -1,9 +1,10 @@
 """The verb that writes the reference of all settings, names and commands."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
+from typer.core import TyperGroup
 
 from factory.errors import RecipeError
 from factory.ui.options import Plugins
@@ -22,7 +23,7 @@ def reference(
     from factory.files import write_file
     from factory.reference import reference as written
 
-    text = written(context.find_root().command)  # type: ignore[arg-type]
+    text = written(cast(TyperGroup, context.find_root().command))
     if out is None:
         open_console().print(text, markup=False, highlight=False, soft_wrap=True, end="")
         return
