@@ -189,16 +189,22 @@ def prove(bwrap: Path) -> list[str]:
     with ExitStack() as stack:
         files = {"probe.py": PROBE.encode()}
         command, inherited = isolated(stack, bwrap, python_command("probe.py"), files, limits)
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=inherited,
-            start_new_session=True,
-            env={**os.environ, "FACTORY_SANDBOX_SECRET": "1"},
-            preexec_fn=limiter(limits, unused_identity()),
-        )
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=inherited,
+                start_new_session=True,
+                env={**os.environ, "FACTORY_SANDBOX_SECRET": "1"},
+                preexec_fn=limiter(limits, unused_identity()),
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise EngineError(
+                f"the sandbox does not start: {error}: this user may not set its limits, or become "
+                f"the unused user that programs run as (a container may map too few); {INSTALL}"
+            ) from error
         finished = watched(process, limits)
     try:
         leaks = json.loads(finished.stdout)

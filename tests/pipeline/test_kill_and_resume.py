@@ -31,7 +31,9 @@ LANES = (
      "zero_reviewed", "cold", "cold", "eval_cold", "eval_cold"),
 )  # fmt: skip
 """In which stage each kill of a lane strikes, at a random moment of it."""
-LEAST_KILLS = 20
+if os.environ.get("FACTORY_LONG_TESTS"):
+    LANES = tuple(tuple(name for name in lane for _ in range(5)) for lane in LANES)
+LEAST_KILLS = 100 if os.environ.get("FACTORY_LONG_TESTS") else 20
 WORKING_KINDS = {"generate", "sft", "grpo", "evaluate"}
 """Stages long enough that a kill must have struck while one of them was at work."""
 

@@ -385,6 +385,18 @@ def test_the_probe_finds_leaks_where_nothing_isolates() -> None:
     } <= leaks
 
 
+def test_a_machine_that_lets_no_program_be_limited_is_an_error_in_words(monkeypatch) -> None:
+    # As in a container that maps no other user, where root may not become one.
+    def refused() -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    proven_bwrap.cache_clear()
+    monkeypatch.setattr(sandboxing, "limiter", lambda limits, identity: refused)
+    with pytest.raises(EngineError, match="does not start"):
+        run("print(1)")
+    proven_bwrap.cache_clear()
+
+
 def test_a_missing_sandbox_says_what_to_install(monkeypatch) -> None:
     def missing() -> Path:
         raise EngineError(f"no sandbox for programs: bwrap is not installed; {sandboxing.INSTALL}")
