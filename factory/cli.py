@@ -212,20 +212,14 @@ def grade(
     processes: Annotated[int, typer.Option(help="Worker processes.")] = 2,
     unsandboxed: Unsandboxed = False,
     plugins: Plugins = None,
+    form: Annotated[str, typer.Option(help="`r1`: of rows that name none, see docs.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
 ) -> None:
     """Grade stored responses again, without generating; exit 1 if some rows are broken."""
-    from factory.grading.rows import grade_file
+    from factory.ui.audits import grade_stored
 
-    if out is not None and out.resolve() == file.resolve():
-        say_error(f"--out {out}: is the input file; name another")
-        raise typer.Exit(2)
-    counts = grade_file(
-        file, out, on_broken=say_error, processes=processes, is_isolated=not unsandboxed
-    )
-    console = open_console(stderr=True)
-    summary = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-    console.print(f"{sum(counts.values())} rows: {summary or 'none'}", markup=False)
-    if counts.get("broken"):
+    shown = grade_stored(file, out, processes, form, is_isolated=not unsandboxed, as_json=as_json)
+    if shown.get("broken"):
         raise typer.Exit(1)
 
 
@@ -318,17 +312,14 @@ def rescore(run: ArtifactName, store: Store = STORE, plugins: Plugins = None) ->
 @errors_in_words
 def audit_graders(
     kind: Annotated[str, typer.Option("--kind", help="math or code; both without it.")] = "",
+    answers: Annotated[Path | None, typer.Option(help="JSONL of stored answers instead.")] = None,
+    decided: Annotated[Path | None, typer.Option(help="JSONL of decisions on them.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Grade the shipped adversarial suites, maths beside two other graders; exit 1 if we err."""
-    from factory.evaluation.audit import FILES, audit
-    from factory.ui.audits import show_audit
+    """Grade the shipped suites, or stored answers beside other graders; exit 1 if we err."""
+    from factory.ui.audits import show_audits
 
-    if kind and kind not in FILES:
-        raise RecipeError(f"--kind {kind}: there are {' and '.join(FILES)}")
-    rows, wrong = audit([name for name in FILES if kind in ("", name)])
-    show_audit(rows, open_console())
-    if wrong:
-        say_error(f"our grader errs on {', '.join(wrong)}")
+    if show_audits(kind, answers, decided, as_json=as_json):
         raise typer.Exit(1)
 
 

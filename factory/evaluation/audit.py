@@ -31,6 +31,7 @@ class Case(Record):
     reference: str = ""
     data: dict[str, Any] = Field(default_factory=dict)
     """Of programs: their tests, as in Problem.data."""
+    prompt: str = ""
     response: str
     expected: Outcome
 
@@ -38,7 +39,7 @@ class Case(Record):
     def item(self) -> GradeItem:
         problem = Problem(
             id=self.id,
-            prompt="",
+            prompt=self.prompt,
             reference=self.reference,
             kind=self.kind,
             source="suite",
@@ -95,6 +96,11 @@ def our_outcomes(cases: Sequence[Case], *, processes: int = 1) -> list[Outcome]:
     """What `grade` decides, one outcome a case."""
     with GradingPool(processes) as pool:
         return [verdict.outcome for verdict in pool.grade([case.item for case in cases])]
+
+
+def our_accepts(cases: Sequence[Case], *, processes: int = 2) -> list[bool]:
+    """Whether ours accepts each case."""
+    return [outcome == "correct" for outcome in our_outcomes(cases, processes=processes)]
 
 
 def tally(grader: str, cases: Sequence[Case], accepted: Sequence[bool]) -> list[Row]:

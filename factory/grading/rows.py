@@ -5,19 +5,22 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from pydantic import Field, ValidationError, model_validator
 
-from factory.chat import completion_text
+from factory.chat import OutputForm, completion_text
 from factory.files import naming
 from factory.grading.grade import GradeItem
 from factory.grading.pool import GradingPool
-from factory.records import Outcome, Problem, ProblemKind, Record
+from factory.records import FinishReason, Outcome, Problem, ProblemKind, Record
 from factory.visible import visible_json
 
+R1 = OutputForm(opening="<think>", closing="</think>")
+"""The form of the released R1 and of Qwen3."""
 AT_ONCE = 256
 """Rows in memory: enough to keep the pool's processes busy."""
 TestField = Literal["stdin", "expected_stdout"]
@@ -36,6 +39,13 @@ class ResponseRow(Record):
     code: str | None = None
     """For code, instead of `response`: the program itself."""
     prompt: str = ""
+    form: OutputForm | Literal["r1"] | None = None
+    """The output form of the response; `r1`: thoughts up to `</think>`, opened by the text or by
+    the prompt, as R1 and Qwen3 write. None: the four tags."""
+    prefill: str = ""
+    """What the prompt had put into the model's mouth."""
+    finish_reason: FinishReason = "stop"
+    """How the response ended."""
     data: dict[str, Any] = Field(default_factory=dict)
     """What else the grader needs, as in Problem.data."""
 
@@ -64,7 +74,12 @@ class ResponseRow(Record):
             data=data,
         )
         text = self.response if self.code is None else completion_text("", fenced(self.code))
-        return GradeItem(problem, text or "")
+        form, prefill = self.form, self.prefill
+        if form == "r1":
+            form = R1
+            is_opened = R1.opening in prefill + (text or "")
+            prefill = prefill if is_opened else f"{R1.opening}\n{prefill}"
+        return GradeItem(problem, text or "", prefill, self.finish_reason, form=form)
 
 
 class GradedRow(Record):
@@ -72,6 +87,9 @@ class GradedRow(Record):
 
     id: str
     outcome: Outcome
+    """Of the strict reading."""
+    lenient: Outcome = "ungradable"
+    """Of the lenient reading."""
     extracted: str | None
     explanation: str
     seconds: float
@@ -91,8 +109,10 @@ def _runs(code: str) -> Iterator[str]:
     return (part for part in "".join(c if c == "`" else " " for c in code).split() if part)
 
 
-def grade_rows(lines: TextIO, name: str, pool: GradingPool) -> Iterator[GradedRow | BrokenRow]:
-    """A graded row for every line, in order and as a stream.
+def grade_rows(
+    lines: TextIO, name: str, pool: GradingPool, *, form: Literal["r1"] | None = None
+) -> Iterator[GradedRow | BrokenRow]:
+    """A graded row for every line, in order and as a stream; `form` is that of rows without one.
 
     A broken line becomes `ungradable`, its id `file:line` where it has none, and the explanation
     says what is wrong with it; the rest goes on.
@@ -100,9 +120,13 @@ def grade_rows(lines: TextIO, name: str, pool: GradingPool) -> Iterator[GradedRo
     seen: set[str] = set()
     numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
     while batch := list(islice(numbered, AT_ONCE)):
-        read = [_read(line, f"{name}:{number}", seen) for number, line in batch]
+        read = [_read(line, f"{name}:{number}", seen, form) for number, line in batch]
         items = [row.item for row in read if isinstance(row, ResponseRow)]
-        verdicts = iter(pool.grade(items))
+        graded = pool.grade(items)
+        pairs = zip(items, graded, strict=True)
+        again = [replace(item, lenient=True) for item, strict in pairs if not strict.is_correct]
+        lenient = iter(pool.grade(again))
+        verdicts = iter(graded)
         for row in read:
             if isinstance(row, BrokenRow):
                 yield row
@@ -111,13 +135,16 @@ def grade_rows(lines: TextIO, name: str, pool: GradingPool) -> Iterator[GradedRo
             yield GradedRow(
                 id=row.id,
                 outcome=verdict.outcome,
+                lenient="correct" if verdict.is_correct else next(lenient).outcome,
                 extracted=verdict.answer,
                 explanation=verdict.explanation,
                 seconds=round(verdict.seconds, 4),
             )
 
 
-def _read(line: str, where: str, seen: set[str]) -> ResponseRow | BrokenRow:
+def _read(
+    line: str, where: str, seen: set[str], form: Literal["r1"] | None
+) -> ResponseRow | BrokenRow:
     try:
         row = ResponseRow.model_validate_json(line)
     except ValidationError as error:
@@ -127,7 +154,7 @@ def _read(line: str, where: str, seen: set[str]) -> ResponseRow | BrokenRow:
     if row.id in seen:
         return _broken(line, where, f"id {row.id!r} occurred before")
     seen.add(row.id)
-    return row
+    return row if row.form is not None else row.model_copy(update={"form": form})
 
 
 def _broken(line: str, where: str, reason: str) -> BrokenRow:
@@ -168,6 +195,7 @@ def grade_file(
     on_broken: Callable[[str], None],
     processes: int = 1,
     is_isolated: bool = True,
+    form: Literal["r1"] | None = None,
 ) -> Counter[str]:
     """Grade the rows of a file into another one, or to standard output; counts as `write_graded`.
 
@@ -179,4 +207,5 @@ def grade_file(
             stack.enter_context(naming(out))
         target = stack.enter_context(out.open("w", encoding="utf-8")) if out else sys.stdout
         pool = stack.enter_context(GradingPool(processes, is_isolated=is_isolated))
-        return write_graded(grade_rows(lines, str(source), pool), target, on_broken=on_broken)
+        rows = grade_rows(lines, str(source), pool, form=form)
+        return write_graded(rows, target, on_broken=on_broken)

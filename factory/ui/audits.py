@@ -1,11 +1,70 @@
-"""The table of `factory audit-graders`."""
+"""What `factory audit-graders` and `factory grade` print."""
 
+import json
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.table import Table
 
-from factory.evaluation.audit import Row
+from factory.errors import RecipeError
+from factory.evaluation.audit import FILES, Row, audit
+from factory.evaluation.stored import Comparison, compare_stored
+from factory.grading.rows import grade_file
 from factory.ui.console import Console
+from factory.ui.verbs import open_console, say_error
+
+REGRESSION = (
+    "The suites were used to mend the grader: none wrong on them is a regression test, not an "
+    "estimate. Stored answers (--answers) are one."
+)
+
+
+def grade_stored(
+    file: Path, out: Path | None, processes: int, form: str, *, is_isolated: bool, as_json: bool
+) -> Counter[str]:
+    """Grade a file of stored responses and print how often each outcome occurred."""
+    if out is not None and out.resolve() == file.resolve():
+        raise RecipeError(f"--out {out}: is the input file; name another")
+    if form not in ("", "r1"):
+        raise RecipeError(f"--form {form}: there is r1; rows may name forms of their own")
+    counts = grade_file(
+        file, out, on_broken=say_error, processes=processes, is_isolated=is_isolated,
+        form="r1" if form else None,
+    )  # fmt: skip
+    summary = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    text = f"{sum(counts.values())} rows: {summary or 'none'}"
+    console = open_console(stderr=True)
+    if as_json:
+        text = json.dumps({"rows": sum(counts.values()), **dict(sorted(counts.items()))})
+    console.print(text, markup=False, soft_wrap=as_json)
+    return counts
+
+
+def show_audits(
+    kind: str, answers: Path | None, decided: Path | None, *, as_json: bool
+) -> Sequence[str]:
+    """Print an audit; the ids that ours errs on."""
+    console = open_console()
+    if answers is not None:
+        comparison = compare_stored(answers, decided)
+        if as_json:
+            console.print(comparison.model_dump_json(), markup=False, soft_wrap=True)
+        else:
+            show_comparison(comparison, console)
+        return []
+    if kind and kind not in FILES:
+        raise RecipeError(f"--kind {kind}: there are {' and '.join(FILES)}")
+    rows, wrong = audit([name for name in FILES if kind in ("", name)])
+    if as_json:
+        report = {"rows": [row.model_dump() for row in rows], "wrong": wrong, "note": REGRESSION}
+        console.print(json.dumps(report), markup=False, soft_wrap=True)
+    else:
+        show_audit(rows, console)
+        console.print(REGRESSION, markup=False)
+    if wrong:
+        say_error(f"our grader errs on {', '.join(wrong)}")
+    return wrong
 
 
 def show_audit(rows: Sequence[Row], console: Console) -> None:
@@ -22,6 +81,30 @@ def show_audit(rows: Sequence[Row], console: Console) -> None:
                     *_rate(row.false_rejects, row.should_accept, row.reject_interval),
                 )
         console.print(table)
+
+
+def show_comparison(comparison: Comparison, console: Console) -> None:
+    """Errors of each grader, then every row on which they differ, at any width of the terminal."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("grader", "false accepts", "95 %", "false rejects", "95 %"):
+        table.add_column(column, no_wrap=column != "grader")
+    for row in comparison.rows:
+        table.add_row(
+            row.grader,
+            *_rate(row.false_accepts, row.should_reject, row.accept_interval),
+            *_rate(row.false_rejects, row.should_accept, row.reject_interval),
+        )
+    console.print(table)
+    console.print(
+        f"{comparison.answers} answers; {len(comparison.disagreements)} on which graders differ, "
+        f"of which {comparison.undecided} undecided and not counted",
+        markup=False,
+    )
+    for row in comparison.disagreements:
+        decision = {True: "right", False: "wrong", None: "undecided"}[row.right]
+        by = ", ".join(row.accepted_by)
+        console.print(f"{row.id}: {decision}; accepted by {by}", markup=False)
+        console.print(f"    {row.reference}  <-  {row.answer}", markup=False)
 
 
 def _rate(errors: int, n: int, interval: tuple[float, float] | None) -> tuple[str, str]:

@@ -85,7 +85,8 @@ def test_the_command_writes_rows_and_tells_the_broken_ones(tmp_path: Path) -> No
     assert result.exit_code == 1
     rows = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
     assert [row["outcome"] for row in rows] == [*EXPECTED[:3], "ungradable"]
-    assert set(rows[0]) == {"id", "outcome", "extracted", "explanation", "seconds"}
+    keys = {"id", "outcome", "lenient", "extracted", "explanation", "seconds"}
+    assert set(rows[0]) == keys
     source.write_text(json.dumps(ROWS[0]) + "\n", encoding="utf-8")
     result = CliRunner().invoke(app, ["grade", str(source), "--out", str(target)])
     assert result.exit_code == 0
