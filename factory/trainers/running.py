@@ -7,9 +7,13 @@ from transformers import Trainer
 
 from factory.context import Context
 from factory.errors import EngineError
+from factory.machine import Machine
 from factory.ranks import this_rank
 from factory.trainers.checkpoints import require_space, resume_point
 from factory.trainers.sharding import require_shards, set_reduction
+
+NEAR = 0.98
+"""Drivers report a little less than a data sheet says."""
 
 
 def run_trainer(trainer: Trainer, context: Context) -> None:
@@ -20,6 +24,7 @@ def run_trainer(trainer: Trainer, context: Context) -> None:
     """
     launched = context.machine.processes
     require_ranks(trainer, launched)
+    require_memory(context.machine)
     resumed = resume_point(Path(trainer.args.output_dir))
     require_space(context.scratch, trainer.model)
     set_reduction(trainer, context.machine)
@@ -34,6 +39,19 @@ def _widen(model: torch.nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()
+
+
+def require_memory(machine: Machine) -> None:
+    """EngineError where the GPU has clearly less memory than the plan counted with."""
+    if machine.peaks is None or machine.ignore_fit or not machine.takes_gpu():
+        return
+    reported = torch.cuda.get_device_properties(this_rank().local).total_memory / 2**30
+    if reported < NEAR * machine.peaks.memory_gib:
+        raise EngineError(
+            f"machine file: peaks.memory_gib: {machine.peaks.memory_gib}, but the GPU has "
+            f"{reported:.1f} GiB: what was planned may not fit; write what the driver reports, or "
+            "take another machine file (recipes/machines/gpu24.yaml)"
+        )
 
 
 def require_ranks(trainer: Trainer, launched: int) -> None:

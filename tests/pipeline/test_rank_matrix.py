@@ -70,6 +70,7 @@ ONE = {
 }  # fmt: skip
 TWO = {**ONE, "launcher": "accelerate", "processes": 2}
 MODES: Mapping[str, dict[str, Any]] = {
+    "one": ONE,
     "ddp": TWO,
     "fsdp2": {**TWO, "train": {"shard": "fsdp2"}},
     "fsdp2-sharded": {**TWO, "train": {"shard": "fsdp2", "checkpoint": "sharded"}},
@@ -113,7 +114,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Step, Art
 
 
 class Ranks:
-    """Two ranks at work on a stage, started as a launcher starts them."""
+    """The ranks of a stage at work, started as a launcher starts them."""
 
     def __init__(
         self, folder: Path, step: Step, inputs: Mapping[str, Path], machine: dict[str, Any]
@@ -127,13 +128,14 @@ class Ranks:
             run=str(self.run), seed=step.seed, builder=os.getpid(),
             machine=Machine.model_validate(machine),
         )  # fmt: skip
+        self.count = job.machine.processes
         (self.run / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
 
     def start(self, *faults: str) -> list[WarmProgram]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
-        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        shared = {"WORLD_SIZE": str(self.count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         command = [str(ROOT / "tests" / "one_rank.py"), str(self.run / "job.json"), *faults]
         log = self.run / "log.txt"
         return [
@@ -141,12 +143,12 @@ class Ranks:
                 command, output=log, errors=log,
                 settings={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             )
-            for rank in range(2)
+            for rank in range(self.count)
         ]  # fmt: skip
 
     def work(self) -> None:
         ends = [rank.wait(SECONDS) for rank in self.start()]
-        assert ends == [0, 0], (self.run / "log.txt").read_text(encoding="utf-8")[-4000:]
+        assert set(ends) == {0}, (self.run / "log.txt").read_text(encoding="utf-8")[-4000:]
 
     def events(self) -> list[dict[str, Any]]:
         path = self.run / "metrics.jsonl"
@@ -155,11 +157,11 @@ class Ranks:
 
 
 def ranks_of(
-    built: Mapping[str, tuple[Step, Artifact]], name: str, mode: str, folder: Path
+    built: Mapping[str, tuple[Step, Artifact]], name: str, mode: str, folder: Path, **settings: Any
 ) -> Ranks:
     step = built[name][0]
     inputs = {key: built[stage][1].path for key, stage in step.inputs.items()}
-    return Ranks(folder, step, inputs, MODES[mode])
+    return Ranks(folder, step, inputs, {**MODES[mode], **settings})
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
@@ -167,19 +169,19 @@ def rows(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def require_same(ranks: Ranks, one: Artifact, bound: float) -> None:
+def require_same(ranks: Ranks, one: Path, bound: float) -> None:
     """As many steps with the same figures, the same names of weights, and the same weights."""
-    ours, theirs = rows(one.path), rows(ranks.out)
+    ours, theirs = rows(one), rows(ranks.out)
     assert [row["step"] for row in ours] == [row["step"] for row in theirs]
     for name in ("reward", "completion_length", "accuracy"):
         assert [row.get(name) for row in ours] == pytest.approx([row.get(name) for row in theirs])
     losses = [[row["loss"] for row in each] for each in (ours, theirs)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
-    (alone,) = [load_file(path) for path in sorted(one.path.glob("*.safetensors"))]
+    (alone,) = [load_file(path) for path in sorted(one.glob("*.safetensors"))]
     (together,) = [load_file(path) for path in sorted(ranks.out.glob("*.safetensors"))]
     assert alone.keys() == together.keys()
     assert max(float((alone[name] - together[name]).abs().max()) for name in alone) <= bound
-    kept = [folder / "rollouts.jsonl" for folder in (one.path, ranks.out)]
+    kept = [folder / "rollouts.jsonl" for folder in (one, ranks.out)]
     if kept[0].exists():
         texts = [[json.loads(line) for line in path.open(encoding="utf-8")] for path in kept]
         drawn = [[row["trace"]["completion"] for row in each] for each in texts]
@@ -192,7 +194,29 @@ def test_two_ranks_are_one_process(
 ) -> None:
     ranks = ranks_of(built, name, mode, tmp_path)
     ranks.work()
-    require_same(ranks, built[name][1], BOUNDS[name])
+    require_same(ranks, built[name][1].path, BOUNDS[name])
+
+
+VLLM = {"engine": "vllm", "engine_memory_gib": 0.25}
+
+
+@pytest.fixture(scope="module")
+def drawn_by_vllm(
+    built: dict[str, tuple[Step, Artifact]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    one = ranks_of(built, "grpo", "one", tmp_path_factory.mktemp("vllm"), **VLLM)
+    one.work()
+    return one.out
+
+
+@pytest.mark.skipif(not IS_LONG, reason="minutes of imports: FACTORY_RANKS=all")
+@pytest.mark.parametrize("mode", ["ddp", "fsdp2"])
+def test_two_ranks_with_an_engine_of_vllm_each_are_one_process(
+    built: dict[str, tuple[Step, Artifact]], drawn_by_vllm: Path, mode: str, tmp_path: Path
+) -> None:
+    ranks = ranks_of(built, "grpo", mode, tmp_path, **VLLM)
+    ranks.work()
+    require_same(ranks, drawn_by_vllm, BOUNDS["grpo"])
 
 
 @pytest.mark.parametrize("mode", ["ddp", "fsdp2", "fsdp2-sharded"] if IS_LONG else ["fsdp2"])
@@ -212,7 +236,7 @@ def test_a_killed_rank_takes_the_other_with_it_and_both_go_on(
     errors = [row["message"] for row in ranks.events() if row.get("event") == "error"]
     assert errors and "lost another rank" in errors[0], (victim, errors)
     ranks.work()
-    require_same(ranks, built["grpo"][1], BOUNDS["grpo"])
+    require_same(ranks, built["grpo"][1].path, BOUNDS["grpo"])
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,14 @@ import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from factory.cli import app
-from factory.errors import RecipeError
+from factory.errors import EngineError, RecipeError
 from factory.fit import Misfit, misfits, rank_faults, require_fit
 from factory.machine import DevicePeaks, Machine
 from factory.plan import Step, make_plan
@@ -200,6 +201,24 @@ def test_gpus_that_idle_while_a_stage_draws_are_said(tmp_path: Path) -> None:
     machine = load_machine(MACHINES / "node8.yaml", ["machine.cluster=null"])
     show_cost(plan("Qwen/Qwen2.5-0.5B"), tmp_path, machine, Console(width=200, file=screen))
     assert "Idle: 7 of 8 GPUs while a stage only draws" in screen.getvalue()
+
+
+@pytest.mark.parametrize(("gib", "is_enough"), [(79.2, True), (80.0, True), (39.6, False)])
+def test_a_gpu_with_less_memory_than_was_planned_is_refused(
+    gib: float, is_enough: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from factory.trainers import running
+
+    machine = load_machine(MACHINES / "gpu.yaml")
+    properties = SimpleNamespace(total_memory=int(gib * 2**30))
+    monkeypatch.setattr(Machine, "takes_gpu", lambda self: True)
+    monkeypatch.setattr(running.torch.cuda, "get_device_properties", lambda index: properties)
+    if is_enough:
+        return running.require_memory(machine)
+    with pytest.raises(EngineError, match=r"memory_gib: 79\.2, but the GPU has 39\.6 GiB"):
+        running.require_memory(machine)
+    running.require_memory(machine.model_copy(update={"ignore_fit": True}))
+    return None
 
 
 def test_settings_of_the_machine_can_be_typed(tmp_path: Path) -> None:
