@@ -27,7 +27,7 @@ from factory.ui.referencing import reference
 from factory.ui.reviewing import review
 from factory.ui.submitting import submit
 from factory.ui.talking import chat, serve
-from factory.ui.verbs import begin, errors_in_words, open_console, say_error, say_next
+from factory.ui.verbs import begin, errors_in_words, open_console, say_next
 
 app = typer.Typer(
     name="factory",

@@ -19,7 +19,7 @@ from factory.pricing import bill
 from factory.problems.benchmark import BENCHMARKS, benchmark_problems
 from factory.recipe import load_recipe, recipe_from
 from factory.records import EvalSample
-from factory.registry import DOORS
+from factory.registry import DOORS, open_doors
 from factory.report.build import build
 from factory.report.render import render_html, render_markdown
 from factory.report.sections.claims import claim_rows
@@ -41,8 +41,8 @@ def _as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test loads anew, and leaves the doors as they were."""
     monkeypatch.setattr(plugin_files, "_loaded", {})
     monkeypatch.setattr(plugin_files, "_texts", {})
+    open_doors()
     for door in list(DOORS.values()):
-        door.names()
         monkeypatch.setattr(door, "table", dict(door.table))
 
 
