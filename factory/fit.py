@@ -237,7 +237,8 @@ def _same_model(judge: _Judge, *, is_cheap: bool = False) -> Iterator[Change]:
         return
     has_engine = "gpu_memory_fraction_rl" in settings
     if not stage.trains or (has_engine and machine.processes > 1):
-        yield from (Change({"tensor_parallel": count}) for count in LARGER)
+        key = "tensor_parallel_rl" if stage.trains else "tensor_parallel"
+        yield from (Change({key: count}) for count in LARGER)
     if not stage.in_ranks:
         return
     shards: dict[str, Any] = {"train.shard": "fsdp2"}

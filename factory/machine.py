@@ -65,12 +65,13 @@ class EndpointAccess(Record):
 class Cluster(Record):
     """Engines on the nodes of a Ray cluster, for the stages that draw and do not train."""
 
-    address: str = Field(pattern=r"^(local|[^\s:/]+:\d+)$")
-    """HOST:PORT of the head of a running cluster, of which this machine is a node; or `local`: one
-    of this machine alone, on 127.0.0.1, for as long as a stage draws."""
-    engines: int = Field(ge=1, le=10**5)
+    address: str = Field(default="local", pattern=r"^(local|slurm|[^\s:/]+:\d+)$")
+    """HOST:PORT of the head of a running cluster, of which this machine is a node; or one for as
+    long as a stage draws: `local`, of this machine alone, on 127.0.0.1, or `slurm`, of all nodes of
+    the job that the build runs in."""
+    engines: int | None = Field(default=None, ge=1, le=10**5)
     """Each in a process of its own, which draws one block at a time. On GPUs an engine takes
-    `tensor_parallel` of them, all of one node."""
+    `tensor_parallel` of them, all of one node; None: as many as there is room for."""
     cores: int = Field(default=1, ge=1, le=4096)
     """CPU cores that an engine takes; its threads, instead of `threads`."""
     blocks: int = Field(default=16, ge=1, le=10**5)
@@ -87,6 +88,18 @@ class Cluster(Record):
     where that is more."""
     start_seconds: float = Field(default=1800.0, ge=0.001, le=1e6)
     """Until a node with room is there, and then until the first engine has loaded the model."""
+
+
+class Replicas(Record):
+    """Servers of vLLM that stages which only draw start for themselves and ask over HTTP."""
+
+    count: int | None = Field(default=None, ge=1, le=1024)
+    """Servers, each with the whole model on `tensor_parallel` GPUs of its own; None: as many as
+    there are GPUs for, one on CPUs."""
+    concurrency: int = Field(default=256, ge=1, le=10**5)
+    """Requests on their way to one of them at once."""
+    start_seconds: float = Field(default=1800.0, ge=0.001, le=1e6)
+    """Until all of them answer."""
 
 
 class Machine(Record):
@@ -113,8 +126,10 @@ class Machine(Record):
     gpu_memory_fraction_rl: float = Field(default=0.3, gt=0, lt=1)
     """The same while a trainer shares the GPU."""
     tensor_parallel: int = Field(default=1, ge=1, le=1024)
-    """GPUs of one engine that draws alone; an engine beside a trainer has one GPU, and vLLM refuses
-    more there."""
+    """GPUs of one engine that draws alone."""
+    tensor_parallel_rl: int = Field(default=1, ge=1, le=1024)
+    """Ranks of a node that share one engine beside their trainers, each with a part of the model;
+    divides the ranks of a node. vLLM alone."""
     block: int = Field(default=128, ge=1, le=10**6)
     """Requests a sampling block: the unit of resume, and what shares a batch."""
     rows: int = Field(default=0, ge=0, le=10**6)
@@ -144,7 +159,10 @@ class Machine(Record):
     endpoints: tuple[EndpointAccess, ...] = ()
     """For served models; the first entry that fits an endpoint counts."""
     cluster: Cluster | None = None
-    """Where the stages that only draw find their engines; None: here, one for a stage."""
+    """Where the stages that only draw find their engines; None: an engine for each GPU of this
+    machine or of the Slurm job, where Ray is installed, else one for a stage."""
+    replicas: Replicas | None = None
+    """Servers of this machine instead of engines, for the stages that only draw."""
     unsandboxed: bool = False
     """Runs programs that models wrote without the sandbox: from `--unsandboxed` alone, which has to
     be typed, never from a machine file. Manifests, verdicts and reports say so."""
@@ -212,6 +230,22 @@ class Machine(Record):
             )
         return self
 
+    @model_validator(mode="after")
+    def _draws_in_one_way(self) -> "Machine":
+        if self.replicas is not None and self.cluster is not None:
+            raise ValueError("cluster and replicas both say who draws; leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _shares_engines_in_a_node(self) -> "Machine":
+        local = self.slurm.gpus if self.slurm is not None else self.processes
+        if local % self.tensor_parallel_rl:
+            raise ValueError(
+                f"tensor_parallel_rl: {self.tensor_parallel_rl} does not divide the ranks of a "
+                f"node, {local}; allowed are the divisors of {local}"
+            )
+        return self
+
     def for_worker(self, *, in_ranks: bool) -> "Machine":
         """The settings of a worker, whose `launcher` and `processes` say how it is started.
 
@@ -226,7 +260,7 @@ class Machine(Record):
         return self.model_copy(
             update={
                 "launcher": "local", "processes": 1, "accelerate_config": None, "train": train,
-                "slurm": None,
+                "slurm": None, "tensor_parallel_rl": 1,
             }
         )  # fmt: skip
 
@@ -272,6 +306,14 @@ class Machine(Record):
         if self.dtype != "auto":
             return self.dtype
         return "bfloat16" if on_gpu else "float32"
+
+
+def visible_gpus() -> int:
+    """GPUs that a process may see, by its environment and NVIDIA's device files alone."""
+    stated = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if stated is not None:
+        return len([name for name in stated.split(",") if name.strip()])
+    return len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()])
 
 
 def free_gib(path: Path) -> float:

@@ -75,7 +75,8 @@ def main(path: Path) -> int:
                 _tell_error(folder, "EngineError", failure_of_rank(error))
             raise
     if is_main_rank:
-        result = Result(metrics={**context.figures, **metrics}, peak_memory_gib=_peak_memory_gib())
+        figures = {**context.figures, **_gpu_peak(), **metrics}
+        result = Result(metrics=figures, peak_memory_gib=_peak_memory_gib())
         write_file(folder / "result.json", result.model_dump_json() + "\n")
     return 0
 
@@ -127,6 +128,14 @@ def _parent_lives(job: Job) -> bool:
         return parent.is_alive()
     # What accelerate starts is its child, and it watches over it.
     return is_launched(job.machine) or os.getppid() == job.builder
+
+
+def _gpu_peak() -> Metrics:
+    """The most that torch held of this process's GPU, GiB; nothing where it used none."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    return {"gpu_peak_gib": torch.cuda.max_memory_allocated() / 2**30}
 
 
 def _peak_memory_gib() -> float:

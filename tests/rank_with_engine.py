@@ -1,6 +1,8 @@
-"""`python rank_with_engine.py JOB.json`: a rank's worker, whose engine does what vLLM does.
+"""A rank's worker with an engine of the test's: `python rank_with_engine.py JOB.json [ENGINE]`.
 
-It opens a process group of one where there is none; accelerate takes over the group that it finds.
+Without an engine's name the one on transformers does what vLLM does: it opens a process group of
+one where there is none, and accelerate takes over what it finds. `vllm` is vLLM itself, and
+`stale` is vLLM that is given no weights.
 """
 
 import sys
@@ -13,7 +15,18 @@ from factory import worker
 from factory.sampling.transformers import TransformersSampler
 
 
-def main(job: Path) -> int:
+def main(job: Path, engine: str) -> int:
+    worker.die_with_parent = lambda: None
+    if engine == "own group":
+        open_a_group()
+    if engine == "stale":
+        import factory.sampling.vllm
+
+        factory.sampling.vllm.VllmSampler.load_weights = lambda self, weights: None
+    return worker.main(job)
+
+
+def open_a_group() -> None:
     original = TransformersSampler.__init__
 
     def opens_a_group(self: Any, *args: Any, **rest: Any) -> None:
@@ -23,9 +36,7 @@ def main(job: Path) -> int:
         original(self, *args, **rest)
 
     TransformersSampler.__init__ = opens_a_group
-    worker.die_with_parent = lambda: None
-    return worker.main(job)
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), [*sys.argv[2:], "own group"][0]))

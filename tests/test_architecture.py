@@ -56,7 +56,8 @@ LAYERS = (
     ("pricing",),
     ("fit",),
     ("pipeline",),
-    ("report", "publish", "ui", "doctor", "reference"),
+    ("findings", "devices", "doctor"),
+    ("report", "publish", "ui", "reference"),
     ("cli", "plugins"),
 )
 HEAVY = ("torch", "transformers", "vllm", "trl", "datasets", "lm_eval", "numpy")

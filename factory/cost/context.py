@@ -126,9 +126,18 @@ class CostContext:
         )
 
     @property
+    def engine_devices(self) -> int:
+        """Over which an engine is divided, beside a trainer over those of ranks."""
+        machine = self.machine
+        return machine.tensor_parallel_rl if self.trains else machine.tensor_parallel
+
+    @property
     def engines(self) -> int:
         """Engines that share what a stage draws that does nothing else."""
-        return self.machine.cluster.engines if self.machine.cluster else 1
+        cluster = self.machine.cluster
+        if cluster is not None and cluster.engines is not None:
+            return cluster.engines
+        return max(1, self.ranks // self.machine.tensor_parallel) if self.on_gpu else 1
 
     def expected(self, limit: int) -> tuple[float, bool]:
         """Mean tokens of a completion, and whether that is an assumption."""
@@ -144,17 +153,16 @@ class CostContext:
         fraction = self.machine.gpu_memory_fraction
         if training:
             fraction = self.machine.gpu_memory_fraction_rl
-        return self.device_bytes * fraction * self.machine.tensor_parallel - weights
+        return self.device_bytes * fraction * self.engine_devices - weights
 
     def engine_memory(self, model: Model, load: DecodeLoad, *, training: bool = False) -> float:
         """Bytes of an engine on one device. On GPUs it takes its fraction, or more if it must."""
         size = model.shape.size(self.engine_number)
         weights = model.shape.parameters * self.engine_number
         row = formulas.cache_bytes(size, 1, load.frame + load.own + load.longest)
-        parallel = self.machine.tensor_parallel
         if self.on_gpu:
             taken = weights + max(row, self.engine_room(weights, training=training))
-            return taken / parallel
+            return taken / self.engine_devices
         if self.engine == "vllm":
             return weights + self.engine_room(weights)
         return weights + load.at_once * row
@@ -181,4 +189,4 @@ class CostContext:
     def draw_seconds(self, model: Model, load: DecodeLoad) -> float:
         """Of one engine over its devices."""
         size = model.shape.size(self.engine_number)
-        return formulas.draw_seconds(size, self.speed, load) / self.machine.tensor_parallel
+        return formulas.draw_seconds(size, self.speed, load) / self.engine_devices

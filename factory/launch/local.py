@@ -24,6 +24,7 @@ from factory import worker
 from factory.errors import RecipeError
 from factory.files import write_file
 from factory.interpreter import die_with_parent, module_command
+from factory.launch.engines import with_engines
 from factory.machine import Machine, environment
 from factory.ranks import is_launched, strip, without_ranks
 from factory.slurm import Allocation, allocation, ranks_command
@@ -58,7 +59,7 @@ class Launcher:
         RecipeError where the machine's accelerate config starts another number of ranks,
         EngineError where its Slurm job is not there.
         """
-        self.machine = machine
+        self.machine = machine = with_engines(machine)
         self._allocation: Allocation | None = None
         if machine.slurm is not None:
             self._allocation = allocation(machine.slurm, os.environ)
@@ -82,7 +83,7 @@ class Launcher:
         if is_launched(machine):
             return _Launched(self._ranks(machine, job), log, environ)
         # The fork server may have been started with another environment, by an earlier build.
-        return _Forked(self._context, job, log, environ | _gpus(machine, trains=trains))
+        return _Forked(self._context, job, log, environ | _gpus(trains=trains))
 
     def _ranks(self, machine: Machine, job: Path) -> list[str]:
         if machine.slurm is None or self._allocation is None:
@@ -267,15 +268,12 @@ def _check_config(machine: Machine) -> None:
         )
 
 
-def _gpus(machine: Machine, *, trains: bool) -> dict[str, str]:
+def _gpus(*, trains: bool) -> dict[str, str]:
     """Which GPUs a worker of this machine sees: one that trains a single one.
 
-    Trainers divide a batch by all GPUs in sight, or train so many times the batch. What only draws
-    needs those of its engine, and a cluster all.
+    Trainers divide a batch by all GPUs in sight, or train so many times the batch.
     """
-    if machine.cluster is not None and not trains:
+    if not trains:
         return {}
-    count = 1 if trains else machine.tensor_parallel
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = list(map(str, range(count))) if visible is None else visible.split(",")[:count]
-    return {"CUDA_VISIBLE_DEVICES": ",".join(names)}
+    return {"CUDA_VISIBLE_DEVICES": "0" if visible is None else visible.split(",")[0]}

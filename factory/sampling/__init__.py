@@ -1,11 +1,12 @@
 """Engines behind one protocol: `open_sampler` picks the one that suits model and machine."""
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from factory.context import Metrics
 from factory.errors import EngineError
-from factory.machine import Machine
+from factory.machine import Machine, visible_gpus
 from factory.sampling.local import open_local
 from factory.sampling.sampler import Completion, Request, Sampler
 from factory.sampling.served import read_served
@@ -56,6 +57,18 @@ def open_sampler(
             model, machine, machine.cluster, max_length=max_length, mean_length=mean_length,
             scratch=scratch, notify=notify, figures=figures,
         )  # fmt: skip
+    if on_cluster and machine.replicas is not None:
+        if scratch is None:
+            raise ValueError("open_sampler: on_cluster without scratch")
+        from factory.sampling.replicas import ReplicaSampler
+
+        return ReplicaSampler(
+            model, machine, machine.replicas, max_length=max_length, scratch=scratch, notify=notify
+        )
+    if on_cluster and notify and machine.may_take_gpu():
+        idle = visible_gpus() - machine.tensor_parallel
+        if idle > 0 and not find_spec("ray"):
+            notify(f"{idle} GPUs idle: engines on all of them need Ray, the extra `cluster`")
     return open_local(
         model, machine, max_length=max_length, mean_length=mean_length,
         training=training, notify=notify, ends=ends,

@@ -107,7 +107,7 @@ class ClusterSampler:
                 mean_length,
                 versions(),
             )
-            self._slots = [_Slot(number) for number in range(1, settings.engines + 1)]
+            self._slots = [_Slot(number) for number in range(1, (settings.engines or 1) + 1)]
             for slot in self._slots:
                 self._start(slot)
         except BaseException:

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import socket
+import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
@@ -17,9 +18,14 @@ from types import ModuleType
 from typing import Any
 
 from factory.errors import EngineError
+from factory.interpreter import die_with_parent, module_command
 from factory.machine import Cluster
+from factory.ranks import without_ranks
 
 REACH_SECONDS = 10.0
+END_SECONDS = 10.0
+ALL_SECONDS = 60.0
+"""That a stage waits for all nodes of its job; those that come later take part then."""
 JOIN_SECONDS = 1.0
 """Between two looks for nodes that have joined."""
 LOCAL_STORE = 256 * 2**20
@@ -39,19 +45,52 @@ class Nodes:
         self._folder: Path | None = None
         # Read when Ray is imported or started, hence set before.
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        self._helpers: subprocess.Popen[bytes] | None = None
         if settings.address == "local":
-            self.ray = self._start()
+            stay_on_loopback()
+            self.ray = self._start({"_node_ip_address": "127.0.0.1"})
+        elif settings.address == "slurm":
+            self.ray = self._start_in_job()
         else:
             self.ray = self._join(settings.address)
 
-    def _start(self) -> ModuleType:
-        """A cluster of this machine, whose processes die with this one."""
-        stay_on_loopback()
+    def _start_in_job(self) -> ModuleType:
+        """A cluster of all nodes of the Slurm job that this process runs in: its head here, a step
+        for the others, which end with this process."""
+        count = os.environ.get("SLURM_JOB_NUM_NODES", os.environ.get("SLURM_NNODES"))
+        if count is None:
+            raise EngineError(
+                "machine file: cluster.address: slurm, but this is no job of Slurm's; let `factory "
+                "submit` start the build, or write `address: local`"
+            )
+        token = secrets.token_hex(32)
+        ray = self._start({}, token=token)
+        others = int(count) - 1
+        if others:
+            address = ray.get_runtime_context().gcs_address
+            self._helpers = subprocess.Popen(
+                [
+                    "srun", "--overlap", "--relative=1", f"--nodes={others}", f"--ntasks={others}",
+                    "--ntasks-per-node=1", "--cpu-bind=none", "--kill-on-bad-exit=0",
+                    *module_command("ray.scripts.scripts", "start", f"--address={address}"),
+                    "--block", "--disable-usage-stats",
+                ],
+                cwd="/",
+                env={**without_ranks(os.environ), "RAY_AUTH_TOKEN": token},
+                preexec_fn=die_with_parent,
+            )  # fmt: skip
+        end = time.monotonic() + ALL_SECONDS
+        while len(alive(ray)) < int(count) and time.monotonic() < end:
+            time.sleep(JOIN_SECONDS)
+        return ray
+
+    def _start(self, place: dict[str, Any], *, token: str | None = None) -> ModuleType:
+        """A cluster whose head is this machine and whose processes die with this one."""
         # Every user of this machine can reach a port of 127.0.0.1, and who reaches Ray runs what he
         # likes. Ray asks for a token where nothing is said, and would leave one in the home folder.
         for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
             os.environ.pop(name, None)
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        os.environ["RAY_AUTH_TOKEN"] = token or secrets.token_hex(32)
         import ray
 
         # The path of a socket may have 107 characters, too few for a store's scratch folder.
@@ -63,8 +102,8 @@ class Nodes:
                 num_cpus=len(os.sched_getaffinity(0)),
                 object_store_memory=LOCAL_STORE,
                 include_dashboard=False,
-                _node_ip_address="127.0.0.1",
                 _temp_dir=str(self._folder),
+                **place,
             )
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -109,9 +148,9 @@ class Nodes:
         at once on a cluster of this machine, which no node will join.
         """
         end = time.monotonic() + self._settings.start_seconds
-        wanted = self._settings.engines
+        wanted = self._settings.engines or 1
         while True:
-            nodes = self._alive()
+            nodes = alive(self.ray)
             room = sum(fitting(node["Resources"], need) for node in nodes)
             if room >= wanted:
                 return ""
@@ -120,7 +159,7 @@ class Nodes:
                 f"machine file: cluster.engines is {wanted}, and {self._settings.address} has room "
                 f"for {room}: each takes {each}; there is {resources(nodes)}"
             )
-            is_alone = self._folder is not None
+            is_alone = self._settings.address == "local"
             if is_alone or (room == 0 and time.monotonic() > end):
                 raise EngineError(f"{text}; ask for fewer, lower cluster.cores, or add nodes")
             if room:
@@ -128,17 +167,20 @@ class Nodes:
             time.sleep(JOIN_SECONDS)
 
     def has_gpus(self) -> bool:
-        return any(node["Resources"].get("GPU") for node in self._alive())
-
-    def _alive(self) -> list[dict[str, Any]]:
-        return [node for node in self.ray.nodes() if node["Alive"]]
+        return any(node["Resources"].get("GPU") for node in alive(self.ray))
 
     def __str__(self) -> str:
-        return resources(self._alive())
+        return resources(alive(self.ray))
 
     def close(self) -> None:
         """End all engines of this stage, and a cluster of its own."""
         self.ray.shutdown()
+        if self._helpers is not None:
+            self._helpers.terminate()
+            try:
+                self._helpers.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._helpers.kill()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -148,6 +190,11 @@ def _init(ray: ModuleType, **options: Any) -> None:
     path of its workers: files of the user's folder are data."""
     with chdir("/"):
         ray.init(**options)
+
+
+def alive(ray: ModuleType) -> list[dict[str, Any]]:
+    """Nodes of the cluster as Ray describes them."""
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def fitting(resources: Mapping[str, float], need: Mapping[str, float]) -> int:

@@ -39,11 +39,6 @@ class VllmSampler:
     ) -> None:
         on_gpu = machine.takes_gpu()
         in_ranks = training and torch.distributed.is_initialized()
-        if training and machine.tensor_parallel > 1:
-            raise EngineError(
-                f"machine file: tensor_parallel: {machine.tensor_parallel}, but an engine beside a "
-                "trainer has the trainer's one GPU; set tensor_parallel: 1 for stages that train"
-            )
         if not on_gpu:
             _prepare_cpu(machine, in_ranks=in_ranks)
         from vllm import LLM
@@ -53,10 +48,7 @@ class VllmSampler:
             _use_one_uniform_a_row()
         fraction = machine.gpu_memory_fraction_rl if training else machine.gpu_memory_fraction
         placement: dict[str, Any] = (
-            {
-                "gpu_memory_utilization": fraction,
-                "tensor_parallel_size": machine.tensor_parallel,
-            }
+            {"gpu_memory_utilization": fraction}
             if on_gpu
             else {
                 "kv_cache_memory_bytes": int(machine.engine_memory_gib * 2**30),
@@ -70,9 +62,13 @@ class VllmSampler:
                 "block_size": 32,
             }
         )
+        shards = machine.tensor_parallel_rl if training else machine.tensor_parallel
         if in_ranks:
-            # One engine a rank in the process group that is there; else vLLM opens its own.
+            # Engines of as many ranks in the process group that is there; else vLLM opens its own.
             placement["distributed_executor_backend"] = "external_launcher"
+        if on_gpu or in_ranks:
+            placement["tensor_parallel_size"] = shards
+            _check_heads(model, shards, "tensor_parallel_rl" if training else "tensor_parallel")
         self._llm = LLM(
             str(model),
             dtype=machine.torch_dtype_name(on_gpu=on_gpu),
@@ -86,10 +82,22 @@ class VllmSampler:
             seed=0,
             **placement,
         )
+        self._group = _ranks_of_an_engine() if in_ranks and shards > 1 else None
         self._tokenizer = self._llm.get_tokenizer()
         self._ends = self._drawable((*end_ids(model, self._tokenizer), *ends))
 
     def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
+        if self._group is None:
+            return self._sample(requests, sampling)
+        # Each holds a part of the engine: all give it the requests of all, and take their own.
+        every: list[Any] = [None] * self._group.world_size
+        torch.distributed.all_gather_object(every, list(requests), group=self._group.cpu_group)
+        own = self._group.rank_in_group
+        begin = sum(len(each) for each in every[:own])
+        completions = self._sample([request for each in every for request in each], sampling)
+        return completions[begin : begin + len(requests)]
+
+    def _sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
         from vllm import SamplingParams
         from vllm.sampling_params import RepetitionDetectionParams
 
@@ -152,6 +160,25 @@ class VllmSampler:
 
     def close(self) -> None:
         del self._llm
+
+
+def _check_heads(model: Path, shards: int, key: str) -> None:
+    """EngineError unless the model's attention heads can be shared evenly."""
+    from transformers import AutoConfig
+
+    heads = AutoConfig.from_pretrained(model, local_files_only=True).num_attention_heads
+    if heads % shards:
+        raise EngineError(
+            f"machine file: {key}: {shards} does not divide the {heads} attention heads of the "
+            f"model; allowed are the divisors of {heads}"
+        )
+
+
+def _ranks_of_an_engine() -> Any:
+    """vLLM's group of the ranks that hold the parts of this rank's engine."""
+    from vllm.distributed.parallel_state import get_tp_group
+
+    return get_tp_group()
 
 
 def _prepare_cpu(machine: Machine, *, in_ranks: bool) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -215,10 +216,15 @@ def test_a_node_that_joins_late_takes_part(
 
 def test_more_engines_than_this_machine_has_room_for_are_refused_with_what_there_is() -> None:
     settings = Cluster(address="local", engines=3, cores=2)
-    there_is = {"NodeManagerAddress": "n", "NodeID": "a" * 9, "Resources": {"CPU": 4.0}}
+    there_is = {
+        "Alive": True,
+        "NodeManagerAddress": "n",
+        "NodeID": "a" * 9,
+        "Resources": {"CPU": 4.0},
+    }
     nodes = object.__new__(Nodes)
-    nodes._settings, nodes._folder = settings, Path()
-    nodes._alive = lambda: [there_is]  # type: ignore[method-assign]
+    nodes._settings = settings
+    nodes.ray = cast(ModuleType, SimpleNamespace(nodes=lambda: [there_is]))
     told = (
         r"cluster\.engines is 3.*room for 2: each takes 2 CPU; .*with 4 CPU, 0 GPU; ask for fewer"
     )

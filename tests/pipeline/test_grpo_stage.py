@@ -75,12 +75,12 @@ def artifact(
     return seal(partial, folder / name, fields)
 
 
-def make_inputs(folder: Path) -> Inputs:
+def make_inputs(folder: Path, *, hidden: int = 32) -> Inputs:
     def problems(path: Path) -> None:
         write_records(path / "train.jsonl", PROBLEMS)
         write_records(path / "held_out.jsonl", HELD_OUT)
 
-    artifact(folder, "base", "model", lambda path: save_tiny_model(path, "llama", hidden=32))
+    artifact(folder, "base", "model", lambda path: save_tiny_model(path, "llama", hidden=hidden))
     artifact(folder, "sums", "problems", problems)
     return opened_inputs(folder)
 

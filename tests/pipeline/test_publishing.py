@@ -471,12 +471,12 @@ def test_a_row_that_must_not_be_published_is_named(
 
 
 def test_the_server_listens_on_this_machine_only_and_serves_under_the_stages_name() -> None:
-    from factory.publish.serve import arguments, environment
+    from factory.sampling.server import server_command, server_environment
 
     machine = Machine(device="cpu", threads=1, engine_memory_gib=0.4)
-    words = arguments(Path("folder"), "student", machine, port=8123, max_length=512)
+    words = server_command("folder", "student", machine, port=8123, max_length=512)
     pairs = dict(pairwise(words))
     assert (pairs["--host"], pairs["--port"]) == ("127.0.0.1", "8123")
     assert (pairs["--served-model-name"], pairs["--max-model-len"]) == ("student", "512")
     assert "--trust-remote-code" not in words and "--no-enable-chunked-prefill" in words
-    assert environment(machine)["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    assert server_environment(machine)["VLLM_CPU_KVCACHE_SPACE"] == "1"

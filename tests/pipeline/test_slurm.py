@@ -31,8 +31,9 @@ peaks: {gflops: 100, gigabytes_per_second: 10, memory_gib: 8}
 launcher: slurm
 processes: 2
 slurm: {nodes: 2, gpus: 1, cores: 1, time: "01:00:00", stop_seconds: 60}
+cluster: {address: slurm, engines: 2}
 """
-SECONDS = 560.0
+SECONDS = 1100.0
 
 
 def tree() -> Path | None:
@@ -68,6 +69,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
         "recipes/smoke.yaml",
         machine,
         "zero",
+        "zero_traces",
     ]
     done = subprocess.run(
         [*inside, "bash", FOLDER / "inside.sh", work, tree() or "/", *driver],
@@ -77,7 +79,10 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     return work, json.loads(done.stdout.splitlines()[-1])
 
 
-pytestmark = pytest.mark.skipif(bool(gap()), reason=gap())
+pytestmark = [
+    pytest.mark.skipif(bool(gap()), reason=gap()),
+    pytest.mark.timeout(1200),  # two builds, whose ranks import everything anew at each start
+]
 
 
 def test_a_job_that_is_told_to_stop_and_then_loses_a_node_makes_the_same_bytes(
@@ -89,12 +94,17 @@ def test_a_job_that_is_told_to_stop_and_then_loses_a_node_makes_the_same_bytes(
     }  # fmt: skip
     assert (told["undisturbed"]["restarts"], told["stopped"]["restarts"]) == ("0", "2")
     ours, theirs = sealed(work / "undisturbed"), sealed(work / "stopped")
-    assert ours.keys() == theirs.keys() == {"base", "sums", "zero"}
+    assert ours.keys() == theirs.keys() == {"base", "sums", "zero", "zero_traces"}
     for name, artifact in ours.items():
         assert artifact.manifest.content == theirs[name].manifest.content
     assert ours["zero"].manifest.metrics["steps"] == 3
     assert ours["zero"].manifest.machine["processes"] == 2
     assert ours["sums"].manifest.machine["slurm"]["nodes"] == 2
+    for artifacts in (ours, theirs):
+        traces = artifacts["zero_traces"]
+        assert traces.manifest.metrics["cluster_engines"] == 2
+        log = (traces.run_path / "log.txt").read_text(encoding="utf-8")
+        assert "Ray runtime started" in log  # the other node has joined
 
 
 def test_a_stop_costs_no_step_and_a_lost_node_those_since_the_checkpoint(

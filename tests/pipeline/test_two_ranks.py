@@ -113,42 +113,94 @@ def test_two_ranks_give_the_model_of_one_in_a_pod_that_has_ranks_of_its_own(tmp_
     assert max(float((alone[name] - together[name]).abs().max()) for name in alone) < 1e-6
 
 
-def test_an_engine_that_opens_a_group_where_it_finds_none_does_not_part_the_ranks(
-    tmp_path: Path,
-) -> None:
-    """Each rank once trained alone on the same questions, and both wrote: a row a step too many."""
-    inputs = test_grpo_stage.make_inputs(tmp_path / "artifacts")
-    run, out = tmp_path / "zero.run", tmp_path / "zero.partial"
+def train_two_ranks(
+    folder: Path, machine: dict[str, Any], settings: dict[str, Any], engine: str
+) -> tuple[list[int], str]:
+    """Two steps of GRPO in two ranks, with an engine of rank_with_engine.py: status and log."""
+    # Four attention heads, of which two key-value heads, can be parted.
+    inputs = test_grpo_stage.make_inputs(folder / "artifacts", hidden=128)
+    run, out = folder / "zero.run", folder / "zero.partial"
     (run / "scratch").mkdir(parents=True)
     out.mkdir()
-    settings = test_grpo_stage.config(
-        prompts=4, steps=2, updates_per_rollout=1, reference_refresh_steps=0
-    )
+    config = test_grpo_stage.config(
+        **{
+            "prompts": 4, "steps": 2, "updates_per_rollout": 1, "reference_refresh_steps": 0,
+            **settings,
+        }
+    )  # fmt: skip
     job = Job(
-        stage="grpo", config=settings.model_dump(mode="json"),
+        stage="grpo", config=config.model_dump(mode="json"),
         inputs={key: str(inputs[key].path) for key in ("model", "problems")},
         out=str(out), run=str(run), seed=7, builder=os.getpid(),
-        machine=Machine.model_validate({**SETTINGS, **TWO_RANKS}),
+        machine=Machine.model_validate({**machine, **TWO_RANKS}),
     )  # fmt: skip
     (run / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    command = [sys.executable, str(ROOT / "tests" / "rank_with_engine.py"), str(run / "job.json")]
-    with (tmp_path / "log.txt").open("w") as log:
+    shared = {
+        **os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    script = ROOT / "tests" / "rank_with_engine.py"
+    with (folder / "log.txt").open("w") as log:
         ranks = [
             subprocess.Popen(
-                command, cwd=ROOT, stdout=log, stderr=log,
+                [sys.executable, str(script), str(run / "job.json"), engine],
+                cwd=ROOT, stdout=log, stderr=log,
                 env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             )
             for rank in range(2)
         ]  # fmt: skip
-        ends = [rank.wait(300) for rank in ranks]
-    assert ends == [0, 0], (tmp_path / "log.txt").read_text()[-3000:]
+        ends = [rank.wait(400) for rank in ranks]
+    return ends, (folder / "log.txt").read_text()[-3000:]
+
+
+def test_an_engine_that_opens_a_group_where_it_finds_none_does_not_part_the_ranks(
+    tmp_path: Path,
+) -> None:
+    """Each rank once trained alone on the same questions, and both wrote: a row a step too many."""
+    run, out = tmp_path / "zero.run", tmp_path / "zero.partial"
+    ends, log = train_two_ranks(tmp_path, SETTINGS, {}, "own group")
+    assert ends == [0, 0], log
     rows = [json.loads(line) for line in (out / "telemetry.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert any("ranks of a launcher (2)" in row.get("text", "") for row in events)
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     assert result["metrics"]["steps"] == 2.0
+
+
+VLLM = {**SETTINGS, "engine": "vllm", "engine_memory_gib": 0.25, "block": 32}
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize(
+    "shards",
+    [
+        pytest.param(
+            1, marks=pytest.mark.skipif("CI" not in os.environ, reason="CI alone has the time")
+        ),
+        2,
+    ],
+)
+def test_vllm_in_two_ranks_takes_the_weights_of_every_update(tmp_path: Path, shards: int) -> None:
+    """Each rank has an engine, or both hold the parts of one. A float32 engine with a rate of 0.02
+    that missed an update would be off by more than a hundred times the bound."""
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    machine = {**VLLM, "tensor_parallel_rl": shards}
+    ends, log = train_two_ranks(tmp_path, machine, {"learning_rate": 0.02, "kl": 0.0}, "vllm")
+    assert ends == [0, 0], log
+    text = (tmp_path / "zero.partial" / "telemetry.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(row["parity/max"] < 1e-4 for row in rows)
+
+
+@pytest.mark.vllm
+def test_parts_of_an_engine_that_miss_an_update_are_seen(tmp_path: Path) -> None:
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    machine = {**VLLM, "tensor_parallel_rl": 2}
+    ends, log = train_two_ranks(tmp_path, machine, {"learning_rate": 0.02, "kl": 0.0}, "stale")
+    assert set(ends) == {2}, log
+    assert "the engine does not hold the trainer's weights" in log

@@ -1,8 +1,8 @@
 """Inside the Slurm of inside.sh: a build that nobody disturbs, and one that is stopped twice.
 
-    python kill_a_node.py WORK RECIPE MACHINE STAGE
+    python kill_a_node.py WORK RECIPE MACHINE STAGE UNTIL
 
-The second build hears in the middle of STAGE, its last one, that its time is nearly over. Once it
+The second build hears in the middle of STAGE that its time is nearly over. Once it
 is back it loses node n2, which comes back when the job waits in the queue. Prints JSON: state,
 restarts and output of both jobs.
 """
@@ -24,8 +24,8 @@ ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
 
 def main() -> None:
-    work, recipe, machine, stage = sys.argv[1:]
-    orders = [recipe, "--machine", machine, "--until", stage]
+    work, recipe, machine, stage, until = sys.argv[1:]
+    orders = [recipe, "--machine", machine, "--until", until]
     undisturbed = submit(Path(work, "undisturbed"), orders)
     wait(lambda: state(undisturbed) in ENDED, "the undisturbed job")
     store = Path(work, "stopped")

@@ -2,18 +2,23 @@
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from factory import sampling
 from factory.errors import EngineError
+from factory.launch import engines
+from factory.launch.engines import with_engines
 from factory.machine import Cluster, Machine
 from factory.sampling import cluster, engine, nodes, open_sampler
 from factory.sampling.nodes import Nodes, fitting
+from factory.slurm import Slurm
 from factory.tiny import save_tiny_model
 
 
-@pytest.mark.parametrize("address", ["local", "10.0.0.1:6379", "head.example:6379"])
+@pytest.mark.parametrize("address", ["local", "slurm", "10.0.0.1:6379", "head.example:6379"])
 def test_an_address_is_a_host_with_its_port_or_local(address: str) -> None:
     assert Cluster(address=address, engines=2).address == address
 
@@ -111,3 +116,58 @@ def test_a_model_that_a_node_does_not_see_alike_is_named_with_its_node(tmp_path:
         engine.check_files(tmp_path, {**sizes, "model.safetensors": 7}, "n1")
     with pytest.raises(EngineError, match=r"node n1: .*config\.json is 2 bytes, not 3 bytes"):
         engine.check_files(tmp_path, {"config.json": 3}, "n1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "visible", "expected"),
+    [
+        ({"device": "cuda"}, "0,1,2,3", ("local", 4, 32)),
+        ({"device": "auto", "tensor_parallel": 2}, "0,1,2,3,4", ("local", 2, 16)),
+        ({"device": "cuda"}, "0", None),
+        ({"device": "cpu"}, "0,1", None),
+        ({"launcher": "accelerate", "processes": 8}, "0", ("local", 8, 64)),
+        ({"launcher": "slurm", "processes": 16, "slurm": Slurm(nodes=2, gpus=8)}, "0",
+         ("slurm", 16, 128)),
+        ({"cluster": Cluster(address="a:1")}, "0,1", ("a:1", 2, 16)),
+        ({"cluster": Cluster(address="a:1", engines=5, blocks=7)}, "0,1", ("a:1", 5, 7)),
+    ],
+)  # fmt: skip
+def test_what_only_draws_has_an_engine_on_every_gpu(
+    monkeypatch: pytest.MonkeyPatch, settings: Any, visible: str,
+    expected: tuple[str, int, int] | None,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(Machine, "may_take_gpu", lambda self: self.device != "cpu")
+    cluster = with_engines(Machine(**settings)).cluster
+    assert expected == (cluster and (cluster.address, cluster.engines, cluster.blocks))
+
+
+def test_without_ray_one_engine_draws_and_the_idle_gpus_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    monkeypatch.setattr(Machine, "may_take_gpu", lambda self: True)
+    monkeypatch.setattr(Machine, "takes_gpu", lambda self: False)
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    monkeypatch.setattr(sampling, "find_spec", lambda name: None)
+    machine = Machine(threads=1, engine="transformers")
+    assert with_engines(machine) is machine
+    folder = save_tiny_model(tmp_path / "model", "llama", hidden=32)
+    notes: list[str] = []
+    open_sampler(
+        folder, machine, max_length=32, scratch=tmp_path, on_cluster=True, notify=notes.append
+    )
+    assert notes == ["2 GPUs idle: engines on all of them need Ray, the extra `cluster`"]
+
+
+def test_an_open_number_of_engines_without_a_gpu_is_refused() -> None:
+    with pytest.raises(EngineError, match=r"cluster\.engines: left out, .* write how many"):
+        with_engines(Machine(device="cpu", cluster=Cluster()))
+
+
+def test_a_cluster_of_a_job_outside_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_NUM_NODES", "SLURM_NNODES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(nodes, "find_spec", lambda name: True)
+    with pytest.raises(EngineError, match=r"cluster\.address: slurm, but this is no job"):
+        Nodes(Cluster(address="slurm", engines=2))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from factory import doctor
+from factory.devices import torch_cuda
 from factory.errors import EngineError
 
 
@@ -134,7 +135,7 @@ def test_a_folder_that_cannot_be_written_is_a_problem(
 def test_torch_must_be_there_and_fit_the_device(
     monkeypatch: pytest.MonkeyPatch, version: str | None, has_cuda: bool, wanted: str, status: str
 ) -> None:
-    monkeypatch.setattr(doctor, "_torch_has_cuda", lambda: has_cuda)
+    monkeypatch.setattr(doctor, "torch_cuda", lambda: "13.0" if has_cuda else None)
     assert doctor.torch_finding(version, wanted).status == status
 
 
@@ -150,7 +151,7 @@ def test_torchs_version_file_tells_its_build(
     (tmp_path / "torch" / "version.py").write_text(f"debug = False\n{line}\nhip = None\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    assert doctor._torch_has_cuda() is has_cuda
+    assert (torch_cuda() is not None) is has_cuda
 
 
 def test_side_packages_are_a_problem_beside_the_cpu_torch_only(

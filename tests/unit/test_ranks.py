@@ -140,32 +140,16 @@ def test_models_opened_by_hand_hold_their_weights_on_every_rank(
 
 
 @pytest.mark.parametrize(
-    ("machine", "trains", "visible", "expected"),
-    [
-        (Machine(), True, None, "0"),
-        (Machine(), True, "3,5", "3"),
-        (Machine(), True, "", ""),
-        (Machine(tensor_parallel=2), True, None, "0"),
-        (Machine(tensor_parallel=2), False, None, "0,1"),
-        (Machine(tensor_parallel=2), False, "GPU-a,GPU-b,GPU-c", "GPU-a,GPU-b"),
-    ],
+    ("visible", "expected"), [(None, "0"), ("3,5", "3"), ("", ""), ("GPU-a,GPU-b", "GPU-a")]
 )
-def test_a_local_worker_that_trains_sees_one_gpu(
-    monkeypatch: pytest.MonkeyPatch, machine: Machine, trains: bool, visible: str | None,
-    expected: str,
-) -> None:  # fmt: skip
+def test_a_local_worker_that_trains_sees_one_gpu_and_one_that_draws_all(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, expected: str
+) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert local._gpus(machine, trains=trains) == {"CUDA_VISIBLE_DEVICES": expected}
-
-
-def test_a_cluster_sees_every_gpu() -> None:
-    from factory.machine import Cluster
-
-    machine = Machine(cluster=Cluster(address="local", engines=2))
-    assert local._gpus(machine, trains=False) == {}
-    assert local._gpus(machine, trains=True).keys() == {"CUDA_VISIBLE_DEVICES"}
+    assert local._gpus(trains=True) == {"CUDA_VISIBLE_DEVICES": expected}
+    assert local._gpus(trains=False) == {}
 
 
 def test_without_a_config_accelerate_gets_one_that_starts_ranks_on_cpus_too(tmp_path: Path) -> None:
@@ -280,8 +264,20 @@ def test_a_trainer_that_sees_another_world_than_was_launched_is_stopped(
         require_ranks(trainer(seen=2), 1)
 
 
-def test_an_engine_over_several_gpus_beside_a_trainer_is_refused(tmp_path: Path) -> None:
-    from factory.sampling.vllm import VllmSampler
-
-    with pytest.raises(EngineError, match="tensor_parallel: 2, but an engine beside a trainer"):
-        VllmSampler(tmp_path, Machine(device="cpu", tensor_parallel=2), max_length=8, training=True)
+@pytest.mark.parametrize(
+    ("settings", "ranks"),
+    [
+        ("tensor_parallel_rl: 2", 1),
+        ("launcher: accelerate\nprocesses: 6\ntensor_parallel_rl: 4", 6),
+        ("launcher: slurm\nprocesses: 6\nslurm: {nodes: 2, gpus: 3}\ntensor_parallel_rl: 2", 3),
+    ],
+)
+def test_engines_beside_trainers_are_those_of_whole_ranks_of_a_node(
+    tmp_path: Path, settings: str, ranks: int
+) -> None:
+    path = tmp_path / "machine.yaml"
+    path.write_text(settings, encoding="utf-8")
+    with pytest.raises(RecipeError, match=f"does not divide the ranks of a node, {ranks};"):
+        load_machine(path)
+    path.write_text(re.sub(r"(_rl: )\d", rf"\g<1>{ranks}", settings), encoding="utf-8")
+    assert load_machine(path).for_worker(in_ranks=False).tensor_parallel_rl == 1
