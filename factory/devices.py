@@ -42,7 +42,7 @@ def device_findings() -> list[Finding]:
     if not rows:
         advice = "see what `nvidia-smi` says: the driver does not answer"
         return [warning("GPUs", listed.strip() or "none listed", advice)]
-    gpus = [dict(zip(FIELDS, row, strict=True)) for row in rows]
+    gpus: list[dict[str, str]] = [dict(zip(FIELDS, row, strict=True)) for row in rows]
     return [
         *gpu_findings(gpus),
         driver_finding(_ask(), torch_cuda()),
