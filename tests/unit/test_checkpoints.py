@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from factory.context import STOP
 from factory.errors import ArtifactError
 
 STEPS = 7
@@ -98,9 +99,12 @@ def killed_runs(tmp_path_factory) -> Path:
 
 
 KILLS = ("first step", "mid interval", "writing", "before marker", "deleting older")
+TOLD = ("told to stop", "told in threes")
+"""No kills: the builder asks for an end after step 4, of a run that can stop at every step, or at
+every third."""
 
 
-@pytest.mark.parametrize("kill", KILLS)
+@pytest.mark.parametrize("kill", (*KILLS, *TOLD))
 def test_a_killed_and_resumed_run_ends_with_the_same_bytes(killed_runs: Path, kill: str):
     for name in ("model.safetensors", "telemetry.jsonl"):
         expected = (killed_runs / "undisturbed" / name).read_bytes()
@@ -113,6 +117,11 @@ def test_resuming_starts_at_the_last_complete_checkpoint(killed_runs: Path):
     # checkpoint 4 is written, or complete but unmarked: 2. Once 4 has its marker: 4.
     starts = {kill: int((killed_runs / kill / "resumed_at").read_text()) for kill in KILLS}
     assert starts == dict(zip(KILLS, (0, 4, 2, 2, 4), strict=True))
+
+
+def test_a_run_that_is_told_to_stop_keeps_the_next_step_it_can_go_on_from(killed_runs: Path):
+    starts = {name: int((killed_runs / name / "resumed_at").read_text()) for name in TOLD}
+    assert starts == {"told to stop": 5, "told in threes": 6}
 
 
 def _train(folder: Path, kill: str | None) -> None:
@@ -152,9 +161,9 @@ def _train(folder: Path, kill: str | None) -> None:
         model,
         arguments,
         train_dataset=[{"input_ids": row, "labels": row} for row in rows],
-        callbacks=[telemetry, checkpoints.CompleteCheckpoints()],
+        callbacks=[telemetry, checkpoints.CompleteCheckpoints(3 if kill == TOLD[1] else 1)],
     )
-    _arm(kill, telemetry)
+    _arm(kill, telemetry, folder)
     resumed = checkpoints.resume_point(folder / "trainer")
     start = 0 if resumed is None else int(resumed.name.removeprefix("checkpoint-"))
     (folder / "resumed_at").write_text(str(start))
@@ -162,7 +171,7 @@ def _train(folder: Path, kill: str | None) -> None:
     model.save_pretrained(folder)
 
 
-def _arm(kill: str | None, telemetry) -> None:
+def _arm(kill: str | None, telemetry, folder: Path) -> None:
     """Replace one function by one that kills this process at the wanted moment."""
     from transformers import Trainer
 
@@ -180,7 +189,18 @@ def _arm(kill: str | None, telemetry) -> None:
 
         return function
 
-    if kill == "first step":
+    def ask_at_step(number: int) -> Callable:
+        def function(arguments, state, *args, **kwargs):
+            if state.global_step == number:
+                (folder / STOP).touch()
+            return on_log(arguments, state, *args, **kwargs)
+
+        on_log = telemetry.on_log
+        return function
+
+    if kill in TOLD:
+        telemetry.on_log = ask_at_step(4)
+    elif kill == "first step":
         telemetry.on_log = die_on_call(1)
     elif kill == "mid interval":
         telemetry.on_log = die_on_call(5, telemetry.on_log)
@@ -218,6 +238,12 @@ def _main(root: Path) -> None:
         folder = root / kill
         folder.mkdir()
         assert _in_child(lambda: _train(folder, kill)) == -signal.SIGKILL  # noqa: B023
+        assert _in_child(lambda: _train(folder, None)) == 0  # noqa: B023
+    for name in TOLD:
+        folder = root / name
+        folder.mkdir()
+        assert _in_child(lambda: _train(folder, name)) == 1  # noqa: B023
+        (folder / STOP).unlink()
         assert _in_child(lambda: _train(folder, None)) == 0  # noqa: B023
 
 
