@@ -6,6 +6,7 @@ commands, installed or unpacked by `bash tests/slurm/fetch.sh .slurm`.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -97,7 +98,7 @@ def test_a_job_that_is_told_to_stop_and_then_loses_a_node_makes_the_same_bytes(
     assert ours.keys() == theirs.keys() == {"base", "sums", "zero", "zero_traces"}
     for name, artifact in ours.items():
         assert artifact.manifest.content == theirs[name].manifest.content
-    assert ours["zero"].manifest.metrics["steps"] == 3
+    assert ours["zero"].manifest.metrics["steps"] == 9
     assert ours["zero"].manifest.machine["processes"] == 2
     assert ours["sums"].manifest.machine["slurm"]["nodes"] == 2
     for artifacts in (ours, theirs):
@@ -114,4 +115,4 @@ def test_a_stop_costs_no_step_and_a_lost_node_those_since_the_checkpoint(
     assert "the time limit is near: the job goes back into the queue" in output
     assert "DUE TO NODE FAILURE" in output or "a node is lost" in output
     # The two later starts go on from the step that the stop has kept.
-    assert output.count("zero: 1 of 3 steps") + output.count("zero: 2 of 3 steps") == 2
+    assert len(re.findall(r"zero: [1-8] of 9 steps", output)) >= 2

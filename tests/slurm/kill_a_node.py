@@ -25,7 +25,9 @@ ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
 def main() -> None:
     work, recipe, machine, stage, until = sys.argv[1:]
-    orders = [recipe, "--machine", machine, "--until", until]
+    # Enough steps for a node to be lost in the middle of them.
+    longer = ["--set", f"stages.{stage}.steps=9"]
+    orders = [recipe, "--machine", machine, "--until", until, *longer]
     undisturbed = submit(Path(work, "undisturbed"), orders)
     wait(lambda: state(undisturbed) in ENDED, "the undisturbed job")
     store = Path(work, "stopped")
