@@ -57,6 +57,7 @@ ReturnToService=2
 SlurmdTimeout=${SLURMD_TIMEOUT:-10}
 KillWait=5
 InactiveLimit=0
+MinJobAge=3600
 NodeName=n1 NodeHostname=node-host NodeAddr=10.77.0.1 Port=17001 CPUs=2 RealMemory=4000
 NodeName=n2 NodeHostname=node-host NodeAddr=10.77.0.2 Port=17002 CPUs=2 RealMemory=4000
 PartitionName=cpu Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP

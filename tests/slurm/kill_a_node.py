@@ -30,6 +30,7 @@ def main() -> None:
     orders = [recipe, "--machine", machine, "--until", until, *longer]
     undisturbed = submit(Path(work, "undisturbed"), orders)
     wait(lambda: state(undisturbed) in ENDED, "the undisturbed job")
+    first = told(undisturbed)
     store = Path(work, "stopped")
     stopped = submit(store, orders)
     wait(lambda: steps(store, stage) >= 1, f"the first step of {stage}")
@@ -41,7 +42,7 @@ def main() -> None:
     subprocess.run(["slurmd", "-N", "n2"], check=True)
     go_on(stopped, store, stage)
     wait(lambda: state(stopped) in ENDED, "the stopped job")
-    print(json.dumps({"undisturbed": told(undisturbed), "stopped": told(stopped)}))
+    print(json.dumps({"undisturbed": first, "stopped": told(stopped)}))
 
 
 def go_on(job: str, store: Path, stage: str) -> int:
