@@ -143,7 +143,7 @@ def _checkpoint(running: "Sequence[_Making]", machine: Machine) -> None:
     training = [making for making in running if making.step.stage.trains]
     for making in training:
         making.ask_to_stop()
-    while time.monotonic() < end and any(making.is_at_work() for making in training):
+    while time.monotonic() < end and any(making._worker.poll() is None for making in training):
         time.sleep(POLL_SECONDS)
 
 
@@ -243,9 +243,6 @@ class _Making:
     def ask_to_stop(self) -> None:
         """Ask a trainer for a checkpoint and its end."""
         (self._run / "scratch" / STOP).touch()
-
-    def is_at_work(self) -> bool:
-        return self._worker.poll() is None
 
     def stop(self) -> None:
         """End the worker; what it finished is on disk. The lock goes, for a next build in this

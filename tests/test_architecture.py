@@ -43,7 +43,7 @@ LAYERS = (
         "interpreter",
     ),
     ("jsonl", "yaml12", "transformers4", "tiny", "cpu", "plugin_files"),
-    ("sharding", "slurm"),
+    ("sharding", "slurm", "engines"),
     ("artifacts", "machine", "context", "ranks"),
     ("lookalike", "chat", "lint", "grading"),
     ("problems",),

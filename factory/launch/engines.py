@@ -2,8 +2,9 @@
 
 from importlib.util import find_spec
 
+from factory.engines import Cluster, visible_gpus
 from factory.errors import EngineError
-from factory.machine import Cluster, Machine, visible_gpus
+from factory.machine import Machine
 
 BLOCKS_AN_ENGINE = 8
 """Handed out before a stage looks at what has come: few engines then wait at the end of a call."""

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from factory.context import Metrics
+from factory.engines import Cluster
 from factory.errors import EngineError, FactoryError
-from factory.machine import Cluster, Machine
+from factory.machine import Machine
 from factory.records import SamplingConfig
 from factory.sampling.engine import Engine, Opened, Order, file_sizes, versions
 from factory.sampling.kept import Kept

@@ -17,9 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from factory.engines import Cluster
 from factory.errors import EngineError
 from factory.interpreter import die_with_parent, module_command
-from factory.machine import Cluster
 from factory.ranks import without_ranks
 
 REACH_SECONDS = 10.0

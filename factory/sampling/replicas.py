@@ -18,9 +18,10 @@ from typing import Any
 
 import httpx
 
+from factory.engines import Replicas, visible_gpus
 from factory.errors import EngineError
 from factory.interpreter import die_with_parent
-from factory.machine import EndpointAccess, Machine, Replicas, visible_gpus
+from factory.machine import EndpointAccess, Machine
 from factory.records import SamplingConfig
 from factory.sampling.endpoint import EndpointSampler
 from factory.sampling.sampler import Completion, Request

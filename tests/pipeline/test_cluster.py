@@ -22,8 +22,8 @@ from two_nodes import DEATHS, NODE, Patient, Refusing, Scripted, two_nodes
 
 from factory.artifacts import Inputs
 from factory.context import Metrics
+from factory.engines import Cluster
 from factory.errors import EngineError
-from factory.machine import Cluster
 from factory.sampling import cluster
 from factory.sampling.engine import Engine
 from factory.sampling.kept import Kept
@@ -269,7 +269,8 @@ import os, sys
 from pathlib import Path
 from trace_runs import Script
 from two_nodes import Scripted
-from factory.machine import Cluster, Machine
+from factory.engines import Cluster
+from factory.machine import Machine
 from factory.records import SamplingConfig
 from factory.sampling import Request, cluster
 

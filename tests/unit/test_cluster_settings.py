@@ -8,10 +8,11 @@ import pytest
 from pydantic import ValidationError
 
 from factory import sampling
+from factory.engines import Cluster
 from factory.errors import EngineError
 from factory.launch import engines
 from factory.launch.engines import with_engines
-from factory.machine import Cluster, Machine
+from factory.machine import Machine
 from factory.sampling import cluster, engine, nodes, open_sampler
 from factory.sampling.nodes import Nodes, fitting
 from factory.slurm import Slurm

@@ -21,9 +21,10 @@ from factory.cost.shapes import (
     shape_of_config,
     shape_of_folder,
 )
+from factory.engines import Cluster
 from factory.launch import peaks
 from factory.launch.peaks import processor_peaks
-from factory.machine import Cluster, DevicePeaks, Machine
+from factory.machine import DevicePeaks, Machine
 from factory.plan import Step, make_plan
 from factory.pricing import Estimate, Row, bill, record, recorded, wall_seconds
 from factory.recipe import load_machine, load_recipe, recipe_from

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from factory.engines import Replicas
 from factory.errors import EngineError, RecipeError
-from factory.machine import Machine, Replicas
+from factory.machine import Machine
 from factory.recipe import load_machine
 from factory.records import SamplingConfig
 from factory.sampling import Request, open_sampler, replicas
