@@ -191,10 +191,10 @@ def test_vllm_in_two_ranks_takes_the_weights_of_every_update(tmp_path: Path, sha
     machine = {**VLLM, "tensor_parallel_rl": shards}
     ends, log = train_two_ranks(tmp_path, machine, {"learning_rate": 0.02, "kl": 0.0}, "vllm")
     assert ends == [0, 0], log
-    text = (tmp_path / "zero.partial" / "telemetry.jsonl").read_text(encoding="utf-8")
-    rows = [json.loads(line) for line in text.splitlines()]
-    assert [row["step"] for row in rows] == [1, 2]
-    assert all(row["parity/max"] < 1e-4 for row in rows)
+    text = (tmp_path / "zero.run" / "metrics.jsonl").read_text(encoding="utf-8")
+    steps = [row for row in map(json.loads, text.splitlines()) if row["event"] == "metrics"]
+    assert [row["step"] for row in steps] == [1, 2]
+    assert all(row["values"]["parity/max"] < 1e-4 for row in steps)
 
 
 @pytest.mark.vllm
