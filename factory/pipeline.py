@@ -174,6 +174,7 @@ class _Making:
         recover_rows(self._events)  # a killed worker may have left half a line
         self._position = self._events.stat().st_size if self._events.exists() else 0
         self._failure: Mapping[str, Any] | None = None
+        self._is_said = False
         self._worker = launcher.start(
             self._run / "job.json",
             self._run / "log.txt",
@@ -220,6 +221,7 @@ class _Making:
                 self._failure = self._failure or row  # of several ranks that of the first to fail
             self._observer.event(self.step, row)
         if status is None:
+            self._say_if_stopped()
             return None
         if status != 0:
             raise _failure(
@@ -240,6 +242,16 @@ class _Making:
         self._observer.made(self.step, artifact)
         return artifact
 
+    def _say_if_stopped(self) -> None:
+        """Say once that the worker is stopped, as by Ctrl-Z or SIGSTOP: it would be waited for
+        without a word and without end."""
+        pid = self._worker.pid
+        if pid is None or self._is_said or not is_stopped(pid):
+            return
+        self._is_said = True
+        text = f"its worker is stopped and is waited for; `kill -CONT {pid}` lets it go on"
+        self._observer.event(self.step, {"event": "note", "text": text})
+
     def ask_to_stop(self) -> None:
         """Ask a trainer for a checkpoint and its end."""
         (self._run / "scratch" / STOP).touch()
@@ -249,6 +261,15 @@ class _Making:
         process."""
         self._worker.stop()
         self._lock.release()
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped by a signal, as the kernel says; false where it does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat.rpartition(b")")[2].split()[:1] == [b"T"]
 
 
 def _new_rows(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:

@@ -41,6 +41,11 @@ class Worker(Protocol):
         """A file descriptor that becomes readable when the worker ends, where there is one."""
         ...
 
+    @property
+    def pid(self) -> int | None:
+        """Of its first process."""
+        ...
+
     def poll(self) -> int | None:
         """Exit status, negative for a signal, or None while it runs."""
         ...
@@ -103,6 +108,10 @@ class _Forked:
         self._process.start()
         self.sentinel = self._process.sentinel
 
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
     def poll(self) -> int | None:
         return self._process.exitcode
 
@@ -129,6 +138,10 @@ class _Launched:
                 # Its ranks die with it: else they would write on beside those of the next build.
                 preexec_fn=die_with_parent,
             )
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
 
     def poll(self) -> int | None:
         return self._process.poll()

@@ -66,7 +66,8 @@ def resolve_matmul(
         read_file(path, lambda text: parse_rates(text, counts), instead="measured again")
         for path in (pin, kept)
     )
-    rates = pinned_rates or own_rates
+    # A store may come from another processor: its own says something only where nothing is kept.
+    rates = pinned_rates if _may_keep(pin) else own_rates
     if rates is None:
         if announce is not None:
             announce()
@@ -79,12 +80,19 @@ def resolve_matmul(
         rates = parse_rates(done.stdout, counts)
     if pinned_rates is None:
         with suppress(OSError):  # without a folder of the user's, a store keeps to its own
-            pin.parent.mkdir(parents=True, exist_ok=True)
             write_file(pin, json.dumps(rates) + "\n")
     if own_rates is None:
         write_file(kept, json.dumps(rates) + "\n")
     threads, matmul = choose(rates, machine.matmul)
     return machine.model_copy(update={"threads": threads, "matmul": matmul})
+
+
+def _may_keep(pin: Path) -> bool:
+    try:
+        pin.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(pin.parent, os.W_OK)
 
 
 def pinned(name: str) -> Path:

@@ -70,6 +70,14 @@ def test_stores_of_one_machine_choose_the_same_whatever_was_measured_before(
     # Else equal fingerprints would stand for other bytes.
     monkeypatch.setattr(measure, "thread_counts", lambda limit: [1, 2])
     monkeypatch.setattr(Machine, "thread_count", lambda self: self.threads or 2)
+    calls: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> CompletedProcess[str]:
+        calls.append(command[4:])
+        text = {"1": {"float32": 300, "rounded": 1}, "2": {"float32": 100, "rounded": 1}}
+        return CompletedProcess(command, 0, json.dumps(text), "")
+
+    monkeypatch.setattr(measure.subprocess, "run", run)
     choices = []
     for number, (one, two, rounded) in enumerate([(300, 100, 1), (100, 300, 1), (100, 300, 999)]):
         store = tmp_path / str(number)
@@ -79,6 +87,7 @@ def test_stores_of_one_machine_choose_the_same_whatever_was_measured_before(
         machine = resolve_matmul(Machine(), store)
         choices.append((machine.threads, machine.matmul))
     assert choices == [(1, "float32")] * 3
+    assert len(calls) == 1
 
 
 def test_a_store_keeps_its_own_measurement_where_the_user_has_no_folder(
