@@ -173,8 +173,10 @@ def undress(text: str, *, in_box: bool = False) -> str:
     Every sign is spelled in one way. Between dollars and `in_box` a tilde is a space, in plain text
     before a number it says "about".
     """
-    text = _signs(text.strip())
-    text = _without_markdown(text)
+    text = text.strip()
+    if text.isascii() and text.removeprefix("-").isdecimal():
+        return text  # most answers; the patterns below take a fifth of a millisecond
+    text = _without_markdown(_signs(text))
     if "~" in text and not in_box and "$" not in text and "\\(" not in text:
         text = re.sub(r"^((?:.*[\s=:])?)~\s?(?=[\d.\\])", r"\1\\approx ", text)
     text = THOUSANDS.sub("", text)
