@@ -264,7 +264,7 @@ def instrument(trainer: Any, steps: list[dict[str, float]], options: argparse.Na
 
     trainer._generate = generate
     trainer._get_per_token_logps_and_entropies = reference_or_policy
-    trainer._compute_loss = timed("train", trainer._compute_loss)
+    trainer.compute_loss = timed("train", trainer.compute_loss)
     trainer.accelerator.backward = timed("train", trainer.accelerator.backward)
 
     from transformers import TrainerCallback

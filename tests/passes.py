@@ -121,7 +121,7 @@ def loss_and_gradients(
         for name, value in inputs.items()
     }
     trainer.model.zero_grad()
-    loss = trainer._compute_loss(trainer.model, inputs)
+    loss = trainer.compute_loss(trainer.model, inputs)
     loss.backward()
     gradients = {
         n: p.grad.to("cpu", copy=True)

@@ -1,6 +1,6 @@
 """Verdict and response to named reward components, their schedule, and their weighted sum."""
 
-from factory.rewards.components import RewardConfig, rule_components, total_reward
+from factory.rewards.components import RewardConfig, rule_components, totals
 from factory.rewards.language import language_consistency
 from factory.rewards.pool import PluginRewards
 from factory.rewards.reward import REWARDS, GradedCompletion, reward
@@ -27,5 +27,5 @@ __all__ = [
     "repetition",
     "reward",
     "rule_components",
-    "total_reward",
+    "totals",
 ]

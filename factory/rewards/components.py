@@ -1,6 +1,7 @@
 """Rewards as a recipe names them: their weights at a step, their values, the weighted sum."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
@@ -81,15 +82,19 @@ def rule_components(completion: GradedCompletion) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def total_reward(
-    components: Mapping[str, float], rewards: tuple[RewardConfig, ...], *, step: int
-) -> float:
-    """The weighted sum for update `step`: sum of weight times component over `rewards`.
+def totals(
+    components: Sequence[Mapping[str, float]], weights: Mapping[str, float]
+) -> list[float | None]:
+    """The reward of each completion: the sum of weight times component, None where none applies.
 
-    A component that does not apply to the completion is missing and adds nothing.
+    This one number is trained on, compared and kept. A component that does not apply is missing and
+    adds nothing. Summed in float32 over the components in the order of `weights`, as TRL adds up.
     """
-    return sum(
-        reward.weight_at(step) * components[reward.name]
-        for reward in rewards
-        if reward.name in components
-    )
+    import torch
+
+    values = torch.tensor(
+        [[row.get(name, math.nan) for name in weights] for row in components], dtype=torch.float32
+    ).view(len(components), len(weights))
+    sums = (values * torch.tensor([*weights.values()], dtype=torch.float32)).nansum(dim=1)
+    applies = [any(name in row for name in weights) for row in components]
+    return [total if counts else None for total, counts in zip(sums.tolist(), applies, strict=True)]

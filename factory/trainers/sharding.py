@@ -1,10 +1,5 @@
 """Models divided among ranks by FSDP2: what accelerate and TRL leave to whoever calls them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib import import_module
-from typing import Any
-
 import torch
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
@@ -12,30 +7,6 @@ from transformers import Trainer
 from factory.errors import EngineError
 from factory.machine import Machine
 from factory.ranks import this_rank
-
-
-@contextmanager
-def sharded_by_layers() -> Iterator[None]:
-    """A KL reference that TRL 1.16 prepares meanwhile is divided a layer at a time, in 16 bits
-    where it multiplies with these. TRL divides it as one piece, and gathers all of it at once."""
-    module: Any = import_module("trl.trainer.grpo_trainer")
-    original = module.prepare_fsdp
-
-    def prepare(model: Any, accelerator: Any) -> Any:
-        plugin = accelerator.state.fsdp_plugin
-        if plugin.fsdp_version != 2:
-            return original(model, accelerator)
-        from accelerate.utils.fsdp_utils import fsdp2_prepare_model
-
-        if accelerator.mixed_precision == "bf16":
-            model = model.to(torch.bfloat16)
-        return fsdp2_prepare_model(accelerator, model.requires_grad_(False)).eval()
-
-    module.prepare_fsdp = prepare
-    try:
-        yield
-    finally:
-        module.prepare_fsdp = original
 
 
 def set_reduction(trainer: Trainer, machine: Machine) -> None:

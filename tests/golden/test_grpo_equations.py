@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from factory.context import Context
 from factory.machine import Machine
+from factory.rewards import totals
 from factory.stages.grpo.arguments import training_arguments
 from factory.stages.grpo.config import GrpoConfig
 from factory.stages.grpo.trainer import FactoryGrpoTrainer
@@ -100,7 +101,7 @@ def loss_and_gradient(
         "num_items_in_batch": torch.tensor(mask).sum(),
         **{name: torch.tensor(values) for name, values in given.items()},
     }
-    loss = trainer._compute_loss(trainer.model, inputs)
+    loss = trainer.compute_loss(trainer.model, inputs)
     loss.backward()
     return loss.item(), leaf.grad.tolist()
 
@@ -211,7 +212,7 @@ def test_a_smaller_epsilon_is_another_number(model_folder: Path, tmp_path: Path)
 
 
 def advantages(trainer: FactoryGrpoTrainer, group: int) -> list[float]:
-    rows = [{"prompt": "q", "problem": 0} for _ in range(group)]
+    rows = [{"prompt": "q"} for _ in range(group)]
     return trainer._generate_and_score_completions(rows)["advantages"].tolist()
 
 
@@ -245,8 +246,8 @@ def test_reward_weights_count_before_the_group_is_scaled(
     model_folder: Path, tmp_path: Path
 ) -> None:
     # Twice the rewards: mean 1/2, std 1; 1.5 / 1.0001 = 1.49985001.
-    weighted = ({"name": "accuracy", "weight": 2.0},)
-    trainer = make_trainer(model_folder, tmp_path, scores=SCORES, group=4, rewards=weighted)
+    weighted = totals([{"accuracy": score} for score in SCORES], {"accuracy": 2.0})
+    trainer = make_trainer(model_folder, tmp_path, scores=weighted, group=4)
     assert advantages(trainer, 4)[0] == pytest.approx(1.49985001, abs=TOLERANCE)
 
 

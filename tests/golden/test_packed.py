@@ -93,9 +93,7 @@ def test_accumulated_batches_give_trls_gradients(
             trainer.model.zero_grad()
             losses = []
             for inputs in batches:
-                loss = trainer._compute_loss(
-                    trainer.model, {**inputs, "num_items_in_batch": tokens}
-                )
+                loss = trainer.compute_loss(trainer.model, {**inputs, "num_items_in_batch": tokens})
                 loss.backward()
                 losses.append(loss.item())
             gradients = {n: p.grad.clone() for n, p in trainer.model.named_parameters()}

@@ -84,7 +84,7 @@ def test_a_resumed_run_keeps_the_best_weights_of_the_time_before(tmp_path: Path)
     model = torch.nn.Linear(1, 1)
     state = SimpleNamespace(global_step=3)
     for step in (1, 3):
-        EarlyStop(Measured(), tmp_path)._save(step, model)  # type: ignore[arg-type]
+        EarlyStop(Measured(), tmp_path)._write(step, model)  # type: ignore[arg-type]
     early = EarlyStop(Measured(), tmp_path)  # type: ignore[arg-type]
     early.on_train_begin(None, state, None, model=model)  # type: ignore[arg-type]
     assert load_file(tmp_path / "watched-1.safetensors")

@@ -14,7 +14,7 @@ from factory.chat import parse
 from factory.errors import DataError, RecipeError
 from factory.jsonl import write_records
 from factory.records import Problem
-from factory.rewards import GradedCompletion, RewardConfig, rule_components, total_reward
+from factory.rewards import GradedCompletion, RewardConfig, rule_components, totals
 from factory.stages.grpo import preference_rewards
 from factory.stages.grpo.config import GrpoConfig
 from factory.stages.grpo.preference_rewards import PreferenceRewards
@@ -131,7 +131,8 @@ def given(text: str, *, prefill: str = "", step: int = 1) -> dict[str, float]:
     models = PreferenceRewards(rewards, {}, prefill=prefill, machine=MACHINE, device="cpu")
     models._scorers = {"helpful": Reader(), "safety": Reader()}  # type: ignore[dict-item]
     response = parse(text, prefill=prefill)
-    return models.of_rollout([GENERAL[0]], [response], [text], step=step)[0]
+    weights = {reward.name: reward.weight_at(step) for reward in rewards}
+    return models.of_rollout([GENERAL[0]], [response], [text], weights=weights)[0]
 
 
 def test_the_helpful_model_reads_the_summary_and_the_safety_model_everything() -> None:
@@ -150,13 +151,13 @@ def test_problems_with_a_right_answer_are_left_to_the_rules() -> None:
     models = PreferenceRewards(rewards, {}, prefill="", machine=MACHINE, device="cpu")
     problem = GENERAL[0].model_copy(update={"kind": "exact"})
     text = "<think> a </think> <answer> b </answer>"
-    assert models.of_rollout([problem], [parse(text)], [text], step=1) == [{}]
+    weights = {"helpful": 1.0, "safety": 1.0}
+    assert models.of_rollout([problem], [parse(text)], [text], weights=weights) == [{}]
 
 
 def test_what_does_not_apply_adds_nothing() -> None:
-    rewards = tuple(RewardConfig.model_validate(one) for one in ({"name": "accuracy"}, HELPFUL))
-    assert total_reward({"accuracy": 1.0}, rewards, step=1) == 1.0
-    assert total_reward({"helpful": 0.25}, rewards, step=1) == 0.25
+    weights = {"accuracy": 1.0, "helpful": 1.0}
+    assert totals([{"accuracy": 1.0}, {"helpful": 0.25}], weights) == [1.0, 0.25]
     response = parse("<think> a </think> <answer> b </answer>")
     verdict = pytest.importorskip("factory.grading").grade(GENERAL[0], "x")
     result = GradedCompletion.of(GENERAL[0], verdict, response, "", tokens=1, limit=9)

@@ -23,15 +23,16 @@ from warm import run_script
 from factory.artifacts import Artifact, Inputs, open_artifact, seal
 from factory.context import Context
 from factory.errors import EngineError, RecipeError
+from factory.grading import GradeItem, GradingPool
 from factory.jsonl import write_records
 from factory.machine import Machine
-from factory.records import ArtifactKind, Problem, Trace
+from factory.records import ArtifactKind, Problem, Trace, Verdict
 from factory.sampling.transformers import TransformersSampler
 from factory.stages.grpo import STAGE, pass_choice
 from factory.stages.grpo import train as grpo_run
 from factory.stages.grpo.arguments import prompts_per_rank
 from factory.stages.grpo.config import GrpoConfig
-from factory.stages.grpo.rollouts import Rollouts
+from factory.stages.grpo.rollouts import GradedRow, Rollouts
 from factory.tiny import save_tiny_model
 from factory.trainers.questions import question_order
 
@@ -387,13 +388,10 @@ def test_a_one_token_bandit_is_learned(
 ) -> None:
     """Reward 1 for a token below 64, which a random model draws a quarter of the time."""
 
-    def reward_functions(self: Rollouts) -> list[Callable[..., list[float]]]:
-        def low(completion_ids: list[list[int]], **_: Any) -> list[float]:
-            return [float(ids[0] < 64) for ids in completion_ids]
+    def low(self: Rollouts, completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return [float(ids[0] < 64) for ids in completion_ids]
 
-        return [low]
-
-    monkeypatch.setattr(Rollouts, "reward_functions", reward_functions)
+    monkeypatch.setattr(Rollouts, "reward", low)
     settings = config(
         rewards=({"name": "format"},), max_new_tokens=1, updates_per_rollout=1, steps=14,
         prompts=4, group=8, kl=0.0, learning_rate=3e-2,
@@ -438,25 +436,32 @@ def test_dynamic_sampling_fills_batches_and_is_resumed_to_the_same_bytes(
 def test_replaced_questions_are_graded_as_what_they_are(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sampled: list[tuple[int, list[int]]] = []
-    graded: list[int] = []
-    sample, keep = Rollouts.sample, Rollouts._keep
+    trained: list[list[int]] = []
+    kept: list[GradedRow] = []
+    graded: list[tuple[str, str]] = []
+    sample, keep, grade = Rollouts.sample, Rollouts._keep, GradingPool.grade
 
     def watch_sample(self: Rollouts, *args: Any) -> dict[str, list[Any]]:
         rows = sample(self, *args)
-        sampled.extend(zip(rows["problem"], rows["prompt_ids"], strict=True))
+        trained.extend(rows["prompt_ids"])
         return rows
 
-    def watch_keep(self: Rollouts, problem: list[int], *args: Any) -> None:
-        graded.extend(problem)
-        keep(self, problem, *args)
+    def watch_keep(self: Rollouts, rows: list[GradedRow], step: int) -> None:
+        kept.extend(rows)
+        keep(self, rows, step)
+
+    def watch_grade(self: GradingPool, items: list[GradeItem]) -> list[Verdict]:
+        graded.extend((item.problem.id, item.text) for item in items)
+        return grade(self, items)
 
     monkeypatch.setattr(Rollouts, "sample", watch_sample)
     monkeypatch.setattr(Rollouts, "_keep", watch_keep)
+    monkeypatch.setattr(GradingPool, "grade", watch_grade)
     out, _, _ = run_stage(config(**{**DYNAMIC, "steps": 3}), inputs, tmp_path)
-    assert graded == [problem for problem, _ in sampled]
+    assert trained == [list(row.request.prompt_ids) for row in kept]
+    assert {(PROBLEMS[row.problem].id, row.completion.text) for row in kept} <= {*graded}
     tokenizer = AutoTokenizer.from_pretrained(inputs["model"].path)
-    assert all(f"{problem} + 1 =" in tokenizer.decode(ids) for problem, ids in sampled)
+    assert all(f"{row.problem} + 1 =" in tokenizer.decode(row.request.prompt_ids) for row in kept)
     lines = [json.loads(line) for line in (out / "rollouts.jsonl").read_text().splitlines()]
     for line in lines:
         trace = Trace.model_validate_json(json.dumps(line["trace"]))

@@ -12,7 +12,7 @@ from factory.rewards import (
     reflective_words,
     repetition,
     rule_components,
-    total_reward,
+    totals,
 )
 from factory.rewards.rules import overlong_penalty
 
@@ -89,13 +89,20 @@ def test_a_reward_that_ends_before_it_starts_is_refused():
 def test_the_total_is_the_weighted_sum():
     # 2 * 1 + 0.5 * 0 + 0.25 * 0.5 = 2.125
     found = {"accuracy": 1.0, "format": 0.0, "language": 0.5}
-    rewards = (
-        RewardConfig(name="accuracy", weight=2.0),
-        RewardConfig(name="format", weight=0.5),
-        RewardConfig(name="language", weight=0.25),
-    )
-    assert total_reward(found, rewards, step=1) == pytest.approx(2.125, abs=1e-12)
-    assert total_reward(found, (), step=1) == 0
+    weights = {"accuracy": 2.0, "format": 0.5, "language": 0.25}
+    assert totals([found], weights) == [2.125]
+    # What does not apply adds nothing, a weight of 0 counts as applied, and nothing at all is None.
+    rows = [{"accuracy": 1.0}, {"format": -2.0, "other": 9.0}, {"other": 9.0}, {}]
+    assert totals(rows, weights) == [2.0, -1.0, None, None]
+    assert totals(rows, {"other": 0.0}) == [None, 0.0, 0.0, None]
+    assert totals([found], {}) == [None]
+    assert totals([], weights) == []
+
+
+def test_totals_round_as_trl_does():
+    """0.1 and 0.7 in float32 are 0.100000001 and 0.699999988: their sum is rounded once more."""
+    (total,) = totals([{"language": 0.1, "format": 1.0}], {"language": 1.0, "format": 0.7})
+    assert total == 0.800000011920929
 
 
 def test_reflective_words_are_whole_words_in_any_case():

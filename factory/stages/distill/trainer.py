@@ -14,8 +14,6 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import PrinterCallback
-from trl import DistillationConfig as TrlConfig
-from trl import DistillationTrainer
 
 from factory.context import Context
 from factory.errors import RecipeError
@@ -38,6 +36,8 @@ from factory.trainers.phases import PhaseClock
 from factory.trainers.running import run_trainer
 from factory.trainers.saving import save_model
 from factory.trainers.telemetry import Logs, Telemetry
+from factory.trainers.trl_hooks import DistillationConfig as TrlConfig
+from factory.trainers.trl_hooks import GivenTextsTrainer, metrics_of
 from factory.trainers.weights import policy_weights
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Engine:
     clock: PhaseClock
 
 
-class OnPolicyTrainer(DistillationTrainer):
+class OnPolicyTrainer(GivenTextsTrainer):
     """DistillationTrainer whose texts are those of `planned`, one a dataset row, in that order."""
 
     def __init__(
@@ -74,12 +74,10 @@ class OnPolicyTrainer(DistillationTrainer):
         self.engine = engine
         self.parity: dict[str, float] = {}
         """Gaps found by the last check, taken by the telemetry of its step."""
-        self._asked: list[int] = []
-        self._count = self._loaded_step = 0
+        self._rows: list[int] = []
+        """Of the plan, that are being sampled."""
+        self._checks = self._loaded_step = 0
         super().__init__(*args, **kwargs)
-
-    def _send_telemetry(self) -> None:
-        """Nothing: a run tells nobody that it runs."""
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         with self.engine.clock.measure("train"):
@@ -91,39 +89,30 @@ class OnPolicyTrainer(DistillationTrainer):
         with self.accelerator.autocast():
             return super().compute_loss(*args, **kwargs)
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        # TRL hands its generating methods the prompts alone.
-        self._asked = [row["text"] for row in inputs]
-        # Rows are shuffled over micro-batches by the global stream. What else drew from it differs
-        # between a resumed run and an undisturbed one, so the shuffle gets a state of its own.
-        torch.manual_seed(derive(self.args.seed, "distill", "shuffle", self.state.global_step))
-        return super()._generate_and_score_completions(inputs)
+    def prompts(self, prompts: list[str]) -> list[list[int]]:
+        """Without the special tokens that a tokenizer adds: templates write their own."""
+        self._rows = [int(row) for row in prompts]
+        return [list(self.planned[row].prompt_ids) for row in self._rows]
 
-    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        # Without the special tokens that a tokenizer adds: templates write their own.
-        return [list(self.planned[text].prompt_ids) for text in self._asked], None, {}
-
-    def _generate_single_turn(
-        self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
-    ) -> list[list[int]]:
+    def completions(self) -> list[list[int]]:
         """One completion a row: the trace's, or one that the student draws with its weights of now.
 
-        The seed of a text depends on its place in the run only, so a resumed run draws the same.
+        The seed of a text depends on its row in the plan only, so a resumed run draws the same.
         """
         requests = {
-            text: Request(
-                self.planned[text].prompt_ids, derive(self.args.seed, "distill", "text", text)
+            row: Request(
+                self.planned[row].prompt_ids, derive(self.args.seed, "distill", "text", row)
             )
-            for text in self._asked
-            if not self.planned[text].completion_ids
+            for row in self._rows
+            if not self.planned[row].completion_ids
         }
-        drawn = dict(zip(requests, self._draw(list(requests.values())), strict=True))
-        return [
-            list(drawn[text] if text in drawn else self.planned[text].completion_ids)
-            for text in self._asked
-        ]
+        sampled = dict(zip(requests, self._sample(list(requests.values())), strict=True))
+        # TRL now shuffles the rows over micro-batches by the global stream. What else drew from it
+        # differs between a resumed run and an undisturbed one, so the shuffle gets its own state.
+        torch.manual_seed(derive(self.args.seed, "distill", "shuffle", self.state.global_step))
+        return [list(sampled.get(row, self.planned[row].completion_ids)) for row in self._rows]
 
-    def _draw(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
+    def _sample(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
         """Completions by the engine, after it took the weights and, now and then, was checked."""
         clock, sampler, step = self.engine.clock, self.engine.sampler, self.state.global_step
         if step != self._loaded_step:
@@ -132,8 +121,8 @@ class OnPolicyTrainer(DistillationTrainer):
                 self._loaded_step = step
         with clock.measure("generate"):
             completions = sampler.sample(requests, self.config.sampling) if requests else []
-        self._count += 1
-        if requests and self._count.bit_count() == 1:
+        self._checks += 1
+        if requests and self._checks.bit_count() == 1:
             with clock.measure("parity"):
                 tokens = min(PARITY_TOKENS, self.config.max_new_tokens)
                 self.parity = engine_parity(
@@ -150,8 +139,8 @@ class OnPolicyTrainer(DistillationTrainer):
         # Of all ranks; TRL's own figures count traces as well.
         counted = self.accelerator.gather(torch.tensor([counts], device=self.accelerator.device))
         texts, all_tokens, truncated = counted.sum(dim=0).tolist()
-        self._metrics["train"]["drawn/length"].append(all_tokens / texts)
-        self._metrics["train"]["drawn/truncated_share"].append(truncated / texts)
+        metrics_of(self)["drawn/length"].append(all_tokens / texts)
+        metrics_of(self)["drawn/truncated_share"].append(truncated / texts)
         return [completion.token_ids for completion in completions]
 
     @torch.no_grad()
@@ -228,10 +217,8 @@ def make_trainer(
         model=model,
         teacher_model=teacher,
         args=training_arguments(config, context),
-        # TRL insists on a prompt; the text's place in the plan tells all.
-        train_dataset=Dataset.from_dict(
-            {"prompt": [""] * len(planned), "text": list(range(len(planned)))}
-        ),
+        # The prompt of a row is its number in the plan: all that TRL hands on.
+        train_dataset=Dataset.from_dict({"prompt": [str(row) for row in range(len(planned))]}),
         processing_class=tokenizer,
         peft_config=peft_config(config.lora),
         callbacks=[CompleteCheckpoints(), telemetry],

@@ -3,8 +3,6 @@
 import math
 from typing import Any
 
-from trl import GRPOConfig as TrlConfig
-
 from factory.context import Context
 from factory.errors import RecipeError
 from factory.machine import Machine
@@ -12,6 +10,7 @@ from factory.ranks import this_rank
 from factory.stages.grpo.config import GrpoConfig
 from factory.trainers.arguments import largest_divisor, share_of_rank, trainer_arguments
 from factory.trainers.lowmem import optimizer_fields
+from factory.trainers.trl_hooks import GRPOConfig as TrlConfig
 
 
 def mathematics(config: GrpoConfig) -> dict[str, Any]:
@@ -32,7 +31,6 @@ def mathematics(config: GrpoConfig) -> dict[str, Any]:
         "importance_sampling_level": "token",
         "use_bias_correction_kl": False,
         "mask_truncated_completions": False,
-        "reward_weights": [reward.weight for reward in config.rewards],
         "sync_ref_model": config.kl > 0 and config.reference_refresh_steps > 0,
         "ref_model_sync_steps": max(1, config.reference_refresh_steps),
         "ref_model_mixup_alpha": 1.0,

@@ -42,7 +42,7 @@ class EarlyStop(TrainerCallback):
     ) -> None:
         # Of a resumed run the watch knows the earlier measurements from its first rollout on only.
         if self.watcher.is_due(state.global_step):
-            self._save(state.global_step, kwargs["model"])
+            self._write(state.global_step, kwargs["model"])
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -60,9 +60,9 @@ class EarlyStop(TrainerCallback):
         for path in self.folder.glob("watched-*.safetensors"):
             if path != self._path(best) and this_rank().is_first:
                 path.unlink()
-        self._save(step, model)
+        self._write(step, model)
 
-    def _save(self, step: int, model: torch.nn.Module) -> None:
+    def _write(self, step: int, model: torch.nn.Module) -> None:
         tensors = {name: whole(p.detach()).contiguous() for name, p in model.named_parameters()}
         if this_rank().is_first:
             save_file(tensors, self._path(step))

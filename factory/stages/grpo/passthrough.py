@@ -34,7 +34,7 @@ OWN_NAMES = {
 """TRL's name for what the stage's config states itself, with its name there."""
 
 PASSED = (
-    "delta", "scale_rewards", "multi_objective_aggregation", "importance_sampling_level",
+    "delta", "scale_rewards", "importance_sampling_level",
     "use_bias_correction_kl", "mask_truncated_completions", "top_entropy_quantile",
     "entropy_coef", "use_adaptive_entropy", "entropy_coef_min", "entropy_coef_max",
     "entropy_coef_delta", "entropy_target", "off_policy_mask_threshold", "sapo_temperature_neg",
@@ -67,6 +67,6 @@ def passthrough_problems(arguments: Mapping[str, Any]) -> list[str]:
 
 def trl_names() -> set[str]:
     """Every argument of TRL's configuration."""
-    from trl import GRPOConfig
+    from factory.trainers.trl_hooks import GRPOConfig
 
     return {field.name for field in dataclasses.fields(GRPOConfig)}

@@ -51,14 +51,19 @@ class PreferenceRewards:
                 )
 
     def added(
-        self, graded: Sequence[Graded], asked: Sequence[Problem], text: Sequence[str], *, step: int
+        self,
+        graded: Sequence[Graded],
+        problems: Sequence[Problem],
+        text: Sequence[str],
+        *,
+        weights: Mapping[str, float],
     ) -> list[Graded]:
         """The completions of a rollout with the components of `of_rollout` added to the rules'."""
-        responses = [one.response for one in graded]
-        learned = self.of_rollout(asked, responses, text, step=step)
+        responses = [row.response for row in graded]
+        learned = self.of_rollout(problems, responses, text, weights=weights)
         return [
-            replace(one, components={**one.components, **found})
-            for one, found in zip(graded, learned, strict=True)
+            replace(row, components={**row.components, **values})
+            for row, values in zip(graded, learned, strict=True)
         ]
 
     def of_rollout(
@@ -67,26 +72,26 @@ class PreferenceRewards:
         responses: Sequence[Response],
         text: Sequence[str],
         *,
-        step: int,
+        weights: Mapping[str, float],
     ) -> list[dict[str, float]]:
         """What the models give each completion: nothing but to answers of general prompts.
 
-        A component whose weight for update `step` is 0 is not asked for, and missing.
+        A component whose weight is 0 is not computed, and missing.
         """
-        found: list[dict[str, float]] = [{} for _ in problems]
+        components: list[dict[str, float]] = [{} for _ in problems]
         rows = [row for row, problem in enumerate(problems) if problem.kind == "open"]
         for reward in self.rewards:
-            if reward.weight_at(step) == 0.0 or not rows:
+            if weights[reward.name] == 0.0 or not rows:
                 continue
             asked = [problems[row].prompt for row in rows]
             if reward.name == "helpful":
                 values = self._helpful(asked, [responses[row] for row in rows])
             else:
-                whole = [self.prefill + text[row] for row in rows]
-                values = self._scorer("safety").reward(asked, whole)
+                full_texts = [self.prefill + text[row] for row in rows]
+                values = self._scorer("safety").reward(asked, full_texts)
             for row, value in zip(rows, values, strict=True):
-                found[row][reward.name] = value
-        return found
+                components[row][reward.name] = value
+        return components
 
     def _helpful(self, asked: Sequence[str], responses: Sequence[Response]) -> list[float]:
         """The reward of each summary; 0, below any, where a malformed text has none."""

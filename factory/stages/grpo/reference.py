@@ -1,15 +1,17 @@
 """Whether the reference of the KL term is the model that training starts from."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from factory.errors import EngineError
-
-if TYPE_CHECKING:
-    from trl import GRPOTrainer
+from factory.trainers.trl_hooks import GivenLogprobsTrainer
+from factory.trainers.weights import fill, whole
 
 KL_BOUNDS = {"float32": 1e-6, "16 bits": 2e-3}
 """Largest mean KL of a token, nats, between two models that should be one.
@@ -20,17 +22,70 @@ normal. A reference that was never loaded is several nats away.
 """
 
 
-def require_reference(trainer: "GRPOTrainer", batch: Mapping[str, Tensor]) -> None:
+@dataclass(frozen=True)
+class ScoredBatch:
+    """A batch, and what the reference gave its completions."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    completion_length: int
+    logprobs: Tensor
+
+
+class KeptReference(TrainerCallback):
+    """Keeps a refreshed reference in each checkpoint, and gives it back to a resumed run.
+
+    It has to stand before the callback that marks checkpoints as complete.
+    """
+
+    def __init__(self, trainer: GivenLogprobsTrainer) -> None:
+        self.trainer = trainer
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        trainer = self.trainer
+        refreshed = trainer.args.sync_ref_model and (
+            state.global_step >= trainer.args.ref_model_sync_steps
+        )
+        if trainer.ref_model is None or not refreshed:
+            return
+        reference = trainer.accelerator.unwrap_model(trainer.ref_model)
+        tensors = {name: whole(p.detach()).contiguous() for name, p in reference.named_parameters()}
+        if args.should_save:
+            save_file(tensors, _file(args, state))
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step == 0:
+            return
+        require_loaded_reference(self.trainer)
+        path = _file(args, state)
+        if self.trainer.ref_model is None or not path.exists():
+            return
+        model = self.trainer.accelerator.unwrap_model(self.trainer.ref_model)
+        reference = dict(model.named_parameters())
+        for name, tensor in load_file(path).items():
+            fill(reference[name], tensor)
+
+
+def _file(args: TrainingArguments, state: TrainerState) -> Path:
+    """Of the weights of a reference that was refreshed, in the checkpoint of this step."""
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}" / "reference.safetensors"
+
+
+def require_reference(trainer: GivenLogprobsTrainer, batch: ScoredBatch) -> None:
     """EngineError unless policy and reference agree about the first rollout, before any update.
 
-    `batch` is what TRL made of the rollout. The policy is asked as the reference was, without
-    dropout. Adapters on a model with dropout are left out: TRL draws dropout for their reference.
+    The policy is asked as the reference was, without dropout. Adapters on a model with dropout are
+    left out: TRL draws dropout for their reference.
     """
     if trainer.ref_model is None and _has_dropout(trainer.model):
         return
     own = policy_logprobs(trainer, batch)
-    mask = batch["completion_mask"].bool()
-    worst = mean_kl(own[mask], batch["ref_per_token_logps"][mask])
+    mask = batch.attention_mask[:, -batch.completion_length :].bool()
+    worst = mean_kl(own[mask], batch.logprobs[mask])
     largest = trainer.accelerator.gather(worst.to(trainer.accelerator.device)).max().item()
     dtype = "float32" if trainer.accelerator.mixed_precision == "no" else "16 bits"
     if not largest <= KL_BOUNDS[dtype]:
@@ -41,7 +96,7 @@ def require_reference(trainer: "GRPOTrainer", batch: Mapping[str, Tensor]) -> No
         )
 
 
-def require_loaded_reference(trainer: "GRPOTrainer") -> None:
+def require_loaded_reference(trainer: GivenLogprobsTrainer) -> None:
     """EngineError where a resumed run has a reference that nothing can check any more."""
     if trainer.ref_model is not None and _is_loaded_by_the_first_rank(trainer):
         raise EngineError(
@@ -51,19 +106,16 @@ def require_loaded_reference(trainer: "GRPOTrainer") -> None:
 
 
 @torch.no_grad()
-def policy_logprobs(trainer: "GRPOTrainer", batch: Mapping[str, Tensor]) -> Tensor:
+def policy_logprobs(trainer: GivenLogprobsTrainer, batch: ScoredBatch) -> Tensor:
     """Log-probs (rows, completion tokens) under the policy, computed as those of the reference."""
     model = trainer.model
     was_training = model.training
     model.eval()
     try:
-        return trainer._get_per_token_logps_and_entropies(
-            model,
-            torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
-            torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
-            batch["completion_ids"].shape[1],
+        return trainer.batch_logprobs(
+            model, batch.input_ids, batch.attention_mask, batch.completion_length,
             batch_size=trainer.args.per_device_train_batch_size,
-        )[0]
+        )[0]  # fmt: skip
     finally:
         model.train(was_training)
 
@@ -78,7 +130,7 @@ def mean_kl(own: Tensor, reference: Tensor) -> Tensor:
     return (kl.sum() / max(1, kl.numel())).view(1)
 
 
-def _remedy(trainer: "GRPOTrainer") -> str:
+def _remedy(trainer: GivenLogprobsTrainer) -> str:
     if _is_loaded_by_the_first_rank(trainer):
         return (
             "the accelerate config says fsdp_cpu_ram_efficient_loading: true, with which ranks "
@@ -87,7 +139,7 @@ def _remedy(trainer: "GRPOTrainer") -> str:
     return "look at what changed either of them after it was loaded, or set kl: 0 to train without"
 
 
-def _is_loaded_by_the_first_rank(trainer: "GRPOTrainer") -> bool:
+def _is_loaded_by_the_first_rank(trainer: GivenLogprobsTrainer) -> bool:
     plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
     return bool(plugin is not None and plugin.cpu_ram_efficient_loading)
 

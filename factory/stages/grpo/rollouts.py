@@ -1,16 +1,18 @@
 """Rollouts: a step's questions to sampled, graded and rewarded completions.
 
-TRL asks `Rollouts.sample` for completions (its `rollout_func`) and then every function of
-`reward_functions` for one reward component, so that it weighs and logs them apart.
+TRL asks `Rollouts.sample` for completions (its `rollout_func`), which are graded there, and then
+`Rollouts.reward` for the total of each.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
+from transformers import TrainerState
 
 from factory.chat import PromptConfig, parse_completion
 from factory.grading import GradeItem, GradingPool
@@ -22,7 +24,7 @@ from factory.rewards import (
     RewardConfig,
     redone_steps,
     rule_components,
-    total_reward,
+    totals,
 )
 from factory.sampling.sampler import Completion, Request, Sampler
 from factory.seeds import derive
@@ -69,8 +71,8 @@ class RolloutSettings:
 
 
 @dataclass(frozen=True)
-class DrawnGroup:
-    """One question's samples; graded already where dynamic sampling had to look at them."""
+class SampledGroup:
+    """One question's samples, and what they are worth once they are graded."""
 
     problem: int
     requests: Sequence[Request]
@@ -78,10 +80,21 @@ class DrawnGroup:
     graded: Sequence[Graded] = ()
 
 
+@dataclass(frozen=True)
+class GradedRow:
+    """One completion of a rollout."""
+
+    problem: int
+    request: Request
+    completion: Completion
+    graded: Graded
+    total: float | None
+
+
 class Rollouts:
     """Draws, grades and rewards; lives as long as its trainer.
 
-    `problems[i]` is the problem whose dataset rows carry `problem: i`, and `prompts[i]` what it is
+    `problems[i]` is the problem whose dataset rows have the prompt `i`, and `prompts[i]` what it is
     asked with. `folder` is where a few rollouts are kept (`rollouts.jsonl`) and, with dynamic
     sampling, which questions each rollout asked (`asked.jsonl`).
     """
@@ -115,12 +128,11 @@ class Rollouts:
         """Gaps found by the last check, taken by the telemetry of its step."""
         self.drawn = Drawn(0, 0, 0, 0)
         self._count = 0
-        self._update = 1
         self._sampling = settings.sampling_at(1)
+        self._weights: dict[str, float] = {}
+        """Of the reward components, for the rollout that is being sampled."""
         self._loaded_step = 0
-        self._graded: list[Graded] = []
-        self._graded_early: list[Graded] = []
-        self._draw_figures: dict[str, float] = {}
+        self._check_reference: Callable[[], None] = lambda: None
         self._plugins = PluginRewards(settings.rewards)
         self._failures = GraderFailures()
         self._has_redone = False
@@ -129,38 +141,72 @@ class Rollouts:
             len(problems), seed=settings.seed, rest_steps=dynamic.rest_steps if dynamic else 0
         )
 
-    def sample(self, prompts: list[str], trainer: FactoryGrpoTrainer) -> dict[str, list[Any]]:
+    def sample(self, prompts: list[str], trainer: FactoryGrpoTrainer) -> dict[str, Any]:
         """TRL's rollout_func: one completion for each of `prompts`, repeated once a sample.
 
-        All requests of a round go to the engine in one call, so no sample waits for the slowest
-        of another group; each has a seed that depends on the step and its row only, so a resumed
-        run draws the same completions.
+        A prompt is the index of its problem. All requests of a round go to the engine in one call,
+        so no sample waits for the slowest of another group; each has a seed that depends on the
+        step and its row only, so a resumed run draws the same completions.
         """
-        self._graded = []
         self.drawn = Drawn(0, 0, 0, 0)
+        self._check_reference = trainer.check_reference
         step = trainer.state.global_step
-        self._update = step + 1
-        self._sampling = self.settings.sampling_at(self._update)
-        # TRL multiplies the components by these and adds them up; its own are constant.
-        weights = [reward.weight_at(self._update) for reward in self.settings.rewards]
-        trainer.reward_weights = torch.tensor(weights, dtype=torch.float32)
+        self._sampling = self.settings.sampling_at(step + 1)
+        self._weights = {r.name: r.weight_at(step + 1) for r in self.settings.rewards}
         if self._count == 0:
             self._resume(step, trainer)
         self._count += 1
         self._load(trainer)
         if self.watcher is not None and self.watcher.is_due(step):
             self.watch(trainer)
-        questions = trainer.asked[:: self.settings.group]
+        questions = [int(prompt) for prompt in prompts[:: self.settings.group]]
+        shares: dict[str, float] = {}
         if self.settings.dynamic_sampling is None:
             first_row = trainer.accelerator.process_index * len(prompts)
-            groups = self._draw(questions, step, first_row=first_row)
+            groups = self._sample(questions, step, first_row=first_row)
         else:
             rounds = self.settings.dynamic_sampling.max_rounds
-            groups = self._draw_with_signal(questions, step, rounds=rounds)
+            groups, shares = self._sample_with_signal(questions, step, rounds=rounds)
+        self._check(groups, trainer)
+        if not groups[0].graded:
+            groups = self._graded(groups)
+        rows = self._rows(groups)
+        self._keep(rows, step + 1)
+        return {
+            "prompt_ids": [list(row.request.prompt_ids) for row in rows],
+            "completion_ids": [list(row.completion.token_ids) for row in rows],
+            "logprobs": [list(row.completion.logprobs) for row in rows],
+            "total": [row.total for row in rows],
+            # Not a list: TRL hands the same to every row.
+            "figures": {**self._figures(rows, trainer), **shares},
+        }
+
+    def reward(
+        self,
+        *,
+        total: list[float | None],
+        figures: Sequence[Mapping[str, float]],
+        log_metric: Callable[[str, float], None],
+        trainer_state: TrainerState,
+        **rest: Any,
+    ) -> list[float | None]:
+        """TRL's reward function: the totals that `sample` found; None leaves a row out of the mean.
+
+        It is the last of our code before TRL shuffles the rows by the global stream. What else drew
+        from it differs between a resumed run and an undisturbed one, so the shuffle gets its own.
+        """
+        for name, value in figures[0].items():
+            log_metric(name, value)
+        self._check_reference()
+        step = trainer_state.global_step
+        torch.manual_seed(derive(self.settings.seed, "grpo", "shuffle", step))
+        return total
+
+    def _check(self, groups: Sequence[SampledGroup], trainer: FactoryGrpoTrainer) -> None:
+        """With the first rollout choose the training pass; now and then compare log-probs."""
         requests = [request for group in groups for request in group.requests]
-        completions = [completion for group in groups for completion in group.completions]
-        self._graded_early = [graded for group in groups for graded in group.graded]
         if self._count == 1:
+            completions = [completion for group in groups for completion in group.completions]
             trainer.choose_pass(
                 [(r.prompt_ids, c.token_ids) for r, c in zip(requests, completions, strict=True)]
             )
@@ -169,20 +215,39 @@ class Rollouts:
                 self.parity = engine_parity(
                     self.sampler, requests, self._sampling,
                     logprobs=trainer.completion_logprobs, device=trainer.accelerator.device,
-                    dtype=self.settings.dtype, step=step + 1,
+                    dtype=self.settings.dtype, step=trainer.state.global_step + 1,
                 )  # fmt: skip
-        problems = [group.problem for group in groups for _ in group.requests]
-        return {
-            "prompt_ids": [list(request.prompt_ids) for request in requests],
-            "completion_ids": [list(completion.token_ids) for completion in completions],
-            "logprobs": [list(completion.logprobs) for completion in completions],
-            "text": [completion.text for completion in completions],
-            "finish_reason": [completion.finish_reason for completion in completions],
-            "seed": [request.seed for request in requests],
-            # Takes the place of the planned rows' column: rewards grade what was asked.
-            "problem": problems,
-            "asked_with": [self.prompts[problem] for problem in problems],
-        }
+
+    def _rows(self, groups: Sequence[SampledGroup]) -> list[GradedRow]:
+        graded = [result for group in groups for result in group.graded]
+        values = iter(totals([result.components for result in graded], self._weights))
+        return [
+            GradedRow(group.problem, request, completion, result, next(values))
+            for group in groups
+            for request, completion, result in zip(
+                group.requests, group.completions, group.graded, strict=True
+            )
+        ]
+
+    def _figures(self, rows: Sequence[GradedRow], trainer: FactoryGrpoTrainer) -> dict[str, float]:
+        """What to log of a rollout; the components' means are over all ranks."""
+        graded = [row.graded for row in rows]
+        text = [row.completion.text for row in rows]
+        reasons: list[FinishReason] = [row.completion.finish_reason for row in rows]
+        problems = [self.problems[row.problem] for row in rows]
+        result = figures(graded, text, reasons, problems=problems)
+        if self.watcher is not None:
+            result |= close_figures(graded, text, reasons)
+        components = torch.tensor(
+            [[row.components.get(name, math.nan) for name in self._weights] for row in graded],
+            device=trainer.accelerator.device,
+        )
+        components = trainer.accelerator.gather(components)
+        for column, name in enumerate(self._weights):
+            mean = components[:, column].nanmean().item()
+            if not math.isnan(mean):
+                result[f"rewards/{name}"] = mean
+        return result
 
     def watch(self, trainer: FactoryGrpoTrainer) -> None:
         """Measure the held-out problems with the trainer's present weights."""
@@ -218,7 +283,7 @@ class Rollouts:
                 for row in read_records(self.asked_path, AskedRow):
                     self._questions.note(row)
 
-    def _draw(self, questions: Sequence[int], step: int, *, first_row: int) -> list[DrawnGroup]:
+    def _sample(self, questions: Sequence[int], step: int, *, first_row: int) -> list[SampledGroup]:
         """A group of samples for each question; no two rows of a step share a seed."""
         size = self.settings.group
         ids = {
@@ -235,118 +300,67 @@ class Rollouts:
             completions = self.sampler.sample(requests, self._sampling)
         self.drawn = self.drawn.plus(requests, completions)
         return [
-            DrawnGroup(
+            SampledGroup(
                 question,
-                requests[place * size : (place + 1) * size],
-                completions[place * size : (place + 1) * size],
+                requests[index * size : (index + 1) * size],
+                completions[index * size : (index + 1) * size],
             )
-            for place, question in enumerate(questions)
+            for index, question in enumerate(questions)
         ]
 
-    def _draw_with_signal(
+    def _sample_with_signal(
         self, planned: Sequence[int], step: int, *, rounds: int
-    ) -> list[DrawnGroup]:
-        """Groups for the planned questions, those without a signal replaced while rounds last."""
+    ) -> tuple[list[SampledGroup], dict[str, float]]:
+        """Graded groups for the planned questions, those without a signal replaced while rounds
+        last, and figures of all that was drawn."""
         size = self.settings.group
 
-        def draw(questions: Sequence[int], groups_before: int) -> list[DrawnGroup]:
-            groups = self._draw(questions, step, first_row=groups_before * size)
-            graded = self._grade(
-                [group.problem for group in groups for _ in range(size)],
-                [completion.text for group in groups for completion in group.completions],
-                [completion.finish_reason for group in groups for completion in group.completions],
-                [len(c.token_ids) for group in groups for c in group.completions],
-            )
-            return [
-                replace(group, graded=graded[place * size : (place + 1) * size])
-                for place, group in enumerate(groups)
-            ]
+        def draw(questions: Sequence[int], groups_before: int) -> list[SampledGroup]:
+            return self._graded(self._sample(questions, step, first_row=groups_before * size))
 
         first, spare = self._questions.plan(planned, step + 1)
-        kept, drawn = fill(first, spare, rounds=rounds, draw=draw, has_signal=self._has_signal)
+        kept, sampled = fill(first, spare, rounds=rounds, draw=draw, has_signal=self._has_signal)
         row = AskedRow(
             step=step + 1,
-            asked=tuple(group.problem for group in drawn),
-            solved=tuple(all(g.verdict.is_correct for g in group.graded) for group in drawn),
+            asked=tuple(group.problem for group in sampled),
+            solved=tuple(all(g.verdict.is_correct for g in group.graded) for group in sampled),
         )
-        self._draw_figures = {
-            "drawn_groups_per_used": len(drawn) / len(kept),
-            "drawn_accuracy": sum(g.verdict.is_correct for group in drawn for g in group.graded)
-            / (len(drawn) * size),
-            "drawn_tokens": float(sum(len(c.token_ids) for g in drawn for c in g.completions)),
+        right = sum(g.verdict.is_correct for group in sampled for g in group.graded)
+        shares = {
+            "drawn_groups_per_used": len(sampled) / len(kept),
+            "drawn_accuracy": right / (len(sampled) * size),
+            "drawn_tokens": float(sum(len(c.token_ids) for g in sampled for c in g.completions)),
             "drawn_resting": float(len(self._questions.resting(step + 1))),
         }
         append_rows(self.asked_path, [row.model_dump(mode="json")])
         self._questions.note(row)
-        return kept
+        return kept, shares
 
-    def _has_signal(self, group: DrawnGroup) -> bool:
-        totals = {self._total(one) for one in group.graded}
-        return len(totals) > 1
+    def _has_signal(self, group: SampledGroup) -> bool:
+        return len(set(totals([g.components for g in group.graded], self._weights))) > 1
 
-    def _total(self, graded: Graded) -> float:
-        return total_reward(graded.components, self.settings.rewards, step=self._update)
-
-    def reward_functions(self) -> list[Callable[..., list[float | None]]]:
-        """One function a configured component; the first one called grades the rollout."""
-        return [self._reward_function(reward.name) for reward in self.settings.rewards]
-
-    def _reward_function(self, name: str) -> Callable[..., list[float | None]]:
-        def reward(
-            *,
-            problem: list[int],
-            text: list[str],
-            finish_reason: list[FinishReason],
-            log_metric: Callable[[str, float], None],
-            **rest: Any,
-        ) -> list[float | None]:
-            if not self._graded:
-                tokens = [len(ids) for ids in rest["completion_ids"]]
-                self._graded = self._graded_early or self._grade(
-                    problem, text, finish_reason, tokens
-                )
-                asked = [self.problems[i] for i in problem]
-                of_rollout = figures(self._graded, text, finish_reason, problems=asked)
-                if self.watcher is not None:
-                    of_rollout |= close_figures(self._graded, text, finish_reason)
-                for metric, value in {**of_rollout, **self._draw_figures}.items():
-                    log_metric(metric, value)
-                self._keep(problem, text, finish_reason, rest)
-            # None where a component does not apply: TRL leaves it out of sum and mean.
-            return [graded.components.get(name) for graded in self._graded]
-
-        reward.__name__ = name
-        return reward
-
-    def _grade(
-        self,
-        problem: list[int],
-        text: list[str],
-        finish_reason: list[FinishReason],
-        tokens: list[int],
-    ) -> list[Graded]:
+    def _graded(self, groups: Sequence[SampledGroup]) -> list[SampledGroup]:
+        """The groups with everything that there is to say about each completion."""
+        completions = [completion for group in groups for completion in group.completions]
+        problems = [self.problems[group.problem] for group in groups for _ in group.completions]
         prompt = self.settings.prompt
         with self.clock.measure("grade"):
             verdicts = self.pool.grade(
                 [
-                    GradeItem.for_prompt(self.problems[i], completion, reason, prompt)
-                    for i, completion, reason in zip(problem, text, finish_reason, strict=True)
+                    GradeItem.for_prompt(problem, completion.text, completion.finish_reason, prompt)
+                    for problem, completion in zip(problems, completions, strict=True)
                 ]
             )
-            asked = [self.problems[i] for i in problem]
-            ruled = [v for v, p in zip(verdicts, asked, strict=True) if p.kind != "open"]
+            ruled = [v for v, p in zip(verdicts, problems, strict=True) if p.kind != "open"]
             self._failures.check(ruled)
-            responses = [
-                parse_completion(completion, reason, prompt)
-                for completion, reason in zip(text, finish_reason, strict=True)
-            ]
+            responses = [parse_completion(c.text, c.finish_reason, prompt) for c in completions]
             results = [
                 GradedCompletion.of(
-                    source, verdict, response, completion, tokens=count,
+                    problem, verdict, response, completion.text, tokens=len(completion.token_ids),
                     limit=self._sampling.max_new_tokens, language=self.settings.language,
                 )
-                for source, verdict, response, completion, count in zip(
-                    asked, verdicts, responses, text, tokens, strict=True
+                for problem, verdict, response, completion in zip(
+                    problems, verdicts, responses, completions, strict=True
                 )
             ]  # fmt: skip
             graded = [
@@ -355,91 +369,75 @@ class Rollouts:
                     verdicts, responses, results, self._plugins.components(results), strict=True
                 )
             ]
-        if self.preferences is None:
-            return graded
-        with self.clock.measure("score"):
-            return self.preferences.added(graded, asked, text, step=self._update)
+        if self.preferences is not None:
+            with self.clock.measure("score"):
+                texts = [completion.text for completion in completions]
+                graded = self.preferences.added(graded, problems, texts, weights=self._weights)
+        each = iter(graded)
+        return [replace(g, graded=[next(each) for _ in g.completions]) for g in groups]
 
-    def _keep(
-        self,
-        problem: list[int],
-        text: list[str],
-        finish_reason: list[FinishReason],
-        rest: dict[str, Any],
-    ) -> None:
-        """Append a few completions of the rollout that feeds the next update.
+    def _keep(self, rows: Sequence[GradedRow], step: int) -> None:
+        """Append a few completions of the rollout that feeds update `step`.
 
         Those of the first questions; with a watch also the one with the most steps done again,
         and that one from the very first rollout that has any.
         """
         if not is_first_rank():
             return
-        step = rest["trainer_state"].global_step + 1
         redone = []
         if self.watcher is not None:
-            redone = [redone_steps(graded.response.reasoning or "") for graded in self._graded]
-        telling = self._most_telling(redone)
+            redone = [redone_steps(row.graded.response.reasoning or "") for row in rows]
+        telling = _most_telling(rows, redone)
         is_kept = step in self.settings.kept_steps
-        chosen = self._first_rows() if is_kept else []
+        chosen = self._first_rows(len(rows)) if is_kept else []
         if telling is not None and (is_kept or not self._has_redone):
             self._has_redone = True
             chosen = sorted({*chosen, telling})
         lines = []
-        for row in chosen:
-            trace = self._trace(
-                row, step, problem=problem, text=text, finish_reason=finish_reason, rest=rest
-            )
-            graded = self._graded[row]
-            rewards = {**graded.components, "total": self._total(graded)}
+        for index in chosen:
+            row = rows[index]
+            trace = self._trace(row, step, sample=index % self.settings.group)
+            rewards = {**row.graded.components, "total": row.total}
             line = {"step": step, "trace": trace.model_dump(mode="json"), "rewards": rewards}
-            lines.append({**line, "redone": redone[row]} if row == telling else line)
+            lines.append({**line, "redone": redone[index]} if index == telling else line)
         if lines:
             append_rows(self.path, lines)
 
-    def _trace(
-        self,
-        row: int,
-        step: int,
-        *,
-        problem: list[int],
-        text: list[str],
-        finish_reason: list[FinishReason],
-        rest: dict[str, Any],
-    ) -> Trace:
+    def _trace(self, row: GradedRow, step: int, *, sample: int) -> Trace:
         """One completion of the rollout that feeds update `step`, as it is kept."""
-        source, graded = self.problems[problem[row]], self._graded[row]
+        problem, response = self.problems[row.problem], row.graded.response
         return Trace(
-            problem_id=source.id,
-            sample=row % self.settings.group,
-            question=source.prompt,
-            prompt=rest["asked_with"][row],
-            completion=text[row],
-            reasoning=graded.response.reasoning,
-            answer=graded.response.answer,
-            summary=graded.response.summary,
-            finish_reason=finish_reason[row],
-            completion_tokens=len(rest["completion_ids"][row]),
-            seed=rest["seed"][row],
+            problem_id=problem.id,
+            sample=sample,
+            question=problem.prompt,
+            prompt=self.prompts[row.problem],
+            completion=row.completion.text,
+            reasoning=response.reasoning,
+            answer=response.answer,
+            summary=response.summary,
+            finish_reason=row.completion.finish_reason,
+            completion_tokens=len(row.completion.token_ids),
+            seed=row.request.seed,
             sampling=self._sampling,
             style=self.settings.prompt.style,
             model=f"{self.settings.model}+{step - 1}",
-            verdict=graded.verdict,
+            verdict=row.graded.verdict,
         )
 
-    def _first_rows(self) -> list[int]:
+    def _first_rows(self, rows: int) -> list[int]:
         size = self.settings.group
         return [
             group * size + sample
-            for group in range(min(KEPT_GROUPS, len(self._graded) // size))
+            for group in range(min(KEPT_GROUPS, rows // size))
             for sample in range(min(KEPT_SAMPLES, size))
         ]
 
-    def _most_telling(self, redone: Sequence[int]) -> int | None:
-        """The completion with the most steps done again, right ones first."""
-        if not any(redone):
-            return None
-        rows = range(len(redone))
-        return max(rows, key=lambda row: (redone[row], self._graded[row].verdict.is_correct))
+
+def _most_telling(rows: Sequence[GradedRow], redone: Sequence[int]) -> int | None:
+    """The completion with the most steps done again, right ones first."""
+    if not any(redone):
+        return None
+    return max(range(len(redone)), key=lambda i: (redone[i], rows[i].graded.verdict.is_correct))
 
 
 def _ranks(trainer: FactoryGrpoTrainer) -> Ranks:

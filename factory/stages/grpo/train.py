@@ -1,6 +1,7 @@
 """One GRPO run from its parts: model, engine, graders, trainer, checkpoints."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -101,9 +102,7 @@ def train(
                 preferences=_preferences(config, reward_models, context),
                 **parts,
             )
-            trainer = make_trainer(
-                config, prompts, policy=policy, rollouts=rollouts, context=context
-            )
+            trainer = make_trainer(config, policy=policy, rollouts=rollouts, context=context)
             rollouts.clock.take()
             run_trainer(trainer, context)
             early = _early_stop(trainer)
@@ -162,16 +161,12 @@ def _watcher(
 
 def make_trainer(
     config: GrpoConfig,
-    prompts: Sequence[str],
     *,
     policy: "PreTrainedModel",
     rollouts: Rollouts,
     context: Context,
 ) -> FactoryGrpoTrainer:
-    """The trainer with its data in order and all its callbacks, ready to `train`.
-
-    `prompts[i]` is what `rollouts.problems[i]` is asked with.
-    """
+    """The trainer with its data in order and all its callbacks, ready to `train`."""
     arguments, packed_rows, is_measured = _placement(config, policy, context)
     faster_pass = FasterPass(context.scratch, context.note) if is_measured else None
     general = sum(problem.kind == "open" for problem in rollouts.problems)
@@ -191,7 +186,7 @@ def make_trainer(
     telemetry = Telemetry(
         context.scratch / "telemetry.jsonl",
         context,
-        values=telemetry_values,
+        values=partial(telemetry_values, components=[r.name for r in config.rewards]),
         timings=lambda logs: (
             _timings(rollouts, figures, logs) | (faster_pass.take() if faster_pass else {})
         ),
@@ -201,10 +196,10 @@ def make_trainer(
     trainer = FactoryGrpoTrainer(
         model=policy,
         args=arguments,
-        train_dataset=question_rows(config, prompts, context.seed, general=general),
+        train_dataset=question_rows(config, len(rollouts.problems), context.seed, general=general),
         processing_class=rollouts.tokenizer,
         peft_config=peft_config(config.lora),
-        reward_funcs=rollouts.reward_functions(),
+        reward_funcs=rollouts.reward,
         rollout_func=rollouts.sample,
         callbacks=[
             CompleteCheckpoints(config.updates_per_rollout),
@@ -250,15 +245,13 @@ def _placement(
     return packed, machine.train.micro_rows or machine.micro_groups * config.group, is_measured
 
 
-def question_rows(
-    config: GrpoConfig, prompts: Sequence[str], seed: int, *, general: int = 0
-) -> Dataset:
+def question_rows(config: GrpoConfig, problems: int, seed: int, *, general: int = 0) -> Dataset:
     """Every question of the run in the order in which it is asked: resuming only skips rows.
 
-    The last `general` of the prompts are general ones.
+    A row's prompt is the index of its problem, of which the last `general` are general prompts.
     """
-    order = planned_questions(config, len(prompts) - general, general, seed)
-    return Dataset.from_dict({"prompt": [prompts[i] for i in order], "problem": order})
+    order = planned_questions(config, problems - general, general, seed)
+    return Dataset.from_dict({"prompt": [str(index) for index in order]})
 
 
 def planned_questions(config: GrpoConfig, problems: int, general: int, seed: int) -> list[int]:
@@ -280,7 +273,7 @@ def planned_questions(config: GrpoConfig, problems: int, general: int, seed: int
     return order
 
 
-def telemetry_values(logs: Logs) -> dict[str, float]:
+def telemetry_values(logs: Logs, *, components: Sequence[str]) -> dict[str, float]:
     """The deterministic figures of a step, from what TRL logs.
 
     A step that takes its rows from an earlier rollout has none of the rollout's figures. With
@@ -290,13 +283,9 @@ def telemetry_values(logs: Logs) -> dict[str, float]:
     values |= {ours: logs[theirs] for theirs, ours in RENAMED.items() if theirs in logs}
     if "frac_reward_zero_std" in logs:
         values["signal_share"] = 1.0 - logs["frac_reward_zero_std"]
-    for name, value in logs.items():
-        if name.startswith(("words/", "drawn_")):
-            values[name] = value
-        # A component that applies to none of a rollout's completions has no mean.
-        elif name.startswith("rewards/") and name.endswith("/mean") and value is not None:
-            values[name.removesuffix("/mean")] = value
-    return values
+    names = [f"rewards/{component}" for component in components]
+    names += [name for name in logs if name.startswith(("words/", "drawn_"))]
+    return values | {name: logs[name] for name in names if name in logs}
 
 
 def canary_alarms(row: Mapping[str, float | None]) -> list[str]:

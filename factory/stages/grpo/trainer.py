@@ -1,9 +1,8 @@
 """TRL's GRPO trainer with our rollouts, R1's settings and the packed pass.
 
-TRL keeps the mathematics: advantages, ratios, clipping, KL and loss are its code. Overridden are
-the log-prob pass (packed where it may be and pays), how a batch is cut into micro-batches that keep
-a prompt's rows together, and what resume needs beyond a plain Trainer: the reference model and the
-shuffling of a rollout.
+TRL keeps the mathematics: advantages, ratios, clipping, KL and loss are its code. Ours are the
+log-prob pass (packed where it may be and pays), and how a batch is cut into micro-batches that keep
+a prompt's rows together.
 
 A checkpoint at step s resumes exactly only if a rollout starts at s, since TRL does not save the
 rows that a rollout still holds: `arguments.py` sees to it.
@@ -11,19 +10,14 @@ rows that a rollout still holds: `arguments.py` sees to it.
 
 import math
 import warnings
-from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers.training_args import ParallelMode
-from trl import GRPOConfig as TrlConfig
-from trl import GRPOTrainer
 
 from factory.cpu.packed import not_covered
 from factory.cpu.packed_logprobs import (
@@ -32,15 +26,18 @@ from factory.cpu.packed_logprobs import (
     rows_by_prompt,
     split_groups,
 )
-from factory.seeds import derive
 from factory.stages.grpo.pass_choice import FasterPass, untouched
-from factory.stages.grpo.reference import require_loaded_reference, require_reference
+from factory.stages.grpo.reference import KeptReference, ScoredBatch, require_reference
 from factory.trainers.phases import PhaseClock
-from factory.trainers.sharding import sharded_by_layers
-from factory.trainers.weights import fill, whole
-
-REFERENCE = "reference.safetensors"
-"""File of a checkpoint with the weights of a reference model that was refreshed."""
+from factory.trainers.trl_hooks import (
+    GivenLogprobsTrainer,
+    LogProbs,
+    Metrics,
+    metrics_of,
+    separate_metrics,
+    sharded_by_layers,
+)
+from factory.trainers.trl_hooks import GRPOConfig as TrlConfig
 
 ROW_MEAN_LOSSES = ("grpo", "dr_grpo", "sapo", "luspo")
 """Means over rows: a part of the batch counts by its share of the rows."""
@@ -48,7 +45,7 @@ FIXED_SCALE_LOSSES = ("dapo", "cispo", "vespo")
 """Sums divided by a number known beforehand: parts add up as they are."""
 
 
-class FactoryGrpoTrainer(GRPOTrainer):
+class FactoryGrpoTrainer(GivenLogprobsTrainer):
     """GRPOTrainer whose passes are packed where `packed_rows` is given.
 
     `packed_rows` bounds the completions of one micro-batch; backward runs micro-batch by
@@ -71,16 +68,14 @@ class FactoryGrpoTrainer(GRPOTrainer):
         self.faster_pass = faster_pass
         self.is_packed = True
         """Whether micro-batches take the packed pass, or TRL's."""
-        self.asked: list[int] = []
-        """Problem index of every row of the rollout that is being drawn, as planned."""
         self._policy_logprobs: Tensor | None = None
+        self._scored: ScoredBatch | None = None
+        """By the reference, in the first rollout."""
+        kwargs["callbacks"] = [KeptReference(self), *kwargs.get("callbacks", ())]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
             with sharded_by_layers():
                 super().__init__(*args, **kwargs)
-
-    def _send_telemetry(self) -> None:
-        """Nothing: a run tells nobody that it runs."""
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
@@ -94,27 +89,18 @@ class FactoryGrpoTrainer(GRPOTrainer):
             self.lr_scheduler = LambdaLR(
                 optimizer or self.optimizer, lambda step: min(1.0, (step + 1) / rising)
             )
-            self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         with self.clock.measure("train"):
             return super().training_step(*args, **kwargs)
 
-    def _prepare_inputs(self, generation_batch: Any) -> Any:
-        if self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
-            # The shuffle of a rollout's rows draws from the global stream. What else drew from it
-            # differs between a resumed run and an undisturbed one, so it gets a state of its own.
-            torch.manual_seed(derive(self.args.seed, "grpo", "shuffle", self.state.global_step))
-        return super()._prepare_inputs(generation_batch)
-
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        # TRL hands a rollout_func the prompts alone.
-        self.asked = [row["problem"] for row in inputs]
-        batch = super()._generate_and_score_completions(inputs)
-        if self.beta != 0.0 and self.state.global_step == 0:
-            require_reference(self, batch)
-        return batch
+    def check_reference(self) -> None:
+        """EngineError unless policy and reference agree about the first rollout; once a run."""
+        if self._scored is not None:
+            with self.clock.measure("reference"):
+                require_reference(self, self._scored)
+            self._scored = None
 
     def choose_pass(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
         """Take the faster pass from now on, where that is not settled.
@@ -141,40 +127,37 @@ class FactoryGrpoTrainer(GRPOTrainer):
     def _try_pass(self, ids: Tensor, mask: Tensor, length: int, *, is_packed: bool) -> None:
         """One pass with its backward, as the loss asks for it."""
         self.is_packed = is_packed
-        logprobs = self._logprobs(self.model, ids, mask, length, (), {"compute_entropy": True})[0]
+        logprobs = self.batch_logprobs(self.model, ids, mask, length, compute_entropy=True)[0]
         logprobs.sum().backward()
         if ids.is_cuda:
             torch.cuda.synchronize(ids.device)
 
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: torch.nn.Module,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        logits_to_keep: int,
-        *args: Any,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def logprobs(
+        self, model: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor,
+        logits_to_keep: int, *args: Any, **kwargs: Any,
+    ) -> LogProbs:  # fmt: skip
+        """Of TRL's passes: with gradient the policy's, without the old policy's and, last, the
+        reference's."""
+        batch = (input_ids, attention_mask, logits_to_keep)
         if torch.is_grad_enabled():
-            found = self._logprobs(model, input_ids, attention_mask, logits_to_keep, args, kwargs)
-            self._policy_logprobs = found[0].detach()
-            return found
+            result = self.batch_logprobs(model, *batch, *args, **kwargs)
+            self._policy_logprobs = result[0].detach()
+            return result
         with self.clock.measure("reference"):
-            return self._logprobs(model, input_ids, attention_mask, logits_to_keep, args, kwargs)
+            result = self.batch_logprobs(model, *batch, *args, **kwargs)
+        if self.beta != 0.0 and self.state.global_step == 0:
+            self._scored = ScoredBatch(*batch, result[0])
+        return result
 
-    def _logprobs(
-        self,
-        model: torch.nn.Module,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        logits_to_keep: int,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def batch_logprobs(
+        self, model: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor,
+        logits_to_keep: int, *args: Any, **kwargs: Any,
+    ) -> LogProbs:  # fmt: skip
+        """The log-probs of a batch by the packed pass, or by TRL's."""
         if self.packed_rows is None or not self.is_packed:
             if self.packed_rows is not None:
                 kwargs["batch_size"] = self.packed_rows
-            return super()._get_per_token_logps_and_entropies(
+            return super().batch_logprobs(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
         with self.accelerator.autocast():
@@ -194,35 +177,41 @@ class FactoryGrpoTrainer(GRPOTrainer):
         self, input_ids: Tensor, attention_mask: Tensor, completion_length: int
     ) -> Tensor:
         """Log-probs (rows, completion_length) under the policy as it trains; padding is 0."""
-        return self._logprobs(self.model, input_ids, attention_mask, completion_length, (), {})[0]
+        return self.batch_logprobs(self.model, input_ids, attention_mask, completion_length)[0]
 
-    def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Tensor:
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
         """TRL's loss, as a sum over micro-batches whose backward has run but for the last.
 
         Each micro-batch's loss is TRL's own, weighted so that the sum is the batch's loss.
         """
+        rest = (return_outputs, num_items_in_batch)
+        merged = metrics_of(self)
         if self.packed_rows is None or not self.model.training:
-            loss = super()._compute_loss(model, inputs)
-            self._note_ratio(self._metrics["train"], inputs)
+            loss = super().compute_loss(model, inputs, *rest)
+            self._note_ratio(merged, inputs)
             return loss
         parts = self._micro_batches(inputs)
         if not parts:
             return self._loss_without_signal()
-        merged = self._metrics["train"]
-        collected: list[tuple[float, dict[str, list[float]]]] = []
+        collected: list[tuple[float, Metrics]] = []
         done = 0.0
         for rows in parts:
             part = _rows_of(inputs, rows)
-            self._metrics["train"] = defaultdict(list)
-            loss = super()._compute_loss(model, part) * self._weight(part, inputs)
-            self._note_ratio(self._metrics["train"], part)
-            collected.append((part["completion_mask"].sum().item(), self._metrics["train"]))
+            with separate_metrics(self) as metrics:
+                loss = super().compute_loss(model, part, *rest) * self._weight(part, inputs)
+            self._note_ratio(metrics, part)
+            collected.append((part["completion_mask"].sum().item(), metrics))
             if rows is not parts[-1]:
                 self.accelerator.backward(loss)
                 done += loss.detach()
         for name, value in _merge_metrics(collected).items():
             merged[name].append(value)
-        self._metrics["train"] = merged
         return loss + done
 
     def _micro_batches(self, inputs: dict[str, Any]) -> list[Tensor]:
@@ -241,12 +230,12 @@ class FactoryGrpoTrainer(GRPOTrainer):
             for part in split_groups(groups, self.packed_rows)
         ]
 
-    def _weight(self, part: dict[str, Any], whole: dict[str, Any]) -> float:
+    def _weight(self, part: dict[str, Any], batch: dict[str, Any]) -> float:
         if self.loss_type in ROW_MEAN_LOSSES:
-            return len(part["advantages"]) / len(whole["advantages"])
+            return len(part["advantages"]) / len(batch["advantages"])
         if self.loss_type in FIXED_SCALE_LOSSES:
             return 1.0
-        return (part["completion_mask"].sum() / whole["completion_mask"].sum()).item()  # bnpo
+        return (part["completion_mask"].sum() / batch["completion_mask"].sum()).item()  # bnpo
 
     def _loss_without_signal(self) -> Tensor:
         """A zero loss with zero gradients: the optimizer still takes its step, as in TRL."""
@@ -255,7 +244,7 @@ class FactoryGrpoTrainer(GRPOTrainer):
                 parameter.grad = torch.zeros_like(parameter)
         return torch.zeros((), device=self.accelerator.device, requires_grad=True)
 
-    def _note_ratio(self, metrics: dict[str, list[float]], inputs: dict[str, Any]) -> None:
+    def _note_ratio(self, metrics: Metrics, inputs: dict[str, Any]) -> None:
         """Log the largest probability ratio of a token: R1's epsilon of 10 hardly clips it."""
         old = inputs.get("old_per_token_logps")
         if old is None or self._policy_logprobs is None:
@@ -263,29 +252,6 @@ class FactoryGrpoTrainer(GRPOTrainer):
             return
         log_ratio = (self._policy_logprobs - old)[inputs["completion_mask"].bool()]
         metrics["ratio_max"].append(log_ratio.max().exp().item())
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        refreshed = self.args.sync_ref_model and (
-            self.state.global_step >= self.args.ref_model_sync_steps
-        )
-        if self.ref_model is not None and refreshed:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            reference = self.accelerator.unwrap_model(self.ref_model)
-            tensors = {
-                name: whole(p.detach()).contiguous() for name, p in reference.named_parameters()
-            }
-            if self.args.should_save:
-                save_file(tensors, folder / REFERENCE)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        require_loaded_reference(self)
-        path = Path(resume_from_checkpoint) / REFERENCE
-        if self.ref_model is not None and path.exists():
-            reference = dict(self.accelerator.unwrap_model(self.ref_model).named_parameters())
-            for name, tensor in load_file(path).items():
-                fill(reference[name], tensor)
 
 
 def _rows_of(inputs: dict[str, Any], rows: Tensor) -> dict[str, Any]:
@@ -296,7 +262,7 @@ def _rows_of(inputs: dict[str, Any], rows: Tensor) -> dict[str, Any]:
     }
 
 
-def _merge_metrics(parts: list[tuple[float, dict[str, list[float]]]]) -> dict[str, float]:
+def _merge_metrics(parts: list[tuple[float, Metrics]]) -> dict[str, float]:
     """One value a metric from those of micro-batches of so many tokens."""
     merged = {}
     for name in sorted({name for _, metrics in parts for name in metrics}):

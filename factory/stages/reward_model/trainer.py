@@ -1,5 +1,6 @@
 """TRL's RewardTrainer as the factory runs it: pairs by TRL's own loss, safety labels by another."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import Dataset
 from torch.nn.functional import binary_cross_entropy_with_logits
-from transformers import AutoTokenizer, PrinterCallback
-from trl import RewardConfig as TrlConfig
-from trl import RewardTrainer
+from transformers import AutoTokenizer, PrinterCallback, Trainer
 
 from factory.context import Context
 from factory.seeds import derive
@@ -22,6 +21,8 @@ from factory.trainers.running import run_trainer
 from factory.trainers.saving import save_model
 from factory.trainers.scoring import open_classifier, padded
 from factory.trainers.telemetry import Logs, Telemetry
+from factory.trainers.trl_hooks import RewardConfig as TrlConfig
+from factory.trainers.trl_hooks import RewardTrainer, disable_dropout_in_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,18 +37,18 @@ class PairTrainer(RewardTrainer):
     # A micro-batch's loss is its mean, so the Trainer has to divide by how many there are.
     loss_is_scaled_for_ga = False
 
-    def _send_telemetry(self) -> None:
-        """Nothing: a run tells nobody that it runs."""
 
+class LabelTrainer(Trainer):
+    """transformers' Trainer for single labelled texts: binary cross-entropy on the score."""
 
-class LabelTrainer(PairTrainer):
-    """RewardTrainer for single labelled texts: binary cross-entropy on the score."""
-
-    def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
-        return dataset
-
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["ids", "is_safe"]
+    def __init__(self, *args: Any, model: "PreTrainedModel", **kwargs: Any) -> None:
+        disable_dropout_in_model(model)  # as RewardTrainer does
+        super().__init__(*args, model=model, **kwargs)
+        # As above, in the words of transformers before 5.19.
+        self.model_accepts_loss_kwargs = False
+        self.figures: dict[str, list[float]] = defaultdict(list)
+        """Of the micro-batches since the last log."""
+        self.tokens = 0
 
     def compute_loss(
         self,
@@ -63,12 +64,17 @@ class LabelTrainer(PairTrainer):
         )
         scores = outputs.logits[:, 0].float()
         loss = binary_cross_entropy_with_logits(scores, wanted)
-        figures = self._metrics["train"]
-        figures["accuracy"].append(((scores > 0) == wanted.bool()).float().mean().item())
-        figures["mean_reward"].append(scores.mean().item())
-        self._total_train_tokens += int(inputs["attention_mask"].sum())
-        figures["num_tokens"] = [float(self._total_train_tokens)]
+        self.figures["accuracy"].append(((scores > 0) == wanted.bool()).float().mean().item())
+        self.figures["mean_reward"].append(scores.mean().item())
+        self.tokens += int(inputs["attention_mask"].sum())
         return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The Trainer's figures and those of the micro-batches, each a mean."""
+        logs |= {name: sum(values) / len(values) for name, values in self.figures.items()}
+        logs["num_tokens"] = float(self.tokens)
+        self.figures.clear()
+        super().log(logs, start_time)
 
 
 def collate_labels(padding: int) -> Any:
@@ -98,6 +104,7 @@ def training_arguments(
         adam_beta2=config.adam_betas[1],
         max_length=None,  # longer rows are dropped, and counted, before
         eval_strategy="no",
+        remove_unused_columns=False,  # the collators want them all
     )
 
 
@@ -109,7 +116,7 @@ def make_trainer(
     model: "PreTrainedModel",
     micro_batch: int,
     context: Context,
-) -> PairTrainer:
+) -> PairTrainer | LabelTrainer:
     """The trainer with its data in order and all its callbacks, ready to `train`."""
     order = plan_order(
         [row.tokens for row in rows],
@@ -134,7 +141,7 @@ def make_trainer(
             ),
         ],
     }
-    trainer: PairTrainer
+    trainer: PairTrainer | LabelTrainer
     pairs = [row for row in rows if isinstance(row, PairRow)]
     labels = [row for row in rows if isinstance(row, LabelRow)]
     if pairs:

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback
-from trl import SFTConfig as TrlConfig
-from trl import SFTTrainer
 
 from factory.context import Context
 from factory.cpu.attention import TWO_PRODUCTS
@@ -31,6 +29,8 @@ from factory.trainers.running import run_trainer
 from factory.trainers.saving import save_model
 from factory.trainers.telemetry import Logs, Telemetry
 from factory.trainers.tokens import Pieces, grow_embeddings
+from factory.trainers.trl_hooks import SFTConfig as TrlConfig
+from factory.trainers.trl_hooks import SFTTrainer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -76,7 +76,7 @@ class CompletionTrainer(SFTTrainer):
 
     def __init__(self, *args: Any, share: Callable[[int, int], float], **kwargs: Any) -> None:
         self._share = share
-        self._correct = self._scored = 0
+        self._correct = self._scored = self._tokens = 0
         super().__init__(*args, **kwargs)
 
     def create_scheduler(
@@ -87,7 +87,6 @@ class CompletionTrainer(SFTTrainer):
             self.lr_scheduler = LambdaLR(
                 optimizer or self.optimizer, lambda step: self._share(step, num_training_steps)
             )
-            self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def compute_loss(
@@ -135,14 +134,14 @@ class CompletionTrainer(SFTTrainer):
         self._correct += int(correct)
         self._scored += int(scored.sum())
         mask = inputs.get("attention_mask")
-        self._total_train_tokens += int(inputs["input_ids"].numel() if mask is None else mask.sum())
+        self._tokens += int(inputs["input_ids"].numel() if mask is None else mask.sum())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's own figures under its own names; accuracy over tokens, not over micro-batches."""
         if self._scored:
             logs["mean_token_accuracy"] = self._correct / self._scored
-            logs["num_tokens"] = self._total_train_tokens
-            self._correct = self._scored = 0
+            logs["num_tokens"] = self._tokens
+            self._correct = self._scored = self._tokens = 0
         super().log(logs, start_time)
 
 
