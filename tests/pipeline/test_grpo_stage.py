@@ -441,14 +441,13 @@ def test_replaced_questions_are_graded_as_what_they_are(
     graded: list[tuple[str, str]] = []
     sample, keep, grade = Rollouts.sample, Rollouts._keep, GradingPool.grade
 
-    def watch_sample(self: Rollouts, *args: Any) -> dict[str, list[Any]]:
-        rows = sample(self, *args)
-        trained.extend(rows["prompt_ids"])
-        return rows
-
     def watch_keep(self: Rollouts, rows: list[GradedRow], step: int) -> None:
         kept.extend(rows)
         keep(self, rows, step)
+
+    def watch_sample(self: Rollouts, *args: Any) -> dict[str, list[Any]]:
+        trained.extend((rows := sample(self, *args))["prompt_ids"])
+        return rows
 
     def watch_grade(self: GradingPool, items: list[GradeItem]) -> list[Verdict]:
         graded.extend((item.problem.id, item.text) for item in items)

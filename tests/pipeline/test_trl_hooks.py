@@ -47,9 +47,9 @@ SOURCES = {
     "DistillationTrainer._generate": "011443de5bf7828b",
     "DistillationTrainer._prepare_inputs": "a0b5e05b3647e889",
 }
-"""Hashes of the replaced methods and of their callers (`__init__` calls `prepare_fsdp`), and of what
-our seeds and totals rely on: that nothing draws between the last hook and the shuffle, and that
-rewards meet no other weight."""
+"""Hashes of the replaced methods, of their callers (`__init__` calls `prepare_fsdp`), and of what
+seeds and totals rely on: that nothing draws between the last hook and the shuffle, and that rewards
+meet no other weight."""
 IMPORTERS = {
     "trainers/trl_hooks.py": "trainers and their arguments",
     "cpu/packed_logprobs.py": "a kernel",
