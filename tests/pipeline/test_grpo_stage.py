@@ -350,8 +350,9 @@ def test_an_engine_that_keeps_old_weights_stops_the_run(
 
 
 def test_a_run_that_diverges_stops_with_the_step(inputs: Inputs, tmp_path: Path) -> None:
+    settings = config(updates_per_rollout=1).model_copy(update={"learning_rate": 1e30})
     with pytest.raises(EngineError, match=r"step [23]: (loss|grad_norm|log-probs)"):
-        run_stage(config(learning_rate=1e30, updates_per_rollout=1), inputs, tmp_path)
+        run_stage(settings, inputs, tmp_path)
 
 
 def test_a_completion_limit_beyond_the_model_is_refused(inputs: Inputs, tmp_path: Path) -> None:
@@ -437,8 +438,7 @@ def test_replaced_questions_are_graded_as_what_they_are(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[list[int]] = []
-    kept: list[GradedRow] = []
-    graded: list[tuple[str, str]] = []
+    kept, graded = list[GradedRow](), list[tuple[str, str]]()
     sample, keep, grade = Rollouts.sample, Rollouts._keep, GradingPool.grade
 
     def watch_keep(self: Rollouts, rows: list[GradedRow], step: int) -> None:
@@ -461,9 +461,8 @@ def test_replaced_questions_are_graded_as_what_they_are(
     assert {(PROBLEMS[row.problem].id, row.completion.text) for row in kept} <= {*graded}
     tokenizer = AutoTokenizer.from_pretrained(inputs["model"].path)
     assert all(f"{row.problem} + 1 =" in tokenizer.decode(row.request.prompt_ids) for row in kept)
-    lines = [json.loads(line) for line in (out / "rollouts.jsonl").read_text().splitlines()]
-    for line in lines:
-        trace = Trace.model_validate_json(json.dumps(line["trace"]))
+    for line in (out / "rollouts.jsonl").read_text().splitlines():
+        trace = Trace.model_validate_json(json.dumps(json.loads(line)["trace"]))
         assert trace.question in trace.prompt
 
 
