@@ -30,7 +30,7 @@ def parse_record(line: str | bytes, record: type[R], where: str) -> R:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "line"
-        raise DataError(f"{where}: {field}: {first['msg']}") from error
+        raise DataError(f"{where}: {field[:200]}: {first['msg'][:500]}") from error
     except _NoNumberError as error:
         raise DataError(f"{where}: {error}") from error
 

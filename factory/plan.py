@@ -66,8 +66,8 @@ def make_plan(recipe: Recipe, *, until: str | None = None) -> tuple[Step, ...]:
         input_fingerprints = {path: fingerprints[reference] for path, reference in inputs.items()}
         try:
             fingerprints[name] = _fingerprint(config, stage, seed, input_fingerprints)
-        except ArtifactError as error:
-            raise ArtifactError(f"stages.{name}: {error}") from error
+        except (ArtifactError, OSError) as error:
+            raise ArtifactError(f"stages.{name}: {str(error)[:500]}") from error
         steps.append(Step(name, config, stage, inputs, seed, fingerprints[name]))
     return tuple(steps)
 

@@ -70,7 +70,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     own = [override for override in overrides if not override.startswith(MACHINE_KEY)]
     for override in own:
         _apply(data, override)
-    return recipe_from(data, str(path), own, folders)
+    try:
+        return recipe_from(data, str(path), own, folders)
+    except OSError as error:  # a name that is too long for a file
+        raise RecipeError(f"{path}: {error.strerror}: {str(error.filename)[:100]}") from error
 
 
 def recipe_from(

@@ -141,3 +141,14 @@ def test_of_many_problems_the_first_are_shown_and_the_rest_counted(tmp_path: Pat
     assert "k0: unknown key" in lines[0]
     # A thousand keys, and that there are no stages: said as one of the first or counted.
     assert lines[-1] == f"and {1000 - (len(lines) - 1):,} more"
+
+
+@pytest.mark.parametrize("field", ["task", "path"])
+def test_a_name_that_is_too_long_for_a_file_is_refused(field: str, tmp_path: Path) -> None:
+    problems = {"kind": "problems", "sources": [{"type": "local", "path": "x" * 5000}]}
+    benchmarks = [{"name": "b", "task": "x" * 5000}]
+    evaluate = {"kind": "evaluate", "model": "a", "benchmarks": benchmarks}
+    more = {"e": evaluate} if field == "task" else {"p": problems}
+    path = recipe(tmp_path, json.dumps({"name": "x", "stages": {"a": MODEL, **more}}))
+    with pytest.raises(FactoryError):
+        make_plan(load_recipe(path))
