@@ -191,9 +191,10 @@ def train(
         )  # fmt: skip
         trainer.engine.clock.take()
         run_trainer(trainer, context)
+        # Before vLLM goes: it takes along the process group, by which shards are gathered.
+        save_model(trainer, student, out, ends=ends, keeps_adapters=keeps_adapters(config.lora))
     finally:
         sampler.close()
-    save_model(trainer, student, out, ends=ends, keeps_adapters=keeps_adapters(config.lora))
 
 
 def make_trainer(

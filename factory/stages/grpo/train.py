@@ -108,10 +108,13 @@ def train(
             early = _early_stop(trainer)
             if early is None or not early.has_stopped:
                 rollouts.watch(trainer)
+            stopped = {} if early is None else _go_back(early, trainer, context)
+            # Before vLLM goes: it takes along the process group, by which shards are gathered.
+            save_model(
+                trainer, model.path, out, ends=ends, keeps_adapters=keeps_adapters(config.lora)
+            )
         finally:
             sampler.close()
-    stopped = {} if early is None else _go_back(early, trainer, context)
-    save_model(trainer, model.path, out, ends=ends, keeps_adapters=keeps_adapters(config.lora))
     return stopped
 
 
