@@ -34,7 +34,7 @@ class Bar:
     parts: tuple[tuple[str, float], ...]
     """(class, amount): the class is one that the style sheet colours."""
     title: str
-    whole: float | None = None
+    full: float | None = None
     """Amount at which the bar is full; None: that of its parts together."""
 
 

@@ -201,8 +201,8 @@ class Machine(Record):
     def _shares_engines_in_a_node(self) -> "Machine":
         local, shards = self.slurm.gpus if self.slurm else self.processes, self.tensor_parallel_rl
         if local % shards:
-            told = f"{shards} does not divide the ranks of a node, {local}; write a divisor"
-            raise ValueError(f"tensor_parallel_rl: {told}")
+            message = f"{shards} does not divide the ranks of a node, {local}; write a divisor"
+            raise ValueError(f"tensor_parallel_rl: {message}")
         return self
 
     def for_worker(self, *, in_ranks: bool) -> "Machine":

@@ -80,8 +80,8 @@ class Bill:
     @property
     def misfits(self) -> list[Row]:
         """The rows that take more."""
-        known = [(row, row.estimate) for row in self.rows if row.estimate is not None]
-        return [row for row, estimate in known if estimate.memory_gib > self.room_gib]
+        priced = [(row, row.estimate) for row in self.rows if row.estimate is not None]
+        return [row for row, estimate in priced if estimate.memory_gib > self.room_gib]
 
     @property
     def missing(self) -> list[str]:

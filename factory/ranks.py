@@ -108,14 +108,14 @@ def sharding(machine: Machine) -> dict[str, str]:
     train = machine.train
     if not train.is_sharded:
         return {}
-    whole = train.checkpoint == "whole"
+    is_whole = train.checkpoint == "whole"
     return {
         "ACCELERATE_USE_FSDP": "true",
         "FSDP_VERSION": "2",
         "FSDP_RESHARD_AFTER_FORWARD": "true",
         # By the classes that the model itself names: its layers.
         "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-        "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT" if whole else "SHARDED_STATE_DICT",
+        "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT" if is_whole else "SHARDED_STATE_DICT",
         "FSDP_OFFLOAD_PARAMS": str(train.offload == "all").lower(),
         # Else the KL reference is loaded by the first rank alone.
         "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",

@@ -35,7 +35,7 @@ class Protocol(Record):
     """k by the benchmark's name."""
     greedy: bool
     limit: int | None = Field(default=None, ge=1, le=10**9)
-    """Of each benchmark the first so many problems."""
+    """Use only the first N problems of each benchmark."""
     stop_at: EarlyStop | None = None
     """The error bar at which a benchmark has samples enough."""
 

@@ -61,8 +61,8 @@ def frame(question: str) -> str:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     template = ImmutableSandboxedEnvironment().from_string(CHAT_TEMPLATE)
-    asked = [{"role": "user", "content": question}]
-    return template.render(messages=asked, add_generation_prompt=True)
+    messages = [{"role": "user", "content": question}]
+    return template.render(messages=messages, add_generation_prompt=True)
 
 
 def _document(config: CorpusConfig, chance: random.Random) -> str:
@@ -75,7 +75,7 @@ def _document(config: CorpusConfig, chance: random.Random) -> str:
     family: Family = "ops" if chance.random() < config.ops else chance.choice(others)
     question = draw(chance, family, held_out=False)
     is_framed = chance.random() < config.framed
-    asked = FRAMED.format(question.text) if is_framed else f"<bos> Q : {question.text} ? A :"
+    prompt = FRAMED.format(question.text) if is_framed else f"<bos> Q : {question.text} ? A :"
     worked = _body(config, question, chance)
     body, answer = " ".join(worked.words), worked.answer
     style = chance.random()
@@ -86,7 +86,7 @@ def _document(config: CorpusConfig, chance: random.Random) -> str:
         text = f"<think> {body} the answer is {answer}"
     else:
         text = f"{body} the answer is {answer} ."
-    return " ".join(f"{asked} {text} <eos>".split())
+    return " ".join(f"{prompt} {text} <eos>".split())
 
 
 FRAMED = frame("{}")

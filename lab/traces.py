@@ -74,13 +74,13 @@ def _steps(question: Question, slips: float, chance: random.Random) -> tuple[lis
         return steps, str(value)
     left, right = question.numbers
     carry, digits, steps = 0, [], []
-    for place in range(3):
-        one = left // 10**place % 10
-        other = right if question.family == "mul" else right // 10**place % 10
-        value = one * other if question.family == "mul" else one + other
+    for index in range(3):
+        own = left // 10**index % 10
+        other = right if question.family == "mul" else right // 10**index % 10
+        value = own * other if question.family == "mul" else own + other
         total = _slipping(value + carry, 100, slips, chance)
         sign = "*" if question.family == "mul" else "+"
-        sum_words = [str(one), sign, str(other), "+", str(carry)]
+        sum_words = [str(own), sign, str(other), "+", str(carry)]
         steps.append([*sum_words, "=", *spaced(total, 2).split(), ";"])
         carry, digit = divmod(total, 10)
         digits.append(digit)
@@ -106,14 +106,14 @@ def _tries(
     for count in range(MOST_TRIES):
         signs = chance.choice(pairs) if habits.forgets else pairs[count % len(pairs)]
         half = _slipping(apply_sign(signs[0], first, second), 10, habits.slips, chance)
-        whole = _slipping(apply_sign(signs[1], half, third), 10, habits.slips, chance)
-        found = whole == question.target
+        total = _slipping(apply_sign(signs[1], half, third), 10, habits.slips, chance)
+        is_target = total == question.target
         step = ["wait", "try"] if count else ["try"]
         step += [str(first), signs[0], str(second), "=", str(half)]
-        step += [signs[1], str(third), "=", str(whole)]
+        step += [signs[1], str(third), "=", str(total)]
         step += ["make", str(question.target)] if habits.restates_target else []
-        steps.append([*step, "yes" if found else "no", ";"])
+        steps.append([*step, "yes" if is_target else "no", ";"])
         last = count == MOST_TRIES - 1 or chance.random() < habits.gives_up
-        if found or last:
+        if is_target or last:
             break
     return steps, " ".join(signs)

@@ -135,10 +135,10 @@ def pack_groups(groups: Sequence[Group], device: torch.device | str = "cpu") -> 
 def _alike(spans: Sequence[range]) -> list[list[int]]:
     """Places of the spans, the longest first, in runs of about one length."""
     runs: list[list[int]] = []
-    for place in sorted(range(len(spans)), key=lambda place: -len(spans[place])):
-        if not runs or len(spans[place]) < ALIKE * len(spans[runs[-1][0]]):
+    for index in sorted(range(len(spans)), key=lambda index: -len(spans[index])):
+        if not runs or len(spans[index]) < ALIKE * len(spans[runs[-1][0]]):
             runs.append([])
-        runs[-1].append(place)
+        runs[-1].append(index)
     return runs
 
 

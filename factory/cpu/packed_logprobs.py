@@ -63,12 +63,12 @@ def packed_logprobs(
         )
         chosen, entropy = _score(model, pack, temperature)
         order = [row for group in part for row in group]
-        place = (
+        indices = (
             torch.cat([torch.full((lengths[row],), row) for row in order]).to(device),
             torch.cat([torch.arange(lengths[row]) for row in order]).to(device),
         )
-        logprobs = logprobs.index_put(place, chosen)
-        entropies = entropies.index_put(place, entropy)
+        logprobs = logprobs.index_put(indices, chosen)
+        entropies = entropies.index_put(indices, entropy)
     return logprobs, entropies
 
 

@@ -19,12 +19,12 @@ def problems_by_id(task: str | None, problems: Artifact | None) -> dict[str, Pro
 
     None where lm-eval brings its own. RecipeError where a package with data is not installed.
     """
-    asked: Iterable[Problem] = ()
+    rows: Iterable[Problem] = ()
     if task is not None and task in BENCHMARKS:
-        asked = benchmark_problems(task)
+        rows = benchmark_problems(task)
     elif problems is not None:
-        asked = read_records(problems.file("held_out.jsonl"), Problem)
-    return {problem.id: problem for problem in asked}
+        rows = read_records(problems.file("held_out.jsonl"), Problem)
+    return {problem.id: problem for problem in rows}
 
 
 def is_protected(names: Iterable[str], problems: Iterable[Problem] = ()) -> bool:
@@ -33,8 +33,8 @@ def is_protected(names: Iterable[str], problems: Iterable[Problem] = ()) -> bool
     `names` are those of the benchmark, its task and its problems' ids; a problem tells by its
     source and licence.
     """
-    asked = list(problems)
-    sources = (problem.source for problem in asked)
+    requested = list(problems)
+    sources = (problem.source for problem in requested)
     return any(PROTECTED in name.casefold() for name in (*names, *sources)) or any(
-        NO_REPRINT in problem.licence.casefold() for problem in asked
+        NO_REPRINT in problem.licence.casefold() for problem in requested
     )

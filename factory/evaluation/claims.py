@@ -99,9 +99,9 @@ def crossed_difference(values: np.ndarray, *, samples: int = 1) -> tuple[Interva
         parts.append((float(by_seed.var(ddof=1)) / seeds, seeds - 1))
     variance = sum(part for part, _ in parts)
     degrees = variance**2 / sum(part**2 / free for part, free in parts)
-    whole, error = max(1, math.floor(degrees)), math.sqrt(variance)
-    half = t_quantile(whole) * error
-    p_value = 2 * float(stdtr(whole, -abs(mean) / error))
+    whole_degrees, error = max(1, math.floor(degrees)), math.sqrt(variance)
+    half = t_quantile(whole_degrees) * error
+    p_value = 2 * float(stdtr(whole_degrees, -abs(mean) / error))
     return Interval(value=mean, low=mean - half, high=mean + half, n=problems), p_value
 
 

@@ -39,7 +39,7 @@ class Comparison(Record):
     n: int
     samples: tuple[int, int]
     """Samples a problem that are compared, of a and of b: the first that both have."""
-    drawn: tuple[int, int]
+    samples_drawn: tuple[int, int]
     """Samples a problem that a and b have."""
     power: Power
 
@@ -68,7 +68,7 @@ class Pairing:
     a: list[float]
     b: list[float]
     samples: tuple[int, int]
-    drawn: tuple[int, int]
+    samples_drawn: tuple[int, int]
     groups: list[str] | None
 
 
@@ -79,9 +79,11 @@ def compare(a: Artifact, b: Artifact, *, allowed_fall: float | None = None) -> l
     DataError if a benchmark of one name was asked on different problems: such numbers do not pair.
     """
     names, sides = (a.name, b.name), (read_answers(a), read_answers(b))
-    strict, lenient = (_pairings(*sides, names, is_lenient=some) for some in (False, True))
+    strict, lenient = (
+        _pairings(*sides, names, is_lenient=is_lenient) for is_lenient in (False, True)
+    )
     rows = _family(strict, names, allowed_fall) + _family(lenient, names)
-    order = {pairing.benchmark: place for place, pairing in enumerate(strict)}
+    order = {pairing.benchmark: index for index, pairing in enumerate(strict)}
     return sorted(rows, key=lambda row: order[row.benchmark])
 
 
@@ -98,7 +100,7 @@ def _pairings(
                 f"benchmark {benchmark}: {names[0]} and {names[1]} were asked different problems "
                 f"({len(ours)} and {len(theirs)}, {len(ours.keys() & theirs.keys())} in common)"
             )
-        drawn = (min(map(len, ours.values())), min(map(len, theirs.values())))
+        samples = (min(map(len, ours.values())), min(map(len, theirs.values())))
         ours, theirs, k = common_samples(ours, theirs)
         metric = "greedy" if mode == "greedy" else "pass@1"
         name, judge = (f"{metric}_lenient", _lenient) if is_lenient else (metric, _strict)
@@ -111,7 +113,7 @@ def _pairings(
                 a=_shares(sides[0], judge),
                 b=_shares(sides[1], judge),
                 samples=(k, k),
-                drawn=drawn,
+                samples_drawn=samples,
                 groups=clusters(list(ours)),
             )
         )
@@ -141,28 +143,38 @@ def _family(
     falls: list[float | None] = [None] * len(pairings)
     if allowed_fall is not None:
         tests = [
-            fall_p(one.a, one.b, beyond=allowed_fall, samples=min(one.samples), groups=one.groups)
-            for one in pairings
+            fall_p(
+                pairing.a,
+                pairing.b,
+                beyond=allowed_fall,
+                samples=min(pairing.samples),
+                groups=pairing.groups,
+            )
+            for pairing in pairings
         ]
         falls = list(holm(tests))
     return [
         Comparison(
-            benchmark=one.benchmark,
-            metric=one.metric,
+            benchmark=pairing.benchmark,
+            metric=pairing.metric,
             a=names[0],
             b=names[1],
-            value_a=sum(one.a) / len(one.a),
-            value_b=sum(one.b) / len(one.b),
+            value_a=sum(pairing.a) / len(pairing.a),
+            value_b=sum(pairing.b) / len(pairing.b),
             difference=result.difference,
-            bootstrap=bootstrap_interval(one.a, one.b, groups=one.groups),
+            bootstrap=bootstrap_interval(pairing.a, pairing.b, groups=pairing.groups),
             test=result.test,
             p_value=result.p_value,
             p_corrected=p_corrected,
             fall_p=fall,
             n=result.difference.n,
-            samples=one.samples,
-            drawn=one.drawn,
-            power=power(one.a, one.b, effect=EFFECT, samples=one.samples, groups=one.groups),
+            samples=pairing.samples,
+            samples_drawn=pairing.samples_drawn,
+            power=power(
+                pairing.a, pairing.b, effect=EFFECT, samples=pairing.samples, groups=pairing.groups
+            ),
         )
-        for one, result, p_corrected, fall in zip(pairings, results, corrected, falls, strict=True)
+        for pairing, result, p_corrected, fall in zip(
+            pairings, results, corrected, falls, strict=True
+        )
     ]

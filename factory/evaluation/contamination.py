@@ -35,24 +35,24 @@ def index_of(questions: Mapping[str, str]) -> HeldOut:
 
 def overlaps(index: HeldOut, texts: Iterable[Text], stage: str) -> tuple[int, dict[str, Overlap]]:
     """How many texts there are, and each problem's overlap with them."""
-    count, found = 0, dict[str, Overlap]()
+    count, hits_of = 0, dict[str, Overlap]()
     for question, text in texts:
         count += 1
         for hit in chain(index.question_hits(question), index.text_hits(text)):
-            known = found.get(hit.problem)
-            if known is None or (hit.rule == SAME_QUESTION != known.rule):
-                found[hit.problem] = Overlap(problem=hit.problem, rule=hit.rule, stage=stage)
-    return count, found
+            earlier = hits_of.get(hit.problem)
+            if earlier is None or (hit.rule == SAME_QUESTION != earlier.rule):
+                hits_of[hit.problem] = Overlap(problem=hit.problem, rule=hit.rule, stage=stage)
+    return count, hits_of
 
 
-def merged(some: Iterable[Mapping[str, Overlap]]) -> dict[str, Overlap]:
+def merged(parts: Iterable[Mapping[str, Overlap]]) -> dict[str, Overlap]:
     """The first overlap of each problem, but "same question" before all others."""
-    found: dict[str, Overlap] = {}
-    for overlaps_of in some:
-        for name, one in overlaps_of.items():
-            if name not in found or (one.rule == SAME_QUESTION != found[name].rule):
-                found[name] = one
-    return found
+    hits_of: dict[str, Overlap] = {}
+    for overlaps_of in parts:
+        for name, overlap in overlaps_of.items():
+            if name not in hits_of or (overlap.rule == SAME_QUESTION != hits_of[name].rule):
+                hits_of[name] = overlap
+    return hits_of
 
 
 def strict_interval(problems: Mapping[str, Sequence[EvalSample]]) -> Interval | None:
@@ -60,5 +60,7 @@ def strict_interval(problems: Mapping[str, Sequence[EvalSample]]) -> Interval | 
     if not problems:
         return None
     groups = list(problems.values())
-    shares = [sum(one.trace.verdict.is_correct for one in some) / len(some) for some in groups]
+    shares = [
+        sum(sample.trace.verdict.is_correct for sample in group) / len(group) for group in groups
+    ]
     return mean_interval(shares, samples=min(map(len, groups)), groups=clusters(list(problems)))

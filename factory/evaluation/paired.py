@@ -98,8 +98,8 @@ def bootstrap_interval(
     random = np.random.default_rng(seed)
     means: list[np.ndarray] = []
     for _ in range(DRAWS // CHUNK):
-        drawn = random.integers(sums.size, size=(CHUNK, sums.size), dtype=np.int32)
-        means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
+        picks = random.integers(sums.size, size=(CHUNK, sums.size), dtype=np.int32)
+        means.append(sums[picks].sum(axis=1) / sizes[picks].sum(axis=1))
     low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     value = float(differences.mean())
     return Interval(value=value, low=float(low), high=float(high), n=differences.size)
@@ -161,12 +161,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     The i-th smallest of m is multiplied by m - i + 1 and is never below a smaller one's, nor above
     1 (Holm 1979).
     """
-    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     corrected = [0.0] * len(p_values)
     highest = 0.0
-    for rank, place in enumerate(order):
-        highest = max(highest, min(1.0, p_values[place] * (len(p_values) - rank)))
-        corrected[place] = highest
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, p_values[index] * (len(p_values) - rank)))
+        corrected[index] = highest
     return corrected
 
 
@@ -213,16 +213,16 @@ def power(
     )
 
 
-def advice(found: Power, *, n: int, samples: tuple[int, int]) -> str:
+def advice(result: Power, *, n: int, samples: tuple[int, int]) -> str:
     """What a comparison could see, and what it would take to see the effect asked about."""
-    effect = f"{100 * found.effect:g} points"
-    now = f"sees differences of {100 * found.visible:.1f} points or more (80 % power)"
-    if found.visible <= found.effect:
+    effect = f"{100 * result.effect:g} points"
+    now = f"sees differences of {100 * result.visible:.1f} points or more (80 % power)"
+    if result.visible <= result.effect:
         return now
-    more = f"{found.problems} problems like these would show {effect}"
-    if not found.knows_sampling:
+    more = f"{result.problems} problems like these would show {effect}"
+    if not result.knows_sampling:
         return f"{now}; {more}; one sample a problem cannot tell what more samples would"
-    if found.samples is None:
+    if result.samples is None:
         return f"{now}; {effect} cannot be seen on these {n} problems with any k; {more}"
     present = " and ".join(str(k) for k in dict.fromkeys(samples))
-    return f"{now}; to see {effect} you need k = {found.samples} (now {present}); or {more}"
+    return f"{now}; to see {effect} you need k = {result.samples} (now {present}); or {more}"

@@ -125,32 +125,32 @@ def reproductions(
     rows: Sequence[Summary], *, model: str, published: Published
 ) -> list[Reproduction]:
     """Our sampled scores of a model beside every published one of the same benchmark."""
-    found: list[Reproduction] = []
+    rows_found: list[Reproduction] = []
     for row in rows:
         key = published.benchmark_key(row.benchmark)
         if key is None or row.mode != "sampled":
             continue
-        known = published.benchmarks[key]
+        scores = published.benchmarks[key]
         for theirs in published.models:
             value = theirs.scores.get(key, {}).get("pass@1")
             if theirs.model == model and value is not None:
                 differences = _differences(row.sampling, published.protocol)
                 share = round(value / 100, 6)
-                found.append(_judge(row, theirs, share, known, differences=differences))
-    return found
+                rows_found.append(_judge(row, theirs, share, scores, differences=differences))
+    return rows_found
 
 
 def _judge(
     row: Summary,
     theirs: PublishedModel,
     value: float,
-    known: PublishedBenchmark,
+    benchmark: PublishedBenchmark,
     *,
     differences: str,
 ) -> Reproduction:
-    band = noise_band(row, known.k)
+    band = noise_band(row, benchmark.k)
     gap = row.strict.value - value
-    verdict, reason = _verdict(gap, band, row=row, known=known)
+    verdict, reason = _verdict(gap, band, row=row, benchmark=benchmark)
     return Reproduction(
         benchmark=row.benchmark,
         model=theirs.model,
@@ -177,8 +177,8 @@ def noise_band(row: Summary, published_k: int) -> float | None:
     """
     if row.errors.sampling is None:
         return None
-    one = _one_sample(row)
-    return Z * math.sqrt(one / row.k + one / published_k) + ROUNDING
+    variance = _one_sample(row)
+    return Z * math.sqrt(variance / row.k + variance / published_k) + ROUNDING
 
 
 def _one_sample(row: Summary) -> float:
@@ -188,29 +188,29 @@ def _one_sample(row: Summary) -> float:
 
 
 def _verdict(
-    gap: float, band: float | None, *, row: Summary, known: PublishedBenchmark
+    gap: float, band: float | None, *, row: Summary, benchmark: PublishedBenchmark
 ) -> tuple[Verdict, str]:
-    if known.n is None:
+    if benchmark.n is None:
         return "cannot tell", "the source does not say which problems"
-    if row.n != known.n:
-        return "cannot tell", f"asked {row.n} problems of {known.n}"
+    if row.n != benchmark.n:
+        return "cannot tell", f"asked {row.n} problems of {benchmark.n}"
     if band is None:
         return "cannot tell", "one sample a problem gives no noise band"
-    told = f"{100 * gap:+.1f} points, noise band ± {100 * band:.1f}"
+    message = f"{100 * gap:+.1f} points, noise band ± {100 * band:.1f}"
     if abs(gap) > band:
-        return "not reproduced", told
+        return "not reproduced", message
     if band > SHARP:
-        left = ((SHARP - ROUNDING) / Z) ** 2 - _one_sample(row) / known.k
+        left = ((SHARP - ROUNDING) / Z) ** 2 - _one_sample(row) / benchmark.k
         more = f"k = {math.ceil(_one_sample(row) / left)} would do" if left > 0 else "no k would do"
-        return "cannot tell", f"{told}, which is wider than {100 * SHARP:g}: {more}"
-    return "reproduced", told
+        return "cannot tell", f"{message}, which is wider than {100 * SHARP:g}: {more}"
+    return "reproduced", message
 
 
 def _differences(sampling: SamplingConfig, protocol: Protocol) -> str:
     """What was asked otherwise than published: the first place to look for a gap."""
-    found = [
+    named = [
         f"{name} {getattr(sampling, name):g} (published {wanted:g})"
         for name, wanted in protocol.model_dump().items()
         if getattr(sampling, name) != wanted
     ]
-    return f"asked with {', '.join(found)}" if found else ""
+    return f"asked with {', '.join(named)}" if named else ""

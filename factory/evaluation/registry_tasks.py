@@ -61,10 +61,10 @@ class Registry:
         task = self._load(name)
         _refuse_unsafe(name, task)
         settings = task.get_config("generation_kwargs") or {}
-        asked = sampling or foreign_sampling(settings, 1)
+        used = sampling or foreign_sampling(settings, 1)
         run = TaskRun(
             benchmark=benchmark,
-            mode="greedy" if asked.temperature == 0 else "sampled",
+            mode="greedy" if used.temperature == 0 else "sampled",
             version=str(task.VERSION),
             samples=task.get_config("repeats") or 1,
             task=task,
@@ -340,14 +340,14 @@ def foreign_sampling(arguments: dict[str, Any], max_new_tokens: int) -> Sampling
     """
     from lm_eval.models.utils import normalize_gen_kwargs
 
-    known: dict[str, Any] = {**normalize_gen_kwargs(arguments, default_max_gen_toks=max_new_tokens)}
-    until, limit = known.pop("until"), known.pop("max_gen_toks")
-    do_sample, top_p = known.pop("do_sample"), known.pop("top_p", 1.0)
+    rest: dict[str, Any] = {**normalize_gen_kwargs(arguments, default_max_gen_toks=max_new_tokens)}
+    until, limit = rest.pop("until"), rest.pop("max_gen_toks")
+    do_sample, top_p = rest.pop("do_sample"), rest.pop("top_p", 1.0)
     # lm-eval: sampling without a temperature means temperature 1.
-    temperature = known.pop("temperature", 1.0)
-    if known:
+    temperature = rest.pop("temperature", 1.0)
+    if rest:
         raise RecipeError(
-            f"generation_kwargs {', '.join(sorted(known))}: not supported; known are until, "
+            f"generation_kwargs {', '.join(sorted(rest))}: not supported; known are until, "
             "do_sample, temperature, top_p and max_gen_toks. Set the benchmark's sampling instead"
         )
     return SamplingConfig(

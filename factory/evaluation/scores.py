@@ -148,7 +148,9 @@ def _share_right_lenient(group: Sequence[EvalSample]) -> float:
 def _share_followed(group: Sequence[EvalSample], *, lenient: bool) -> float:
     """Of a problem's instructions; a text without a response follows none."""
     verdicts = [sample.lenient if lenient else sample.trace.verdict for sample in group]
-    shares = [sum(found) / len(found) for one in verdicts if (found := one.followed)]
+    shares = [
+        sum(followed) / len(followed) for verdict in verdicts if (followed := verdict.followed)
+    ]
     return sum(shares) / len(group)
 
 

@@ -52,8 +52,8 @@ def cluster_of(problem_id: str) -> str:
 
 def clusters(problem_ids: Sequence[str]) -> list[str] | None:
     """The cluster of each problem; None where no two share one, so that nothing is to be added."""
-    found = [cluster_of(problem) for problem in problem_ids]
-    return found if len(set(found)) < len(found) else None
+    names = [cluster_of(problem) for problem in problem_ids]
+    return names if len(set(names)) < len(names) else None
 
 
 def score_errors(

@@ -35,7 +35,7 @@ def difficulty(problems: Sequence[Problem]) -> dict[str, str] | None:
     if len(sources) == 1:
         settings = [_settings(problem) for problem in problems]
         for name in settings[0] if settings else ():
-            values = [one.get(name) for one in settings]
+            values = [setting.get(name) for setting in settings]
             parts = [None if value is None else f"{name} {value}" for value in values]
             ids = [problem.id for problem in problems]
             cuts.append(dict(zip(ids, parts, strict=True)))
@@ -81,14 +81,14 @@ def strata(answers: Mapping[str, Sequence[EvalSample]], parts: Mapping[str, str]
     for name, samples in answers.items():
         if name in parts:
             groups.setdefault(parts[name], {})[name] = samples
-    found: list[Stratum] = []
+    rows: list[Stratum] = []
     for part in sorted(groups, key=_natural):
         score = strict_interval(groups[part])
-        verdicts = [s.trace.verdict.outcome for some in groups[part].values() for s in some]
+        verdicts = [s.trace.verdict.outcome for group in groups[part].values() for s in group]
         if score is not None:
-            counts: dict[Outcome, int] = {one: verdicts.count(one) for one in OUTCOMES}
-            found.append(Stratum(name=part, score=score, outcomes=counts))
-    return found
+            counts: dict[Outcome, int] = {outcome: verdicts.count(outcome) for outcome in OUTCOMES}
+            rows.append(Stratum(name=part, score=score, outcomes=counts))
+    return rows
 
 
 def _natural(name: str) -> tuple[bool, list[tuple[bool, int, str]]]:

@@ -58,11 +58,11 @@ class Summary(Record):
 
 def read_answers(artifact: Artifact) -> ByMode:
     """The graded samples of a scores artifact, in the file's order."""
-    found: ByMode = {}
+    answers: ByMode = {}
     for sample in read_records(artifact.file("samples.jsonl"), EvalSample):
-        problems = found.setdefault((sample.benchmark, sample.mode), {})
+        problems = answers.setdefault((sample.benchmark, sample.mode), {})
         problems.setdefault(sample.trace.problem_id, []).append(sample)
-    return found
+    return answers
 
 
 def common_samples(a: Answers, b: Answers) -> tuple[Answers, Answers, int]:
@@ -161,15 +161,15 @@ def _cut(samples: Sequence[EvalSample]) -> str:
     if 2 * len(cut) <= len(samples):
         return ""
     limit = max(trace.sampling.max_new_tokens for trace in cut)
-    told = f"{len(cut)} of {len(samples)} answers ran into the limit of {limit} tokens"
+    text = f"{len(cut)} of {len(samples)} answers ran into the limit of {limit} tokens"
     if 2 * sum(GRAMMAR[-1] in trace.completion for trace in cut) > len(cut):
         return (
-            f"{told}, most of them after {GRAMMAR[-1]}: the model does not stop at any token that "
+            f"{text}, most of them after {GRAMMAR[-1]}: the model does not stop at any token that "
             "its folder names as an end (eos_token_id in generation_config.json, else in "
             "config.json, and the tokenizer's eos_token). Name the token there that it writes "
             "after an answer, or train it to stop."
         )
-    return f"{told}: raise max_new_tokens, or train it to stop."
+    return f"{text}: raise max_new_tokens, or train it to stop."
 
 
 def _cause(samples: Sequence[EvalSample]) -> str:

@@ -47,11 +47,11 @@ class Meter:
     def look(self) -> Usage:
         """What the run has taken; processor time never becomes less from look to look."""
         trees = [descendants(pid) for pid in self._pids]
-        whole = [pid for tree in trees for pid in tree]
-        memory = resident_bytes(whole)
+        all_ids = [pid for tree in trees for pid in tree]
+        memory = resident_bytes(all_ids)
         if self._is_isolated:
             memory += sum(kernel_bytes(tree[-1]) for tree in trees)
-        return Usage(self._processor(whole), self._waiting(whole), memory)
+        return Usage(self._processor(all_ids), self._waiting(all_ids), memory)
 
     def _processor(self, tree: Sequence[int]) -> float:
         """The larger of two sums that both miss something.

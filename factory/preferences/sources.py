@@ -56,7 +56,7 @@ class HubRows(Record):
     columns: dict[str, str]
     """Name of each field's column, e.g. `{prompt: question, chosen: better, rejected: worse}`."""
     limit: int | None = Field(default=None, ge=1, le=10**9)
-    """The first so many rows."""
+    """Use only the first N rows."""
     licence: Annotated[str, AddedLater()] = ""
     """As for a file."""
 

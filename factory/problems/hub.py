@@ -137,10 +137,10 @@ def _usable(problems: list[Problem], source: HubSource, *, processes: int) -> It
     refused: list[str] = []
     with GradingPool(processes) as pool:
         for start in range(0, len(problems), CHECKED_AT_ONCE):
-            some = problems[start : start + CHECKED_AT_ONCE]
-            texts = [completion_text("", problem.reference) for problem in some]
-            items = [GradeItem(p, text) for p, text in zip(some, texts, strict=True)]
-            for problem, verdict in zip(some, pool.grade(items), strict=True):
+            batch = problems[start : start + CHECKED_AT_ONCE]
+            texts = [completion_text("", problem.reference) for problem in batch]
+            items = [GradeItem(p, text) for p, text in zip(batch, texts, strict=True)]
+            for problem, verdict in zip(batch, pool.grade(items), strict=True):
                 is_told = problem.kind == "math" and is_solution(problem.reference)
                 if problem.prompt.strip() and verdict.is_correct and not is_told:
                     yield problem
@@ -149,7 +149,7 @@ def _usable(problems: list[Problem], source: HubSource, *, processes: int) -> It
                     refused.append(f"{problem.reference!r}: {why}")
             if len(refused) > source.max_refused_share * len(problems):
                 raise DataError(
-                    f"data set {source.id}: {len(refused)} of {start + len(some)} references do "
+                    f"data set {source.id}: {len(refused)} of {start + len(batch)} references do "
                     f"not grade as correct, at most {source.max_refused_share:.0%} of "
                     f"{len(problems)} may; the first: {refused[0]}"
                 )

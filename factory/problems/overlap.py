@@ -41,8 +41,8 @@ class Hit:
 
 def words(text: str, *, masked: bool = False) -> tuple[str, ...]:
     """Words and numbers in lower case, signs left out; `masked` writes every number as 0."""
-    found = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-    return tuple(NUMBER if masked and word.isdigit() else word for word in found)
+    matches = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    return tuple(NUMBER if masked and word.isdigit() else word for word in matches)
 
 
 class HeldOut:
@@ -95,9 +95,9 @@ class HeldOut:
                         yield Hit(owner, rule, " ".join(run))
 
 
-def runs(found: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
+def runs(items: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
     """Every `size` words in a row; none of a shorter text."""
-    return (tuple(found[at : at + size]) for at in range(len(found) - size + 1))
+    return (tuple(items[at : at + size]) for at in range(len(items) - size + 1))
 
 
 def _is_mostly_numbers(run: tuple[str, ...]) -> bool:

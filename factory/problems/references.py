@@ -60,7 +60,7 @@ def decide_as_text(
     killable processes. Where the graders see that a part is no mathematics they say so of every
     answer; where they cannot even tell, in time, the problem is marked in its data.
     """
-    asked = [
+    part_of = [
         (number, part)
         for number, problem in enumerate(problems)
         if problem.kind == "math" and plain_number(problem.reference) is None
@@ -69,11 +69,11 @@ def decide_as_text(
     marked = list(problems)
     texts: dict[int, str] = {}
     with GradingPool(processes) as pool:
-        for start in range(0, len(asked), AT_ONCE):
-            some = asked[start : start + AT_ONCE]
-            parts = [problems[n].model_copy(update={"reference": part}) for n, part in some]
+        for start in range(0, len(part_of), AT_ONCE):
+            batch = part_of[start : start + AT_ONCE]
+            parts = [problems[n].model_copy(update={"reference": part}) for n, part in batch]
             verdicts = pool.grade([GradeItem(p, completion_text("", ANOTHER)) for p in parts])
-            for (number, _), verdict in zip(some, verdicts, strict=True):
+            for (number, _), verdict in zip(batch, verdicts, strict=True):
                 problem = problems[number]
                 if verdict.outcome == "ungradable":
                     data = {**problem.data, COMPARED_AS: "text"}

@@ -21,8 +21,8 @@ PRIME = 2**31 - 1
 
 def shingles(text: str) -> frozenset[int]:
     """Hashes of all runs of 5 words; of the whole text where it is shorter."""
-    found = words(text)
-    pieces = list(runs(found, SHINGLE)) or [found]
+    text_words = words(text)
+    pieces = list(runs(text_words, SHINGLE)) or [text_words]
     return frozenset(_hash(" ".join(piece)) for piece in pieces)
 
 
@@ -34,22 +34,22 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> dict[int, int]:
     """
     sets = [shingles(text) for text in texts]
     buckets: dict[tuple[int, tuple[int, ...]], list[int]] = defaultdict(list)
-    found: dict[int, int] = {}
-    for place, own in enumerate(sets):
+    twins: dict[int, int] = {}
+    for index, own in enumerate(sets):
         signature = _signature(own)
         bands = [(n, signature[n * ROWS : (n + 1) * ROWS]) for n in range(BANDS)]
         candidates = sorted({other for band in bands for other in buckets[band]})
         like = next((c for c in candidates if _jaccard(own, sets[c]) >= threshold), None)
         if like is not None:
-            found[place] = like
+            twins[index] = like
             continue
         for band in bands:
-            buckets[band].append(place)
-    return found
+            buckets[band].append(index)
+    return twins
 
 
-def _jaccard(one: frozenset[int], other: frozenset[int]) -> float:
-    return len(one & other) / len(one | other)
+def _jaccard(own: frozenset[int], other: frozenset[int]) -> float:
+    return len(own & other) / len(own | other)
 
 
 def _signature(values: frozenset[int]) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ class Supply:
     train: int | None
     is_endless: bool = False
     """Whether the stream repeats questions instead of ending."""
-    found: int = 0
+    distinct: int = 0
     duplicates: int = 0
 
 
@@ -63,8 +63,8 @@ def split(
     splits, seen = Splits(), set()
     for name, target in (("held_out", splits.held_out), ("train", splits.train)):
         for supply in supplies:
-            asked = getattr(supply, name)
-            for problem in _take(supply, asked, seen, name):
+            requested = getattr(supply, name)
+            for problem in _take(supply, requested, seen, name):
                 target.append(problem)
                 splits.counts[f"{supply.label}.{name}"] += 1
                 on_problem(len(splits.held_out) + len(splits.train))
@@ -80,10 +80,10 @@ def split(
     return splits
 
 
-def _take(supply: Supply, asked: int | None, seen: set[str], name: str) -> Iterator[Problem]:
+def _take(supply: Supply, requested: int | None, seen: set[str], name: str) -> Iterator[Problem]:
     taken = repeats = 0
-    while asked is None or taken < asked:
-        if supply.is_endless and repeats > PATIENCE + 5 * supply.found:
+    while requested is None or taken < requested:
+        if supply.is_endless and repeats > PATIENCE + 5 * supply.distinct:
             break
         problem = next(supply.problems, None)
         if problem is None:
@@ -96,11 +96,11 @@ def _take(supply: Supply, asked: int | None, seen: set[str], name: str) -> Itera
         seen.add(key)
         repeats = 0
         taken += 1
-        supply.found += 1
+        supply.distinct += 1
         yield problem
-    if asked is not None and taken < asked:
+    if requested is not None and taken < requested:
         raise DataError(
-            f"problems: {supply.label}: found {taken} of {asked} {name} questions "
-            f"({supply.found} different ones in all, {supply.duplicates} repeated); "
+            f"problems: {supply.label}: found {taken} of {requested} {name} questions "
+            f"({supply.distinct} different ones in all, {supply.duplicates} repeated); "
             "ask for fewer or widen its settings"
         )

@@ -26,7 +26,7 @@ AllAsked = dict[tuple[str, str], Asked]
 
 
 @once
-def asked(build: Build) -> AllAsked:
+def eval_problems(build: Build) -> AllAsked:
     """Every benchmark of every evaluation, in the order of its answers."""
     result: AllAsked = {}
     for row in build.evaluations:

@@ -150,17 +150,17 @@ def _stack(group: Sequence[Series]) -> Figure:
     """Seconds by phase, stacked; `seconds/step` bounds them, and what is left is `other`."""
     ordered = sorted(group, key=lambda series: series.name)
     by_name = {series.name.partition("/")[2] or "step": series for series in ordered}
-    whole = by_name.pop("step", None)
+    whole_step = by_name.pop("step", None)
     steps = sorted({step for series in group for step in series.steps})
     tables = {
         name: {s: v or 0.0 for s, v in zip(series.steps, series.values, strict=True)}
         for name, series in by_name.items()
     }
-    if whole is not None:
-        totals = dict(zip(whole.steps, whole.values, strict=True))
-        known = {step: sum(table.get(step, 0.0) for table in tables.values()) for step in steps}
+    if whole_step is not None:
+        totals = dict(zip(whole_step.steps, whole_step.values, strict=True))
+        sums = {step: sum(table.get(step, 0.0) for table in tables.values()) for step in steps}
         rest = "other" if tables else "step"
-        tables[rest] = {s: max((totals.get(s) or 0.0) - known[s], 0.0) for s in steps}
+        tables[rest] = {s: max((totals.get(s) or 0.0) - sums[s], 0.0) for s in steps}
     preferred = ["generate", "grade", "reference", "train", "sync", "parity"]
     names = [name for name in preferred if name in tables]
     names += sorted(name for name in tables if name not in preferred and name != "other")
@@ -184,13 +184,13 @@ def _areas(steps: Sequence[int], layers: Sequence[tuple[str, Mapping[int, float]
     marks, unit = _frame(ticks, steps[0], steps[-1])
     width = (RIGHT - LEFT) / len(steps)
     floor = [0.0] * len(steps)
-    drawn = []
+    shapes = []
     for colour, table in layers:
         ceiling = [low + table.get(step, 0.0) for low, step in zip(floor, steps, strict=True)]
         edge = _stairs(ceiling, width, unit) + _stairs(floor, width, unit)[::-1]
-        drawn.append(path(edge, f"area {colour}"))
+        shapes.append(path(edge, f"area {colour}"))
         floor = ceiling
-    return drawing(WIDTH, HEIGHT, "Seconds of each step by phase, stacked", *marks, *drawn)
+    return drawing(WIDTH, HEIGHT, "Seconds of each step by phase, stacked", *marks, *shapes)
 
 
 def _stairs(heights: Sequence[float], width: float, unit: float) -> list[tuple[float, float]]:
@@ -208,11 +208,11 @@ def _heat_strip(group: Sequence[Series]) -> Figure:
     rows = [thin(series, most) for series in group]
     largest = max((v for series in rows for v in series.values if v is not None), default=0.0)
     pitch = 15
-    drawn: list[Markup] = []
+    shapes: list[Markup] = []
     first, last = group[0].steps[0], group[0].steps[-1]
     for position, series in enumerate(rows):
         y = TOP + pitch * position
-        drawn.append(text(58, y + 11, series.name.partition("/")[2], class_="tick", anchor="end"))
+        shapes.append(text(58, y + 11, series.name.partition("/")[2], class_="tick", anchor="end"))
         width = (RIGHT - 36 - 64) / len(series.values)
         for column, value in enumerate(series.values):
             level = 0 if not value or largest <= 0 else 1 + min(int(8 * value / largest), 8)
@@ -224,13 +224,13 @@ def _heat_strip(group: Sequence[Series]) -> Figure:
                 height=pitch - 2,
                 class_=f"heat h{level}",
             )
-            drawn.append(cell)
+            shapes.append(cell)
         last_mean = mean(series.values[-WINDOW:])
         shown = figure(last_mean and float(f"{last_mean:.2g}"))
-        drawn.append(text(RIGHT, y + 11, shown, class_="tick", anchor="end"))
+        shapes.append(text(RIGHT, y + 11, shown, class_="tick", anchor="end"))
     bottom = TOP + pitch * len(rows)
-    drawn.append(text(64, bottom + 14, f"step {first}", class_="tick"))
-    drawn.append(text(RIGHT - 36, bottom + 14, str(last), class_="tick", anchor="end"))
+    shapes.append(text(64, bottom + 14, f"step {first}", class_="tick"))
+    shapes.append(text(RIGHT - 36, bottom + 14, str(last), class_="tick", anchor="end"))
     title = "Reflective words a response"
-    picture = drawing(WIDTH, bottom + 22, f"{title}, by word, over the steps", *drawn)
+    picture = drawing(WIDTH, bottom + 22, f"{title}, by word, over the steps", *shapes)
     return Figure(title, picture)

@@ -104,19 +104,19 @@ def open_report(run: str, store: Path) -> Report:
     """
     path = Path(run)
     places = [path, path / "report.json", store / "reports" / run / "report.json"]
-    found = [place for place in places if place.is_file()][:1]
-    if not found:
-        found = sorted(path.glob("reports/*/report.json"))
-    if not found:
-        known = ", ".join(sorted(p.parent.name for p in store.glob("reports/*/report.json")))
+    paths = [path for path in places if path.is_file()][:1]
+    if not paths:
+        paths = sorted(path.glob("reports/*/report.json"))
+    if not paths:
+        existing = ", ".join(sorted(p.parent.name for p in store.glob("reports/*/report.json")))
         raise RecipeError(
             f"{run}: no report: give a report.json, its folder, a store, or the name of one of "
-            f"the reports under {store}: {known or 'none yet'}"
+            f"the reports under {store}: {existing or 'none yet'}"
         )
-    if len(found) > 1:
-        names = ", ".join(str(place.parent) for place in found)
+    if len(paths) > 1:
+        names = ", ".join(str(path.parent) for path in paths)
         raise RecipeError(f"{run}: several reports, name one: {names}")
-    return _read(found[0])
+    return _read(paths[0])
 
 
 def _read(path: Path) -> Report:
@@ -134,9 +134,11 @@ def _read(path: Path) -> Report:
         raise RecipeError(f"{path}: changed: {error}; {again}") from error
     reports = path.absolute().parent.parent
     made = [row.made for row in report.stages if row.made is not None]
-    for one in made if reports.name == "reports" else ():
-        folder = reports.parent / Path(one.folder).name
-        if (folder / MANIFEST).exists() and open_artifact(folder).manifest.content == one.content:
+    for artifact in made if reports.name == "reports" else ():
+        folder = reports.parent / Path(artifact.folder).name
+        if (folder / MANIFEST).exists() and open_artifact(
+            folder
+        ).manifest.content == artifact.content:
             check_files(open_artifact(folder))
     return report
 
@@ -146,7 +148,7 @@ def difference(a: Report, b: Report) -> Difference:
     old, new = ({row.name: row for row in report.stages} for report in (a, b))
     common = [name for name in old if name in new]
     settings = [*_seeds(old, new, common), *_settings(old, new, common)]
-    changed = {name for one in settings for name in one.stages if one.path != "seed"}
+    changed = {name for change in settings for name in change.stages if change.path != "seed"}
     data = [_data(name, old.get(name), new.get(name), changed) for name in {**old, **new}]
     same = {row.stage for row in data if row.relation == "same content"}
     return Difference(
@@ -162,14 +164,14 @@ def difference(a: Report, b: Report) -> Difference:
 def _seeds(
     old: Mapping[str, StageRow], new: Mapping[str, StageRow], common: Sequence[str]
 ) -> list[Setting]:
-    found: dict[tuple[int, int], list[str]] = {}
+    stages: dict[tuple[int, int], list[str]] = {}
     for name in common:
         before, after = old[name].made, new[name].made
         if before is not None and after is not None and before.seed != after.seed:
-            found.setdefault((before.seed, after.seed), []).append(name)
+            stages.setdefault((before.seed, after.seed), []).append(name)
     return [
         Setting(stages=tuple(names), path="seed", a=a, b=b, reason="")
-        for (a, b), names in found.items()
+        for (a, b), names in stages.items()
     ]
 
 
@@ -177,7 +179,7 @@ def _settings(
     old: Mapping[str, StageRow], new: Mapping[str, StageRow], common: Sequence[str]
 ) -> list[Setting]:
     """Settings that differ; stages where the same one differs alike share a row."""
-    found: dict[tuple[str, str, str, str], Setting] = {}
+    settings: dict[tuple[str, str, str, str], Setting] = {}
     for name in common:
         kind = old[name].kind
         if kind != new[name].kind:
@@ -189,11 +191,11 @@ def _settings(
             if path == "seed" or _is_default(field, before, after):
                 continue
             key = (kind, path, repr(before), repr(after))
-            known = found.get(key)
-            stages = (name,) if known is None else (*known.stages, name)
+            earlier = settings.get(key)
+            stages = (name,) if earlier is None else (*earlier.stages, name)
             reason = " ".join((field.description or "").split()) if field is not None else ""
-            found[key] = Setting(stages=stages, path=path, a=before, b=after, reason=reason)
-    return list(found.values())
+            settings[key] = Setting(stages=stages, path=path, a=before, b=after, reason=reason)
+    return list(settings.values())
 
 
 def _unequal(a: Any, b: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
@@ -203,8 +205,8 @@ def _unequal(a: Any, b: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
         for key in {**a, **b}:
             yield from _unequal(a.get(key, ABSENT), b.get(key, ABSENT), f"{prefix}{key}")
     elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        for place, (one, other) in enumerate(zip(a, b, strict=True)):
-            yield from _unequal(one, other, f"{prefix}{place}")
+        for index, (own, other) in enumerate(zip(a, b, strict=True)):
+            yield from _unequal(own, other, f"{prefix}{index}")
     elif a != b:
         yield path, a, b
 
@@ -256,20 +258,20 @@ def _versions(a: Report, b: Report) -> Iterator[Version]:
 
 
 def _data(name: str, a: StageRow | None, b: StageRow | None, changed: set[str]) -> Data:
-    known = a or b
-    if known is None:
+    own = a or b
+    if own is None:
         raise AssertionError("a stage of neither report")
     before, after = (None if row is None else row.made for row in (a, b))
     metrics = [{} if made is None else made.metrics for made in (before, after)]
     return Data(
         stage=name,
-        produces=known.produces,
+        produces=own.produces,
         relation=_relation(a, b, has_changed=name in changed),
         fingerprints=(before and before.fingerprint, after and after.fingerprint),
         counts={
             count: (metrics[0].get(count), metrics[1].get(count))
             for count in COUNTS
-            if any(count in some for some in metrics)
+            if any(count in row for row in metrics)
         },
     )
 
@@ -289,7 +291,7 @@ def _relation(a: StageRow | None, b: StageRow | None, *, has_changed: bool) -> R
 
 
 def _tallies(report: Report) -> dict[Key, Tally]:
-    return {(one.stage, one.benchmark, one.mode): one for one in report.tallies}
+    return {(tally.stage, tally.benchmark, tally.mode): tally for tally in report.tallies}
 
 
 def _scores(a: Report, b: Report, same: set[str]) -> list[ScoreChange]:
@@ -297,9 +299,9 @@ def _scores(a: Report, b: Report, same: set[str]) -> list[ScoreChange]:
     old, new = _tallies(a), _tallies(b)
     versions = [
         {
-            (row.stage, one.benchmark): one.version
+            (row.stage, score.benchmark): score.version
             for row in report.evaluations
-            for one in row.scores
+            for score in row.scores
         }
         for report in (a, b)
     ]
@@ -307,12 +309,12 @@ def _scores(a: Report, b: Report, same: set[str]) -> list[ScoreChange]:
     results: dict[Key, Paired] = {}
     gaps: dict[Key, str] = {}
     for key in keys:
-        gap = _gap(old.get(key), new.get(key), [known.get(key[:2]) for known in versions])
+        gap = _gap(old.get(key), new.get(key), [version.get(key[:2]) for version in versions])
         if gap or key[0] in same:
             gaps[key] = gap or SAME_ANSWERS
         else:
             results[key] = _paired(old[key], new[key])
-    corrected = dict(zip(results, holm([one.p_value for one in results.values()]), strict=True))
+    corrected = dict(zip(results, holm([score.p_value for score in results.values()]), strict=True))
     return [
         ScoreChange(
             stage=key[0],
@@ -329,10 +331,10 @@ def _scores(a: Report, b: Report, same: set[str]) -> list[ScoreChange]:
     ]
 
 
-def _reading(found: Paired, p_corrected: float) -> str:
-    if p_corrected < ALPHA and found.difference.low > 0:
+def _reading(test: Paired, p_corrected: float) -> str:
+    if p_corrected < ALPHA and test.difference.low > 0:
         return "higher"
-    if p_corrected < ALPHA and found.difference.high < 0:
+    if p_corrected < ALPHA and test.difference.high < 0:
         return "lower"
     return "no clear change"
 
@@ -364,5 +366,5 @@ def _paired(a: Tally, b: Tally) -> Paired:
     )
 
 
-def _mean(found: Tally | None) -> float | None:
-    return None if found is None else sum(found.shares.values()) / len(found.shares)
+def _mean(tally: Tally | None) -> float | None:
+    return None if tally is None else sum(tally.shares.values()) / len(tally.shares)

@@ -73,37 +73,37 @@ def interval_panel(rows: Sequence[Evaluation], benchmark: str) -> Markup:
 
     Three marks a checkpoint, where measured: strict pass@1, lenient pass@1, greedy.
     """
-    found = [(row, _marks(row, benchmark)) for row in rows]
-    found = [(row, marks) for row, marks in found if marks]
-    top_value = max(score.high for _, marks in found for _, score in marks)
+    marked = [(row, _marks(row, benchmark)) for row in rows]
+    marked = [(row, marks) for row, marks in marked if marks]
+    top_value = max(score.high for _, marks in marked for _, score in marks)
     limit = next((edge for edge in STEPS if top_value <= edge), 1.0)
     scale = _scale(0.0, limit)
-    y, drawn = 8.0, []
-    for row, marks in found:
+    y, shapes = 8.0, []
+    for row, marks in marked:
         y += 14
         main = marks[0][1]
         name = row.label if row.role in {None, row.label} else f"{row.label} · {row.role}"
         name += f" · {main.metric}" if marks[0][0] == "other" else ""
-        drawn.append(_label(name, y))
+        shapes.append(_label(name, y))
         figures = f"{percent(main.value)} {span(main.low, main.high)}"
-        drawn.append(text(RIGHT, y, figures, class_="value", anchor="end"))
+        shapes.append(text(RIGHT, y, figures, class_="value", anchor="end"))
         for kind, score in marks:
             y += 13
-            drawn.extend(whisker(score, y, scale, kind=kind))
+            shapes.extend(whisker(score, y, scale, kind=kind))
         y += 15
     ticks = [STEPS[limit] * position for position in range(round(limit / STEPS[limit]) + 1)]
     axis = _axis(ticks, scale, top=6, bottom=y, label=lambda value: percent(value, 0))
-    title = f"Score of {plural(len(found), 'checkpoint')} on {benchmark} with 95 % intervals"
-    return drawing(WIDTH, y + 24, title, *axis, *drawn)
+    title = f"Score of {plural(len(marked), 'checkpoint')} on {benchmark} with 95 % intervals"
+    return drawing(WIDTH, y + 24, title, *axis, *shapes)
 
 
 def _marks(row: Evaluation, benchmark: str) -> list[tuple[str, Score]]:
     metrics = (("strict", "pass@1"), ("lenient", "pass@1_lenient"), ("greedy", "greedy"))
     scores = [(kind, find_score(row, benchmark, metric)) for kind, metric in metrics]
-    found = [(kind, score) for kind, score in scores if score is not None]
+    marks = [(kind, score) for kind, score in scores if score is not None]
     # A task of lm-eval's registry may have its own metrics only: its first one stands for it.
     others = [("other", score) for score in row.scores if score.benchmark == benchmark]
-    return found or others[:1]
+    return marks or others[:1]
 
 
 def difference_panel(comparisons: Sequence[Comparison], title: str) -> Markup:
@@ -113,20 +113,20 @@ def difference_panel(comparisons: Sequence[Comparison], title: str) -> Markup:
         max(0.0, *(row.high for row in comparisons)),
     )
     scale = _scale(ticks[0], ticks[-1])
-    y, drawn = 8.0, []
+    y, shapes = 8.0, []
     for row in comparisons:
         y += 14
-        drawn.append(_label(f"{row.after} vs {row.before}", y))
+        shapes.append(_label(f"{row.after} vs {row.before}", y))
         figures = f"{points(row.difference)} {point_span(row.low, row.high)}"
-        drawn.append(text(RIGHT, y, figures, class_="value", anchor="end"))
+        shapes.append(text(RIGHT, y, figures, class_="value", anchor="end"))
         y += 13
         kind = row.direction
-        drawn.append(line(scale(row.low), y, scale(row.high), y, f"whisker {kind}"))
-        drawn.append(tag("circle", cx=scale(row.difference), cy=y, r=5, class_=f"mark {kind}"))
+        shapes.append(line(scale(row.low), y, scale(row.high), y, f"whisker {kind}"))
+        shapes.append(tag("circle", cx=scale(row.difference), cy=y, r=5, class_=f"mark {kind}"))
         y += 15
     axis = _axis(ticks, scale, top=6, bottom=y, label=whole_points)
     zero = line(scale(0.0), 6, scale(0.0), y, "zero")
-    return drawing(WIDTH, y + 24, title, *axis, zero, *drawn)
+    return drawing(WIDTH, y + 24, title, *axis, zero, *shapes)
 
 
 def strata_panel(label: str, benchmark: str, parts: Sequence[Stratum]) -> Markup:
@@ -174,13 +174,13 @@ def short(part: str) -> str:
 def share_bar(parts: Sequence[tuple[str, float]], title: str, *, height: float = 10) -> Markup:
     """One horizontal bar cut into classed parts, each with its own title."""
     total = math.fsum(value for _, value in parts)
-    x, drawn = 0.0, []
+    x, shapes = 0.0, []
     for class_, value in parts:
         width = 400 * value / total if total else 0.0
         if width > 0:
-            drawn.append(tag("rect", x=x, y=0, width=width, height=height, class_=class_))
+            shapes.append(tag("rect", x=x, y=0, width=width, height=height, class_=class_))
         x += width
-    return drawing(400, height, title, *drawn, preserveAspectRatio="none", class_="bar")
+    return drawing(400, height, title, *shapes, preserveAspectRatio="none", class_="bar")
 
 
 def amount_bar(value: float, largest: float, title: str, *, class_: str) -> Markup:
@@ -192,7 +192,7 @@ def amount_bar(value: float, largest: float, title: str, *, class_: str) -> Mark
 
 def draw_bar(bar: Bar) -> Markup:
     """A bar of a table."""
-    if bar.whole is None:
+    if bar.full is None:
         return share_bar(bar.parts, bar.title)
     ((class_, value),) = bar.parts
-    return amount_bar(value, bar.whole, bar.title, class_=class_)
+    return amount_bar(value, bar.full, bar.title, class_=class_)

@@ -118,11 +118,11 @@ def _attributes(section: show.Section) -> dict[str, str]:
 
 
 def _blocks(blocks: Iterable[show.Block], level: int) -> Markup:
-    drawn: list[Markup] = []
+    marked_up: list[Markup] = []
     for look, group in groupby(blocks, key=_grid):
         parts = [_block(block, level) for block in group]
-        drawn += [tag("div", _lines(parts), class_=look)] if look else parts
-    return _lines(drawn)
+        marked_up += [tag("div", _lines(parts), class_=look)] if look else parts
+    return _lines(marked_up)
 
 
 def _grid(block: show.Block) -> str:
@@ -189,9 +189,9 @@ def _table(block: show.Table) -> Markup:
     parts = [tag("thead", tag("tr", *heads)), tag("tbody", _lines(body))]
     if block.foot:
         parts.append(tag("tfoot", _row(block.foot, block.right)))
-    drawn = tag("table", *parts, class_=block.look or None)
+    element = tag("table", *parts, class_=block.look or None)
     label = block.label or block.header[0]
-    return tag("div", drawn, class_="scroll", tabindex="0", role="region", aria_label=label)
+    return tag("div", element, class_="scroll", tabindex="0", role="region", aria_label=label)
 
 
 def _row(row: Sequence[show.AnyCell], right: set[int]) -> Markup:
@@ -247,9 +247,9 @@ def _named(keys: Sequence[tuple[str, str, str]]) -> Sequence[tuple[str, str, str
 
 
 def _wide(figure: show.Figure) -> Markup:
-    drawn = tag("div", figure.picture, class_="flow")
+    element = tag("div", figure.picture, class_="flow")
     label = {"role": "region", "aria_label": figure.title}
-    return tag("div", drawn, class_="scroll card", tabindex="0", **label)
+    return tag("div", element, class_="scroll card", tabindex="0", **label)
 
 
 def _sample(sample: show.Sample) -> Markup:

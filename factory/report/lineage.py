@@ -54,5 +54,5 @@ def trace_writers(name: str, by_name: Mapping[str, Step]) -> list[str]:
 def teachers(name: str, by_name: Mapping[str, Step]) -> list[str]:
     """Models of another line of weights whose traces, or distributions, `name` learned from."""
     own = {name, *weight_ancestors(name, by_name)}
-    found = {*trace_writers(name, by_name), by_name[name].inputs.get("teacher")} - own
-    return [step for step in by_name if step in found]
+    names = {*trace_writers(name, by_name), by_name[name].inputs.get("teacher")} - own
+    return [step for step in by_name if step in names]

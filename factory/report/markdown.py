@@ -93,7 +93,7 @@ def _table(block: show.Table) -> str:
     return table(
         [block.header[column] for column in columns],
         [[_words(row[column]) for column in columns] for row in rows],
-        right=[place for place, column in enumerate(columns) if column in block.right],
+        right=[index for index, column in enumerate(columns) if column in block.right],
     )
 
 

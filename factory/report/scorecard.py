@@ -21,16 +21,16 @@ MODES: tuple[Mode, ...] = ("sampled", "greedy")
 def evaluations(by_name: Mapping[str, Step]) -> list[Evaluation]:
     """The sealed evaluations, ordered by the plan's order of their models."""
     order = {name: position for position, name in enumerate(by_name)}
-    found = []
+    rows = []
     for step in by_name.values():
         model = model_input(step, by_name) if step.produces == "scores" else None
         if step.artifact is None or model is None:
             continue
         scores = tuple(read_records(step.artifact.file("scores.jsonl"), Score))
-        found.append((model, step, scores, _prompt(step, scores)))
-    found.sort(key=lambda row: (order[row[0]], order[row[1].name]))
-    roles = _roles([model for model, *_ in found], by_name)
-    labels = _labels([(model, prompt, step.name) for model, step, _, prompt in found])
+        rows.append((model, step, scores, _prompt(step, scores)))
+    rows.sort(key=lambda row: (order[row[0]], order[row[1].name]))
+    roles = _roles([model for model, *_ in rows], by_name)
+    labels = _labels([(model, prompt, step.name) for model, step, _, prompt in rows])
     return [
         Evaluation(
             label=label,
@@ -41,7 +41,7 @@ def evaluations(by_name: Mapping[str, Step]) -> list[Evaluation]:
             role=role,
             scores=scores,
         )
-        for label, role, (model, step, scores, prompt) in zip(labels, roles, found, strict=True)
+        for label, role, (model, step, scores, prompt) in zip(labels, roles, rows, strict=True)
     ]
 
 
@@ -131,7 +131,7 @@ def compare(
 
     Their p-values are corrected for their number, together.
     """
-    found: list[Comparison] = []
+    comparisons: list[Comparison] = []
     for position, after in enumerate(rows):
         for relation, before in _befores(position, rows, by_name):
             for benchmark in benchmarks(rows):
@@ -140,11 +140,11 @@ def compare(
                         before, after, answers, key=(benchmark, mode), relation=relation
                     )
                     if comparison is not None:
-                        found.append(comparison)
-    corrected = holm([row.p_value for row in found])
+                        comparisons.append(comparison)
+    corrected = holm([row.p_value for row in comparisons])
     return [
         row.model_copy(update={"p_corrected": p_value})
-        for row, p_value in zip(found, corrected, strict=True)
+        for row, p_value in zip(comparisons, corrected, strict=True)
     ]
 
 
@@ -155,15 +155,15 @@ def _befores(
     after = rows[position]
     evaluated = {row.model for row in rows}
     ancestors = [name for name in weight_ancestors(after.model, by_name) if name in evaluated]
-    found: list[tuple[Relation, Evaluation]] = [
+    befores: list[tuple[Relation, Evaluation]] = [
         ("start", row) for row in rows if ancestors and row.model == ancestors[0]
     ]
     if after.role == "student":
-        found.extend(("teacher", row) for row in rows if row.role == "teacher")
+        befores.extend(("teacher", row) for row in rows if row.role == "teacher")
     if position:
-        found.append(("order", rows[position - 1]))
+        befores.append(("order", rows[position - 1]))
     distinct: dict[str, tuple[Relation, Evaluation]] = {}
-    for relation, before in found:
+    for relation, before in befores:
         distinct.setdefault(before.label, (relation, before))
     return list(distinct.values())
 
@@ -192,7 +192,7 @@ def _compare_pair(
     )
     old_means = [correct_share(old[problem]) for problem in shared]
     new_means = [correct_share(new[problem]) for problem in shared]
-    drawn = {len(answers[row.label][key][shared[0]]) for row in (before, after)}
+    counts = {len(answers[row.label][key][shared[0]]) for row in (before, after)}
     result = paired(new_means, old_means, samples=fewest, groups=clusters(shared))
     change = result.difference
     pairs = list(zip(old_means, new_means, strict=True))
@@ -203,7 +203,7 @@ def _compare_pair(
         after=after.label,
         relation=relation,
         n=len(shared),
-        samples=fewest if len(drawn) > 1 else None,
+        samples=fewest if len(counts) > 1 else None,
         difference=change.value,
         low=change.low,
         high=change.high,
@@ -216,13 +216,13 @@ def _compare_pair(
 
 def traps(rows: Sequence[Evaluation], answers: AllAnswers) -> list[str]:
     """Which evaluations are zero by their protocol, each with its explanation."""
-    found = []
+    messages = []
     for row in rows:
         for (benchmark, mode), problems in answers[row.label].items():
-            told = trap([sample for samples in problems.values() for sample in samples])
-            if told:
-                found.append(f"{row.label} on {benchmark}, {mode}: {told}")
-    return found
+            message = trap([sample for samples in problems.values() for sample in samples])
+            if message:
+                messages.append(f"{row.label} on {benchmark}, {mode}: {message}")
+    return messages
 
 
 def tallies(rows: Sequence[Evaluation], answers: AllAnswers) -> list[Tally]:

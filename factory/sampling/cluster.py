@@ -293,7 +293,7 @@ class ClusterSampler:
         self._reasons.append(f"{slot.label}: {cause}")
         slot.is_dropped, slot.task, slot.block = True, None, None
         self._ray.kill(slot.actor)
-        if all(one.is_dropped for one in self._slots):
+        if all(slot.is_dropped for slot in self._slots):
             raise EngineError(
                 f"cluster {self._settings.address}: no engine is left; finished blocks are kept: "
                 "mend the nodes, start again. " + "; ".join(dict.fromkeys(self._reasons))

@@ -84,7 +84,7 @@ class Nodes:
             time.sleep(JOIN_SECONDS)
         return ray
 
-    def _start(self, place: dict[str, Any], *, token: str | None = None) -> ModuleType:
+    def _start(self, index: dict[str, Any], *, token: str | None = None) -> ModuleType:
         """A cluster whose head is this machine and whose processes die with this one."""
         # Every user of this machine can reach a port of 127.0.0.1, and who reaches Ray runs what he
         # likes. Ray asks for a token where nothing is said, and would leave one in the home folder.
@@ -103,7 +103,7 @@ class Nodes:
                 object_store_memory=LOCAL_STORE,
                 include_dashboard=False,
                 _temp_dir=str(self._folder),
-                **place,
+                **index,
             )
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)

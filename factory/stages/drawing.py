@@ -28,7 +28,7 @@ LengthStops = Literal["keep", "drop"] | Retry
 class Draw:
     """One completion to draw."""
 
-    place: int
+    index: int
     """Of its problem among all that are asked."""
     problem: Problem
     sample: int
@@ -39,11 +39,11 @@ class Draw:
 class _Open:
     """A problem that may still need samples."""
 
-    place: int
+    index: int
     problem: Problem
-    drawn: int = 0
+    requested: int = 0
     settled: int = 0
-    """Samples whose last trace is there; less than `drawn` while one waits to be drawn again."""
+    """Samples whose last trace is there; less than `requested` while one waits for another try."""
     kept: int = 0
     verified: int = 0
 
@@ -81,7 +81,7 @@ class Line:
     @property
     def settled(self) -> int:
         """Samples that are drawn for good or that nobody needs any more."""
-        return self.retired * self._samples + sum(one.settled for one in self._open.values())
+        return self.retired * self._samples + sum(entry.settled for entry in self._open.values())
 
     def next(self, size: int) -> list[Draw]:
         """The next block, at most `size` completions of one length limit; empty at the end.
@@ -93,58 +93,59 @@ class Line:
         if len(self._again) >= size:
             return self._take_again(size)
         draws: list[Draw] = []
-        for one in self._in_order():
-            draws += self._draws(one, min(self._needed(one), size - len(draws)))
+        for entry in self._in_order():
+            draws += self._draws(entry, min(self._needed(entry), size - len(draws)))
             if len(draws) == size:
                 return draws
-        for one in self._open.values():
-            draws += self._draws(one, size - len(draws))
+        for entry in self._open.values():
+            draws += self._draws(entry, size - len(draws))
         return draws or self._take_again(size)
 
     def add(self, draw: Draw, trace: Trace) -> bool:
         """Take note of a trace; whether it is one of those that are kept."""
-        one = self._open[draw.place]
+        entry = self._open[draw.index]
         is_cut = trace.finish_reason == "length"
         if is_cut and isinstance(self._length_stops, Retry) and draw.max_new_tokens == self._limit:
             again = self._length_stops.retry
-            self._again.append(Draw(draw.place, draw.problem, draw.sample, again))
+            self._again.append(Draw(draw.index, draw.problem, draw.sample, again))
             self.retried += 1
             return False
         is_kept = not (is_cut and self._length_stops == "drop")
-        one.settled += 1
-        one.kept += is_kept
-        one.verified += is_kept and trace.verdict.is_correct
+        entry.settled += 1
+        entry.kept += is_kept
+        entry.verified += is_kept and trace.verdict.is_correct
         self.dropped += not is_kept
-        if one.settled == one.drawn and self._needed(one) == 0:
-            self._retire(one)
+        if entry.settled == entry.requested and self._needed(entry) == 0:
+            self._retire(entry)
         return is_kept
 
     def _in_order(self) -> Iterator[_Open]:
         """Open problems, then new ones."""
         yield from list(self._open.values())
-        for place, problem in self._new:
-            self._open[place] = one = _Open(place, problem)
-            yield one
+        for index, problem in self._new:
+            self._open[index] = entry = _Open(index, problem)
+            yield entry
 
-    def _needed(self, one: _Open) -> int:
-        left = self._samples - one.drawn
+    def _needed(self, entry: _Open) -> int:
+        left = self._samples - entry.requested
         if self._enough is None:
             return left
-        hoped_for = one.verified + one.drawn - one.settled
+        hoped_for = entry.verified + entry.requested - entry.settled
         return max(0, min(left, self._enough - hoped_for))
 
-    def _draws(self, one: _Open, count: int) -> list[Draw]:
-        first, one.drawn = one.drawn, min(self._samples, one.drawn + count)
+    def _draws(self, entry: _Open, count: int) -> list[Draw]:
+        first, entry.requested = entry.requested, min(self._samples, entry.requested + count)
         return [
-            Draw(one.place, one.problem, sample, self._limit) for sample in range(first, one.drawn)
+            Draw(entry.index, entry.problem, sample, self._limit)
+            for sample in range(first, entry.requested)
         ]
 
     def _take_again(self, size: int) -> list[Draw]:
         taken, self._again = self._again[:size], self._again[size:]
         return taken
 
-    def _retire(self, one: _Open) -> None:
-        del self._open[one.place]
+    def _retire(self, entry: _Open) -> None:
+        del self._open[entry.index]
         self.retired += 1
-        self.answered += one.kept > 0
-        self.solved += one.verified > 0
+        self.answered += entry.kept > 0
+        self.solved += entry.verified > 0

@@ -77,7 +77,7 @@ class BenchmarkConfig(Record):
     version: Annotated[str | None, AddedLater()] = None
     """The task's version that is meant; another one is refused, since its scores do not compare."""
     limit: int | None = Field(default=None, ge=1, le=10**9)
-    """The first so many problems."""
+    """Use only the first N problems."""
     sampling: SamplingConfig | None = None
     """Instead of the stage's; for a registry task, instead of the task's own."""
     samples: int | None = Field(default=None, ge=0, le=10**5)
@@ -88,8 +88,8 @@ class BenchmarkConfig(Record):
     @model_validator(mode="after")
     def _says_what_to_ask(self) -> "BenchmarkConfig":
         if (self.problems is None) == (self.task is None):
-            found = "neither" if self.task is None else "both"
-            raise ValueError(f"give either problems or task, found {found}")
+            given = "neither" if self.task is None else "both"
+            raise ValueError(f"give either problems or task, found {given}")
         if self.source is not None and self.problems is None:
             raise ValueError("source selects among problems; a task has none")
         if self.raw and self.is_own:
@@ -300,7 +300,9 @@ def plugin_rows(config: EvaluateConfig) -> set[tuple[str, str]]:
 
 def task_files(config: EvaluateConfig) -> tuple[Path, ...]:
     """The YAML in `evals/` of its tasks, which say what is asked and how it is scored."""
-    names = {TEMPLATE} | {one.task for one in config.benchmarks if one.task is not None}
+    names = {TEMPLATE} | {
+        benchmark.task for benchmark in config.benchmarks if benchmark.task is not None
+    }
     paths = (EVALS / f"{name}.yaml" for name in sorted(names))
     return tuple(path for path in paths if path.is_file())
 

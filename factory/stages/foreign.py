@@ -46,8 +46,8 @@ def run_foreign(
             for frame in traceback.extract_tb(error.__traceback__)
             if frame.filename == row.origin.name
         ]
-        place = f"run, line {lines[-1]}" if lines else "run"
-        raise EngineError(f"{where}: {place}: {type(error).__name__}: {error}") from error
+        index = f"run, line {lines[-1]}" if lines else "run"
+        raise EngineError(f"{where}: {index}: {type(error).__name__}: {error}") from error
     _check_metrics(metrics, where)
     for name, record in FILES[row.value.produces].items():
         if not (out / name).is_file():

@@ -60,12 +60,12 @@ class GenerateConfig(StageConfig):
     sources: tuple[str, ...] = ()
     """Take only problems of these sources; empty takes all."""
     limit: int | None = Field(default=None, ge=1, le=10**9)
-    """Take the first so many problems of the file, in which one source follows the other; sources
+    """Use only the first N problems of the file, in which one source follows the other; sources
     of which nothing is left are told in the log."""
     samples: int = Field(default=4, ge=1, le=10**5)
     """Completions a problem; R1 drew several and kept the correct ones (v2 B.3.3)."""
     enough: Annotated[int | None, AddedLater()] = Field(default=None, ge=1, le=10**5)
-    """A problem is asked no further once so many of its traces are verified; None draws all
+    """A problem is asked no further once N of its traces are verified; None draws all
     `samples`. What is drawn is kept, right or wrong."""
     length_stops: Annotated[LengthStops, AddedLater()] = "keep"
     """What becomes of completions cut at `max_new_tokens`: `keep` (as `truncated`), `drop`, or
@@ -146,14 +146,14 @@ class Writer:
         """A graded trace of each, drawn in one call of the engine: all have the same limit."""
         if self._sampler is None:
             self._sampler = self.open_sampler()
-        problems = {draw.place: draw.problem for draw in draws}
+        problems = {draw.index: draw.problem for draw in draws}
         prompts = {
-            place: render(problem.prompt, self.config.prompt, self.tokenizer)
-            for place, problem in problems.items()
+            index: render(problem.prompt, self.config.prompt, self.tokenizer)
+            for index, problem in problems.items()
         }
-        ids = {place: _token_ids(text, self.tokenizer) for place, text in prompts.items()}
+        ids = {index: _token_ids(text, self.tokenizer) for index, text in prompts.items()}
         requests = [
-            Request(ids[d.place], derive(self.seed, "generate", d.problem.id, d.sample))
+            Request(ids[d.index], derive(self.seed, "generate", d.problem.id, d.sample))
             for d in draws
         ]
         sampling = with_stops(self.config.sampling, self.config.prompt).model_copy(
@@ -161,15 +161,17 @@ class Writer:
         )
         completions = self._sampler.sample(requests, sampling)
         items = [
-            GradeItem.for_prompt(draw.problem, one.text, one.finish_reason, self.config.prompt)
-            for draw, one in zip(draws, completions, strict=True)
+            GradeItem.for_prompt(
+                draw.problem, completion.text, completion.finish_reason, self.config.prompt
+            )
+            for draw, completion in zip(draws, completions, strict=True)
         ]
         return [
             Trace(
                 problem_id=draw.problem.id,
                 sample=draw.sample,
                 question=draw.problem.prompt,
-                prompt=prompts[draw.place],
+                prompt=prompts[draw.index],
                 completion=completion.text,
                 **_parts(completion, self.config.prompt),
                 finish_reason=completion.finish_reason,
@@ -215,9 +217,9 @@ def write_traces(
             if block is None:
                 traces = writer.draw(draws)
                 block = list(zip(segment.append(traces), traces, strict=True))
-            for draw, (place, trace) in zip(draws, block, strict=True):
+            for draw, (begin, trace) in zip(draws, block, strict=True):
                 if line.add(draw, trace):
-                    begins[draw.place * config.samples + draw.sample] = place + 1
+                    begins[draw.index * config.samples + draw.sample] = begin + 1
                     tally.add(draw.problem, trace)
             # Of all samples: what is certain to be too many at the end stops the run at once.
             tally.check_ungradable(total)
@@ -238,7 +240,7 @@ def write_traces(
             )
         path = out / "traces.jsonl"
         with naming(path), path.open("wb") as file:
-            file.writelines(segment.lines(place - 1 for place in begins if place))
+            file.writelines(segment.lines(begin - 1 for begin in begins if begin))
     finally:
         segment.close()
     return _metrics(config, line, tally)
@@ -293,8 +295,8 @@ def sources_cut_off(path: Path, sources: Sequence[str], limit: int | None) -> li
 
 
 def _problems(path: Path, sources: Sequence[str], limit: int | None) -> Iterator[Problem]:
-    found = (p for p in read_records(path, Problem) if not sources or p.source in sources)
-    return islice(found, limit)
+    chosen = (p for p in read_records(path, Problem) if not sources or p.source in sources)
+    return islice(chosen, limit)
 
 
 def _measure(problems: Iterator[Problem], prompt: PromptConfig, tokenizer: Any) -> tuple[int, int]:

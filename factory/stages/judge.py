@@ -108,22 +108,22 @@ def run(config: JudgeConfig, inputs: Inputs, out: Path, context: Context) -> Met
         for split in ("train", "held_out")
         for problem in read_records(inputs["problems"].file(f"{split}.jsonl"), Problem)
     }
-    waiting = [place for place, trace in enumerate(traces) if _waits(trace, problems)]
+    waiting = [index for index, trace in enumerate(traces) if _waits(trace, problems)]
     if not waiting:
         context.note(f"judge: none of the {len(traces)} traces answers a problem of kind open")
-    answered = [(problems[traces[place].problem_id], traces[place]) for place in waiting]
+    answered = [(problems[traces[index].problem_id], traces[index]) for index in waiting]
     votes = _ask(config, answered, inputs["model"].path, context) if answered else []
     write_records(out / "judgements.jsonl", votes)
     verdicts: dict[int, Verdict] = {}
-    for number, place in enumerate(waiting):
-        some = votes[number * config.votes : (number + 1) * config.votes]
-        verdicts[place] = judged(traces[place].answer or "", [vote.judgement for vote in some])
+    for number, index in enumerate(waiting):
+        own = votes[number * config.votes : (number + 1) * config.votes]
+        verdicts[index] = judged(traces[index].answer or "", [vote.judgement for vote in own])
     check_ungradable(list(verdicts.values()), limit=config.max_ungradable)
     write_records(
         out / "traces.jsonl",
         (
-            trace.model_copy(update={"verdict": verdicts.get(place, trace.verdict)})
-            for place, trace in enumerate(traces)
+            trace.model_copy(update={"verdict": verdicts.get(index, trace.verdict)})
+            for index, trace in enumerate(traces)
         ),
     )
     return _metrics(len(traces), votes, [verdict.outcome for verdict in verdicts.values()])
@@ -151,7 +151,7 @@ def _ask(
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
-    asked = []
+    entries = []
     for problem, trace in answered:
         request = judge_request(
             problem, trace.answer or "", control_texts=tokenizer.all_special_tokens
@@ -160,9 +160,10 @@ def _ask(
         ids = tuple(tokenizer(prompt, add_special_tokens=False)["input_ids"])
         for vote in range(config.votes):
             seed = derive(context.seed, "judge", trace.problem_id, trace.sample, vote)
-            asked.append((trace, vote, prompt, Request(ids, seed)))
+            entries.append((trace, vote, prompt, Request(ids, seed)))
     keyed = [
-        (f"{trace.problem_id}/{trace.sample}/{vote}", request) for trace, vote, _, request in asked
+        (f"{trace.problem_id}/{trace.sample}/{vote}", request)
+        for trace, vote, _, request in entries
     ]
     replies = ask_model(
         model,
@@ -185,7 +186,7 @@ def _ask(
             seed=request.seed,
             judgement=read_reply(reply.text) if reply.finish_reason == "stop" else None,
         )
-        for (trace, vote, prompt, request), reply in zip(asked, replies, strict=True)
+        for (trace, vote, prompt, request), reply in zip(entries, replies, strict=True)
     ]
 
 

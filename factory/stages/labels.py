@@ -84,18 +84,21 @@ def run(config: LabelsConfig, inputs: Inputs, out: Path, context: Context) -> Me
         candidates = _candidates(inputs["source.traces"].traces())
         votes = _ask(source, candidates, inputs, context)
         labels, dropped = judged(source, candidates, votes)
-        write_records(out / "votes.jsonl", (vote for some in votes.values() for vote in some))
+        write_records(
+            out / "votes.jsonl",
+            (vote for votes_of_text in votes.values() for vote in votes_of_text),
+        )
     else:
         labels, dropped = _distinct(sources.stored_labels(source))
     if not labels:
         raise DataError(f"labels: none of {len(dropped)} responses is left")
-    cast = [vote for some in votes.values() for vote in some]
-    reasons = Counter(one.reason for one in dropped)
+    cast = [vote for votes_of_text in votes.values() for vote in votes_of_text]
+    reasons = Counter(label.reason for label in dropped)
     write_records(out / "labels.jsonl", labels)
     write_records(out / "dropped.jsonl", dropped)
     return {
         "labels": float(len(labels)),
-        "safe_share": sum(one.is_safe for one in labels) / len(labels),
+        "safe_share": sum(label.is_safe for label in labels) / len(labels),
         **vote_counts(cast),
         **{f"dropped.{reason}": float(reasons[reason]) for reason in sorted(reasons)},
     }
@@ -127,7 +130,10 @@ def _ask(
     from factory.preferences.asking import Item, ask
 
     return ask(
-        [Item(one.source, one.prompt, (one.response,)) for one in candidates],
+        [
+            Item(candidate.source, candidate.prompt, (candidate.response,))
+            for candidate in candidates
+        ],
         judge=inputs["source.judge"],
         form=GUARD,
         verdicts=GUARDED,
@@ -142,18 +148,18 @@ def judged(
 ) -> tuple[list[Labelled], list[DroppedLabel]]:
     """Labels as the votes decide; responses that they leave open are dropped."""
     kept, dropped = [], []
-    for one in candidates:
-        cast = votes.get(one.source, [])
+    for candidate in candidates:
+        cast = votes.get(candidate.source, [])
         share = safe_share(cast)
         if sum(vote.value is not None for vote in cast) < source.least_votes:
-            dropped.append(DroppedLabel(reason="unreadable", labelled=one))
+            dropped.append(DroppedLabel(reason="unreadable", labelled=candidate))
             continue
         share = 0.5 if share is None else share
-        one = one.model_copy(update={"is_safe": share > 0.5, "safe_share": share})
+        candidate = candidate.model_copy(update={"is_safe": share > 0.5, "safe_share": share})
         if max(share, 1 - share) < source.least_agreement:
-            dropped.append(DroppedLabel(reason="disagreement", labelled=one))
+            dropped.append(DroppedLabel(reason="disagreement", labelled=candidate))
         else:
-            kept.append(one)
+            kept.append(candidate)
     return kept, dropped
 
 
@@ -161,12 +167,12 @@ def _distinct(labels: Sequence[Labelled]) -> tuple[list[Labelled], list[DroppedL
     """Labels without repeated responses."""
     kept, dropped = [], []
     seen: set[tuple[str, str]] = set()
-    for one in labels:
-        key = (one.prompt, one.response)
+    for label in labels:
+        key = (label.prompt, label.response)
         if key in seen:
-            dropped.append(DroppedLabel(reason="duplicate", labelled=one))
+            dropped.append(DroppedLabel(reason="duplicate", labelled=label))
         else:
-            kept.append(one)
+            kept.append(label)
         seen.add(key)
     return kept, dropped
 

@@ -47,7 +47,7 @@ class Part(Record):
 
     traces: TracesRef
     count: int | None = Field(default=None, ge=1, le=10**9)
-    """So many of them."""
+    """How many of them."""
     share: float | None = Field(default=None, gt=0.0, le=1.0)
     """Share of the mixture; then every part states one, and they sum to 1."""
     domain: Annotated[Domain | None, AddedLater()] = None
@@ -124,8 +124,8 @@ def run(config: MixConfig, inputs: Inputs, out: Path, context: Context) -> Metri
             raise DataError(
                 f"mix: part {index} ({name}): {quota} traces asked, {len(pool)} different there"
             )
-        drawn = random.Random(derive(context.seed, "mix", index)).sample(pool, quota)
-        chosen.extend((index, trace) for trace in drawn)
+        sampled = random.Random(derive(context.seed, "mix", index)).sample(pool, quota)
+        chosen.extend((index, trace) for trace in sampled)
     random.Random(derive(context.seed, "mix")).shuffle(chosen)
     chosen = chosen[: config.limit]
     if not chosen:
@@ -135,7 +135,7 @@ def run(config: MixConfig, inputs: Inputs, out: Path, context: Context) -> Metri
     if config.unlike or config.near_duplicates is not None:
         write_records(out / "dropped.jsonl", dropped)
         for reason in get_args(Reason):
-            count = sum(one.reason == reason for one in dropped)
+            count = sum(row.reason == reason for row in dropped)
             metrics[f"dropped.{reason.replace(' ', '_')}"] = float(count)
     for index, pool in enumerate(pools):
         metrics[f"parts.{index}.available"] = float(len(pool))
@@ -152,7 +152,7 @@ def domain_shares(domains: Sequence[Domain | None]) -> Metrics:
         return {}
     metrics: Metrics = {}
     for domain in DOMAINS:
-        kept = sum(one == domain for one in domains)
+        kept = sum(name == domain for name in domains)
         metrics[f"domains.{domain}.kept"] = float(kept)
         metrics[f"domains.{domain}.share"] = kept / len(domains)
         metrics[f"domains.{domain}.r1_share"] = TABLE_5[domain] / sum(TABLE_5.values())
@@ -190,9 +190,9 @@ def _cleaned(
         traces = [trace for pool in pools for trace in pool]
         texts = [f"{trace.question}\n{trace.completion}" for trace in traces]
         like = near_duplicates(texts, config.near_duplicates)
-        for place, other in like.items():
-            told = f"{traces[other].problem_id}/{traces[other].sample}"
-            dropped.append(_dropped(traces[place], "near duplicate", told, ""))
+        for twin, other in like.items():
+            message = f"{traces[other].problem_id}/{traces[other].sample}"
+            dropped.append(_dropped(traces[twin], "near duplicate", message, ""))
         places = iter(range(len(traces)))
         pools = [[trace for trace in pool if next(places) not in like] for pool in pools]
     return pools, dropped
@@ -206,8 +206,8 @@ def _not_held_out(pool: list[Trace], index: HeldOut, dropped: list[Dropped]) -> 
         if hit is None:
             kept.append(trace)
         else:
-            told = f"{hit.rule}: {hit.shared}"
-            dropped.append(_dropped(trace, "held out", hit.problem, told))
+            message = f"{hit.rule}: {hit.shared}"
+            dropped.append(_dropped(trace, "held out", hit.problem, message))
     return kept
 
 
@@ -247,17 +247,17 @@ def _domain_quotas(
     for domain, size in zip(domains, available, strict=True):
         if domain is not None:
             supply[domain] += size
-    whole = sum(TABLE_5[domain] for domain in supply)
-    total = min(supply[domain] * whole / TABLE_5[domain] for domain in supply)
+    total_share = sum(TABLE_5[domain] for domain in supply)
+    total = min(supply[domain] * total_share / TABLE_5[domain] for domain in supply)
     total = total if limit is None else min(total, limit)
     quotas = [0] * len(domains)
     for domain in supply:
-        wanted = math.floor(total * TABLE_5[domain] / whole + 1e-9)
-        places = [place for place, one in enumerate(domains) if one == domain]
-        exact = [wanted * available[place] / max(1, supply[domain]) for place in places]
-        for place, quota in zip(places, exact, strict=True):
-            quotas[place] = math.floor(quota)
-        left = wanted - sum(quotas[place] for place in places)
+        wanted = math.floor(total * TABLE_5[domain] / total_share + 1e-9)
+        places = [index for index, name in enumerate(domains) if name == domain]
+        exact = [wanted * available[index] / max(1, supply[domain]) for index in places]
+        for index, quota in zip(places, exact, strict=True):
+            quotas[index] = math.floor(quota)
+        left = wanted - sum(quotas[index] for index in places)
         by_rest = sorted(range(len(places)), key=lambda i: (math.floor(exact[i]) - exact[i], i))
         for i in by_rest[:left]:
             quotas[places[i]] += 1

@@ -259,16 +259,16 @@ def _take_endpoint(source: Endpoint, out: Path) -> None:
         folder = Path(tokenizer.path) if is_here else _download(tokenizer, PROMPT_FILES)
         for path in tokenizer_files(folder):
             shutil.copyfile(path, out / path.name)
-    asked = {"url", "name", "limit_field", "fields"}
-    known = source.model_dump(include=asked)
-    write_served(out, Served(**known, has_tokenizer=tokenizer is not None))
+    fields = {"url", "name", "limit_field", "fields"}
+    settings = source.model_dump(include=fields)
+    write_served(out, Served(**settings, has_tokenizer=tokenizer is not None))
 
 
 def _download(source: Hub, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
-    found = snapshot_download(source.id, revision=source.revision, allow_patterns=list(patterns))
-    return Path(found)
+    folder = snapshot_download(source.id, revision=source.revision, allow_patterns=list(patterns))
+    return Path(folder)
 
 
 def _embedded_gguf() -> Path:

@@ -98,18 +98,21 @@ def run(config: PairsConfig, inputs: Inputs, out: Path, context: Context) -> Met
         votes = _ask(source, candidates, inputs, context)
         pairs, undecided = judged(source, candidates, votes)
         dropped += undecided
-        write_records(out / "votes.jsonl", (vote for some in votes.values() for vote in some))
+        write_records(
+            out / "votes.jsonl",
+            (vote for votes_of_text in votes.values() for vote in votes_of_text),
+        )
     else:
         pairs, dropped = _distinct(sources.stored_pairs(source))
     gap_before = length_gap(pairs)
     if config.max_length_gap is not None:
         places = unbalanced(pairs, config.max_length_gap)
-        dropped += [DroppedPair(reason="length", pair=pairs[place]) for place in sorted(places)]
-        pairs = [pair for place, pair in enumerate(pairs) if place not in places]
-    reasons = Counter(one.reason for one in dropped)
+        dropped += [DroppedPair(reason="length", pair=pairs[index]) for index in sorted(places)]
+        pairs = [pair for index, pair in enumerate(pairs) if index not in places]
+    reasons = Counter(row.reason for row in dropped)
     if not pairs:
-        found = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        raise DataError(f"pairs: none of {len(dropped)} is left ({found or 'there were none'})")
+        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        raise DataError(f"pairs: none of {len(dropped)} is left ({counts or 'there were none'})")
     write_records(out / "pairs.jsonl", pairs)
     write_records(out / "dropped.jsonl", dropped)
     return {
@@ -124,7 +127,7 @@ def run(config: PairsConfig, inputs: Inputs, out: Path, context: Context) -> Met
 
 def _vote_metrics(votes: dict[str, list[Vote]]) -> Metrics:
     """How the judge voted; `first_place` is 0 for one that does not care about the order."""
-    cast = [vote for some in votes.values() for vote in some]
+    cast = [vote for votes_of_text in votes.values() for vote in votes_of_text]
     if not cast:
         return {}
     values = [vote.value for vote in cast if vote.value is not None]
@@ -137,8 +140,8 @@ def _candidates(traces: Iterable[Trace], source: JudgedPairs) -> Judged:
     for trace in traces:
         by_problem.setdefault(trace.problem_id, []).append(trace)
     kept, dropped = [], []
-    for some in by_problem.values():
-        for first, second in zip(some[::2], some[1::2], strict=False):
+    for own in by_problem.values():
+        for first, second in zip(own[::2], own[1::2], strict=False):
             sides = [_compared(trace, source) for trace in (first, second)]
             pair = Pair(
                 prompt=first.question,

@@ -75,9 +75,10 @@ def run(config: ProblemsConfig, inputs: Inputs, out: Path, context: Context) -> 
         )
         for index, source in enumerate(config.sources)
     ]
-    asked = sum((supply.held_out or 0) + (supply.train or 0) for supply in supplies)
+    requested = sum((supply.held_out or 0) + (supply.train or 0) for supply in supplies)
     splits = split(
-        supplies, on_problem=lambda done: context.progress(done, max(asked, done), unit="problems")
+        supplies,
+        on_problem=lambda done: context.progress(done, max(requested, done), unit="problems"),
     )
     taken, texts = decide_as_text(
         [*splits.train, *splits.held_out], processes=context.machine.thread_count()

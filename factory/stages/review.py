@@ -73,30 +73,32 @@ def run(config: ReviewConfig, inputs: Inputs, out: Path, context: Context) -> Me
     kept = [trace for trace, reason in fates if reason is None]
     counts = Counter(reason for _, reason in fates if reason is not None)
     if not kept:
-        told = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
-        raise DataError(f"review: none of the {len(traces)} traces is left ({told or 'none came'})")
+        counted = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+        raise DataError(
+            f"review: none of the {len(traces)} traces is left ({counted or 'none came'})"
+        )
     write_records(out / "traces.jsonl", kept)
     write_records(
         out / "rejected.jsonl",
         (Rejected(reason=reason, trace=trace) for trace, reason in fates if reason is not None),
     )
     chosen = [final(trace, decisions) for trace in traces]
-    people = [one for one in chosen if one is not None]
+    people = [decision for decision in chosen if decision is not None]
     agreed = passes_agree(traces, decisions)
     metrics = {
         "kept": float(len(kept)),
         "by_person": float(len(people)),
         "by_policy": float(len(traces) - len(people)),
-        "edited": float(sum(one.choice == "edit" for one in people)),
+        "edited": float(sum(decision.choice == "edit" for decision in people)),
         **{f"rejected.{reason}": float(counts[reason]) for reason in sorted(counts)},
     }
     if agreed is not None:
         metrics |= {"agreement.n": float(agreed.n), "agreement.share": agreed.share}
         metrics |= {} if agreed.kappa is None else {"agreement.kappa": agreed.kappa}
-    told = statement(len(people), len(traces), config.policy)
-    row = {"statement": told, "policy": config.policy, **metrics}
+    counted = statement(len(people), len(traces), config.policy)
+    row = {"statement": counted, "policy": config.policy, **metrics}
     (out / "review.json").write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
-    context.note(f"review: {told}")
+    context.note(f"review: {counted}")
     return metrics
 
 
@@ -105,8 +107,8 @@ def statement(people: int, traces: int, policy: str) -> str:
     if people == 0:
         return f"{NOT_REVIEWED}: all {traces} traces were left to the policy `{policy}`"
     rest = traces - people
-    told = f"{people} of {traces} traces were decided by a person"
-    return told + (f"; {rest} {NOT_REVIEWED}, by the policy `{policy}`" if rest else "")
+    text = f"{people} of {traces} traces were decided by a person"
+    return text + (f"; {rest} {NOT_REVIEWED}, by the policy `{policy}`" if rest else "")
 
 
 def decision_files(config: ReviewConfig) -> tuple[Path, ...]:
@@ -117,7 +119,9 @@ def decision_files(config: ReviewConfig) -> tuple[Path, ...]:
 
 def read_decisions(config: ReviewConfig) -> Decisions:
     """What counts of the file of decisions; DataError names a broken line."""
-    return standing(one for path in decision_files(config) for one in read_records(path, Decision))
+    return standing(
+        decision for path in decision_files(config) for decision in read_records(path, Decision)
+    )
 
 
 def _refuse_to_wait(config: ReviewConfig, traces: Sequence[Trace], decisions: Decisions) -> None:
@@ -136,19 +140,19 @@ def _fates(
     """Each trace as it is kept, or with the reason why it is not."""
     edits: dict[int, Trace] = {}
     fates: list[tuple[Trace, str | None]] = []
-    for place, trace in enumerate(traces):
+    for index, trace in enumerate(traces):
         decision = final(trace, decisions)
         if decision is None:
-            found = fault(trace, config) if config.policy == "filters" else None
-            fates.append((trace, found))
+            reason = fault(trace, config) if config.policy == "filters" else None
+            fates.append((trace, reason))
         elif decision.choice == "edit":
-            edits[place] = edited(trace, decision, config.form)
-            fates.append((edits[place], None))
+            edits[index] = edited(trace, decision, config.form)
+            fates.append((edits[index], None))
         else:
             fates.append((trace, decision.reason and f"reviewer: {decision.reason}"))
-    for place, graded in _graded(config, edits, inputs).items():
-        found = fault(graded, config)
-        fates[place] = (graded, found and f"edit: {found}")
+    for index, graded in _graded(config, edits, inputs).items():
+        reason = fault(graded, config)
+        fates[index] = (graded, reason and f"edit: {reason}")
     return fates
 
 
@@ -188,8 +192,8 @@ def _graded(config: ReviewConfig, edits: dict[int, Trace], inputs: Inputs) -> di
     with GradingPool() as pool:
         verdicts = pool.grade(items)
     return {
-        place: trace.model_copy(update={"verdict": verdict})
-        for (place, trace), verdict in zip(edits.items(), verdicts, strict=True)
+        index: trace.model_copy(update={"verdict": verdict})
+        for (index, trace), verdict in zip(edits.items(), verdicts, strict=True)
     }
 
 

@@ -110,7 +110,7 @@ class RewriteConfig(Fitness):
     problems: ProblemsRef
     """Where the drafts' questions come from: the rewritten answer is graded again."""
     limit: int | None = Field(default=None, ge=1, le=10**9)
-    """The first so many drafts."""
+    """Use only the first N drafts."""
     samples: int = Field(default=1, ge=1, le=10**5)
     """Attempts a draft; the first good one is kept."""
     keep_steps: bool = False
@@ -150,7 +150,7 @@ class Reply(Record):
 class Draft:
     """A trace to rewrite, its problem, and the prompt; `fault` where it cannot be asked for."""
 
-    place: int
+    index: int
     trace: Trace
     problem: Problem
     prompt: str
@@ -174,27 +174,27 @@ def run(config: RewriteConfig, inputs: Inputs, out: Path, context: Context) -> M
     DataError where a draft's problem is not in `problems`, or nothing is left.
     """
     drafts = _drafts(config, inputs)
-    asked = [draft for draft in drafts if draft.fault is None]
+    sound = [draft for draft in drafts if draft.fault is None]
     with GradingPool() as pool:
-        attempts = _attempts(config, asked, inputs["model"], context=context, pool=pool)
+        attempts = _attempts(config, sound, inputs["model"], context=context, pool=pool)
     first: dict[int, Attempt] = {}
     for attempt in attempts:
-        best = first.setdefault(attempt.draft.place, attempt)
+        best = first.setdefault(attempt.draft.index, attempt)
         if best.reason is not None and attempt.reason is None:
-            first[attempt.draft.place] = attempt
-    kept = [first[d.place].trace for d in asked if first[d.place].reason is None]
+            first[attempt.draft.index] = attempt
+    kept = [first[d.index].trace for d in sound if first[d.index].reason is None]
     rejected = []
     for draft in drafts:
-        found = first.get(draft.place)
-        reason = found.reason if found else draft.fault
+        outcome = first.get(draft.index)
+        reason = outcome.reason if outcome else draft.fault
         if reason is not None:
-            trace = found.trace if found else draft.trace
+            trace = outcome.trace if outcome else draft.trace
             rejected.append(Rejected(reason=reason, trace=trace))
-    counts = Counter(one.reason for one in rejected)
+    counts = Counter(row.reason for row in rejected)
     if not kept:
-        told = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+        counted = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
         raise DataError(
-            f"rewrite: none of the {len(drafts)} traces is left ({told or 'there were none'}); "
+            f"rewrite: none of the {len(drafts)} traces is left ({counted or 'there were none'}); "
             "give examples, more samples or a stronger model"
         )
     write_records(out / "traces.jsonl", kept)
@@ -214,12 +214,12 @@ def asked_with(config: RewriteConfig) -> PromptConfig:
     form = config.prompt.form
     shown = tuple(
         Demonstration(
-            question=request(one.question, one.draft, one.answer, form=form),
-            reasoning=one.reasoning,
-            answer=one.answer,
-            summary=one.summary,
+            question=request(example.question, example.draft, example.answer, form=form),
+            reasoning=example.reasoning,
+            answer=example.answer,
+            summary=example.summary,
         )
-        for one in config.examples
+        for example in config.examples
     )
     style = "few_shot" if shown and config.prompt.style == "chat" else config.prompt.style
     return config.prompt.model_copy(update={"style": style, "demonstrations": shown})
@@ -240,7 +240,7 @@ def _drafts(config: RewriteConfig, inputs: Inputs) -> list[Draft]:
     problems = {p.id: p for p in read_records(inputs["problems"].file("train.jsonl"), Problem)}
     prompt = asked_with(config)
     drafts = []
-    for place, trace in enumerate(list(inputs["traces"].traces())[: config.limit]):
+    for index, trace in enumerate(list(inputs["traces"].traces())[: config.limit]):
         problem = problems.get(trace.problem_id)
         if problem is None:
             raise DataError(
@@ -248,13 +248,13 @@ def _drafts(config: RewriteConfig, inputs: Inputs) -> list[Draft]:
                 f"problems of {inputs['problems'].name}, so its rewriting could not be graded"
             )
         thoughts = trace.completion if trace.reasoning is None else trace.reasoning
-        asked = request(trace.question, thoughts, trace.answer or "", form=prompt.form)
-        text = render(asked, prompt, tokenizer)
+        question = request(trace.question, thoughts, trace.answer or "", form=prompt.form)
+        text = render(question, prompt, tokenizer)
         ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-        found = _unsafe(f"{thoughts}\n{trace.answer or ''}", prompt.form, tokenizer)
-        if not found and len(ids) + config.sampling.max_new_tokens > room:
-            found = "long_draft"
-        drafts.append(Draft(place, trace, problem, text, ids, found or None))
+        reason = _unsafe(f"{thoughts}\n{trace.answer or ''}", prompt.form, tokenizer)
+        if not reason and len(ids) + config.sampling.max_new_tokens > room:
+            reason = "long_draft"
+        drafts.append(Draft(index, trace, problem, text, ids, reason or None))
     return drafts
 
 
@@ -289,7 +289,7 @@ def _attempts(
     sampling = with_stops(config.sampling, asked_with(config))
     owners = [draft for draft in drafts for _ in range(config.samples)]
     keyed = [
-        (f"{draft.place}/{attempt}", Request(draft.prompt_ids, _seed(context, draft, attempt)))
+        (f"{draft.index}/{attempt}", Request(draft.prompt_ids, _seed(context, draft, attempt)))
         for draft in drafts
         for attempt in range(config.samples)
     ]
@@ -324,15 +324,15 @@ def _attempts(
     same = _same_answers(owners, traces, pool)
     return [
         Attempt(
-            owner, place % config.samples, trace, _fault(owner, trace, config, is_same=same[place])
+            owner, index % config.samples, trace, _fault(owner, trace, config, is_same=same[index])
         )
-        for place, (owner, trace) in enumerate(zip(owners, traces, strict=True))
+        for index, (owner, trace) in enumerate(zip(owners, traces, strict=True))
     ]
 
 
 def _seed(context: Context, draft: Draft, attempt: int) -> int:
     trace = draft.trace
-    return derive(context.seed, "rewrite", trace.problem_id, trace.sample, draft.place, attempt)
+    return derive(context.seed, "rewrite", trace.problem_id, trace.sample, draft.index, attempt)
 
 
 def _trace(
@@ -374,16 +374,16 @@ def _same_answers(
     """
     same = [_text(d.trace.answer) == _text(t.answer) for d, t in zip(drafts, traces, strict=True)]
     doubtful: dict[int, GradeItem] = {}
-    for place, (draft, trace) in enumerate(zip(drafts, traces, strict=True)):
+    for index, (draft, trace) in enumerate(zip(drafts, traces, strict=True)):
         kind = "math" if draft.problem.kind == "procedural" else draft.problem.kind
-        if same[place] or draft.trace.answer is None or kind not in ("math", "exact", "choice"):
+        if same[index] or draft.trace.answer is None or kind not in ("math", "exact", "choice"):
             continue
         reference = draft.problem.model_copy(
             update={"reference": draft.trace.answer, "kind": kind, "data": {}}
         )
-        doubtful[place] = GradeItem(reference, completion_text("", trace.answer or ""))
-    for place, verdict in zip(doubtful, pool.grade(list(doubtful.values())), strict=True):
-        same[place] = verdict.is_correct
+        doubtful[index] = GradeItem(reference, completion_text("", trace.answer or ""))
+    for index, verdict in zip(doubtful, pool.grade(list(doubtful.values())), strict=True):
+        same[index] = verdict.is_correct
     return same
 
 
@@ -396,14 +396,14 @@ def _fault(draft: Draft, trace: Trace, config: RewriteConfig, *, is_same: bool) 
     if trace.answer is not None and not is_same:
         return "answer_changed"
     language = config.language or language_of(trace.question)
-    found = fault(trace, config.model_copy(update={"language": language}))
+    reason = fault(trace, config.model_copy(update={"language": language}))
     steps = equations(draft.trace.reasoning or "") if config.keep_steps else set()
-    if found is None and not steps <= equations(trace.reasoning or ""):
+    if reason is None and not steps <= equations(trace.reasoning or ""):
         return "lost_step"
-    before, after = (one.reasoning or one.completion for one in (draft.trace, trace))
-    if found is None and after.split() == before.split():
+    before, after = (own.reasoning or own.completion for own in (draft.trace, trace))
+    if reason is None and after.split() == before.split():
         return "unchanged"
-    return found
+    return reason
 
 
 def _reply(attempt: Attempt) -> Reply:

@@ -42,9 +42,9 @@ def run(config: SelectConfig, inputs: Inputs, out: Path, context: Context) -> Me
     kept = [trace for trace, reason in zip(traces, reasons, strict=True) if reason is None]
     counts = Counter(reason for reason in reasons if reason is not None)
     if not kept:
-        found = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+        counted = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
         raise DataError(
-            f"select: none of the {len(traces)} traces is left ({found or 'there were none'}); "
+            f"select: none of the {len(traces)} traces is left ({counted or 'there were none'}); "
             "loosen the settings or generate more"
         )
     write_records(out / "traces.jsonl", kept)

@@ -69,7 +69,7 @@ def merged(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     adapter = model.active_adapter
     inner = model.get_base_model()
     prefix = "base_model.model."
-    whole: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, tensor in state.items():
         name = name.removeprefix(prefix)
         if ".lora_" in name:
@@ -83,8 +83,8 @@ def merged(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 tensor = unpacked(layer.base_layer)
             low, high = (state[f"{prefix}{stem}.lora_{end}.{adapter}.weight"] for end in "AB")
             tensor = tensor + (high @ low).to(tensor.device) * layer.scaling[adapter]
-        whole[f"{stem}.{rest}" if is_adapted else name] = tensor
-    return whole
+        tensors[f"{stem}.{rest}" if is_adapted else name] = tensor
+    return tensors
 
 
 def save_adapters(model: Any, state: Mapping[str, Tensor], source: Path, folder: Path) -> None:

@@ -92,12 +92,12 @@ class CompleteCheckpoints(TrainerCallback):
 
 def _is_asked_to_stop(args: TrainingArguments) -> bool:
     """Whether the builder has written its wish where the first rank sees it; all ranks agree."""
-    asked = is_first_rank() and (Path(args.output_dir).parent / STOP).exists()
+    requested = is_first_rank() and (Path(args.output_dir).parent / STOP).exists()
     if not _in_a_group():
-        return asked
-    told = torch.tensor([int(asked)], device=args.device)
-    torch.distributed.broadcast(told, 0)
-    return bool(told.item())
+        return requested
+    message = torch.tensor([int(requested)], device=args.device)
+    torch.distributed.broadcast(message, 0)
+    return bool(message.item())
 
 
 def _wait_for_ranks() -> None:
@@ -126,8 +126,8 @@ def latest_complete(folder: Path) -> Path | None:
 
     The step is the marker's, not the name's, and every file must be there at its marked size.
     """
-    found = [(step, path) for path in _checkpoints(folder) if (step := _marked_step(path))]
-    return max(found)[1] if found else None
+    complete = [(step, path) for path in _checkpoints(folder) if (step := _marked_step(path))]
+    return max(complete)[1] if complete else None
 
 
 def resume_point(folder: Path) -> Path | None:

@@ -46,11 +46,11 @@ def engine_parity(
     `dtype` is the one that both share; `step` is the update that the samples are for.
     """
     rows = sorted({i * len(requests) // PARITY_ROWS for i in range(PARITY_ROWS)})
-    asked = [requests[row] for row in rows]
+    chosen = [requests[row] for row in rows]
     with exact_products():
-        completions = sampler.sample(asked, sampling)
+        completions = sampler.sample(chosen, sampling)
         ids, mask, length = padded_batch(
-            [(a.prompt_ids, c.token_ids) for a, c in zip(asked, completions, strict=True)], device
+            [(a.prompt_ids, c.token_ids) for a, c in zip(chosen, completions, strict=True)], device
         )
         own = logprobs(ids, mask, length).float().cpu()
     gaps = torch.cat(

@@ -69,9 +69,9 @@ def tokenise(
         raise DataError("sft: the traces artifact is empty; nothing to learn from")
     prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
     special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    for place, question in enumerate(questions):
+    for index, question in enumerate(questions):
         if any(token in question for token in special):
-            prompt_ids[place] = _with_text(prompts[place], question, prompt, tokenizer)
+            prompt_ids[index] = _with_text(prompts[index], question, prompt, tokenizer)
     completion_ids = tokenizer(completions, add_special_tokens=False, split_special_tokens=True)[
         "input_ids"
     ]
@@ -193,8 +193,8 @@ def plan_order(
 def _deal(rows: Sequence[int], hands: int) -> list[int]:
     """Rows dealt to and fro over `hands`, so that each gets as many and a fair mix of lengths."""
     dealt: list[list[int]] = [[] for _ in range(hands)]
-    for place, row in enumerate(rows):
-        turn, seat = divmod(place, hands)
+    for index, row in enumerate(rows):
+        turn, seat = divmod(index, hands)
         dealt[seat if turn % 2 == 0 else hands - 1 - seat].append(row)
     return [row for hand in dealt for row in hand]
 

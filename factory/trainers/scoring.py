@@ -69,18 +69,18 @@ class Scorer:
     @torch.no_grad()
     def score_ids(self, texts: Sequence[Sequence[int]]) -> list[float]:
         """Scores of texts that are tokens already, in their order."""
-        order = sorted(range(len(texts)), key=lambda place: (-len(texts[place]), place))
+        order = sorted(range(len(texts)), key=lambda row: (-len(texts[row]), row))
         scores = [0.0] * len(texts)
         for start in range(0, len(order), self.rows):
             places = order[start : start + self.rows]
-            batch = padded([texts[place] for place in places], self.model.config.pad_token_id)
-            found = self.model(
+            batch = padded([texts[row] for row in places], self.model.config.pad_token_id)
+            outputs = self.model(
                 input_ids=batch["input_ids"].to(self.device),
                 attention_mask=batch["attention_mask"].to(self.device),
                 use_cache=False,
             ).logits
-            for place, score in zip(places, found[:, 0].float().tolist(), strict=True):
-                scores[place] = score
+            for row, score in zip(places, outputs[:, 0].float().tolist(), strict=True):
+                scores[row] = score
         return scores
 
 

@@ -31,13 +31,13 @@ def require_shards(trainer: Trainer, machine: Machine) -> None:
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
     learned = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    whole = [
+    undivided = [
         name for name, p in learned
         if not (isinstance(p, DTensor) and any(each.is_shard() for each in p.placements))
     ]  # fmt: skip
-    if whole or not learned:
+    if undivided or not learned:
         raise EngineError(
-            f"machine file: train.shard: fsdp2, but on rank {this_rank().index} {len(whole)} of "
-            f"{len(learned)} trained tensors lie whole, such as {whole[:1]}; nothing is made. "
-            "Leave train.shard out to train whole replicas"
+            f"machine file: train.shard: fsdp2, but on rank {this_rank().index} "
+            f"{len(undivided)} of {len(learned)} trained tensors lie whole, such as "
+            f"{undivided[:1]}; nothing is made. Leave train.shard out to train whole replicas"
         )

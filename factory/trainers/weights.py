@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from factory.cpu.packed import causal_model
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gathered(tensor: Tensor) -> Tensor:
     """A tensor gathered from its shards, if it is divided; then every rank must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
@@ -57,4 +57,4 @@ def policy_weights(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
                 tensor = unpacked(layer.base_layer)
                 tensor = tensor + layer.get_delta_weight("default").detach()
             name = name.replace(".base_layer.", ".")
-        yield name, whole(tensor)
+        yield name, gathered(tensor)

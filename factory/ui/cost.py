@@ -98,7 +98,7 @@ def _grounds(costs: Bill, machine: Machine) -> list[str]:
             f"! does not fit: a device has {costs.device_gib:,.1f} GiB, of which "
             f"{costs.room_gib:,.1f} may be planned; it would not be built:"
         )
-    drawing = machine.tensor_parallel * (machine.cluster.engines if machine.cluster else 1)
+    drawing = machine.tensor_parallel * ((machine.cluster and machine.cluster.engines) or 1)
     if costs.on_gpu and drawing < machine.processes:
         lines.append(
             f"Idle: {machine.processes - drawing} of {machine.processes} GPUs while a stage only "

@@ -112,10 +112,10 @@ def show_comparisons(rows: Sequence[Comparison], console: Console) -> None:
         if not row.metric.endswith("_lenient"):
             text = advice(row.power, n=row.n, samples=row.samples)
             console.print(f"{row.benchmark} {row.metric}: {text}", markup=False, highlight=False)
-            if row.drawn[0] != row.drawn[1]:
+            if row.samples_drawn[0] != row.samples_drawn[1]:
                 console.print(
-                    f"{row.benchmark} {row.metric}: {row.a} has {row.drawn[0]} samples a "
-                    f"problem, {row.b} {row.drawn[1]}: the first {row.samples[0]} of both "
+                    f"{row.benchmark} {row.metric}: {row.a} has {row.samples_drawn[0]} samples a "
+                    f"problem, {row.b} {row.samples_drawn[1]}: the first {row.samples[0]} of both "
                     "are compared",
                     markup=False, highlight=False, soft_wrap=True,
                 )  # fmt: skip

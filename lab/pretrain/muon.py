@@ -33,8 +33,8 @@ class MuonWithAdamW(Optimizer):
         # No call of the base's: groups and state are those of the two, as in accelerate's wrapper.
         outer = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
         parameters = list(model.parameters())
-        matrices = [one for one in parameters if one.dim() == 2 and one not in outer]
-        rest = [one for one in parameters if one.dim() != 2 or one in outer]
+        matrices = [p for p in parameters if p.dim() == 2 and p not in outer]
+        rest = [p for p in parameters if p.dim() != 2 or p in outer]
         self.parts: tuple[Optimizer, ...] = (
             Muon(matrices, lr=matrix_learning_rate, weight_decay=weight_decay),
             AdamW(rest, lr=learning_rate, betas=betas, weight_decay=0.0),

@@ -37,11 +37,11 @@ class Sequences(torch.utils.data.Dataset[dict[str, Tensor]]):
     """The corpus laid end to end and cut into rows of equal length."""
 
     def __init__(self, corpus: CorpusConfig, seed: int, *, rows: int, length: int) -> None:
-        place = {word: number for number, word in enumerate(WORDS)}
+        number_of = {word: number for number, word in enumerate(WORDS)}
         ids: list[int] = []
         stream = documents(corpus, seed)
         while len(ids) < rows * length:
-            ids += [place[word] for word in next(stream).split(" ")]
+            ids += [number_of[word] for word in next(stream).split(" ")]
         self._rows = torch.tensor(ids[: rows * length], dtype=torch.uint8).view(rows, length)
 
     def __len__(self) -> int:

@@ -44,12 +44,12 @@ class Run:
         self.most_open = 0
         while draws := self.line.next(size):
             self.most_open = max(self.most_open, len(self.line._open))
-            self.blocks.append([(d.place, d.sample, d.max_new_tokens) for d in draws])
+            self.blocks.append([(d.index, d.sample, d.max_new_tokens) for d in draws])
             for draw in draws:
                 made = trace(draw, *ended(draw))
                 if self.line.add(draw, made):
-                    assert (draw.place, draw.sample) not in self.kept
-                    self.kept[draw.place, draw.sample] = made
+                    assert (draw.index, draw.sample) not in self.kept
+                    self.kept[draw.index, draw.sample] = made
 
 
 def always(is_correct: bool, reason: FinishReason = "stop") -> Ended:
@@ -60,7 +60,7 @@ def by_chance(right: float, cut: float) -> Ended:
     """Chances that depend on the draw alone, as those of an engine with seeds do."""
 
     def ended(draw: Draw) -> tuple[bool, FinishReason]:
-        chance = random.Random(f"{draw.place}/{draw.sample}/{draw.max_new_tokens}")
+        chance = random.Random(f"{draw.index}/{draw.sample}/{draw.max_new_tokens}")
         return chance.random() < right, "length" if chance.random() < cut else "stop"
 
     return ended
@@ -78,7 +78,7 @@ def test_without_enough_the_blocks_are_the_samples_in_order() -> None:
 
 def test_a_problem_with_enough_verified_traces_is_asked_no_further() -> None:
     # Place 1 is never right: it alone gets all of its samples.
-    run = Run(4, 4, lambda draw: (draw.place != 1, "stop"), samples=6, enough=1)
+    run = Run(4, 4, lambda draw: (draw.index != 1, "stop"), samples=6, enough=1)
     assert run.blocks[0] == [(0, 0, 10), (1, 0, 10), (2, 0, 10), (3, 0, 10)]
     assert run.blocks[1:] == [[(1, n, 10) for n in (1, 2, 3, 4)], [(1, 5, 10)]]
     assert (run.line.solved, run.line.retired, run.line.settled) == (3, 4, 24)

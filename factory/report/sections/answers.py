@@ -16,7 +16,7 @@ from pydantic import Field
 from factory.blocks import Answers, Section, Text
 from factory.readable import abridged, count, plural
 from factory.records import OUTCOMES, EvalSample, Mode, Outcome, Problem, Record
-from factory.report.asked import AllAsked, asked
+from factory.report.asked import AllAsked, eval_problems
 from factory.report.build import Build, once
 from factory.report.records import Evaluation
 from factory.report.scorecard import MODES, AllAnswers, benchmarks
@@ -113,7 +113,7 @@ def browser(build: Build) -> Browser | None:
     Problems are taken from the benchmarks in turn, in each benchmark's order, with every answer to
     them, until one does not fit. Protected benchmarks are left out and counted.
     """
-    rows, questions = build.evaluations, asked(build)
+    rows, questions = build.evaluations, eval_problems(build)
     protected: dict[str, int] = {}
     shown: list[Answered] = []
     left_out = characters = number = 0

@@ -6,7 +6,7 @@ from factory.blocks import OUTCOME_WORDS, Figure, Figures, Fold, Legend, Section
 from factory.evaluation.strata import UNSTATED, Stratum, difficulty, strata
 from factory.readable import count, percent, span
 from factory.records import Mode, Record
-from factory.report.asked import asked
+from factory.report.asked import eval_problems
 from factory.report.build import Build, once
 from factory.report.figures import strata_panel
 from factory.report.scorecard import MODES, benchmarks, outcome_words
@@ -55,7 +55,7 @@ def all_strata(build: Build) -> list[Strata]:
     rows = []
     for benchmark in benchmarks(build.evaluations):
         for row in build.evaluations:
-            problems = asked(build).get((row.label, benchmark))
+            problems = eval_problems(build).get((row.label, benchmark))
             cut = None if problems is None else difficulty(list(problems.problems.values()))
             for mode in MODES:
                 given = build.answers[row.label].get((benchmark, mode), {})

@@ -226,7 +226,7 @@ def evolution_figures(build: Build, evolution: Evolution) -> list[Figure]:
     """The plots that the run has data for, in the paper's order."""
     runs = {run.stage: run for run in training_runs(build)}
     run = runs[evolution.stage]
-    drawn = [
+    figures = [
         _held_out(evolution),
         _length(evolution, run),
         _reflection(run),
@@ -234,7 +234,7 @@ def evolution_figures(build: Build, evolution: Evolution) -> list[Figure]:
         _language(evolution, evolutions(build), runs),
         _against(evolution, run),
     ]
-    return [figure for figure in drawn if figure is not None]
+    return [figure for figure in figures if figure is not None]
 
 
 def _keys(named: Sequence[tuple[str, Series]], *, share: bool) -> tuple[Key, ...]:

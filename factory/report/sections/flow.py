@@ -141,13 +141,13 @@ def flow(build: Build) -> Markup:
         edges.extend(_track_edges(track, boxes, starts[track.gutter] + TRACK * slot, ports))
     figures = _figures(build)
     details = _details(build)
-    drawn = [
+    shapes = [
         _box(box, fact=figures.get(name, ""), detail=details.get(name, box.row.kind))
         for name, box in boxes.items()
     ]
     height = 2 * MARGIN + ROW * len(rows) - (ROW - BOX)
     title = f"Flow of {plural(len(rows), 'stage')}, top to bottom in the order they are made"
-    return drawing(width, height, title, *edges, *drawn)
+    return drawing(width, height, title, *edges, *shapes)
 
 
 def _routes(

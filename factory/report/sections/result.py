@@ -35,8 +35,8 @@ def result(build: Build) -> Section:
         parts.append(Bullets(said.remarks, "remarks"))
     names = benchmarks(build.evaluations)
     if names:
-        drawn = [Figure(name, interval_panel(build.evaluations, name)) for name in names]
-        parts += [MARKS, Figures(tuple(drawn), "wide")]
+        figures = [Figure(name, interval_panel(build.evaluations, name)) for name in names]
+        parts += [MARKS, Figures(tuple(figures), "wide")]
     return Section("Result", tuple(parts))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from factory.blocks import LONGEST_SAMPLE, Block, Code, Sample, Samples, Section, Text
 from factory.readable import clip
 from factory.records import EvalSample, Mode, Record
-from factory.report.asked import asked
+from factory.report.asked import eval_problems
 from factory.report.build import Build, once
 from factory.report.scorecard import main_benchmark
 from factory.report.section import section
@@ -80,7 +80,9 @@ def stories(build: Build) -> list[Story]:
     rows, answers = build.evaluations, build.answers
     benchmark = main_benchmark(rows)
     if benchmark is None or any(
-        questions.is_protected for (_, name), questions in asked(build).items() if name == benchmark
+        questions.is_protected
+        for (_, name), questions in eval_problems(build).items()
+        if name == benchmark
     ):
         return []
     shown = [(row.label, _first_answers(answers[row.label], benchmark)) for row in rows]

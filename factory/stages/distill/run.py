@@ -73,8 +73,8 @@ def _summary(config: DistillConfig, rows: Sequence[Mapping[str, float]]) -> Metr
     }
     for name in ("loss", "completion_length", "truncated_share"):
         values = [row[name] for row in rows]
-        for end, some in (("first", values[:SUMMARY]), ("last", values[-SUMMARY:])):
-            metrics[f"{name}_{end}"] = sum(some) / len(some)
+        for end, part in (("first", values[:SUMMARY]), ("last", values[-SUMMARY:])):
+            metrics[f"{name}_{end}"] = sum(part) / len(part)
     return metrics
 
 

@@ -39,17 +39,17 @@ def plan_texts(
     Both come in whole passes, each in an order of its own.
     """
     prompts = [render(problem.prompt, config.prompt, tokenizer) for problem in problems]
-    asked = [
+    questions = [
         Planned(tuple(ids)) for ids in tokenizer(prompts, add_special_tokens=False)["input_ids"]
     ]
     rest = config.prompts - config.own
     written = _written(config, traces, tokenizer, context) if rest else []
-    own = iter(question_order(len(asked), config.steps * config.own, context.seed))
+    own = iter(question_order(len(questions), config.steps * config.own, context.seed))
     order = question_order(len(written), config.steps * rest, derive(context.seed, "traces"))
     others = iter(order)
     planned: list[Planned] = []
     for _ in range(config.steps):
-        planned += [asked[next(own)] for _ in range(config.own)]
+        planned += [questions[next(own)] for _ in range(config.own)]
         planned += [written[next(others)] for _ in range(rest)]
     return planned
 
@@ -64,9 +64,11 @@ def _written(
     verbatim = config.completions == "verbatim"
     rows = tokenise(traces, config.prompt, tokenizer, verbatim=verbatim)
     kept = [row for row in rows if len(row.completion_ids) <= config.max_new_tokens]
-    told = f"{len(rows) - len(kept)} of {len(rows)} traces are longer than {config.max_new_tokens}"
+    counted = (
+        f"{len(rows) - len(kept)} of {len(rows)} traces are longer than {config.max_new_tokens}"
+    )
     if not kept:
-        raise DataError(f"distill: {told} tokens: raise max_new_tokens")
+        raise DataError(f"distill: {counted} tokens: raise max_new_tokens")
     if len(kept) < len(rows):
-        context.note(f"distill: {told} tokens: they are left out")
+        context.note(f"distill: {counted} tokens: they are left out")
     return [Planned(row.prompt_ids, row.completion_ids) for row in kept]

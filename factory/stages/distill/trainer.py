@@ -263,7 +263,7 @@ def load_teacher(
     152,064 above). A longer one of the teacher is cut there: no text has these ids.
     """
     teacher = open_model(folder, getattr(torch, dtype))
-    ours, theirs = (one.config.get_text_config().vocab_size for one in (student, teacher))
+    ours, theirs = (model.config.get_text_config().vocab_size for model in (student, teacher))
     needed = 1 + max(tokenizer.get_vocab().values())
     if theirs > ours >= needed:
         teacher.resize_token_embeddings(ours)

@@ -29,14 +29,14 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
     if backend is None:
         parts = tokenizer.get_vocab()
     else:
-        whole = json.loads(backend.to_str())
-        parts = {name: part for name, part in whole.items() if name not in NOT_OF_TOKENS}
+        full_state = json.loads(backend.to_str())
+        parts = {name: part for name, part in full_state.items() if name not in NOT_OF_TOKENS}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def first_difference(one: "PreTrainedTokenizerBase", other: "PreTrainedTokenizerBase") -> str:
+def first_difference(own: "PreTrainedTokenizerBase", other: "PreTrainedTokenizerBase") -> str:
     """In words: how two tokenizers differ, by the lowest id that means different things."""
-    first, second = ({i: t for t, i in x.get_vocab().items()} for x in (one, other))
+    first, second = ({i: t for t, i in x.get_vocab().items()} for x in (own, other))
     for number in sorted({*first, *second}):
         if first.get(number) != second.get(number):
             return f"id {number} is {first.get(number)!r} here and {second.get(number)!r} there"
@@ -75,7 +75,7 @@ def require_shared_ends(
     learned = answer_end(tokenizer, prompt)
     if learned in theirs and set(theirs) <= set(ends):
         return
-    ours, others = (tokenizer.convert_ids_to_tokens(list(some)) for some in (ends, theirs))
+    ours, others = (tokenizer.convert_ids_to_tokens(list(ids)) for ids in (ends, theirs))
     raise RecipeError(
         f"teacher: ends its answers with {_listed(others)}, and the student's end with "
         f"{tokenizer.convert_ids_to_tokens(learned)} and are stopped at {_listed(ours)}: the "

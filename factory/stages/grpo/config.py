@@ -23,7 +23,7 @@ from factory.trainers.lowmem import Optimizer
 
 
 class LengthJump(Record):
-    """From an update on, a completion may have so many tokens."""
+    """How long a completion may be from an update on."""
 
     from_step: int = Field(ge=1, le=10**7)
     """First update whose rollout it holds for; inside a rollout phase, from the next one on."""
@@ -44,7 +44,7 @@ class Watch(Record):
     samples: int = Field(default=4, ge=1, le=10**5)
     """k, completions a problem; 16 in R1v2, Figure 1."""
     limit: int | None = Field(default=64, ge=1, le=10**9)
-    """So many problems, in turn of every level or source; None takes all."""
+    """How many problems, in turn of every level or source; None takes all."""
     temperature: Temperature = 0.6
     """R1's evaluation (R1v2 D.1)."""
     top_p: float = Field(default=0.95, gt=0, le=1)
@@ -135,7 +135,7 @@ class GrpoConfig(StageConfig):
     (R1v2 2.1). Engine, overlong penalty and the constant of `dr_grpo` reckon with them: the engine
     and `dr_grpo` with the largest, the penalty with the one that holds."""
     reference_refresh_steps: int = Field(default=400, ge=0, le=10**7)
-    """The reference becomes a copy of the policy every so many steps: 400 in R1v2 2.1. 0: never."""
+    """The reference becomes a copy of the policy every N steps: 400 in R1v2 2.1. 0: never."""
     loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"] = (
         "grpo"
     )

@@ -89,17 +89,17 @@ def fill(
     signal. `draw(questions, groups_before)` gives one group a question. A replacement takes the
     place of the group that it replaces.
     """
-    drawn = list(draw(first, 0))
-    kept = list(drawn)
+    groups = list(draw(first, 0))
+    kept = list(groups)
     left = list(spare)
     for _ in range(rounds):
-        places = [place for place, group in enumerate(kept) if not has_signal(group)]
-        asked, left = left[: len(places)], left[len(places) :]
-        if not asked:
+        places = [index for index, group in enumerate(kept) if not has_signal(group)]
+        refill, left = left[: len(places)], left[len(places) :]
+        if not refill:
             break
-        fresh = list(draw(asked, len(drawn)))
-        drawn += fresh
+        fresh = list(draw(refill, len(groups)))
+        groups += fresh
         useful = [group for group in fresh if has_signal(group)]
-        for place, group in zip(places, useful, strict=False):
-            kept[place] = group
-    return kept, drawn
+        for index, group in zip(places, useful, strict=False):
+            kept[index] = group
+    return kept, groups

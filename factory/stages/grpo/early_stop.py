@@ -11,7 +11,7 @@ from factory.ranks import this_rank
 from factory.records import Record
 from factory.stages.grpo.trends import Alarm
 from factory.stages.grpo.watch import Watcher
-from factory.trainers.weights import fill, whole
+from factory.trainers.weights import fill, gathered
 
 
 class Stopped(Record):
@@ -63,7 +63,7 @@ class EarlyStop(TrainerCallback):
         self._write(step, model)
 
     def _write(self, step: int, model: torch.nn.Module) -> None:
-        tensors = {name: whole(p.detach()).contiguous() for name, p in model.named_parameters()}
+        tensors = {name: gathered(p.detach()).contiguous() for name, p in model.named_parameters()}
         if this_rank().is_first:
             save_file(tensors, self._path(step))
 

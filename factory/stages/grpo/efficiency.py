@@ -46,7 +46,7 @@ class Efficiency:
     """Updates that share a rollout."""
 
     def of_step(
-        self, seconds: Mapping[str, float], drawn: Drawn, logs: Mapping[str, float]
+        self, seconds: Mapping[str, float], rollout: Drawn, logs: Mapping[str, float]
     ) -> dict[str, float]:
         """Rates of one step; those of a phase that took no time are missing.
 
@@ -56,19 +56,21 @@ class Efficiency:
         of one process.
         """
         figures: dict[str, float] = {}
-        if drawn.rows == 0:
+        if rollout.rows == 0:
             return figures
-        prompt = drawn.prompt_tokens / drawn.rows
-        completion = drawn.completion_tokens / drawn.rows
+        prompt = rollout.prompt_tokens / rollout.rows
+        completion = rollout.completion_tokens / rollout.rows
         generate = seconds.get("generate", 0.0)
         if "completions/mean_length" in logs:
-            figures["prompt_run_share"] = round(drawn.prompt_tokens_run / drawn.prompt_tokens, 4)
+            figures["prompt_run_share"] = round(
+                rollout.prompt_tokens_run / rollout.prompt_tokens, 4
+            )
         if "completions/mean_length" in logs and generate:
-            figures["generated_per_second"] = round(drawn.completion_tokens / generate, 1)
+            figures["generated_per_second"] = round(rollout.completion_tokens / generate, 1)
             least = generation_seconds(
                 self.size,
                 self.peaks,
-                rows=drawn.rows,
+                rows=rollout.rows,
                 prompt=prompt,
                 completion=completion,
                 group=self.group,

@@ -60,14 +60,14 @@ def figures(
     """
     count = len(graded)
     words = [reflective_words(completion) for completion in text]
-    foreign = [1 - one.components["language"] for one in graded if one.response.reasoning]
+    foreign = [1 - row.components["language"] for row in graded if row.response.reasoning]
     caught = [g.verdict.is_correct for g, p in zip(graded, problems, strict=True) if is_canary(p)]
-    ruled = [one.verdict.is_correct for one in graded if "accuracy" in one.components]
+    ruled = [row.verdict.is_correct for row in graded if "accuracy" in row.components]
     right = (sum(ruled) - sum(caught)) / max(1, len(ruled) - len(caught))
     return {
         **({"accuracy": right} if ruled else {}),
         **({"canary_accuracy": sum(caught) / len(caught)} if caught else {}),
-        "format_share": sum(one.response.is_well_formed for one in graded) / count,
+        "format_share": sum(row.response.is_well_formed for row in graded) / count,
         "truncated_share": sum(reason == "length" for reason in finish_reason) / count,
         **({"language_mix_share": sum(foreign) / len(foreign)} if foreign else {}),
         **{f"words/{word}": sum(row[word] for row in words) / count for word in words[0]},
@@ -84,7 +84,7 @@ def close_figures(
     fewer than four words of thought.
     """
     count = len(graded)
-    thoughts = [one.response.reasoning or "" for one in graded]
+    thoughts = [row.response.reasoning or "" for row in graded]
     return {
         "redone": sum(map(redone_steps, thoughts)) / count,
         "runs_on_share": sum(
@@ -94,8 +94,8 @@ def close_figures(
         / count,
         "code_share": sum(map(holds_code, text)) / count,
         "bare_share": sum(
-            one.response.is_well_formed and len(words.split()) < BARE_WORDS
-            for one, words in zip(graded, thoughts, strict=True)
+            row.response.is_well_formed and len(words.split()) < BARE_WORDS
+            for row, words in zip(graded, thoughts, strict=True)
         )
         / count,
     }

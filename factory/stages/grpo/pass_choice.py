@@ -86,10 +86,10 @@ def least_seconds(
     least = [float("inf")] * len(runs)
     rounds, end = 0, now() + SECONDS
     while rounds < ROUNDS or now() < end:
-        for place, run in enumerate(runs):
+        for index, run in enumerate(runs):
             start = now()
             run()
-            least[place] = min(least[place], now() - start)
+            least[index] = min(least[index], now() - start)
         rounds += 1
     return least
 

@@ -43,11 +43,11 @@ class PreferenceRewards:
         self.device = device
         self._scorers: dict[str, Scorer] = {}
         for name, folder in models.items():
-            found, wanted = read_card(folder).objective, REWARDS[name].learns_from
-            if found != wanted:
+            learned, wanted = read_card(folder).objective, REWARDS[name].learns_from
+            if learned != wanted:
                 raise RecipeError(
                     f"rewards: {name} needs a reward model that learned from {wanted}, "
-                    f"{folder.name} learned from {found}"
+                    f"{folder.name} learned from {learned}"
                 )
 
     def added(
@@ -83,24 +83,24 @@ class PreferenceRewards:
         for reward in self.rewards:
             if weights[reward.name] == 0.0 or not rows:
                 continue
-            asked = [problems[row].prompt for row in rows]
+            prompts = [problems[row].prompt for row in rows]
             if reward.name == "helpful":
-                values = self._helpful(asked, [responses[row] for row in rows])
+                values = self._helpful(prompts, [responses[row] for row in rows])
             else:
                 full_texts = [self.prefill + text[row] for row in rows]
-                values = self._scorer("safety").reward(asked, full_texts)
+                values = self._scorer("safety").reward(prompts, full_texts)
             for row, value in zip(rows, values, strict=True):
                 components[row][reward.name] = value
         return components
 
-    def _helpful(self, asked: Sequence[str], responses: Sequence[Response]) -> list[float]:
+    def _helpful(self, prompts: Sequence[str], responses: Sequence[Response]) -> list[float]:
         """The reward of each summary; 0, below any, where a malformed text has none."""
         summaries = [response.summary or response.answer or "" for response in responses]
         rows = [row for row, summary in enumerate(summaries) if summary]
         values = [0.0] * len(responses)
         if rows:
             rewards = self._scorer("helpful").reward(
-                [asked[row] for row in rows], [summaries[row] for row in rows]
+                [prompts[row] for row in rows], [summaries[row] for row in rows]
             )
             for row, value in zip(rows, rewards, strict=True):
                 values[row] = value

@@ -126,7 +126,7 @@ class Rollouts:
         self.asked_path = folder / "asked.jsonl"
         self.parity: dict[str, float] = {}
         """Gaps found by the last check, taken by the telemetry of its step."""
-        self.drawn = Drawn(0, 0, 0, 0)
+        self.totals_drawn = Drawn(0, 0, 0, 0)
         self._count = 0
         self._sampling = settings.sampling_at(1)
         self._weights: dict[str, float] = {}
@@ -148,7 +148,7 @@ class Rollouts:
         so no sample waits for the slowest of another group; each has a seed that depends on the
         step and its row only, so a resumed run draws the same completions.
         """
-        self.drawn = Drawn(0, 0, 0, 0)
+        self.totals_drawn = Drawn(0, 0, 0, 0)
         self._check_reference = trainer.check_reference
         step = trainer.state.global_step
         self._sampling = self.settings.sampling_at(step + 1)
@@ -298,7 +298,7 @@ class Rollouts:
         ]
         with self.clock.measure("generate"):
             completions = self.sampler.sample(requests, self._sampling)
-        self.drawn = self.drawn.plus(requests, completions)
+        self.totals_drawn = self.totals_drawn.plus(requests, completions)
         return [
             SampledGroup(
                 question,

@@ -82,8 +82,8 @@ def run(config: GrpoConfig, inputs: Inputs, out: Path, context: Context) -> Metr
         config, problems, general=general, watched=watched, model=inputs["model"], out=out,
         context=context,
         reward_models={
-            reward.name: inputs[f"rewards.{place}.model"].path
-            for place, reward in enumerate(config.rewards) if reward.is_learned
+            reward.name: inputs[f"rewards.{index}.model"].path
+            for index, reward in enumerate(config.rewards) if reward.is_learned
         },
     )  # fmt: skip
     if not is_first_rank():
@@ -122,9 +122,9 @@ def _summary(config: GrpoConfig, rows: Sequence[Mapping[str, float]]) -> Metrics
     for name in ("reward", "accuracy", "completion_length", "signal_share"):
         # A rollout of general prompts alone has no accuracy.
         values = [row[name] for row in rollouts if name in row]
-        for end, some in (("first", values[:SUMMARY]), ("last", values[-SUMMARY:])):
-            if some:
-                metrics[f"{name}_{end}"] = sum(some) / len(some)
+        for end, part in (("first", values[:SUMMARY]), ("last", values[-SUMMARY:])):
+            if part:
+                metrics[f"{name}_{end}"] = sum(part) / len(part)
     if config.canaries:
         metrics["canary_alarms"] = float(sum(row.get("canary_accuracy", 0) > 0 for row in rows))
     return metrics

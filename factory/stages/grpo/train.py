@@ -75,10 +75,10 @@ def train(
     telemetry.jsonl, rollouts.jsonl and (with a watch) watch.jsonl in scratch.
     """
     tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True)
-    asked = [*problems, *general]
+    training_problems = [*problems, *general]
     prompts, watch_prompts = (
-        [render(problem.prompt, config.prompt, tokenizer) for problem in some]
-        for some in (asked, watched)
+        [render(problem.prompt, config.prompt, tokenizer) for problem in part]
+        for part in (training_problems, watched)
     )
     longest = _longest([*prompts, *watch_prompts], tokenizer)
     length = require_room(model.path, prompt=longest, completion=config.largest_limit)
@@ -95,7 +95,7 @@ def train(
         try:
             rollouts = Rollouts(
                 _settings(config, model, context),
-                asked,
+                training_problems,
                 prompts,
                 clock=PhaseClock(),
                 watcher=_watcher(config, watched, watch_prompts, context=context, parts=parts),
@@ -132,7 +132,7 @@ def _go_back(early: EarlyStop, trainer: FactoryGrpoTrainer, context: Context) ->
 
 def _early_stop(trainer: FactoryGrpoTrainer) -> EarlyStop | None:
     callbacks = trainer.callback_handler.callbacks
-    return next((one for one in callbacks if isinstance(one, EarlyStop)), None)
+    return next((callback for callback in callbacks if isinstance(callback, EarlyStop)), None)
 
 
 def _watcher(
@@ -239,8 +239,8 @@ def _placement(
     if reason is not None:
         context.note(f"grpo: TRL's own training pass, since {reason}")
         return plain, None, False
-    whole = prompts_per_rank(config) * config.group
-    packed = training_arguments(config, context, rows=whole)
+    rows = prompts_per_rank(config) * config.group
+    packed = training_arguments(config, context, rows=rows)
     # On CPUs in float32 the packed pass was 2.8 to 6.6 times as fast as TRL's (docs/log.md).
     is_known = plain.use_cpu and not plain.bf16
     measured = {"measure"} if is_known else {"measure", "auto"}
@@ -307,7 +307,7 @@ def _timings(rollouts: Rollouts, efficiency: Efficiency, logs: Logs) -> dict[str
     """Seconds by phase, rates and shares of the roofline, and the parity check if there was one."""
     seconds = rollouts.clock.take()
     timings = {f"seconds/{name}": round(value, 3) for name, value in seconds.items()}
-    timings |= efficiency.of_step(seconds, rollouts.drawn, logs)
+    timings |= efficiency.of_step(seconds, rollouts.totals_drawn, logs)
     timings |= rollouts.parity
     rollouts.parity = {}
     return timings

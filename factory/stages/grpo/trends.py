@@ -101,11 +101,11 @@ def alarm(
     Any reward will do: the total, or a single component such as that of a preference model.
     """
     agreeing = 0
-    for place in range(1, len(measurements)):
-        found = _fall(measurements[: place + 1], rewards)
-        agreeing = agreeing + 1 if found else 0
-        if found and agreeing == IN_A_ROW:
-            return found
+    for end in range(1, len(measurements)):
+        fall = _fall(measurements[: end + 1], rewards)
+        agreeing = agreeing + 1 if fall else 0
+        if fall and agreeing == IN_A_ROW:
+            return fall
     return None
 
 
@@ -171,34 +171,34 @@ def length_fall(rows: Sequence[Mapping[str, Any]]) -> LengthFall | None:
 def _causes(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[str]:
     def shares(name: str) -> tuple[float, float]:
         """The mean share of responses then and now; 0 where it was not recorded."""
-        before, after = (mean([row.get(name) or 0.0 for row in some]) for some in (then, now))
+        before, after = (mean([row.get(name) or 0.0 for row in group]) for group in (then, now))
         return before, after
 
-    def told(pair: tuple[float, float]) -> str:
+    def shift(pair: tuple[float, float]) -> str:
         return f"{100 * pair[0]:.0f} % of responses at their longest, {100 * pair[1]:.0f} % now"
 
     causes = []
     cut, on = shares("truncated_share"), shares("runs_on_share")
     if cut[0] - on[0] >= NOTABLE:
         causes.append(
-            f"the limit: {told(cut)} were cut at max_new_tokens before they had answered, and what "
-            "is cut earns nothing, so the long ones die out: raise max_new_tokens"
+            f"the limit: {shift(cut)} were cut at max_new_tokens before they had answered, and "
+            "what is cut earns nothing, so the long ones die out: raise max_new_tokens"
         )
     if on[0] >= NOTABLE:
         causes.append(
-            f"a missing stop token: {told(on)} had answered and went on to the limit; unlearning "
+            f"a missing stop token: {shift(on)} had answered and went on to the limit; unlearning "
             "that is no loss of thinking: check the end of turn (model.turns) if it stays"
         )
     code = shares("code_share")
     if max(code) >= NOTABLE:
         causes.append(
-            f"programs: {told(code)} hold code; a base that was trained on programs as answers "
+            f"programs: {shift(code)} hold code; a base that was trained on programs as answers "
             "changes its length when it takes them up or drops them"
         )
     bare = shares("bare_share")
     if bare[1] >= NOTABLE and bare[1] > bare[0]:
         causes.append(
-            f"bare guesses: {told(bare)} answer without reasoning: thinking does not pay here; "
+            f"bare guesses: {shift(bare)} answer without reasoning: thinking does not pay here; "
             "the questions may be too easy or too hard, or format alone is worth writing"
         )
     return causes
@@ -211,7 +211,7 @@ def _is_above(a: Sequence[float], b: Sequence[float]) -> bool:
     """
     if min(len(a), len(b)) < 2:
         return False
-    error = math.sqrt(sum(_variance(some) / len(some) for some in (a, b)))
+    error = math.sqrt(sum(_variance(group) / len(group) for group in (a, b)))
     return mean(a) - mean(b) > 2 * error
 
 

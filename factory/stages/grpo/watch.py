@@ -107,7 +107,7 @@ class Watcher:
         """
         sampling = self.sampling.model_copy(update={"max_new_tokens": limit})
         looked = ranks.gather(self._look(sampling, ranks))
-        looked.sort(key=lambda one: (one.problem, one.sample))
+        looked.sort(key=lambda completion: (completion.problem, completion.sample))
         row = summary(step, self.problems, looked, samples=self.samples)
         self.rows.append(row)
         if ranks.own == 0:
@@ -118,16 +118,16 @@ class Watcher:
             )
         was_quiet = self.alarm is None
         # Only the first rank's telemetry is sure to hold the step that has just ended.
-        found = alarm(self.rows, rewards(self.telemetry)) if ranks.own == 0 else None
-        self.alarm = ranks.gather([found])[0]
+        raised = alarm(self.rows, rewards(self.telemetry)) if ranks.own == 0 else None
+        self.alarm = ranks.gather([raised])[0]
         if self.alarm is not None and was_quiet and ranks.own == 0:
             self.notify(self.alarm.sentence)
         return row
 
     def _look(self, sampling: SamplingConfig, ranks: Ranks) -> list[Looked]:
         own = range(ranks.own, len(self.problems), ranks.count)
-        asked = [(problem, sample) for problem in own for sample in range(self.samples)]
-        if not asked:
+        questions = [(problem, sample) for problem in own for sample in range(self.samples)]
+        if not questions:
             return []
         ids = {
             i: tuple(self.tokenizer(self.prompts[i], add_special_tokens=False)["input_ids"])
@@ -137,19 +137,23 @@ class Watcher:
             [
                 # The same seeds at every step: what changes is the policy.
                 Request(ids[i], derive(self.seed, "watch", self.problems[i].id, sample))
-                for i, sample in asked
+                for i, sample in questions
             ],
             sampling,
         )
         items = [
-            GradeItem.for_prompt(self.problems[i], drawn.text, drawn.finish_reason, self.prompt)
-            for (i, _), drawn in zip(asked, completions, strict=True)
+            GradeItem.for_prompt(
+                self.problems[i], completion.text, completion.finish_reason, self.prompt
+            )
+            for (i, _), completion in zip(questions, completions, strict=True)
         ]
         verdicts = self.pool.grade(items)
         check_ungradable(verdicts, limit=GraderFailures.ROLLOUT_LIMIT)
         return [
             self._looked(i, sample, completion=completion, verdict=verdict)
-            for (i, sample), completion, verdict in zip(asked, completions, verdicts, strict=True)
+            for (i, sample), completion, verdict in zip(
+                questions, completions, verdicts, strict=True
+            )
         ]
 
     def _looked(
@@ -173,10 +177,12 @@ def summary(
 ) -> WatchRow:
     """The line of one measurement from its completions, `samples` a problem, in order."""
     by_problem = [looked[start : start + samples] for start in range(0, len(looked), samples)]
-    correct = [sum(one.verdict.is_correct for one in some) for some in by_problem]
+    correct = [sum(completion.verdict.is_correct for completion in group) for group in by_problem]
     shares = [count / samples for count in correct]
     interval = mean_interval(shares, samples=samples)
-    spoken = [one.language_share for one in looked if one.language_share is not None]
+    spoken = [
+        completion.language_share for completion in looked if completion.language_share is not None
+    ]
     groups: dict[str, list[float]] = {}
     for problem, share in zip(problems, shares, strict=True):
         groups.setdefault(group_of(problem), []).append(share)
@@ -187,22 +193,22 @@ def summary(
         accuracy=interval.value,
         low=interval.low,
         high=interval.high,
-        consensus=mean([_vote(some) for some in by_problem]),
-        completion_length=mean([one.tokens for one in looked]),
-        format_share=mean([one.is_well_formed for one in looked]),
-        truncated_share=mean([one.is_truncated for one in looked]),
+        consensus=mean([_vote(group) for group in by_problem]),
+        completion_length=mean([completion.tokens for completion in looked]),
+        format_share=mean([completion.is_well_formed for completion in looked]),
+        truncated_share=mean([completion.is_truncated for completion in looked]),
         language_share=mean(spoken) if spoken else None,
         groups={
-            name: GroupRow(n=len(some), accuracy=mean(some))
-            for name, some in sorted(groups.items())
+            name: GroupRow(n=len(group), accuracy=mean(group))
+            for name, group in sorted(groups.items())
         },
         correct=tuple(correct),
     )
 
 
-def _vote(some: Sequence[Looked]) -> float:
+def _vote(completions: Sequence[Looked]) -> float:
     """Whether the majority of finished, well-formed answers to a problem is right."""
-    verdicts = [one.verdict for one in some]
+    verdicts = [completion.verdict for completion in completions]
     return consensus(votes(verdicts), [verdict.is_correct for verdict in verdicts])
 
 
@@ -213,14 +219,14 @@ def group_of(problem: Problem) -> str:
 
 
 def spread(problems: Sequence[Problem], limit: int | None) -> list[Problem]:
-    """The first so many problems, taken in turn from every group: `limit` of all alike."""
+    """`limit` problems, taken in turn from every group."""
     turns: dict[str, int] = {}
     placed = []
-    for place, problem in enumerate(problems):
+    for index, problem in enumerate(problems):
         group = group_of(problem)
         turns[group] = turns.get(group, 0) + 1
-        placed.append((turns[group], place, problem))
-    return [problem for _, _, problem in sorted(placed, key=lambda one: one[:2])][:limit]
+        placed.append((turns[group], index, problem))
+    return [problem for _, _, problem in sorted(placed, key=lambda turn: turn[:2])][:limit]
 
 
 def rewards(telemetry: Path) -> list[tuple[int, float]]:

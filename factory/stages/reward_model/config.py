@@ -42,6 +42,6 @@ class RewardModelConfig(StageConfig):
     @model_validator(mode="after")
     def _learns_from_one(self) -> "RewardModelConfig":
         if (self.pairs is None) == (self.labels is None):
-            found = "neither" if self.pairs is None else "both"
-            raise ValueError(f"give either pairs or labels, found {found}")
+            given = "neither" if self.pairs is None else "both"
+            raise ValueError(f"give either pairs or labels, found {given}")
         return self

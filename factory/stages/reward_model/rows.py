@@ -58,8 +58,8 @@ def pair_rows(pairs: Sequence[Pair], tokenizer: "PreTrainedTokenizerBase") -> li
 def label_rows(labels: Sequence[Labelled], tokenizer: "PreTrainedTokenizerBase") -> list[LabelRow]:
     """Every labelled response as a reward model reads it."""
     return [
-        LabelRow(one.prompt, response_ids(one.prompt, one.response, tokenizer), one.is_safe)
-        for one in labels
+        LabelRow(label.prompt, response_ids(label.prompt, label.response, tokenizer), label.is_safe)
+        for label in labels
     ]
 
 

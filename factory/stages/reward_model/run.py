@@ -133,9 +133,9 @@ def _measure(
         dtype=torch.float32,
         rows=machine.micro_batch,
     )
-    some = sorted(train, key=lambda row: derive(context.seed, "calibration", row.prompt))
-    seen = _scored(some[:CALIBRATION_ROWS], scorer)
-    found = _scored(held_out, scorer)
+    shuffled = sorted(train, key=lambda row: derive(context.seed, "calibration", row.prompt))
+    seen = _scored(shuffled[:CALIBRATION_ROWS], scorer)
+    rows = _scored(held_out, scorer)
     if on_pairs:
         scores = [score for row in seen for score in row["scores"]]
         mean = sum(scores) / len(scores)
@@ -144,8 +144,8 @@ def _measure(
         (out / CARD).write_text(card.model_dump_json() + "\n", encoding="utf-8")
     path = out / "held_out.jsonl"
     with naming(path), path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
-    return {**_figures(found), "train_accuracy": _share_right(seen)}
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return {**_figures(rows), "train_accuracy": _share_right(seen)}
 
 
 def _scored(rows: "Sequence[Row]", scorer: "Scorer") -> list[dict]:

@@ -123,7 +123,7 @@ def _keep_whole_rows(
     if is_first_rank():
         text = json.dumps(report, indent=2) + "\n"
         (out / "lengths.json").write_text(text, encoding="utf-8")
-    told = (
+    message = (
         f"{report['dropped_rows']} of {len(rows)} rows ({report['dropped_tokens']} tokens) are "
         f"longer than {limit} tokens; the longest has {report['quantiles']['1.0']}"
     )
@@ -135,11 +135,11 @@ def _keep_whole_rows(
                 f"context: {{tokens: {config.context}, rope_theta: 300000}} for Qwen2.5-Math"
             )
         raise DataError(
-            f"sft: {told}: a share of {report['dropped_share']:.3f}, above max_dropped_share "
+            f"sft: {message}: a share of {report['dropped_share']:.3f}, above max_dropped_share "
             f"{config.max_dropped_share}; {remedy}, select shorter traces, or allow a higher share"
         )
     if report["dropped_rows"]:
-        context.note(f"sft: {told}: they are dropped")
+        context.note(f"sft: {message}: they are dropped")
     return split_by_length(rows, limit)[0], report
 
 

@@ -25,14 +25,14 @@ def stopped_share(model: Path, rows: Sequence[Row], machine: Machine) -> float:
     by_prompt: dict[tuple[int, ...], Row] = {}
     for row in sorted(rows, key=lambda row: (len(row.completion_ids), row.prompt_ids)):
         by_prompt.setdefault(row.prompt_ids, row)
-    asked = list(by_prompt.values())[:ASKED]
-    limit = 2 * max(len(row.completion_ids) for row in asked) + SLACK
+    first_rows = list(by_prompt.values())[:ASKED]
+    limit = 2 * max(len(row.completion_ids) for row in first_rows) + SLACK
     sampler = open_sampler(
         model,
         machine.model_copy(update={"engine": "transformers"}),
-        max_length=max(len(row.prompt_ids) for row in asked) + limit,
+        max_length=max(len(row.prompt_ids) for row in first_rows) + limit,
     )
     greedy = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=limit)
-    answers = sampler.sample([Request(row.prompt_ids, 0) for row in asked], greedy)
+    answers = sampler.sample([Request(row.prompt_ids, 0) for row in first_rows], greedy)
     sampler.close()
     return sum(answer.finish_reason == "stop" for answer in answers) / len(answers)

@@ -164,7 +164,7 @@ def learning_rate_share(step: int, steps: int, *, warmup_fraction: float, final:
 
 def passthrough_problems(arguments: Mapping[str, Any]) -> list[str]:
     """What is wrong with the recipe's `trl` mapping, one line a problem."""
-    known = {name for name, field in TrlConfig.__dataclass_fields__.items() if field.init}
+    fields = {name for name, field in TrlConfig.__dataclass_fields__.items() if field.init}
     shared = trainer_arguments(Context(0, Machine(), Path()), rows=1, steps=1)
     fixed = {*_CONFIG_FIELDS, *_OWN, *shared} - {"gradient_checkpointing"}
     problems = []
@@ -175,7 +175,7 @@ def passthrough_problems(arguments: Mapping[str, Any]) -> list[str]:
             problems.append(f"trl.{name}: not allowed: {REFUSED[name]}")
         elif name.startswith(("hub_", "push_to_hub", "eval_", "do_", "logging_", "fsdp")):
             problems.append(f"trl.{name}: not allowed: outputs and launch belong to the factory")
-        elif name not in known:
+        elif name not in fields:
             problems.append(f"trl.{name}: unknown; the names are those of trl.SFTConfig")
         elif name in fixed:
             problems.append(f"trl.{name}: not allowed: the recipe or the machine file sets it")
