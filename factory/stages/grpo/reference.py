@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from factory.errors import EngineError
 from factory.trainers.trl_hooks import GivenLogprobsTrainer
-from factory.trainers.weights import fill
+from factory.trainers.weights import fill, gathered
 
 KL_BOUNDS = {"float32": 1e-6, "16 bits": 2e-3}
 """Largest mean KL of a token, nats, between two models that should be one.
@@ -51,7 +51,9 @@ class KeptReference(TrainerCallback):
         if trainer.ref_model is None or not refreshed:
             return
         reference = trainer.accelerator.unwrap_model(trainer.ref_model)
-        tensors = {name: gathered(p.detach()).contiguous() for name, p in reference.named_parameters()}
+        tensors = {
+            name: gathered(p.detach()).contiguous() for name, p in reference.named_parameters()
+        }
         if args.should_save:
             save_file(tensors, _file(args, state))
 
