@@ -1,4 +1,5 @@
-# The commands of this repository. They write to this folder only; Python lives in .venv.
+# The commands of this repository. They write to this folder, and to ~/.cache/model-factory what was measured of
+# this processor; Python lives in .venv.
 #
 #   make quickstart   install, then build recipes/quickstart.yaml and say where its report is
 #   make test         install with the development tools, then run every test
