@@ -181,7 +181,7 @@ def our_trainer(
 
     trainer = FactoryGrpoTrainer(
         args=training_arguments(
-            config, Context(0, machine, Path(output)), micro_prompts=options.prompts
+            config, Context(0, machine, Path(output)), rows=options.prompts * options.group
         ),
         rollout_func=sample,
         packed_rows=options.micro_groups * options.group,

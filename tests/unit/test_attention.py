@@ -18,6 +18,7 @@ import factory.cpu.attention
 from factory.cpu.attention import TWO_PRODUCTS, attention
 from factory.stages.sft import trainer
 from factory.tiny import byte_tokenizer
+from factory.trainers.opening import open_model
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -109,5 +110,6 @@ def test_fine_tuning_leaves_models_that_were_not_checked_their_own(
     config: Any, taken: str, tmp_path: Path
 ) -> None:
     AutoModelForCausalLM.from_config(config(**SHAPE)).save_pretrained(tmp_path)
-    model = trainer._open_model(tmp_path, byte_tokenizer(), {})
+    model = open_model(tmp_path)
+    trainer._fit_to_texts(model, byte_tokenizer(), {})
     assert model.config._attn_implementation == taken

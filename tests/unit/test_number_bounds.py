@@ -10,8 +10,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from factory.machine import Machine
 from factory.recipe import Header
-from factory.records import VariantOf
 from factory.stages import STAGES
+from factory.variants import VariantOf
 
 FREE: dict[str, str] = {}
 """Field -> why it has no range. None has."""

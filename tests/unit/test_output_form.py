@@ -62,7 +62,7 @@ MALFORMED = [
     (f"{MARK} a {MARK} \\boxed{{7", "a box that is never closed"),
     (f"{MARK} a {MARK} \\boxed{{7}} or \\boxed{{8}}", "more than one boxed answer"),
     (f"{MARK} a {MARK} \\boxed{{7}}\nUser: and now?", "a made-up turn: user:"),
-    (f"{MARK} a {MARK} \\boxed{{7}} <|im_end|>", "a made-up turn: <|im_end|>"),
+    (f"{MARK} a {MARK} \\boxed{{7}} <|im_end|> So.", "a made-up turn: <|im_end|>"),
     (f"{MARK} a {MARK} Paris.\nHuman: and now?", "a made-up turn: human:"),
     (f"{MARK} a\nUser: b\nAssistant: c {MARK} 7", "a made-up turn: user:"),
     (f"{MARK} <answer> 8 </answer> {MARK} \\boxed{{7}}", "a look-alike tag"),
