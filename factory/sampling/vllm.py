@@ -69,6 +69,10 @@ class VllmSampler:
         if on_gpu or in_ranks:
             placement["tensor_parallel_size"] = shards
             _check_heads(model, shards, "tensor_parallel_rl" if training else "tensor_parallel")
+        if shards > 1 and not on_gpu:
+            # vLLM 0.31 compiles the masks of a divided vocabulary even so; without AVX-512 what
+            # torch 2.13 makes of them reads beyond a rank's rows (IndexError in the embedding).
+            torch.compiler.set_stance("force_eager")
         self._llm = LLM(
             str(model),
             dtype=machine.torch_dtype_name(on_gpu=on_gpu),
