@@ -69,10 +69,6 @@ class VllmSampler:
         if on_gpu or in_ranks:
             placement["tensor_parallel_size"] = shards
             _check_heads(model, shards, "tensor_parallel_rl" if training else "tensor_parallel")
-        if shards > 1 and not on_gpu:
-            # vLLM 0.31 compiles the masks of a divided vocabulary even so; without AVX-512 what
-            # torch 2.13 makes of them reads beyond a rank's rows (IndexError in the embedding).
-            torch.compiler.set_stance("force_eager")
         self._llm = LLM(
             str(model),
             dtype=machine.torch_dtype_name(on_gpu=on_gpu),
@@ -192,6 +188,9 @@ def _prepare_cpu(machine: Machine, *, in_ranks: bool) -> None:
     # the trainer, the engine and that thread take turns.
     if in_ranks:
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # cores are listed for one engine alone
+        # vLLM 0.31 compiles the masks of a divided vocabulary even when told not to; without
+        # AVX-512 what torch 2.13 makes of them reads beyond a rank's rows (IndexError).
+        torch.compiler.set_stance("force_eager")
     if os.environ.get("VLLM_CPU_OMP_THREADS_BIND") != "nobind":
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
