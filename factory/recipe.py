@@ -12,6 +12,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from factory.data_file import WITH_PATHS
 from factory.errors import MOST_LINES, RecipeError
 from factory.evaluation.claim import Claim
 from factory.machine import Machine
@@ -41,6 +42,8 @@ MOST_STAGES = 500
 """Of one recipe, after `extends`."""
 MOST_PARENTS = 10
 """Recipes one after another that each extend the next."""
+FOLDERS = "folders"
+"""Key of a kept recipe: the folders of the files that it was read from."""
 MACHINE_KEY = "machine."
 """With which an override of the machine's settings begins."""
 
@@ -53,6 +56,8 @@ class Recipe:
     stages: Mapping[str, StageConfig]
     overrides: tuple[str, ...]
     resolved: Mapping[str, Any]
+    folders: tuple[Path, ...] = ()
+    """Where files that it names relatively are looked for before the current folder."""
 
     @property
     def name(self) -> str:
@@ -67,6 +72,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = _existing(path, shipped("recipes"))
     data, folders = _extended(path, ())
+    if path.suffix == ".json":  # a resolved one, kept away from what lies beside its recipe
+        folders += _kept_folders(data, path)
     own = [override for override in overrides if not override.startswith(MACHINE_KEY)]
     for override in own:
         _apply(data, override)
@@ -74,6 +81,22 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         return recipe_from(data, str(path), own, folders)
     except OSError as error:  # a name that is too long for a file
         raise RecipeError(f"{path}: {error.strerror}: {str(error.filename)[:100]}") from error
+
+
+def kept_recipe(recipe: Recipe) -> dict[str, Any]:
+    """What loads again as the same recipe from any folder, for a file `recipe.json`."""
+    configs = recipe.stages.values()
+    plain = [config.model_dump(mode="json") for config in configs]
+    if plain == [config.model_dump(mode="json", context=WITH_PATHS) for config in configs]:
+        return dict(recipe.resolved)
+    return {**recipe.resolved, FOLDERS: [str(folder.resolve()) for folder in recipe.folders]}
+
+
+def _kept_folders(data: dict[str, Any], path: Path) -> list[Path]:
+    folders = data.pop(FOLDERS, [])
+    if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
+        raise RecipeError(f"{path}: {FOLDERS}: must be a list of folders")
+    return [Path(folder) for folder in folders]
 
 
 def recipe_from(
@@ -94,7 +117,7 @@ def recipe_from(
         _check_claims(header.claims, stages, problems)
     if problems or header is None:
         raise RecipeError("\n".join(f"{where}: {problem}" for problem in problems))
-    return Recipe(header, stages, tuple(overrides), data)
+    return Recipe(header, stages, tuple(overrides), data, tuple(folders))
 
 
 def load_machine(path: Path | None, overrides: Sequence[str] = ()) -> Machine:

@@ -6,7 +6,7 @@ from pathlib import Path
 from factory.artifacts import find
 from factory.files import write_file
 from factory.plan import make_plan
-from factory.recipe import Recipe
+from factory.recipe import Recipe, kept_recipe
 from factory.report.build import build
 from factory.report.records import Step
 from factory.report.render import failures, write
@@ -31,7 +31,7 @@ def write_report(recipe: Recipe, store: Path) -> tuple[Path, tuple[str, ...]]:
     ]
     folder = store / "reports" / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(recipe.resolved, indent=2, ensure_ascii=False)
+    text = json.dumps(kept_recipe(recipe), indent=2, ensure_ascii=False)
     write_file(folder / "recipe.json", text + "\n")
     header = recipe.header
     made = build(header.name, header.description, steps, header.claims)

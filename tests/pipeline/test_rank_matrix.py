@@ -169,19 +169,19 @@ def rows(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def require_same(ranks: Ranks, one: Path, bound: float) -> None:
+def require_same(ranks: Ranks, single: Path, bound: float) -> None:
     """As many steps with the same figures, the same names of weights, and the same weights."""
-    ours, theirs = rows(one), rows(ranks.out)
+    ours, theirs = rows(single), rows(ranks.out)
     assert [row["step"] for row in ours] == [row["step"] for row in theirs]
     for name in ("reward", "completion_length", "accuracy"):
         assert [row.get(name) for row in ours] == pytest.approx([row.get(name) for row in theirs])
     losses = [[row["loss"] for row in each] for each in (ours, theirs)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
-    (alone,) = [load_file(path) for path in sorted(one.glob("*.safetensors"))]
+    (alone,) = [load_file(path) for path in sorted(single.glob("*.safetensors"))]
     (together,) = [load_file(path) for path in sorted(ranks.out.glob("*.safetensors"))]
     assert alone.keys() == together.keys()
     assert max(float((alone[name] - together[name]).abs().max()) for name in alone) <= bound
-    kept = [folder / "rollouts.jsonl" for folder in (one, ranks.out)]
+    kept = [folder / "rollouts.jsonl" for folder in (single, ranks.out)]
     if kept[0].exists():
         texts = [[json.loads(line) for line in path.open(encoding="utf-8")] for path in kept]
         drawn = [[row["trace"]["completion"] for row in each] for each in texts]
@@ -204,9 +204,9 @@ VLLM = {"engine": "vllm", "engine_memory_gib": 0.25}
 def drawn_by_vllm(
     built: dict[str, tuple[Step, Artifact]], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    one = ranks_of(built, "grpo", "one", tmp_path_factory.mktemp("vllm"), **VLLM)
-    one.work()
-    return one.out
+    single = ranks_of(built, "grpo", "one", tmp_path_factory.mktemp("vllm"), **VLLM)
+    single.work()
+    return single.out
 
 
 @pytest.mark.skipif(not IS_LONG, reason="minutes of imports: FACTORY_RANKS=all")

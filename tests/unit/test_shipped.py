@@ -13,7 +13,7 @@ from factory.data_file import WITH_PATHS, DataFile
 from factory.errors import RecipeError
 from factory.plan import make_plan
 from factory.problems.local import LocalSource
-from factory.recipe import load_machine, load_recipe
+from factory.recipe import kept_recipe, load_machine, load_recipe
 from factory.shipped import named_file, shipped, shipped_names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,6 +101,34 @@ def test_a_file_is_looked_for_beside_the_parent_recipe_too(
     (tmp_path / "child" / "own.yaml").write_text("extends: ../base/own.yaml\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path / "child")
     assert Path(_plan_of(Path("own.yaml"))[1]).samefile(tmp_path / "base" / "sums.jsonl")
+
+
+def test_a_kept_recipe_goes_on_finding_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dots in the written path, read again from a third folder."""
+    (tmp_path / "a" / "data").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "a" / "sums.jsonl").write_text(ROW, encoding="utf-8")
+    text = RECIPE.replace("sums.jsonl", "./data/../sums.jsonl")
+    (tmp_path / "a" / "own.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(Path("a/own.yaml"))
+    prints = [step.fingerprint for step in make_plan(recipe)]
+    kept = tmp_path / "elsewhere" / "recipe.json"
+    text = json.dumps(kept_recipe(recipe))
+    kept.write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert [step.fingerprint for step in make_plan(load_recipe(kept))] == prints
+    kept.write_text(json.dumps({**json.loads(text), "folders": "a"}), encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"folders: must be a list of folders"):
+        load_recipe(kept)
+
+
+def test_a_recipe_that_needs_no_folder_is_kept_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    recipe = load_recipe(Path("quickstart"))
+    assert kept_recipe(recipe) == recipe.resolved
 
 
 def test_two_different_files_of_a_name_are_refused(
