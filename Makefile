@@ -4,6 +4,7 @@
 #   make quickstart   install, then build recipes/quickstart.yaml and say where its report is
 #   make test         install with the development tools, then run every test
 #   make check        style, types and the fast tests: what to run before a commit
+#   make explore      property tests with new examples
 #   make gpu-check    ten minutes of one GPU: what has not run on one, with figures and verdicts
 #   make bench-grpo   whole GRPO steps: TRL's trainer against ours
 #   make bench-evaluate  whole evaluations: lm-eval's hf backend against ours
@@ -23,7 +24,7 @@ FAST_TESTS := $(wildcard tests/unit tests/golden tests/property tests/test_archi
 # names: xdist would put files of few tests last, and the longest of all is one of those.
 TWO_AT_ONCE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install development quickstart test check gpu-check bench-grpo bench-sft bench-traces bench-evaluate bench-offline constraints clean
+.PHONY: help install development quickstart test check explore gpu-check bench-grpo bench-sft bench-traces bench-evaluate bench-offline constraints clean
 
 help:
 	@sed -n '/^#   /s/^#   //p' Makefile
@@ -43,6 +44,9 @@ check: $(DEVELOPMENT)
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest $(TWO_AT_ONCE) $(FAST_TESTS)
+
+explore: $(DEVELOPMENT)
+	$(BIN)/python -m pytest $(TWO_AT_ONCE) -m hypothesis --hypothesis-profile explore
 
 gpu-check: $(DEVELOPMENT)
 	$(BIN)/python tests/gpu/ten_minutes.py $(GPU_CHECK)

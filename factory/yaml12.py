@@ -135,7 +135,7 @@ def check_values(value: Any, where: str) -> None:
 def _value_fault(value: Any) -> str:
     """What is wrong with a single value; empty where nothing is."""
     if isinstance(value, str) and ("\0" in value or not _is_utf8(value)):
-        return "a character that no file name can hold"
+        return "a NUL or a lone surrogate, which no setting can hold"
     if isinstance(value, float) and not math.isfinite(value):
         return f"{value} is no number of a setting; write a finite one"
     return "a number of too many digits" if isinstance(value, int) and abs(value) >= 2**63 else ""

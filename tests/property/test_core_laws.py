@@ -10,14 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.artifacts import open_artifact, seal, verify
-from factory.errors import ArtifactError
+from factory.errors import ArtifactError, RecipeError
 from factory.jsonl import append_rows, read_records, recover_rows, write_records
 from factory.plan import make_plan
 from factory.recipe import load_recipe
 from factory.records import Verdict
 from factory.seeds import derive
+from factory.yaml12 import check_values
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+SETTING = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 NAME = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
 ROW = st.dictionaries(TEXT, st.one_of(TEXT, st.integers(), st.booleans(), st.none()), max_size=3)
 FIELDS: dict[str, Any] = {
@@ -76,9 +78,16 @@ def test_a_derived_seed_is_the_same_in_every_release() -> None:
     assert derive(7, "generate", 3) == int(digest[:8], 16) // 2
 
 
+@given(SETTING, SETTING)
+def test_a_nul_in_any_setting_is_refused_where_it_stands(before: str, after: str) -> None:
+    data = {"name": "a", "description": f"{before}\0{after}", "stages": {}}
+    with pytest.raises(RecipeError, match="x: description: a NUL or a lone surrogate"):
+        check_values(data, "x")
+
+
 @settings(max_examples=30, deadline=None)
 @given(
-    NAME, TEXT, st.integers(0, 2**31 - 1), st.lists(NAME, min_size=1, max_size=4, unique=True),
+    NAME, SETTING, st.integers(0, 2**31 - 1), st.lists(NAME, min_size=1, max_size=4, unique=True),
     st.floats(1e-9, 1.0),
 )  # fmt: skip
 def test_a_recipe_dumped_and_loaded_plans_the_same(
