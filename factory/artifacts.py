@@ -3,6 +3,7 @@
     artifacts/<name>-<12 hex>/           sealed: content files + manifest.json
     artifacts/<name>-<12 hex>.partial/   being made; its content is never trusted
     artifacts/<name>-<12 hex>.run/       log.txt, metrics.jsonl, scratch/: how it was made
+    artifacts/<name>-<12 hex>.pruned/    what `factory prune` left of it: all but its large files
 
 A stage fills `.partial`; sealing fsyncs every file, writes the manifest last and renames. The
 content (every file but the manifest) is the same bytes each time it is made on one machine;
@@ -29,6 +30,7 @@ from factory.jsonl import read_records
 from factory.records import ArtifactKind, Record, Trace
 
 MANIFEST = "manifest.json"
+PRUNED = ".pruned"
 SHORT = 12
 SMALL_BYTES = 8 * 2**20
 """A file up to this size is hashed by every process that reads of its artifact; a larger one once,
@@ -109,7 +111,7 @@ class Artifact:
     @property
     def run_path(self) -> Path:
         """The folder with its log and telemetry; may be missing where it was copied without."""
-        return self.path.with_name(self.path.name + ".run")
+        return self.path.with_name(self.path.name.removesuffix(PRUNED) + ".run")
 
     def file(self, name: str) -> Path:
         """Path of a content file, which holds what was sealed, as the small files beside it do.
@@ -147,6 +149,16 @@ def find(root: Path, fingerprint: str) -> Artifact | None:
             artifact = open_artifact(path)
             if artifact.fingerprint == fingerprint:
                 return artifact
+    return None
+
+
+def remains(root: Path, fingerprint: str) -> Artifact | None:
+    """What `factory prune` left of the artifact of this fingerprint: its manifest and small files;
+    None where it was not pruned."""
+    for path in sorted(root.glob(f"*-{fingerprint[:SHORT]}{PRUNED}")):
+        artifact = open_artifact(path)
+        if artifact.fingerprint == fingerprint:
+            return artifact
     return None
 
 

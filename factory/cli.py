@@ -1,6 +1,7 @@
 """The command line. Importing it is cheap: what is heavy loads inside the verb that needs it."""
 
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from factory.ui.exporting import publish, verify
 from factory.ui.options import (
     STORE,
     ArtifactName,
+    AsJson,
     IgnoreFit,
     MachinePath,
     Overrides,
@@ -25,9 +27,10 @@ from factory.ui.options import (
 )
 from factory.ui.referencing import reference
 from factory.ui.reviewing import review
+from factory.ui.storing import list_artifacts, prune
 from factory.ui.submitting import submit
 from factory.ui.talking import chat, serve
-from factory.ui.verbs import begin, errors_in_words, open_console, say_next
+from factory.ui.verbs import begin, errors_in_words, open_console, print_json, say_next
 
 app = typer.Typer(
     name="factory",
@@ -119,11 +122,12 @@ def plan(
     until: Until = None,
     cost: Annotated[bool, typer.Option("--cost", help="Estimate time, memory, money.")] = False,
     machine: MachinePath = None,
+    as_json: AsJson = False,
     store: Store = STORE,
     plugins: Plugins = None,
 ) -> None:
     """Show the steps of a recipe: what is reused, what would be made, with --cost at what price."""
-    console = begin(recipe) if cost else open_console()
+    console = begin(recipe) if cost and not as_json else open_console()
     from factory.plan import checked_plan
     from factory.recipe import load_machine, load_recipe
     from factory.ui.cost import show_cost
@@ -131,10 +135,12 @@ def plan(
 
     steps = checked_plan(load_recipe(recipe, overrides or []), until=until)
     if cost:
-        show_cost(steps, store, load_machine(machine, overrides or []), console)
+        settings = load_machine(machine, overrides or [])
+        show_cost(steps, store, settings, console, as_json=as_json)
     else:
-        show_plan(steps, store, console)
-    say_next(console, command_line(context, "build"))
+        show_plan(steps, store, console, as_json=as_json)
+    if not as_json:
+        say_next(console, command_line(context, "build"))
 
 
 @app.command()
@@ -160,9 +166,11 @@ def show(
     artifact: ArtifactName,
     samples: Annotated[int, typer.Option(help="How many traces to show.")] = 3,
     verify: Annotated[bool, typer.Option("--verify", help="Hash every file first.")] = False,
+    as_json: AsJson = False,
     store: Store = STORE,
 ) -> None:
     """Show what an artifact is, from what it was made, its metrics and a few samples."""
+    from factory.artifacts import check_files
     from factory.artifacts import verify as verify_artifact
     from factory.ui.tables import resolve, show_artifact
 
@@ -170,6 +178,11 @@ def show(
     chosen = resolve(artifact, store)
     if verify:
         verify_artifact(chosen)
+    if as_json:
+        check_files(chosen)
+        print_json(console, path=str(chosen.path), manifest=chosen.manifest.model_dump(mode="json"))
+        return
+    if verify:
         console.print("every file is as its manifest says")
     show_artifact(chosen, console, samples=samples)
     name = artifact if Path(artifact) == chosen.path else chosen.path.name
@@ -183,18 +196,8 @@ def show(
         say_next(console, command_line(context, "chat", artifact=name))
 
 
-@app.command("ls")
-@errors_in_words
-def list_artifacts(context: typer.Context, store: Store = STORE) -> None:
-    """List all artifacts, oldest first."""
-    from factory.artifacts import survey
-    from factory.ui.tables import show_store
-
-    console = open_console()
-    show_store(*survey(store), console)
-    say_next(console, command_line(context, "show", artifact="ARTIFACT"))
-
-
+app.command("ls")(list_artifacts)
+app.command()(prune)
 app.command()(chat)
 app.command()(serve)
 app.command()(publish)
@@ -339,16 +342,21 @@ app.command()(reference)
 
 @app.command()
 @errors_in_words
-def doctor() -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Examine this machine: what is there, what is missing, and what to do about it."""
     from factory.doctor import examine
     from factory.ui.tables import show_findings
 
     console = open_console()
-    show_findings(findings := examine(), console)
+    findings = examine()
+    if as_json:
+        print_json(console, rows=[asdict(finding) for finding in findings])
+    else:
+        show_findings(findings, console)
     if any(finding.status == "problem" for finding in findings):
         raise typer.Exit(2)
-    say_next(console, "factory build quickstart")
+    if not as_json:
+        say_next(console, "factory build quickstart")
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import UTC, datetime
 from multiprocessing import connection
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Protocol, TextIO
 
 from factory import errors
 from factory.artifacts import (
+    PRUNED,
     Artifact,
     InputEntry,
     PluginEntry,
@@ -34,6 +35,7 @@ from factory.machine import Machine, free_gib
 from factory.plan import Step, check_ends, missing, stage_versions, used_plugins
 from factory.plugin_files import keep_texts, loaded_plugins
 from factory.provenance import code_state
+from factory.pruning import unneeded
 from factory.worker import Job, Result, out_of_memory
 
 POLL_SECONDS = 0.2
@@ -63,27 +65,27 @@ class Observer(Protocol):
 def build(
     plan: Sequence[Step], store: Path, machine: Machine, observer: Observer
 ) -> dict[str, Artifact]:
-    """Make or reuse every step's artifact, inputs first; returns them by stage name.
-
-    Up to `machine.parallel` stages that do not need each other are at work side by side.
+    """Make or reuse every step's artifact, inputs first; returns them by stage name, but for what
+    was pruned and nothing needs. Up to `machine.parallel` stages are at work side by side.
     RecipeError lists what the recipe leaves open, before anything is made. After Terminated what
     trains has a checkpoint of its last step.
     """
-    gaps = missing(plan)
-    if gaps:
+    if gaps := missing(plan):
         raise RecipeError("\n".join(f"to be filled in: {gap}" for gap in gaps))
     check_store(store)
-    check_ends(plan, [step for step in plan if find(store, step.fingerprint) is None])
+    skipped = unneeded(plan, store)
+    absent = [step for step in plan if find(store, step.fingerprint) is None]
+    check_ends(plan, [step for step in absent if step.name not in skipped])
     keep_texts(store / "plugins")
     artifacts: dict[str, Artifact] = {}
     running: list[_Making] = []
-    waiting = list(plan)
+    waiting = [step for step in plan if step.name not in skipped]
     launcher: Launcher | None = None
     lock: _Lock | None = None
     try:
         while waiting or running:
             before = len(waiting) + len(running)
-            for step in _ready(waiting, artifacts):
+            for step in _ready(waiting, artifacts.keys() | skipped):
                 if len(running) == machine.parallel:
                     break
                 lock = _Lock(store, step)
@@ -122,9 +124,9 @@ def build(
     return artifacts
 
 
-def _ready(waiting: Sequence[Step], artifacts: Mapping[str, Artifact]) -> list[Step]:
-    """Steps whose inputs are all there, in the plan's order."""
-    return [step for step in waiting if all(name in artifacts for name in step.inputs.values())]
+def _ready(waiting: Sequence[Step], settled: Set[str]) -> list[Step]:
+    """Steps whose inputs are all there or needed by nothing, in the plan's order."""
+    return [step for step in waiting if settled >= set(step.inputs.values())]
 
 
 def _wait(running: "Sequence[_Making]") -> None:
@@ -160,6 +162,8 @@ class _Making:
         lock: "_Lock",
     ) -> None:
         self.step = step
+        if gone := set(step.inputs.values()) - artifacts.keys():
+            raise ArtifactError(f"stage {step.name}: {min(gone)} was pruned meanwhile: start again")
         self._inputs = {path: artifacts[name] for path, name in step.inputs.items()}
         self._machine = launcher.machine
         self._started_as = launcher.machine.for_worker(in_ranks=step.stage.in_ranks)
@@ -238,6 +242,7 @@ class _Making:
         )
         artifact = seal(self._partial, self._final, fields)
         shutil.rmtree(self._run / "scratch")
+        shutil.rmtree(self._final.with_name(self._final.name + PRUNED), ignore_errors=True)
         self._lock.release()
         self._observer.made(self.step, artifact)
         return artifact

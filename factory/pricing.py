@@ -23,6 +23,7 @@ from factory.files import note, read_file, write_file
 from factory.launch.peaks import processor_peaks
 from factory.machine import Machine
 from factory.plan import Step, missing
+from factory.pruning import unneeded
 from factory.records import Record
 from factory.stages import Stage
 
@@ -99,7 +100,8 @@ def bill(
     `announce` is called before the processor is measured. ArtifactError where an artifact that
     would be reused is not what was sealed.
     """
-    made = [(step, find(store, step.fingerprint)) for step in plan]
+    skipped = unneeded(plan, store)
+    made = [(step, find(store, step.fingerprint)) for step in plan if step.name not in skipped]
     wanted = {step.name for step, artifact in made if artifact is None}
     site = _site(machine, store, *_earlier(store, plan, wanted), announce)
     rows = []
@@ -142,6 +144,8 @@ def record(
     """
     if missing(plan):
         return None  # it will not be built
+    skipped = unneeded(plan, store)
+    plan = [step for step in plan if step.name not in skipped]
     folders = [store / f"{folder_name(step.name, step.fingerprint)}.run" for step in plan]
     unmade = [
         (step, folder / FILE)
@@ -174,15 +178,17 @@ def _kept(path: Path) -> Estimate | None:
 def wall_seconds(rows: Sequence[Row], parallel: int) -> float:
     """When the last step ends if each starts, in the plan's order, once its inputs are there and
     one of `parallel` places is free; steps without an estimate take no time."""
+    names = {row.step.name for row in rows}  # an input that is not among them is there, or pruned
+    inputs = {row.step.name: names.intersection(row.step.inputs.values()) for row in rows}
     ends: dict[str, float] = {}
     places = [0.0] * parallel
     waiting = list(rows)
     while waiting:
-        able = [row for row in waiting if all(name in ends for name in row.step.inputs.values())]
+        able = [row for row in waiting if inputs[row.step.name] <= ends.keys()]
         places.sort()
 
         def start(row: Row, free: float = places[0]) -> float:
-            return max([free, *(ends[name] for name in row.step.inputs.values())])
+            return max([free, *(ends[name] for name in inputs[row.step.name])])
 
         row = min(able, key=start)
         begin = start(row)

@@ -52,6 +52,7 @@ LAYERS = (
     ("stages",),
     ("recipe",),
     ("plan", "rehearse", "rescore", "suite"),
+    ("attempts", "pruning"),
     ("launch", "worker"),
     ("pricing",),
     ("fit",),

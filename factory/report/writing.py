@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from factory.artifacts import find
+from factory.artifacts import find, remains
 from factory.files import write_file
 from factory.plan import make_plan
 from factory.recipe import Recipe, kept_recipe
@@ -25,7 +25,7 @@ def write_report(recipe: Recipe, store: Path) -> tuple[Path, tuple[str, ...]]:
             step.stage.produces,
             inputs=step.inputs,
             config=step.config.model_dump(mode="json"),
-            artifact=find(store, step.fingerprint),
+            artifact=find(store, step.fingerprint) or remains(store, step.fingerprint),
         )
         for step in make_plan(recipe)
     ]

@@ -9,8 +9,6 @@ Use: `arguments.trainer_arguments` spreads `saving_fields`; add `CompleteCheckpo
 the callbacks, and train with `running.run_trainer`, which goes on from `resume_point(folder)`.
 """
 
-import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,17 +21,7 @@ from factory.errors import ArtifactError, EngineError
 from factory.files import fsync, write_file
 from factory.machine import free_gib
 from factory.ranks import this_rank
-from factory.records import Record
-
-MARKER = "COMPLETE"
-_FOLDER = re.compile(r"checkpoint-\d+")
-
-
-class Completion(Record):
-    """What the marker says: the step, and the size of every file of the checkpoint in bytes."""
-
-    step: int
-    files: dict[str, int]
+from factory.trainers.marked import MARKER, Completion, checkpoints, latest_complete, marked_step
 
 
 def saving_fields(steps: int) -> dict[str, Any]:
@@ -82,7 +70,7 @@ class CompleteCheckpoints(TrainerCallback):
             folder = Path(args.output_dir)
             newest = folder / f"checkpoint-{state.global_step}"
             mark_complete(newest, state.global_step)
-            for path in _checkpoints(folder):
+            for path in checkpoints(folder):
                 if path != newest:
                     _discard(path)
         if self._is_stopping:
@@ -121,23 +109,14 @@ def mark_complete(checkpoint: Path, step: int) -> None:
     fsync(checkpoint.parent)
 
 
-def latest_complete(folder: Path) -> Path | None:
-    """The complete checkpoint of the highest step under `folder`, or None.
-
-    The step is the marker's, not the name's, and every file must be there at its marked size.
-    """
-    complete = [(step, path) for path in _checkpoints(folder) if (step := _marked_step(path))]
-    return max(complete)[1] if complete else None
-
-
 def resume_point(folder: Path) -> Path | None:
     """Delete the torn checkpoints under `folder`; returns the newest complete one, or None.
 
     Call it before the trainer starts. Of several ranks only rank 0 deletes.
     """
     if is_first_rank():
-        for path in _checkpoints(folder):
-            if _marked_step(path) is None:
+        for path in checkpoints(folder):
+            if marked_step(path) is None:
                 _discard(path)
     return latest_complete(folder)
 
@@ -160,23 +139,6 @@ def require_space(folder: Path, model: torch.nn.Module) -> None:
             f"{folder}: {free_gib(folder):.1f} GiB free, two checkpoints of this model need "
             f"{needed:.1f}: free some space or build elsewhere"
         )
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if p.is_dir() and _FOLDER.fullmatch(p.name))
-
-
-def _marked_step(checkpoint: Path) -> int | None:
-    """The step that a checkpoint's marker states, or None where it is torn."""
-    try:
-        content = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
-        completion = Completion.model_validate(content)
-        sizes = {name: (checkpoint / name).stat().st_size for name in completion.files}
-    except (OSError, ValueError):  # a missing file or an unreadable marker is what torn means
-        return None
-    return completion.step if sizes == completion.files else None
 
 
 def _discard(checkpoint: Path) -> None:

@@ -5,15 +5,15 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.table import Table
-
 from factory.errors import RecipeError
 from factory.evaluation.audit import FILES, Row, audit
 from factory.evaluation.stored import Comparison, compare_stored
 from factory.grading.rows import grade_file
 from factory.ui.console import Console
+from factory.ui.grid import columns, print_table
 from factory.ui.verbs import open_console, say_error
 
+ERRORS = ("false accepts", "95 %", "false rejects", "95 %")
 REGRESSION = (
     "The suites were used to mend the grader: none wrong on them is a regression test, not an "
     "estimate. Stored answers (--answers) are one."
@@ -70,31 +70,29 @@ def show_audits(
 def show_audit(rows: Sequence[Row], console: Console) -> None:
     """A table for each grader: false accepts and false rejects by category, then over all."""
     for grader in dict.fromkeys(row.grader for row in rows):
-        table = Table(box=None, header_style="bold", pad_edge=False, title=grader)
-        for column in ("category", "false accepts", "95 %", "false rejects", "95 %"):
-            table.add_column(column, no_wrap=True)
-        for row in rows:
-            if row.grader == grader:
-                table.add_row(
-                    row.category,
-                    *_rate(row.false_accepts, row.should_reject, row.accept_interval),
-                    *_rate(row.false_rejects, row.should_accept, row.reject_interval),
-                )
-        console.print(table)
+        lines = [
+            [
+                row.category,
+                *_rate(row.false_accepts, row.should_reject, row.accept_interval),
+                *_rate(row.false_rejects, row.should_accept, row.reject_interval),
+            ]
+            for row in rows
+            if row.grader == grader
+        ]
+        print_table(console, columns("category", *ERRORS), lines, title=grader)
 
 
 def show_comparison(comparison: Comparison, console: Console) -> None:
     """Errors of each grader, then every row on which they differ, at any width of the terminal."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("grader", "false accepts", "95 %", "false rejects", "95 %"):
-        table.add_column(column, no_wrap=column != "grader")
-    for row in comparison.rows:
-        table.add_row(
+    lines = [
+        [
             row.grader,
             *_rate(row.false_accepts, row.should_reject, row.accept_interval),
             *_rate(row.false_rejects, row.should_accept, row.reject_interval),
-        )
-    console.print(table)
+        ]
+        for row in comparison.rows
+    ]
+    print_table(console, columns("grader", *ERRORS, prose=["grader"]), lines)
     console.print(
         f"{comparison.answers} answers; {len(comparison.disagreements)} on which graders differ, "
         f"of which {comparison.undecided} undecided and not counted",

@@ -15,6 +15,7 @@ from factory.launch.measure import resolve_matmul
 from factory.machine import Machine
 from factory.plan import Step, make_plan, missing
 from factory.pricing import record
+from factory.pruning import unneeded
 from factory.readable import plural
 from factory.recipe import Recipe
 from factory.ui.console import Console
@@ -60,7 +61,7 @@ def build_and_report(
         if display is not None:
             display.close()
     say_report(recipe, store, console)
-    return [made[step.name] for step in plan]
+    return [made[step.name] for step in plan if step.name in made]
 
 
 def _terminate(number: int, frame: object) -> None:
@@ -89,9 +90,10 @@ def _open(
 ) -> None:
     """The first lines of a build: what it is, what this machine does, and how long it may take."""
     reused = sum(find(store, step.fingerprint) is not None for step in plan)
-    stages = plural(len(plan), "stage")
-    console.print(f"{name}: {stages}, {reused} reused", highlight=False, soft_wrap=True)
-    if reused == len(plan):
+    stages, skipped = plural(len(plan), "stage"), unneeded(plan, store)
+    pruned = f", {len(skipped)} pruned and not needed" if skipped else ""
+    console.print(f"{name}: {stages}, {reused} reused{pruned}", highlight=False, soft_wrap=True)
+    if reused + len(skipped) == len(plan):
         return
     pipeline.check_store(store)
     measuring = Measuring(console)

@@ -25,6 +25,15 @@ class Text(rich.text.Text):
         super().__init__(visible(text), style, **options)
 
 
+class _Line:
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __rich_console__(self, console: rich.console.Console, options: ConsoleOptions) -> Any:
+        yield Segment(self._text)
+        yield Segment.line()
+
+
 class Console(rich.console.Console):
     """Rich's console without markup in strings, and with every segment that it renders visible."""
 
@@ -45,6 +54,10 @@ class Console(rich.console.Console):
         for segment in super().render(renderable, options):
             text = segment.text if segment.control else self._encodable(visible(segment.text))
             yield segment if text == segment.text else Segment(text, segment.style)
+
+    def row(self, text: str) -> None:
+        """One line as it is: tabs stay tabs, which `print` would fill up with spaces."""
+        self.print(_Line(text), soft_wrap=True)
 
     def _encodable(self, text: str) -> str:
         if text.isascii() or codecs.lookup(self.encoding).name == "utf-8":

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-
-from rich.table import Table
+from typing import Any
 
 from factory.cost.flows import COMPLETION_SHARE, COMPLETION_TOKENS, RL_SHARE
 from factory.fit import misfits, rank_faults
@@ -11,26 +10,34 @@ from factory.machine import Machine
 from factory.plan import Step, missing
 from factory.pricing import Bill, Row, bill
 from factory.readable import count, duration
-from factory.ui.console import Console
+from factory.ui.console import Console, Text
+from factory.ui.grid import Column, print_table
 from factory.ui.measuring import Measuring
+from factory.ui.verbs import open_console, print_json
 
-NUMBERS = ("tokens", "time", "GiB mem", "GiB disk", "price")
+HEADS = [
+    Column("stage"), Column("kind", rank=2), Column("tokens", is_number=True, rank=4),
+    Column("time", is_number=True), Column("GiB mem", is_number=True),
+    Column("GiB disk", is_number=True, rank=3), Column("price", is_number=True, rank=1),
+]  # fmt: skip
 
 
-def show_cost(plan: Sequence[Step], store: Path, machine: Machine, console: Console) -> None:
+def show_cost(
+    plan: Sequence[Step], store: Path, machine: Machine, console: Console, *, as_json: bool = False
+) -> None:
     """One row a stage, the sums, and what they rest on."""
-    costs = bill(plan, store, machine, Measuring(console))
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
-    for name in ("stage", "kind"):
-        table.add_column(name)
-    for name in NUMBERS:
-        table.add_column(name, justify="right", no_wrap=True)
+    costs = bill(plan, store, machine, Measuring(open_console(stderr=True) if as_json else console))
+    if as_json:
+        print_json(console, **_document(costs, machine), missing=missing(plan))
+        return
     too_large = {row.step.name for row in costs.misfits}
+    table: list[list[Text]] = []
     for row in costs.rows:
-        style = "red" if row.step.name in too_large else None
-        table.add_row(row.step.name, row.step.kind, *_cells(row, costs, machine), style=style)
-    table.add_row("all", "", *_sums(costs), style="bold")
-    console.print(table)
+        style = "red" if row.step.name in too_large else ""
+        cells = [row.step.name, row.step.kind, *_cells(row, costs, machine)]
+        table.append([Text(cell, style) for cell in cells])
+    table.append([Text(cell, "bold") for cell in ("all", "", *_sums(costs))])
+    print_table(console, HEADS, table)
     for line in _grounds(costs, machine):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     lines = [line for misfit in misfits(costs) for line in misfit.lines()]
@@ -38,7 +45,29 @@ def show_cost(plan: Sequence[Step], store: Path, machine: Machine, console: Cons
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True, style="red")
     for gap in missing(plan):
-        console.print(f"to be filled in before it can be built: {gap}", markup=False)
+        console.print(f"to be filled in before it can be built: {gap}", soft_wrap=True)
+
+
+def _document(costs: Bill, machine: Machine) -> dict[str, Any]:
+    """The bill for programs: seconds, GiB and tokens of each stage, and their sums."""
+    too_large = {row.step.name for row in costs.misfits}
+    rows = [
+        {
+            "stage": row.step.name, "kind": row.step.kind, "is_reused": row.artifact is not None,
+            "unknown": row.missing, "fits": row.step.name not in too_large,
+            "estimate": None if row.estimate is None else row.estimate.model_dump(mode="json"),
+        }
+        for row in costs.rows
+    ]  # fmt: skip
+    misfit = [line for each in misfits(costs) for line in each.lines()]
+    steps = [row.step for row in costs.rows if row.artifact is None]
+    return {
+        "rows": rows, "seconds": costs.seconds, "price": costs.price,
+        "flops_per_second": costs.speed.peaks.flops_per_second,
+        "bytes_per_second": costs.speed.peaks.bytes_per_second, "was_busy": costs.is_busy,
+        "device_gib": costs.device_gib, "room_gib": costs.room_gib,
+        "faults": [*misfit, *rank_faults(steps, machine)],
+    }  # fmt: skip
 
 
 def _cells(row: Row, costs: Bill, machine: Machine) -> list[str]:

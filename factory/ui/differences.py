@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from factory.report.difference import SAME_ANSWERS, Difference, difference, open_report
 from factory.ui.console import Console, Text
+from factory.ui.grid import Column, columns, print_table
 from factory.visible import visible_json
 
 SHOWN = 60
@@ -31,28 +30,22 @@ def show_difference(
     _scores(changes, console)
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=None, header_style="bold",
-        pad_edge=False,
-    )  # fmt: skip
-    for column in columns:
-        table.add_column(column)
-    return table
-
-
 def _settings(changes: Difference, console: Console) -> None:
     if not changes.settings:
         console.print("settings: no difference in any stage that both have")
         return
-    table = _table("settings", "stages", "setting", "A", "B", "what it is, and why")
+    heads = [
+        Column("stages", is_prose=True), Column("setting"), Column("A", is_prose=True),
+        Column("B", is_prose=True), Column("what it is, and why", is_prose=True, rank=1),
+    ]  # fmt: skip
+    lines = []
     for setting in changes.settings:
         named = ", ".join(setting.stages[:STAGES_NAMED])
         rest = len(setting.stages) - STAGES_NAMED
         stages = f"{named} and {rest} more" if rest > 0 else named
-        cells = (stages, setting.path, _value(setting.a), _value(setting.b), setting.reason)
-        table.add_row(*map(Text, cells))
-    console.print(table)
+        values = (_value(setting.a), _value(setting.b))
+        lines.append([stages, setting.path, *values, setting.reason])
+    print_table(console, heads, lines, title="settings")
 
 
 def _value(value: Any) -> str:
@@ -64,31 +57,31 @@ def _versions(changes: Difference, console: Console) -> None:
     if not changes.versions:
         console.print("versions: the same code, packages and machine settings")
         return
-    table = _table("versions", "kind", "name", "A", "B")
-    for version in changes.versions:
-        cells = (
-            version.kind,
-            version.name,
-            ", ".join(version.a) or "none",
-            ", ".join(version.b) or "none",
-        )
-        table.add_row(*map(Text, cells))
-    console.print(table)
+    lines = [
+        [row.kind, row.name, ", ".join(row.a) or "none", ", ".join(row.b) or "none"]
+        for row in changes.versions
+    ]
+    heads = columns("kind", "name", "A", "B", prose=("A", "B"))
+    print_table(console, heads, lines, title="versions")
 
 
 def _data(changes: Difference, console: Console) -> None:
     other = [row for row in changes.data if row.relation != "same content"]
     same = len(changes.data) - len(other)
     if other:
-        table = _table("data and models", "stage", "makes", "B against A", "fingerprint", "counts")
+        heads = [
+            Column("stage"), Column("makes", rank=1), Column("B against A"),
+            Column("fingerprint", rank=2), Column("counts", is_prose=True),
+        ]  # fmt: skip
+        lines = []
         for row in other:
             marks = " -> ".join("none" if f is None else f[:12] for f in row.fingerprints)
             counts = ", ".join(
                 f"{name} {' -> '.join('none' if n is None else f'{n:g}' for n in pair)}"
                 for name, pair in row.counts.items()
             )
-            table.add_row(*map(Text, (row.stage, row.produces, row.relation, marks, counts)))
-        console.print(table)
+            lines.append([row.stage, row.produces, row.relation, marks, counts])
+        print_table(console, heads, lines, title="data and models")
     console.print(f"{same} of {len(changes.data)} stages made the same bytes in both")
 
 
@@ -96,10 +89,14 @@ def _scores(changes: Difference, console: Console) -> None:
     if not changes.scores:
         console.print("scores: neither report has any; older reports are written again first")
         return
-    table = _table("scores, B minus A on the same problems", "evaluation", "benchmark", "answers")
-    for column in ("A", "B", "points", "95 % interval", "p, corrected", "n"):
-        table.add_column(column, justify="right")
-    table.add_column("reading")
+    heads = [
+        Column("evaluation"), Column("benchmark"), Column("answers"),
+        Column("A", is_number=True, rank=2), Column("B", is_number=True, rank=2),
+        Column("points", is_number=True), Column("95 % interval", is_number=True),
+        Column("p, corrected", is_number=True, rank=1), Column("n", is_number=True, rank=3),
+        Column("reading", is_prose=True),
+    ]  # fmt: skip
+    lines = []
     compared = [row for row in changes.scores if row.reading != SAME_ANSWERS]
     for row in compared:
         change = row.difference
@@ -111,8 +108,8 @@ def _scores(changes: Difference, console: Console) -> None:
             span = f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
             p_value = f"{row.p_corrected:.3g}"
             cells += [f"{100 * change.value:+.1f}", span, p_value, str(change.n)]
-        table.add_row(*map(Text, cells), Text(row.reading))
+        lines.append([*cells, row.reading])
     if compared:
-        console.print(table)
+        print_table(console, heads, lines, title="scores, B minus A on the same problems")
     same = len(changes.scores) - len(compared)
     console.print(f"{same} of {len(changes.scores)} scores are of the same answers in both")

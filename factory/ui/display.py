@@ -165,8 +165,8 @@ def rates(
     return parts if spent is None else [*parts, f"cost {spent:,.2f}"]
 
 
-def figures_text(figures: Mapping[str, float]) -> str:
-    """The figures worth a glance: `reward 0.71, loss 0.52`, at most four."""
+def figures_text(figures: Mapping[str, float], most: int = 4) -> str:
+    """The figures worth a glance: `reward 0.71, loss 0.52`, so many at most."""
     chosen = [key for key in SHOWN if key in figures]
     chosen += [key for key in figures if key.split(".")[-1] in SHOWN and key not in chosen]
-    return ", ".join(f"{key} {figures[key]:.3g}" for key in chosen[:4])
+    return ", ".join(f"{key} {figures[key]:.3g}" for key in chosen[:most])

@@ -31,6 +31,7 @@ Unsandboxed = Annotated[
 IgnoreFit = Annotated[
     bool, typer.Option("--ignore-fit", help="Build what the plan says does not fit into memory.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
 Store = Annotated[Path, typer.Option("--store", help="Where artifacts are kept.")]
 ArtifactName = Annotated[
     str, typer.Argument(help="A folder, a folder name's beginning, or a stage's name.")

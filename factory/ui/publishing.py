@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.table import Table
-
 from factory.artifacts import Artifact, sha256_file
 from factory.errors import RecipeError
 from factory.machine import Machine
@@ -14,6 +12,7 @@ from factory.publish.hub import upload
 from factory.publish.lineage import LINEAGE, faults, places_of, read_lineage
 from factory.readable import size
 from factory.ui.console import Console, Text
+from factory.ui.grid import columns, print_table
 
 
 def stated_licences(options: Sequence[str]) -> dict[str, str]:
@@ -69,19 +68,14 @@ def publish(
 
 def show_outcome(outcome: Outcome, console: Console, *, is_trial: bool) -> None:
     """Files with their sizes, then every check with its reason."""
-    files = Table(box=None, header_style="bold", pad_edge=False)
-    files.add_column("would be published" if is_trial else "file")
-    files.add_column("size", justify="right")
-    for name, number in sorted(outcome.files.items()):
-        files.add_row(Text(name), size(number))
-    console.print(files)
-    checks = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("check", "", "reason"):
-        checks.add_column(column)
-    for check in outcome.checks:
-        reason = Text(check.reason)
-        checks.add_row(check.name, Text(check.status, STYLES[check.status]), reason)
-    console.print(checks)
+    heads = columns("would be published" if is_trial else "file", "size", numbers=["size"])
+    files = [[name, size(number)] for name, number in sorted(outcome.files.items())]
+    print_table(console, heads, files)
+    checks = [
+        [check.name, Text(check.status, STYLES[check.status]), check.reason]
+        for check in outcome.checks
+    ]
+    print_table(console, columns("check", "result", "reason", prose=["reason"]), checks)
     if is_trial:
         console.print("Weights, rows and answers are examined when it is written.")
     if outcome.lineage:

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from rich.table import Table
-
 from factory.records import Verdict
 from factory.rescore import rescore
 from factory.ui.console import Console, Text
+from factory.ui.grid import columns, print_table
 from factory.ui.tables import resolve
 
 SHOWN = 60
@@ -16,15 +15,13 @@ SHOWN = 60
 def show_rescored(run: str, store: Path, console: Console, *, processes: int = 2) -> None:
     """Right answers then and now by benchmark, then every verdict that changed."""
     rows, changes, others = rescore(resolve(run, store, kind="scores"), store, processes=processes)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("benchmark", "answers", "reading"):
-        table.add_column(column)
-    for column in ("graded", "right then", "right now", "changed"):
-        table.add_column(column, justify="right")
+    counts = ("graded", "right then", "right now", "changed")
+    heads = columns("benchmark", "answers", "reading", *counts, numbers=counts)
+    lines = []
     for row in rows:
-        counts = (row.answers, row.right_before, row.right_after, row.changed)
-        table.add_row(Text(row.benchmark), row.mode, row.reading, *map(str, counts))
-    console.print(table)
+        numbers = (row.answers, row.right_before, row.right_after, row.changed)
+        lines.append([row.benchmark, row.mode, row.reading, *map(str, numbers)])
+    print_table(console, heads, lines)
     for change in changes:
         where = f"{change.benchmark}, {change.problem_id}/{change.sample}, {change.reading}"
         then, now = _told(change.before), _told(change.after)

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.table import Table
-
 from factory.artifacts import Artifact, find
 from factory.errors import RecipeError
 from factory.evaluation.compare import Comparison, compare, is_apart
@@ -13,35 +11,41 @@ from factory.evaluation.published import Reproduction, hub_id, load_published, r
 from factory.evaluation.statistics import Interval
 from factory.evaluation.summary import Summary, summaries
 from factory.ui.console import Console, Text
+from factory.ui.grid import Column, columns, print_table
 from factory.ui.tables import resolve
 
 
 def show_summaries(rows: Sequence[Summary], console: Console) -> None:
     """One row a benchmark and mode: strict and lenient, both error bars, and curves over k."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("benchmark", "answers"):
-        table.add_column(column)
-    for column in ("strict", "95 % interval", "sampling error", "question error", "lenient"):
-        table.add_column(column, justify="right")
-    table.add_column("n x k", justify="right")
+    heads = [
+        Column("benchmark"), Column("answers"), Column("strict", is_number=True),
+        Column("95 % interval", is_number=True), Column("sampling error", is_number=True, rank=2),
+        Column("question error", is_number=True, rank=3), Column("lenient", is_number=True, rank=1),
+        Column("n x k", is_number=True),
+    ]  # fmt: skip
+    lines = []
     for row in rows:
         errors = (row.errors.sampling, row.errors.question)
-        table.add_row(
-            Text(row.benchmark),
-            row.mode,
-            f"{100 * row.strict.value:.1f}",
-            f"[{100 * row.strict.low:.1f}, {100 * row.strict.high:.1f}]",
-            *("not known" if error is None else f"± {100 * error:.1f}" for error in errors),
-            f"{100 * row.lenient.value:.1f}",
-            f"{row.n} x {row.k}",
+        lines.append(
+            [
+                row.benchmark,
+                row.mode,
+                f"{100 * row.strict.value:.1f}",
+                f"[{100 * row.strict.low:.1f}, {100 * row.strict.high:.1f}]",
+                *("not known" if error is None else f"± {100 * error:.1f}" for error in errors),
+                f"{100 * row.lenient.value:.1f}",
+                f"{row.n} x {row.k}",
+            ]
         )
-    console.print(table)
+    print_table(console, heads, lines)
     for row in rows:
         if row.curve:
             text = ", ".join(
                 f"k = {p.k}: {100 * p.pass_at:.1f} / {100 * p.cons_at:.1f}" for p in row.curve
             )
-            console.print(f"{row.benchmark} pass@k / cons@k: {text}", markup=False, highlight=False)
+            console.print(
+                f"{row.benchmark} pass@k / cons@k: {text}", highlight=False, soft_wrap=True
+            )
     for row in rows:
         if row.trap:
             console.print(Text(f"{row.benchmark}, {row.mode}: {row.trap}", "red"))
@@ -87,31 +91,35 @@ def compare_published(run: str, model: str, store: Path, console: Console) -> No
 
 def show_comparisons(rows: Sequence[Comparison], console: Console) -> None:
     """One row a metric, and what each strict comparison is able to see."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("benchmark", "metric", rows[0].a, rows[0].b):
-        table.add_column(Text(column))
-    for column in ("points", "95 % interval", "bootstrap", "p", "p, corrected", "n x k"):
-        table.add_column(column, justify="right")
-    table.add_column("reading")
+    heads = [
+        Column("benchmark"), Column("metric"), Column(rows[0].a, is_number=True, rank=2),
+        Column(rows[0].b, is_number=True, rank=2), Column("points", is_number=True),
+        Column("95 % interval", is_number=True), Column("bootstrap", is_number=True, rank=5),
+        Column("p", is_number=True, rank=4), Column("p, corrected", is_number=True, rank=1),
+        Column("n x k", is_number=True, rank=3), Column("reading", is_prose=True),
+    ]  # fmt: skip
+    lines = []
     for row in rows:
-        table.add_row(
-            Text(row.benchmark),
-            row.metric,
-            f"{100 * row.value_a:.1f}",
-            f"{100 * row.value_b:.1f}",
-            f"{100 * row.difference.value:+.1f}",
-            _span(row.difference),
-            _span(row.bootstrap),
-            f"{row.p_value:.3g}",
-            f"{row.p_corrected:.3g}",
-            f"{row.n} x {'/'.join(str(k) for k in dict.fromkeys(row.samples))}",
-            reading(row),
+        lines.append(
+            [
+                row.benchmark,
+                row.metric,
+                f"{100 * row.value_a:.1f}",
+                f"{100 * row.value_b:.1f}",
+                f"{100 * row.difference.value:+.1f}",
+                _span(row.difference),
+                _span(row.bootstrap),
+                f"{row.p_value:.3g}",
+                f"{row.p_corrected:.3g}",
+                f"{row.n} x {'/'.join(str(k) for k in dict.fromkeys(row.samples))}",
+                reading(row),
+            ]
         )
-    console.print(table)
+    print_table(console, heads, lines)
     for row in rows:
         if not row.metric.endswith("_lenient"):
             text = advice(row.power, n=row.n, samples=row.samples)
-            console.print(f"{row.benchmark} {row.metric}: {text}", markup=False, highlight=False)
+            console.print(f"{row.benchmark} {row.metric}: {text}", highlight=False, soft_wrap=True)
             if row.samples_drawn[0] != row.samples_drawn[1]:
                 console.print(
                     f"{row.benchmark} {row.metric}: {row.a} has {row.samples_drawn[0]} samples a "
@@ -155,19 +163,17 @@ def hub_model(scores: Artifact, store: Path) -> str | None:
 
 def show_reproductions(rows: Sequence[Reproduction], console: Console) -> None:
     """One row a published score: theirs, ours, and the verdict with its noise band."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("benchmark", "model", "source", "published", "ours", "n x k", "verdict"):
-        table.add_column(column)
+    heads = columns(
+        "benchmark", "model", "source", "published", "ours", "n x k", "verdict",
+        numbers=("published", "ours", "n x k"), prose=("source", "verdict"),
+    )  # fmt: skip
+    lines = []
     styles = {"reproduced": "green", "not reproduced": "red", "cannot tell": "yellow"}
     for row in rows:
-        table.add_row(
-            *(Text(part) for part in (row.benchmark, row.model, row.source)),
-            f"{100 * row.published:.1f}",
-            f"{100 * row.ours:.1f}",
-            f"{row.n} x {row.k}",
-            Text(f"{row.verdict}: {row.reason}", styles[row.verdict]),
-        )
-    console.print(table)
+        figures = [f"{100 * row.published:.1f}", f"{100 * row.ours:.1f}", f"{row.n} x {row.k}"]
+        verdict = Text(f"{row.verdict}: {row.reason}", styles[row.verdict])
+        lines.append([row.benchmark, row.model, row.source, *figures, verdict])
+    print_table(console, heads, lines)
 
 
 def _span(interval: Interval) -> str:

@@ -1,72 +1,88 @@
 """Tables and texts of the command line: plans, artifacts, the doctor's findings."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from rich.table import Table
 
 from factory.artifacts import MANIFEST, Artifact, check_files, find, open_artifact, survey
 from factory.doctor import Finding
 from factory.errors import ArtifactError
 from factory.files import note
 from factory.plan import Step, missing
+from factory.pruning import unneeded
 from factory.records import ArtifactKind, Trace
 from factory.registry import DOORS
 from factory.ui.console import Console, Text
+from factory.ui.grid import Column, print_table
+from factory.ui.verbs import print_json
 
 
-def show_plan(plan: Sequence[Step], store: Path, console: Console) -> None:
+def show_plan(
+    plan: Sequence[Step], store: Path, console: Console, *, as_json: bool = False
+) -> None:
     """The steps of a plan: reuse or make, with fingerprints.
 
     ArtifactError names the broken artifacts, once all steps are shown.
     """
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("", "stage", "kind", "fingerprint", "from", "will be"):
-        table.add_column(column)
-    reused = 0
     broken: dict[str, ArtifactError] = {}
-    for number, step in enumerate(plan, start=1):
-        try:
-            artifact = find(store, step.fingerprint)
-        except ArtifactError as error:
-            artifact, broken[step.name] = None, error
-        reused += artifact is not None
-        fate = Text("reused", "green") if artifact else Text("made", "yellow")
-        if step.name in broken:
-            fate = Text("broken", "red")
-        elif not artifact and list(store.glob(f"*-{step.fingerprint[:12]}.run/scratch/*")):
-            fate = Text("resumed", "cyan")
-        inputs = ", ".join(dict.fromkeys(step.inputs.values()))
-        table.add_row(str(number), step.name, step.kind, step.fingerprint[:12], inputs, fate)
-    console.print(table)
-    console.print(f"{reused} of {len(plan)} stages are reused, {len(plan) - reused} to make.")
-    for gap in missing(plan):
-        console.print(f"to be filled in before it can be built: {gap}", markup=False)
+    fates = _fates(plan, store, broken)
+    if as_json:
+        rows = [
+            {
+                "stage": step.name, "kind": step.kind, "fingerprint": step.fingerprint,
+                "inputs": dict(step.inputs), "fate": fates[step.name],
+            }
+            for step in plan
+        ]  # fmt: skip
+        print_json(console, rows=rows, missing=missing(plan))
+    else:
+        _show_fates(plan, fates, console)
     if broken:
         raise ArtifactError("\n".join(f"stage {name}: {broken[name]}" for name in broken))
 
 
-def show_store(
-    artifacts: Sequence[Artifact], broken: Mapping[Path, ArtifactError], console: Console
-) -> None:
-    """One row an artifact, then what is wrong with each folder that is none."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("artifact", "kind", "stage", "made (UTC)", "seconds", "MiB"):
-        table.add_column(column, justify="right" if column in ("seconds", "MiB") else "left")
-    for artifact in artifacts:
-        manifest = artifact.manifest
-        size = sum(entry.size for entry in manifest.files.values()) / 2**20
-        table.add_row(
-            artifact.path.name,
-            manifest.kind,
-            manifest.stage,
-            manifest.created[:19],
-            f"{manifest.seconds:.0f}",
-            f"{size:.1f}",
-        )
-    console.print(table)
-    for folder, error in broken.items():
-        console.print(Text(f"broken: {folder.name}: {error}", "red"), soft_wrap=True)
+STYLES = {
+    "reused": "green", "made": "yellow", "broken": "red", "resumed": "cyan", "not needed": "dim",
+}  # fmt: skip
+
+
+def _fates(plan: Sequence[Step], store: Path, broken: dict[str, ArtifactError]) -> dict[str, str]:
+    """What will become of each step; artifacts that cannot be opened are entered into `broken`."""
+    skipped = unneeded(plan, store)
+    fates: dict[str, str] = {}
+    for step in plan:
+        try:
+            fate = "reused" if find(store, step.fingerprint) else "made"
+        except ArtifactError as error:
+            fate, broken[step.name] = "broken", error
+        if step.name in skipped:
+            fate = "not needed"
+        elif fate == "made" and any(store.glob(f"*-{step.fingerprint[:12]}.run/scratch/*")):
+            fate = "resumed"
+        fates[step.name] = fate
+    return fates
+
+
+def _show_fates(plan: Sequence[Step], fates: Mapping[str, str], console: Console) -> None:
+    heads = [
+        Column("", is_number=True), Column("stage"), Column("kind", rank=1),
+        Column("fingerprint", rank=3), Column("from", is_prose=True, rank=2), Column("will be"),
+    ]  # fmt: skip
+    rows = []
+    for number, step in enumerate(plan, start=1):
+        fate = fates[step.name]
+        inputs = ", ".join(dict.fromkeys(step.inputs.values()))
+        row = [str(number), step.name, step.kind, step.fingerprint[:12], inputs]
+        rows.append([*row, Text(fate, STYLES[fate])])
+    print_table(console, heads, rows)
+    counts = Counter(fates.values())
+    skipped = counts["not needed"]
+    pruned = f", {skipped} were pruned and nothing needs them" if skipped else ""
+    left = len(plan) - counts["reused"] - skipped
+    text = f"{counts['reused']} of {len(plan)} stages are reused, {left} to make{pruned}."
+    console.print(text, soft_wrap=True)
+    for gap in missing(plan):
+        console.print(f"to be filled in before it can be built: {gap}", soft_wrap=True)
 
 
 def show_doors(console: Console) -> None:
@@ -149,12 +165,10 @@ def show_artifact(artifact: Artifact, console: Console, *, samples: int) -> None
         facts["manifest"] = "has no hash of its own, as artifacts of earlier versions: only " + (
             "the files, their hashes and the fingerprint's beginning can be checked"
         )
-    grid = Table.grid(padding=(0, 2))
-    for key, value in facts.items():
-        grid.add_row(Text(key, "dim"), Text(value))
-    for key, value in manifest.metrics.items():
-        grid.add_row(Text(key, "dim"), Text(f"{value:g}"))
-    console.print(grid)
+    facts |= {key: f"{value:g}" for key, value in manifest.metrics.items()}
+    rows = [[Text(key, "dim"), value] for key, value in facts.items()]
+    heads = [Column("fact"), Column("value", is_prose=True)]
+    print_table(console, heads, rows, has_heads=False)
     if "traces.jsonl" in manifest.files:
         for trace, _ in zip(artifact.traces(), range(samples), strict=False):
             show_trace(trace, console)
@@ -177,10 +191,11 @@ def show_trace(trace: Trace, console: Console) -> None:
 def show_findings(findings: Sequence[Finding], console: Console) -> None:
     """The doctor's table, with advice under what is not well."""
     marks = {"ok": ("ok", "green"), "warning": ("!", "yellow"), "problem": ("x", "red")}
-    table = Table(box=None, show_header=False, pad_edge=False)
+    rows: list[list[str | Text]] = []
     for finding in findings:
         mark, style = marks[finding.status]
-        table.add_row(Text(mark, style), Text(finding.name, "bold"), Text(finding.state))
+        rows.append([Text(mark, style), Text(finding.name, "bold"), finding.state])
         if finding.status != "ok" and finding.advice:
-            table.add_row("", "", Text(finding.advice, "dim"))
-    console.print(table)
+            rows.append(["", "", Text(finding.advice, "dim")])
+    heads = [Column("state"), Column("what"), Column("how it is, and what to do", is_prose=True)]
+    print_table(console, heads, rows, has_heads=False)

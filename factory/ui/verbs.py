@@ -1,13 +1,15 @@
 """What all verbs share: how their errors, their first line and their next step are told."""
 
+import json
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 
 from factory.errors import REPAIRABLE, FactoryError
 from factory.ui.notes import print_notes
+from factory.visible import visible_json
 
 if TYPE_CHECKING:
     from factory.ui.console import Console
@@ -52,6 +54,12 @@ def begin(what: object) -> "Console":
 
 def say_next(console: "Console", command: str) -> None:
     console.print(f"next: {command}", highlight=False, soft_wrap=True)
+
+
+def print_json(console: "Console", **fields: Any) -> None:
+    """One JSON document for programs; `schema` says which fields to expect."""
+    text = json.dumps({"schema": 1, **fields}, indent=1, ensure_ascii=False, default=str)
+    console.print(visible_json(text), highlight=False, soft_wrap=True)
 
 
 def say_error(text: str) -> None:

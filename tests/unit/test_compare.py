@@ -79,7 +79,7 @@ def test_unequal_samples_are_compared_on_those_that_both_have(tmp_path: Path) ->
     done = factory("compare", "whole", "early", "--store", tmp_path)
     assert done.exit_code == 0, done.output
     # The first two of eight: one of two right everywhere, as on the other side.
-    assert "+0.0" in done.output and "12 x 2 " in done.output
+    assert "+0.0" in done.output and "\t12 x 2\t" in done.output
     assert (
         "a pass@1: whole has 8 samples a problem, early 2: the first 2 of both are compared"
         in done.output

@@ -22,7 +22,8 @@ from factory.sampling.connection import _message
 from factory.ui import differences
 from factory.ui.console import Console, Text
 from factory.ui.display import LiveDisplay, PlainDisplay
-from factory.ui.tables import show_artifact, show_store, show_trace
+from factory.ui.storing import artifact_row, show_rows
+from factory.ui.tables import show_artifact, show_trace
 from factory.visible import visible, visible_json
 
 MARK = "MARKED"
@@ -171,8 +172,10 @@ def test_a_manifest_is_shown_safely(tmp_path: Path, hostile: str) -> None:
     screen = io.StringIO()
     console = Console(file=screen, width=200)
     show_artifact(artifact, console, samples=0)
-    show_store([artifact], {}, console)
-    check(screen.getvalue(), times=6)
+    show_rows([artifact_row(artifact, "made")], console)
+    lines = screen.getvalue().splitlines()
+    assert [line.count("\t") for line in lines[-2:]] == [7, 7], "tabs are ours, between columns"
+    check(screen.getvalue().replace("\t", " "), times=6)
 
 
 def test_what_a_build_says_is_shown_safely(tmp_path: Path, hostile: str) -> None:

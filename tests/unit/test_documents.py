@@ -274,7 +274,7 @@ def test_the_diffs_of_contributing_are_the_examples_and_plan(tmp_path: Path) -> 
     start = [sys.executable, "-c", "from factory.cli import main; main()"]
     done = subprocess.run([*start, *words], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^4 +brief +short ", done.stdout, re.M), done.stdout
+    assert re.search(r"^4\tbrief\tshort\t", done.stdout, re.M), done.stdout
 
 
 PROSE = [

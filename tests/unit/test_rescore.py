@@ -80,7 +80,7 @@ def test_every_verdict_that_changed_is_shown(tmp_path: Path, samples: list[EvalS
         )
     status, output, _ = rescore(store_of(tmp_path, samples))
     assert status == 0 and "2 verdicts changed" in output
-    strict = next(line.split() for line in output.splitlines() if " strict " in line)
+    strict = next(line.split() for line in output.splitlines() if "\tstrict\t" in line)
     # Two changes that cancel in the sum are not hidden by it.
     assert strict == ["sums", "sampled", "strict", "4", "2", "2", "2"]
     assert "sums, sums-0000/0, strict: wrong '5' -> correct '5'" in output

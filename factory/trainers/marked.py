@@ -1,0 +1,44 @@
+"""Which checkpoints of a run are complete: what their markers say, read without torch."""
+
+import json
+import re
+from pathlib import Path
+
+from factory.records import Record
+
+MARKER = "COMPLETE"
+_FOLDER = re.compile(r"checkpoint-\d+")
+
+
+class Completion(Record):
+    """What the marker says: the step, and the size of every file of the checkpoint in bytes."""
+
+    step: int
+    files: dict[str, int]
+
+
+def latest_complete(folder: Path) -> Path | None:
+    """The complete checkpoint of the highest step under `folder`, or None.
+
+    The step is the marker's, not the name's, and every file must be there at its marked size.
+    """
+    complete = [(step, path) for path in checkpoints(folder) if (step := marked_step(path))]
+    return max(complete)[1] if complete else None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoint folders under `folder`, torn ones too."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.is_dir() and _FOLDER.fullmatch(p.name))
+
+
+def marked_step(checkpoint: Path) -> int | None:
+    """The step that a checkpoint's marker states, or None where it is torn."""
+    try:
+        content = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
+        completion = Completion.model_validate(content)
+        sizes = {name: (checkpoint / name).stat().st_size for name in completion.files}
+    except (OSError, ValueError):  # a missing file or an unreadable marker is what torn means
+        return None
+    return completion.step if sizes == completion.files else None
