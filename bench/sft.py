@@ -102,6 +102,7 @@ def our_trainer(
     from factory.context import Context
     from factory.stages.sft.config import SftConfig
     from factory.stages.sft.trainer import make_trainer
+    from factory.trainers.stored_rows import StoredRows
 
     config = SftConfig(
         kind="sft", model="-", traces="-", batch=options.rows, epochs=options.steps + 1,
@@ -111,7 +112,7 @@ def our_trainer(
         device="cpu", threads=options.threads, micro_batch=MICRO_BATCH, checkpoint_steps=10**6
     )
     return make_trainer(
-        config, rows, model=model, tokenizer=tokenizer, micro_batch=MICRO_BATCH,
+        config, StoredRows.of(rows), model=model, tokenizer=tokenizer, micro_batch=MICRO_BATCH,
         context=Context(0, machine, scratch),
     )  # fmt: skip
 

@@ -26,7 +26,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from factory.errors import ArtifactError
 from factory.files import fsync, read_file, with_hash, without_hash, write_file
-from factory.jsonl import read_records
+from factory.jsonl import StoredRecords, read_records
 from factory.records import ArtifactKind, Record, Trace
 
 MANIFEST = "manifest.json"
@@ -126,6 +126,10 @@ class Artifact:
     def traces(self) -> Iterator[Trace]:
         """The traces of a traces artifact, in order of (problem, sample)."""
         return read_records(self.file("traces.jsonl"), Trace)
+
+    def stored_traces(self) -> StoredRecords[Trace]:
+        """The same by their place, for what goes through them more than once."""
+        return StoredRecords(self.file("traces.jsonl"), Trace)
 
 
 class Inputs(dict[str, Artifact]):

@@ -4,9 +4,10 @@ import json
 import math
 import os
 import re
+from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -22,6 +23,38 @@ def read_records(path: Path, record: type[R]) -> Iterator[R]:
         yield parse_record(line, record, f"{path}:{number}")
 
 
+class StoredRecords(Generic[R]):
+    """The records of a JSONL file by their place, each read when it is asked for: 8 bytes a record
+    are held, so that a file may be larger than memory.
+
+    DataError as `read_records`, which is how one iterates over them.
+    """
+
+    def __init__(self, path: Path, record: type[R]) -> None:
+        self._path, self._record = path, record
+        self._ends = array("Q", [0])
+        end = 0
+        with naming(path), path.open("rb") as file:
+            for raw in file:
+                end += len(raw)
+                if raw.strip():
+                    self._ends.append(end)
+        # By position, without a cursor: forks of this process read it too.
+        self._file = path.open("rb", buffering=0)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __iter__(self) -> Iterator[R]:
+        return read_records(self._path, self._record)
+
+    def __getitem__(self, index: int) -> R:
+        """The record at a place from 0; IndexError past the last."""
+        start, end = self._ends[index], self._ends[index + 1]
+        line = os.pread(self._file.fileno(), end - start, start)
+        return parse_record(line, self._record, f"{self._path}: record {index + 1}")
+
+
 def parse_record(line: str | bytes, record: type[R], where: str) -> R:
     """The record of one line; DataError says where it stands and what is wrong with it."""
     try:
@@ -35,7 +68,7 @@ def parse_record(line: str | bytes, record: type[R], where: str) -> R:
         raise DataError(f"{where}: {error}") from error
 
 
-_ODD_NUMBER = re.compile(r"NaN|Infinity|[eE]\+?[0-9]{3}")
+_LARGE_EXPONENT = re.compile(r"[eE]\+?[0-9]{3}")
 
 
 def _check_numbers(line: str | bytes) -> None:
@@ -47,7 +80,8 @@ def _check_numbers(line: str | bytes) -> None:
         return value
 
     text = line if isinstance(line, str) else line.decode("utf-8", "replace")
-    if not _ODD_NUMBER.search(text):
+    # Apart, since a search for any of the three takes twice as long, on every line.
+    if not ("NaN" in text or "Infinity" in text or _LARGE_EXPONENT.search(text)):
         return
     try:
         json.loads(text, parse_constant=refused, parse_float=refused)

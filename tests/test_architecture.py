@@ -42,7 +42,7 @@ LAYERS = (
         "provenance",
         "interpreter",
     ),
-    ("jsonl", "yaml12", "transformers4", "tiny", "cpu", "plugin_files"),
+    ("jsonl", "yaml12", "transformers4", "tiny", "cpu", "plugin_files", "parallel"),
     ("sharding", "slurm", "engines"),
     ("artifacts", "machine", "context", "ranks"),
     ("lookalike", "chat", "lint", "grading"),

@@ -41,8 +41,12 @@ class Hit:
 
 def words(text: str, *, masked: bool = False) -> tuple[str, ...]:
     """Words and numbers in lower case, signs left out; `masked` writes every number as 0."""
-    matches = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-    return tuple(NUMBER if masked and word.isdigit() else word for word in matches)
+    matches = tuple(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+    return _masked(matches) if masked else matches
+
+
+def _masked(plain: Iterable[str]) -> tuple[str, ...]:
+    return tuple(NUMBER if word.isdigit() else word for word in plain)
 
 
 class HeldOut:
@@ -85,9 +89,13 @@ class HeldOut:
         return self._run_hits(text, TEXT_WORDS)
 
     def _run_hits(self, text: str, size: int) -> Iterator[Hit]:
+        plain = words(text)
         for masked in (False, True):
             index = self._runs[masked, size]
-            for run in runs(words(text, masked=masked), size):
+            text_words = _masked(plain) if masked else plain
+            if index.keys().isdisjoint(runs(text_words, size)):
+                continue
+            for run in runs(text_words, size):
                 owners = index.get(run, [])
                 if 0 < len(owners) <= COMMON and not (masked and _is_mostly_numbers(run)):
                     rule = f"{size} words{', numbers masked' if masked else ''}"
@@ -97,7 +105,7 @@ class HeldOut:
 
 def runs(items: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
     """Every `size` words in a row; none of a shorter text."""
-    return (tuple(items[at : at + size]) for at in range(len(items) - size + 1))
+    return zip(*(items[at:] for at in range(size)), strict=False)
 
 
 def _is_mostly_numbers(run: tuple[str, ...]) -> bool:

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -68,25 +68,36 @@ def language_consistency(text: str, language: str) -> float:
         raise RecipeError(
             f"language {language!r} is not known; known: {', '.join(sorted(SCRIPTS))}"
         )
-    clauses = [clause for clause in _clauses(text) if clause]
-    if not clauses:
-        return 1.0
-    rivals = [name for name in FUNCTION_WORDS if SCRIPTS[name] == SCRIPTS[language]]
-    spoken = _languages(clauses, rivals) if len(rivals) > 1 else [None] * len(clauses)
-    counted = total = 0
-    for clause, spoken_language in zip(clauses, spoken, strict=True):
-        total += len(clause)
-        if spoken_language in (None, language):
-            counted += _in_script(clause, language)
-    return counted / total
+    return _shares(text, [language])[language]
 
 
 def language_of(text: str) -> str | None:
     """The language (ISO 639-1) that most words of a text are in; None where none leads alone."""
+    shares = _shares(text, list(SCRIPTS))
     (first, language), (second, _) = sorted(
-        ((language_consistency(text, name), name) for name in SCRIPTS), reverse=True
+        ((share, name) for name, share in shares.items()), reverse=True
     )[:2]
     return language if first > second else None
+
+
+def _shares(text: str, languages: Sequence[str]) -> dict[str, float]:
+    """By language, the share of the text's words that are in it."""
+    clauses = [clause for clause in _clauses(text) if clause]
+    total = sum(map(len, clauses))
+    if not total:
+        return dict.fromkeys(languages, 1.0)
+    spoken: dict[tuple[str, ...], list[str | None]] = {}
+    shares: dict[str, float] = {}
+    for language in languages:
+        scripts = SCRIPTS[language]
+        if scripts not in spoken:
+            rivals = tuple(name for name in FUNCTION_WORDS if SCRIPTS[name] == scripts)
+            several = len(rivals) > 1
+            spoken[scripts] = _languages(clauses, rivals) if several else [None] * len(clauses)
+        pairs = zip(clauses, spoken[scripts], strict=True)
+        counted = sum(_in_script(clause, language) for clause, s in pairs if s in (None, language))
+        shares[language] = counted / total
+    return shares
 
 
 Words = list[tuple[str, str]]
@@ -131,7 +142,7 @@ def _in_script(clause: Words, language: str) -> int:
     return sum(script in SCRIPTS[language] for _, script in clause)
 
 
-def _languages(clauses: list[Words], rivals: list[str]) -> list[str | None]:
+def _languages(clauses: list[Words], rivals: tuple[str, ...]) -> list[str | None]:
     """The language of each clause among `rivals`; None where no clause of the text tells."""
     languages = [_language(clause, rivals) for clause in clauses]
     last = next((language for language in languages if language), None)
@@ -142,14 +153,13 @@ def _languages(clauses: list[Words], rivals: list[str]) -> list[str | None]:
     return filled
 
 
-def _language(clause: Words, rivals: list[str]) -> str | None:
+def _language(clause: Words, rivals: tuple[str, ...]) -> str | None:
     """The language that leads by its small words and letters; None if none does."""
     scripts = SCRIPTS[rivals[0]]
     words = [word.lower() for word, script in clause if script in scripts]
     votes: defaultdict[str, float] = defaultdict(float)
     for word in words:
-        owners = [name for name in rivals if word in FUNCTION_WORDS[name]]
-        owners += [name for name in rivals if set(word) & set(LETTERS.get(name, ""))]
+        owners = _owners(word, rivals)
         for owner in owners:
             votes[owner] += 1 / len(owners)
     ranked = sorted(votes.items(), key=lambda vote: vote[1], reverse=True)
@@ -158,8 +168,15 @@ def _language(clause: Words, rivals: list[str]) -> str | None:
     if len(words) < LONG_CLAUSE:
         return None
     guess: str
-    guess, probability = _identifier(tuple(rivals)).classify(" ".join(words))
+    guess, probability = _identifier(rivals).classify(" ".join(words))
     return guess if probability > SURE else None
+
+
+@lru_cache(maxsize=2**16)
+def _owners(word: str, rivals: tuple[str, ...]) -> list[str]:
+    """The languages that a word is a small word of, and those that one of its letters tells."""
+    owners = [name for name in rivals if word in FUNCTION_WORDS[name]]
+    return owners + [name for name in rivals if set(word) & set(LETTERS.get(name, ""))]
 
 
 @lru_cache(maxsize=2)

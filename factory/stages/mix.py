@@ -7,7 +7,13 @@ R1's SFT set by domain (arXiv 2501.12948 v2, Table 5; samples):
 
 import math
 import random
-from collections.abc import Sequence
+from array import array
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
+from itertools import count as count_from
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -20,7 +26,9 @@ from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers
 from factory.cost.work import line_work
 from factory.errors import DataError
-from factory.jsonl import read_records, write_records
+from factory.jsonl import StoredRecords, read_records, write_records
+from factory.parallel import in_order
+from factory.problems.equal import Digests
 from factory.problems.overlap import HeldOut
 from factory.problems.similar import near_duplicates
 from factory.readable import count, percent
@@ -35,6 +43,8 @@ from factory.stages.stage import (
 )
 
 Domain = Literal["math", "code", "stem", "logic", "general"]
+CHUNK = 512
+"""Traces that a process looks through at once."""
 DOMAINS: tuple[Domain, ...] = get_args(Domain)
 TABLE_5: dict[Domain, int] = {
     "math": 395_285, "code": 211_129, "stem": 10_124, "logic": 10_395, "general": 177_812,
@@ -115,32 +125,80 @@ def run(config: MixConfig, inputs: Inputs, out: Path, context: Context) -> Metri
     Where parts have domains also `domains.<domain>.kept`, `.share` and `.r1_share`.
     """
     names = [part.traces for part in config.parts]
-    pools, duplicates = _distinct([list(artifact.traces()) for artifact in inputs.many("parts")])
-    pools, dropped = _cleaned(pools, config, inputs.many("unlike"))
+    traces = _Parts([artifact.stored_traces() for artifact in inputs.many("parts")])
+    pools = traces.pools(traces.repeated())
+    duplicates = len(traces) - sum(map(len, pools))
+    pools, dropped = _cleaned(traces, pools, config, inputs.many("unlike"), context)
     quotas = _quotas(config, [len(pool) for pool in pools])
-    chosen: list[tuple[int, Trace]] = []
+    chosen: list[int] = []
     for index, (pool, quota, name) in enumerate(zip(pools, quotas, names, strict=True)):
         if quota > len(pool):
             raise DataError(
                 f"mix: part {index} ({name}): {quota} traces asked, {len(pool)} different there"
             )
-        sampled = random.Random(derive(context.seed, "mix", index)).sample(pool, quota)
-        chosen.extend((index, trace) for trace in sampled)
+        chosen += random.Random(derive(context.seed, "mix", index)).sample(pool, quota)
     random.Random(derive(context.seed, "mix")).shuffle(chosen)
     chosen = chosen[: config.limit]
     if not chosen:
         raise DataError(f"mix: no traces in any of {', '.join(names)}")
-    write_records(out / "traces.jsonl", (trace for _, trace in chosen))
+    write_records(out / "traces.jsonl", (traces[index] for index in chosen))
     metrics = {"kept": float(len(chosen)), "duplicates": float(duplicates)}
     if config.unlike or config.near_duplicates is not None:
         write_records(out / "dropped.jsonl", dropped)
         for reason in get_args(Reason):
-            count = sum(row.reason == reason for row in dropped)
-            metrics[f"dropped.{reason.replace(' ', '_')}"] = float(count)
+            number = sum(row.reason == reason for row in dropped)
+            metrics[f"dropped.{reason.replace(' ', '_')}"] = float(number)
+    kept = Counter(traces.part(index) for index in chosen)
     for index, pool in enumerate(pools):
         metrics[f"parts.{index}.available"] = float(len(pool))
-        metrics[f"parts.{index}.kept"] = float(sum(part == index for part, _ in chosen))
-    return metrics | domain_shares([config.parts[part].domain for part, _ in chosen])
+        metrics[f"parts.{index}.kept"] = float(kept[index])
+    return metrics | domain_shares([config.parts[part].domain for part in kept.elements()])
+
+
+class _Parts:
+    """The traces of all parts by one running number, a part after the other."""
+
+    def __init__(self, parts: Sequence[StoredRecords[Trace]]) -> None:
+        self._parts = parts
+        self._starts = list(accumulate(map(len, parts), initial=0))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> Trace:
+        part = self.part(index)
+        return self._parts[part][index - self._starts[part]]
+
+    def part(self, index: int) -> int:
+        return bisect_right(self._starts, index) - 1
+
+    def repeated(self) -> set[int]:
+        """Places of (problem, completion) pairs that stand earlier already."""
+        digests = Digests()
+        for part in self._parts:
+            for trace in part:
+                digests.add(trace.problem_id, trace.completion)
+        return digests.repeated()
+
+    def pools(self, without: Container[int]) -> list[Sequence[int]]:
+        """The places of each part that are left."""
+        ranges = pairwise(self._starts)
+        return [array("Q", (p for p in range(*ends) if p not in without)) for ends in ranges]
+
+
+@dataclass(frozen=True)
+class _TextsOf:
+    """The texts of some traces, in the order of their places."""
+
+    traces: _Parts
+    places: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, at: int) -> str:
+        trace = self.traces[self.places[at]]
+        return f"{trace.question}\n{trace.completion}"
 
 
 def domain_shares(domains: Sequence[Domain | None]) -> Metrics:
@@ -159,56 +217,57 @@ def domain_shares(domains: Sequence[Domain | None]) -> Metrics:
     return metrics
 
 
-def _distinct(pools: list[list[Trace]]) -> tuple[list[list[Trace]], int]:
-    """Each pool without (problem, completion) pairs seen before, and how many those were."""
-    seen: set[tuple[str, str]] = set()
-    kept: list[list[Trace]] = []
-    for pool in pools:
-        fresh = []
-        for trace in pool:
-            key = (trace.problem_id, trace.completion)
-            if key not in seen:
-                fresh.append(trace)
-            seen.add(key)
-        kept.append(fresh)
-    return kept, sum(map(len, pools)) - sum(map(len, kept))
-
-
 def _cleaned(
-    pools: list[list[Trace]], config: MixConfig, held_out: list[Artifact]
-) -> tuple[list[list[Trace]], list[Dropped]]:
+    traces: _Parts,
+    pools: list[Sequence[int]],
+    config: MixConfig,
+    held_out: list[Artifact],
+    context: Context,
+) -> tuple[list[Sequence[int]], list[Dropped]]:
     """The pools without what is like a held-out question or an earlier trace, and why."""
     dropped: list[Dropped] = []
+    processes = context.machine.thread_count()
     if held_out:
         index = HeldOut(
             problem
             for artifact in held_out
             for problem in read_records(artifact.file("held_out.jsonl"), Problem)
         )
-        pools = [_not_held_out(pool, index, dropped) for pool in pools]
+        pools = [_not_held_out(traces, pool, index, dropped, processes) for pool in pools]
     if config.near_duplicates is not None:
-        traces = [trace for pool in pools for trace in pool]
-        texts = [f"{trace.question}\n{trace.completion}" for trace in traces]
-        like = near_duplicates(texts, config.near_duplicates)
-        for twin, other in like.items():
-            message = f"{traces[other].problem_id}/{traces[other].sample}"
-            dropped.append(_dropped(traces[twin], "near duplicate", message, ""))
-        places = iter(range(len(traces)))
-        pools = [[trace for trace in pool if next(places) not in like] for pool in pools]
+        places = array("Q", chain.from_iterable(pools))
+        twins = near_duplicates(
+            _TextsOf(traces, places), config.near_duplicates,
+            folder=context.scratch, processes=processes,
+        )  # fmt: skip
+        for twin, other in twins.items():
+            kept = traces[places[other]]
+            message = f"{kept.problem_id}/{kept.sample}"
+            dropped.append(_dropped(traces[places[twin]], "near duplicate", message, ""))
+        counter = count_from(0)
+        pools = [array("Q", (p for p in pool if next(counter) not in twins)) for pool in pools]
     return pools, dropped
 
 
-def _not_held_out(pool: list[Trace], index: HeldOut, dropped: list[Dropped]) -> list[Trace]:
-    """The traces that hold no held-out question; the others are added to `dropped`."""
-    kept = []
-    for trace in pool:
-        hit = index.question_hit(trace.question) or index.text_hit(trace.completion)
-        if hit is None:
-            kept.append(trace)
-        else:
-            message = f"{hit.rule}: {hit.shared}"
-            dropped.append(_dropped(trace, "held out", hit.problem, message))
-    return kept
+def _not_held_out(
+    traces: _Parts, pool: Sequence[int], held_out: HeldOut, dropped: list[Dropped], processes: int
+) -> Sequence[int]:
+    """The places of traces that hold no held-out question; the others are added to `dropped`."""
+
+    def hits(places: Sequence[int]) -> list[tuple[int, Dropped]]:
+        rows = []
+        for index in places:
+            trace = traces[index]
+            hit = held_out.question_hit(trace.question) or held_out.text_hit(trace.completion)
+            if hit is not None:
+                message = f"{hit.rule}: {hit.shared}"
+                rows.append((index, _dropped(trace, "held out", hit.problem, message)))
+        return rows
+
+    chunks = [pool[at : at + CHUNK] for at in range(0, len(pool), CHUNK)]
+    leaks = dict(chain.from_iterable(in_order(hits, chunks, processes)))
+    dropped += leaks.values()
+    return array("Q", (index for index in pool if index not in leaks))
 
 
 def _dropped(trace: Trace, reason: Reason, like: str, shared: str) -> Dropped:

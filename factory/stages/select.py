@@ -1,7 +1,8 @@
 """Stage `select`: rejection sampling. Keeps the traces worth learning from, and says why not."""
 
+from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,8 @@ from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers, kept_rows
 from factory.cost.work import line_work
 from factory.errors import DataError
-from factory.jsonl import write_records
+from factory.jsonl import StoredRecords, write_records
+from factory.problems.equal import Digests
 from factory.records import Trace, TracesRef
 from factory.stages.fates import fates
 from factory.stages.fitness import Fitness, Rejected, fault
@@ -37,76 +39,100 @@ class SelectConfig(Fitness):
 
 def run(config: SelectConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
     """Judge every trace; metrics `kept`, `problems` and `rejected.<reason>`."""
-    traces = list(inputs["traces"].traces())
+    traces = inputs["traces"].stored_traces()
     reasons = select(traces, config)
-    kept = [trace for trace, reason in zip(traces, reasons, strict=True) if reason is None]
     counts = Counter(reason for reason in reasons if reason is not None)
-    if not kept:
+    if len(reasons) == counts.total():
         counted = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
         raise DataError(
-            f"select: none of the {len(traces)} traces is left ({counted or 'there were none'}); "
+            f"select: none of the {len(reasons)} traces is left ({counted or 'there were none'}); "
             "loosen the settings or generate more"
         )
-    write_records(out / "traces.jsonl", kept)
+    problems = Digests()
+    write_records(out / "traces.jsonl", _kept(traces, reasons, problems))
     write_records(
         out / "rejected.jsonl",
         (
-            Rejected(reason=reason, trace=trace)
-            for trace, reason in zip(traces, reasons, strict=True)
+            Rejected(reason=reason, trace=traces[index])
+            for index, reason in enumerate(reasons)
             if reason is not None
         ),
     )
-    problems = len({trace.problem_id for trace in kept})
     rejected = {f"rejected.{reason}": float(counts[reason]) for reason in sorted(counts)}
-    return {"kept": float(len(kept)), "problems": float(problems), **rejected}
+    kept = len(reasons) - counts.total()
+    different = kept - len(problems.repeated())
+    return {"kept": float(kept), "problems": float(different), **rejected}
 
 
-def select(traces: list[Trace], config: SelectConfig) -> list[str | None]:
+def _kept(
+    traces: StoredRecords[Trace], reasons: Sequence[str | None], problems: Digests
+) -> Iterator[Trace]:
+    """The traces without a reason; their problems are added to `problems`."""
+    for index, reason in enumerate(reasons):
+        if reason is None:
+            trace = traces[index]
+            problems.add(trace.problem_id)
+            yield trace
+
+
+def select(
+    traces: Sequence[Trace] | StoredRecords[Trace], config: SelectConfig
+) -> list[str | None]:
     """Why each trace is rejected, None for those that are kept, in the order given.
 
-    Of identical completions of a problem only the first can be kept, whatever the settings.
+    Of identical completions of a problem only the first can be kept, whatever the settings. About
+    60 bytes a trace are held.
     """
-    reasons = [fault(trace, config) for trace in traces]
-    by_problem: dict[str, list[int]] = {}
-    for index, trace in enumerate(traces):
-        if reasons[index] is None:
-            by_problem.setdefault(trace.problem_id, []).append(index)
-    for indices in by_problem.values():
-        seen: set[str] = set()
+    reasons: list[str | None] = []
+    problems, texts, lengths = Digests(), Digests(), array("Q")
+    for trace in traces:
+        reasons.append(fault(trace, config))
+        problems.add(trace.problem_id)
+        texts.add(trace.completion)
+        lengths.append(trace.completion_tokens)
+    for places in problems.groups():
+        seen: set[bytes] = set()
         distinct = []
-        for index in indices:
-            if traces[index].completion in seen:
+        for index in (index for index in places if reasons[index] is None):
+            if texts[index] in seen:
                 reasons[index] = "duplicate"
             else:
                 distinct.append(index)
-            seen.add(traces[index].completion)
-        chosen = _preferred([traces[i] for i in distinct], config.prefer, config.max_per_problem)
-        for position, index in enumerate(distinct):
-            if position not in chosen:
-                reasons[index] = "over_quota"
+            seen.add(texts[index])
+        if len(distinct) > config.max_per_problem:
+            chosen = _preferred(traces, distinct, lengths, config)
+            for index in distinct:
+                if index not in chosen:
+                    reasons[index] = "over_quota"
     return reasons
 
 
-def _preferred(traces: list[Trace], prefer: Preference, count: int) -> set[int]:
-    """Positions of the traces to keep."""
-    if prefer == "diverse":
-        return _least_alike(traces, count)
-    order: Iterable[int] = range(len(traces))
-    if prefer == "shortest":
-        order = sorted(order, key=lambda i: (traces[i].completion_tokens, i))
-    return set(list(order)[:count])
+def _preferred(
+    traces: Sequence[Trace] | StoredRecords[Trace],
+    places: Sequence[int],
+    lengths: Sequence[int],
+    config: SelectConfig,
+) -> set[int]:
+    """Of the places of a problem's good traces, those to keep."""
+    count = config.max_per_problem
+    if config.prefer == "diverse":
+        chosen = _least_alike([traces[index].completion for index in places], count)
+        return {places[at] for at in chosen}
+    if config.prefer == "shortest":
+        places = sorted(places, key=lambda index: (lengths[index], index))
+    return set(places[:count])
 
 
-def _least_alike(traces: list[Trace], count: int) -> set[int]:
+def _least_alike(texts: Sequence[str], count: int) -> set[int]:
     """Greedy: the first, then always the one whose words overlap least with those chosen."""
-    words = [set(trace.completion.split()) for trace in traces]
+    words = [set(text.split()) for text in texts]
 
     def overlap(a: int, b: int) -> float:
         return len(words[a] & words[b]) / max(1, len(words[a] | words[b]))
 
     chosen: list[int] = []
-    while len(chosen) < min(count, len(traces)):
-        rest = (i for i in range(len(traces)) if i not in chosen)
+    while len(chosen) < min(count, len(texts)):
+        rest = (i for i in range(len(texts)) if i not in chosen)
         chosen.append(min(rest, key=lambda i: (max([overlap(i, c) for c in chosen] or [0.0]), i)))
     return set(chosen)
 

@@ -1,9 +1,9 @@
 """Traces as token rows for supervised fine-tuning: lengths, what is dropped, and the order."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from factory.chat import OutputForm, PromptConfig, canonical_text, render
 from factory.errors import DataError
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 """Label of a position that carries no loss, in torch and in TRL."""
-QUANTILES = (0.5, 0.9, 0.99, 1.0)
+AT_ONCE = 2**18
+"""Characters that are tokenised in one call: a tokenizer takes over 100 bytes a token for them."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,18 @@ def tokenise(
     *,
     verbatim: bool = False,
 ) -> list[Row]:
-    """One row a trace, in order.
+    """All of `token_rows` at once."""
+    return list(token_rows(traces, prompt, tokenizer, verbatim=verbatim))
+
+
+def token_rows(
+    traces: Iterable[Trace],
+    prompt: PromptConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    verbatim: bool = False,
+) -> Iterator[Row]:
+    """One row a trace, in order; those of a few traces are held at a time.
 
     Prompt and completion are tokenised apart, as they are when the student is sampled. A special
     token that a trace spells out (`<|im_end|>`) is tokenised as ordinary characters. `verbatim`
@@ -58,15 +70,32 @@ def tokenise(
     whose errors say that there is none.
     """
     end = answer_end(tokenizer, prompt)
-    questions, prompts, completions = [], [], []
     opening = prompt.form.opening if prompt.form else "<think>"
+    texts: list[tuple[str, str, str]] = []
+    characters, is_empty = 0, True
     for trace in traces:
-        questions.append(trace.question)
-        prompts.append(render(trace.question, prompt, tokenizer))
-        text = _completion(trace, prompt.form, verbatim=verbatim)
-        completions.append(_continue(prompts[-1], text, opening))
-    if not prompts:
+        is_empty = False
+        rendered = render(trace.question, prompt, tokenizer)
+        completion = _completion(trace, prompt.form, verbatim=verbatim)
+        texts.append((trace.question, rendered, _continue(rendered, completion, opening)))
+        characters += len(rendered) + len(completion)
+        if characters >= AT_ONCE:
+            yield from _rows(texts, prompt, tokenizer, end)
+            texts, characters = [], 0
+    if texts:
+        yield from _rows(texts, prompt, tokenizer, end)
+    if is_empty:
         raise DataError("sft: the traces artifact is empty; nothing to learn from")
+
+
+def _rows(
+    texts: Sequence[tuple[str, str, str]],
+    prompt: PromptConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    end: int,
+) -> Iterator[Row]:
+    """Rows of (question, rendered prompt, completion)."""
+    questions, prompts, completions = (list(column) for column in zip(*texts, strict=True))
     prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
     special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     for index, question in enumerate(questions):
@@ -75,10 +104,8 @@ def tokenise(
     completion_ids = tokenizer(completions, add_special_tokens=False, split_special_tokens=True)[
         "input_ids"
     ]
-    return [
-        Row(tuple(before), (*after, end))
-        for before, after in zip(prompt_ids, completion_ids, strict=True)
-    ]
+    for before, after in zip(prompt_ids, completion_ids, strict=True):
+        yield Row(tuple(before), (*after, end))
 
 
 def _with_text(
@@ -122,36 +149,6 @@ def _continue(prompt: str, completion: str, opening: str) -> str:
     return completion
 
 
-def split_by_length(rows: Sequence[Row], limit: int) -> tuple[list[Row], list[Row]]:
-    """Rows of at most `limit` tokens, and the rest: a row is trained whole or not at all.
-
-    A trace cut in its thoughts would teach the student not to answer.
-    """
-    kept = [row for row in rows if row.tokens <= limit]
-    return kept, [row for row in rows if row.tokens > limit]
-
-
-def length_report(rows: Sequence[Row], limit: int) -> dict[str, Any]:
-    """What the limit drops, and how long all rows are: the content of `lengths.json`."""
-    kept, dropped = split_by_length(rows, limit)
-    lengths = sorted(row.tokens for row in rows)
-    return {
-        "limit": limit,
-        "rows": len(kept),
-        "tokens": sum(row.tokens for row in kept),
-        "completion_tokens": sum(len(row.completion_ids) for row in kept),
-        "dropped_rows": len(dropped),
-        "dropped_tokens": sum(row.tokens for row in dropped),
-        "dropped_share": len(dropped) / len(rows),
-        "quantiles": {str(share): _quantile(lengths, share) for share in QUANTILES},
-    }
-
-
-def _quantile(ordered: Sequence[int], share: float) -> int:
-    """The smallest value that at least `share` of the values do not exceed."""
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
-
-
 def plan_order(
     lengths: Sequence[int],
     *,
@@ -172,15 +169,19 @@ def plan_order(
     the fullest micro-batch sets the memory). `longest_first` has the batch that needs most memory
     change places with the first: the one with the longest row, or with `level` of most tokens.
     """
+    import numpy as np
+
     steps = step_count(len(lengths), epochs=epochs, batch=batch)
+    same = list(range(len(lengths)))  # a number is one object, however often it is in the order
     stream: list[int] = []
     for epoch in range(math.ceil(steps * batch / len(lengths))):
-        keys = [derive(seed, "epoch", epoch, "row", row) for row in range(len(lengths))]
-        stream += sorted(range(len(lengths)), key=lambda row: (keys[row], row))
+        keys = np.fromiter((derive(seed, "epoch", epoch, "row", row) for row in same), np.int64)
+        stream += [same[row] for row in keys.argsort(kind="stable").tolist()]
     batches = [
         sorted(stream[start : start + batch], key=lambda row: (-lengths[row], row))
         for start in range(0, steps * batch, batch)
     ]
+    del stream
     if longest_first:
         sizes = [sorted((lengths[row] for row in rows), reverse=True) for rows in batches]
         heaviest = max(range(steps), key=lambda at: (sum(sizes[at]) if level else 0, sizes[at]))

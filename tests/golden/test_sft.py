@@ -18,6 +18,7 @@ from factory.stages.sft.trainer import CompletionTrainer, learning_rate_share, m
 from factory.tiny import byte_tokenizer, tiny_model
 from factory.trainers.lora import LoraConfig
 from factory.trainers.rows import IGNORED, Row
+from factory.trainers.stored_rows import StoredRows
 
 END = 2
 """End of text, and padding too, as in SmolLM2."""
@@ -49,7 +50,7 @@ def trainer_for(
     context = Context(0, Machine(device="cpu"), folder)
     return make_trainer(
         settings,
-        rows,
+        StoredRows.of(rows),
         model=model or tiny_model(architecture),
         tokenizer=byte_tokenizer(),
         micro_batch=micro_batch or settings.batch,

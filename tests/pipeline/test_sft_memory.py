@@ -15,6 +15,7 @@ from factory.errors import EngineError, is_out_of_memory
 from factory.stages.sft.stopping import stopped_share
 from factory.tiny import byte_tokenizer, tiny_model
 from factory.trainers.rows import plan_order, tokenise
+from factory.trainers.stored_rows import StoredRows
 
 
 @pytest.mark.parametrize("level", [False, True])
@@ -126,7 +127,7 @@ def test_a_model_that_does_not_stop_is_told_and_one_that_stops_is_not(
         folder = tmp_path / str(end)
         model.save_pretrained(folder)
         byte_tokenizer().save_pretrained(folder)
-        assert stopped_share(folder, rows, MACHINE) == share
+        assert stopped_share(folder, StoredRows.of(rows), MACHINE) == share
     _, metrics, events = sft_made
     told = [event["text"] for event in events if "learned to stop" in event.get("text", "")]
     assert bool(told) == (metrics["stopped_share"] < 0.8)

@@ -20,7 +20,8 @@ from factory.errors import DataError, RecipeError
 from factory.stages.sft.run import validate
 from factory.tiny import byte_tokenizer, save_tiny_model, tiny_model
 from factory.trainers.lora import LoraConfig
-from factory.trainers.rows import Row, length_report, plan_order, step_count, tokenise
+from factory.trainers.rows import Row, plan_order, step_count, tokenise
+from factory.trainers.stored_rows import StoredRows, length_report
 
 
 def test_the_stage_writes_a_whole_model_folder_that_learned(sft_made):
@@ -236,7 +237,7 @@ def test_tokens_need_a_form_and_embeddings_that_are_trained():
 def test_quantiles_and_counts_of_lengths_are_those_worked_out_by_hand():
     # Lengths 2..11; half of ten values do not exceed the fifth, nine tenths the ninth.
     rows = [Row((1,) * number, (2,)) for number in range(1, 11)]
-    report = length_report(rows, 10)
+    report = length_report(StoredRows.of(rows), 10)
     assert report["quantiles"] == {"0.5": 6, "0.9": 10, "0.99": 11, "1.0": 11}
     # Kept: 2..10, that is 54 tokens of which 9 are completions; dropped: the row of 11.
     assert (report["rows"], report["tokens"], report["completion_tokens"]) == (9, 54, 9)

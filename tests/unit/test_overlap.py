@@ -1,5 +1,6 @@
 """Held-out questions in traces, and texts that are nearly equal."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -172,3 +173,31 @@ def test_without_these_settings_nothing_is_looked_for_and_no_file_is_added(tmp_p
 def test_a_mixture_of_leaks_alone_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no traces in any of set"):
         mixed(tmp_path, TRACES[1:3], unlike=["held"])
+
+
+def compared_with_all(texts: list[str], threshold: float) -> dict[int, int]:
+    """What near_duplicates should give, by comparing every text with every kept one."""
+    sets = [shingles(text) for text in texts]
+    twins: dict[int, int] = {}
+    for place, own in enumerate(sets):
+        kept = (other for other in range(place) if other not in twins)
+        like = (o for o in kept if len(own & sets[o]) / len(own | sets[o]) >= threshold)
+        if (first := next(like, None)) is not None:
+            twins[place] = first
+    return twins
+
+
+@pytest.mark.parametrize(("threshold", "processes"), [(0.85, 1), (0.95, 2)])
+def test_many_texts_give_what_comparing_all_pairs_gives(threshold: float, processes: int) -> None:
+    # Above 0.85 a pair is missed with probability (1 - 0.85**4)**32, below 1e-10.
+    stream = random.Random(7)
+    words_of = [[f"w{stream.randrange(400)}" for _ in range(60)] for _ in range(40)]
+    texts = []
+    for _ in range(800):
+        text = list(stream.choice(words_of))
+        for _ in range(stream.choice((0, 0, 1, 2, 9))):
+            text[stream.randrange(60)] = f"new{stream.randrange(10**6)}"
+        texts.append(" ".join(text))
+    twins = near_duplicates(texts, threshold, processes=processes)
+    assert 100 < len(twins) < 700
+    assert twins == compared_with_all(texts, threshold)

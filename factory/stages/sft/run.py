@@ -35,7 +35,7 @@ from factory.trainers.arguments import micro_batch_rows
 from factory.trainers.lowmem import gaps, held
 
 if TYPE_CHECKING:
-    from factory.trainers.rows import Row
+    from factory.trainers.stored_rows import StoredRows
 
 
 COUNTED = ("rows", "tokens", "completion_tokens", "dropped_rows", "dropped_tokens", "dropped_share")
@@ -65,7 +65,8 @@ def run(config: SftConfig, inputs: Inputs, out: Path, context: Context) -> Metri
     from factory.stages.sft import trainer
     from factory.trainers.checkpoints import is_first_rank
     from factory.trainers.opening import row_limit
-    from factory.trainers.rows import tokenise
+    from factory.trainers.rows import token_rows
+    from factory.trainers.stored_rows import stored_rows
     from factory.trainers.tokens import add_tokens
 
     problems = validate(config)
@@ -77,8 +78,11 @@ def run(config: SftConfig, inputs: Inputs, out: Path, context: Context) -> Metri
     marks = config.prompt.form.marks if config.prompt.form and config.add_tokens else ()
     pieces = add_tokens(tokenizer, marks)
     verbatim = config.completions == "verbatim"
-    traces = inputs["traces"].traces()
-    rows = tokenise(traces, config.prompt, tokenizer, verbatim=verbatim)
+    rows = stored_rows(
+        context.scratch / "rows.arrow",
+        token_rows(inputs["traces"].traces(), config.prompt, tokenizer, verbatim=verbatim),
+        is_first=is_first_rank(),
+    )
     limit = row_limit(folder, config.context)
     kept, report = _keep_whole_rows(rows, limit, config, out=out, context=context)
     trainer.train(
@@ -99,7 +103,7 @@ def run(config: SftConfig, inputs: Inputs, out: Path, context: Context) -> Metri
     }
 
 
-def _stopped_share(out: Path, rows: list["Row"], context: Context) -> float:
+def _stopped_share(out: Path, rows: "StoredRows", context: Context) -> float:
     """Share of answers that end by themselves; a note where it is low."""
     from factory.stages.sft.stopping import MIN_STOPPED, stopped_share
 
@@ -113,11 +117,11 @@ def _stopped_share(out: Path, rows: list["Row"], context: Context) -> float:
 
 
 def _keep_whole_rows(
-    rows: list["Row"], limit: int, config: SftConfig, *, out: Path, context: Context
-) -> tuple[list["Row"], dict]:
+    rows: "StoredRows", limit: int, config: SftConfig, *, out: Path, context: Context
+) -> tuple["StoredRows", dict]:
     """The rows within the limit; reports before any training, refuses above the stated share."""
     from factory.trainers.checkpoints import is_first_rank
-    from factory.trainers.rows import length_report, split_by_length
+    from factory.trainers.stored_rows import length_report
 
     report = length_report(rows, limit)
     if is_first_rank():
@@ -140,7 +144,7 @@ def _keep_whole_rows(
         )
     if report["dropped_rows"]:
         context.note(f"sft: {message}: they are dropped")
-    return split_by_length(rows, limit)[0], report
+    return rows.within(limit), report
 
 
 REPEATED_QUESTIONS = 8

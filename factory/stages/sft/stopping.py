@@ -1,12 +1,14 @@
 """Whether a fine-tuned model ends its answers by itself: looked at as soon as it is saved."""
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from factory.machine import Machine
 from factory.records import SamplingConfig
 from factory.sampling import Request, open_sampler
-from factory.trainers.rows import Row
+
+if TYPE_CHECKING:
+    from factory.trainers.stored_rows import StoredRows
 
 ASKED = 8
 """Questions of the training rows that are asked again; ours."""
@@ -16,16 +18,13 @@ MIN_STOPPED = 0.8
 """A lower share is told to the user; the gate of `publish` asks for as much of an evaluation."""
 
 
-def stopped_share(model: Path, rows: Sequence[Row], machine: Machine) -> float:
+def stopped_share(model: Path, rows: "StoredRows", machine: Machine) -> float:
     """Share of greedy answers that end by themselves, to prompts with the shortest completions.
 
     A model that was not taught its end token runs on whatever the length, so short rows show it at
     a bounded cost: at most ASKED answers of twice their longest completion and SLACK tokens.
     """
-    by_prompt: dict[tuple[int, ...], Row] = {}
-    for row in sorted(rows, key=lambda row: (len(row.completion_ids), row.prompt_ids)):
-        by_prompt.setdefault(row.prompt_ids, row)
-    first_rows = list(by_prompt.values())[:ASKED]
+    first_rows = rows.shortest(ASKED)
     limit = 2 * max(len(row.completion_ids) for row in first_rows) + SLACK
     sampler = open_sampler(
         model,

@@ -2,7 +2,7 @@
 
 import gc
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -24,16 +24,16 @@ from factory.trainers.arguments import trainer_arguments
 from factory.trainers.checkpoints import CompleteCheckpoints
 from factory.trainers.lora import keeps_adapters, peft_config
 from factory.trainers.lowmem import optimizer_fields
-from factory.trainers.rows import IGNORED, Row, plan_order, step_count
+from factory.trainers.rows import IGNORED, plan_order, step_count
 from factory.trainers.running import run_trainer
 from factory.trainers.saving import save_model
+from factory.trainers.stored_rows import StoredRows
 from factory.trainers.telemetry import Logs, Telemetry
 from factory.trainers.tokens import Pieces, grow_embeddings
 from factory.trainers.trl_hooks import SFTConfig as TrlConfig
 from factory.trainers.trl_hooks import SFTTrainer
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -187,6 +187,7 @@ _OWN = {
     "train_sampling_strategy": "sequential",
     "dataset_kwargs": {"skip_prepare_dataset": True},
     "dataloader_num_workers": 0,
+    "remove_unused_columns": False,
     "eval_strategy": "no",
 }
 """What TRL is told because rows are planned and tokenised before."""
@@ -216,20 +217,9 @@ def training_arguments(
         raise RecipeError(f"trl: refused by trl.SFTConfig: {error}") from error
 
 
-def row_dataset(rows: Sequence[Row], order: Sequence[int]) -> "Dataset":
-    """TRL's columns `input_ids` and `labels`, in the order of training."""
-    from datasets import Dataset
-
-    columns = {
-        "input_ids": [[*row.prompt_ids, *row.completion_ids] for row in rows],
-        "labels": [row.labels for row in rows],
-    }
-    return Dataset.from_dict(columns).select(order)
-
-
 def make_trainer(
     config: SftConfig,
-    rows: Sequence[Row],
+    rows: StoredRows,
     *,
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
@@ -237,9 +227,8 @@ def make_trainer(
     context: Context,
 ) -> CompletionTrainer:
     """The trainer with all its callbacks, ready to `train`."""
-    lengths = [row.tokens for row in rows]
     order = plan_order(
-        lengths,
+        rows.tokens.tolist(),
         epochs=config.epochs,
         batch=config.batch,
         micro_batch=micro_batch,
@@ -251,7 +240,7 @@ def make_trainer(
     trainer = CompletionTrainer(
         model=model,
         args=training_arguments(config, context, micro_batch=micro_batch, steps=steps),
-        train_dataset=row_dataset(rows, order),
+        train_dataset=rows.in_order(order),
         processing_class=tokenizer,
         peft_config=peft_config(config.lora),
         callbacks=[
@@ -285,7 +274,7 @@ def telemetry_values(logs: Logs) -> dict[str, float]:
 
 def train(
     config: SftConfig,
-    rows: Sequence[Row],
+    rows: StoredRows,
     *,
     folder: Path,
     tokenizer: "PreTrainedTokenizerBase",

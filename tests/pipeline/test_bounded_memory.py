@@ -1,0 +1,133 @@
+"""Trace sets larger than memory: what the stages behind an import hold of them."""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fine_tuning import sealed, trace
+
+from factory.artifacts import Inputs
+from factory.chat import PromptConfig
+from factory.context import Context
+from factory.jsonl import write_records
+from factory.machine import Machine
+from factory.records import Trace
+from factory.stages import mix, select
+from factory.tiny import byte_tokenizer
+from factory.trainers.rows import AT_ONCE, token_rows, tokenise
+from factory.trainers.stored_rows import StoredRows, stored_rows
+
+FEW, MANY = 100, 1500
+WORDS = 1000
+"""Of a trace, which takes over 20 kB in memory."""
+
+
+def traces(count: int) -> Iterator[Trace]:
+    for number in range(count):
+        text = " ".join(f"{number}w{at}" for at in range(WORDS))
+        words = {"completion": text, "reasoning": text, "question": f"What is {number}?"}
+        yield trace(number).model_copy(update=words)
+
+
+def work(kind: str, rows: int, folder: Path) -> float:
+    """Peak memory in MiB of this process after the stage has worked on so many traces."""
+    (folder / "set").mkdir()
+    write_records(folder / "set" / "traces.jsonl", traces(rows))
+    artifact = sealed(folder / "set", "traces")
+    (folder / "out").mkdir()
+    context = Context(1, Machine(threads=1), folder)
+    if kind == "select":
+        config = select.SelectConfig(kind="select", traces="set", require_well_formed=False)
+        metrics = select.run(config, Inputs(traces=artifact), folder / "out", context)
+    else:
+        config = mix.MixConfig(kind="mix", parts=(mix.Part(traces="set"),))
+        inputs = Inputs({"parts.0.traces": artifact})
+        metrics = mix.run(config, inputs, folder / "out", context)
+    assert metrics["kept"] == rows
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+@pytest.mark.parametrize("kind", ["select", "mix"])
+def test_ten_times_the_traces_take_hardly_more_memory(kind: str, tmp_path: Path) -> None:
+    peaks = {}
+    for rows in (FEW, MANY):
+        folder = tmp_path / str(rows)
+        folder.mkdir()
+        command = [sys.executable, __file__, kind, str(rows), str(folder)]
+        libraries = os.pathsep.join(
+            [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+        )
+        done = subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": libraries}
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        peaks[rows] = float(done.stdout)
+    # All of them at once would be over 28 MiB more: (1500 - 100) * 20 kB.
+    assert peaks[MANY] - peaks[FEW] < 10, peaks
+
+
+def test_rows_are_tokenised_a_few_at_a_time_and_are_those_of_one_call() -> None:
+    read = 0
+
+    def counted() -> Iterator[Trace]:
+        nonlocal read
+        for one in traces(40):
+            read += 1
+            yield one
+
+    rows = token_rows(counted(), PromptConfig(), byte_tokenizer())
+    first = next(rows)
+    assert read < 40 and 40 * WORDS * len("39w999 ") > AT_ONCE
+    again = [row for one in traces(40) for row in tokenise([one], PromptConfig(), byte_tokenizer())]
+    assert [first, *rows] == again
+
+
+def test_rows_in_a_file_are_what_rows_in_memory_are_and_are_made_once(tmp_path: Path) -> None:
+    rows = tokenise([trace(number) for number in range(20)], PromptConfig(), byte_tokenizer())
+    path = tmp_path / "rows.arrow"
+    stored = stored_rows(path, iter(rows), is_first=True)
+    assert list(stored) == rows and list(StoredRows.of(rows)) == rows
+    # A second rank, and a run that goes on, read the file and tokenise nothing.
+    for is_first in (False, True):
+        assert list(stored_rows(path, iter(()), is_first=is_first)) == rows
+    limit = sorted(row.tokens for row in rows)[9]
+    assert list(stored.within(limit)) == [row for row in rows if row.tokens <= limit]
+    order = [3, 3, 0, 19]
+    trained = stored.in_order(order)
+    assert [row["labels"] for row in trained] == [rows[at].labels for at in order]
+    assert [row["input_ids"] for row in trained] == [
+        [*rows[at].prompt_ids, *rows[at].completion_ids] for at in order
+    ]
+    assert not list(tmp_path.glob("*.draft"))
+
+
+def test_a_file_of_rows_that_a_kill_left_half_is_made_again(tmp_path: Path) -> None:
+    rows = tokenise([trace(number) for number in range(5)], PromptConfig(), byte_tokenizer())
+
+    def killed():
+        yield rows[0]
+        raise KeyboardInterrupt
+
+    path = tmp_path / "rows.arrow"
+    with pytest.raises(KeyboardInterrupt):
+        stored_rows(path, killed(), is_first=True)
+    assert not path.exists()
+    assert list(stored_rows(path, iter(rows), is_first=True)) == rows
+
+
+def test_the_shortest_rows_have_different_prompts_and_come_by_length_and_prompt() -> None:
+    from factory.trainers.rows import Row
+
+    rows = [Row((9,), (1, 2)), Row((3,), (1, 2)), Row((9,), (1,)), Row((4,), (5, 6, 7))]
+    stored = StoredRows.of(rows)
+    assert stored.shortest(2) == [rows[2], rows[1]]
+    assert stored.shortest(9) == [rows[2], rows[1], rows[3]]
+    assert stored.within(2).shortest(9) == [rows[2]]
+
+
+if __name__ == "__main__":
+    print(work(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])))
