@@ -9,6 +9,7 @@ import typer
 
 from factory.errors import RecipeError
 from factory.interpreter import keep_children_safe
+from factory.ui.auditing import audit
 from factory.ui.commands import command_line, next_of
 from factory.ui.exporting import publish, verify
 from factory.ui.options import (
@@ -203,6 +204,7 @@ app.command()(serve)
 app.command()(publish)
 app.command()(verify)
 app.command()(review)
+app.command()(audit)
 
 
 @app.command()

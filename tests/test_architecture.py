@@ -51,7 +51,7 @@ LAYERS = (
     ("trainers", "evaluation"),
     ("stages",),
     ("recipe",),
-    ("plan", "rehearse", "rescore", "suite"),
+    ("plan", "rehearse", "rescore", "suite", "auditing"),
     ("attempts", "pruning"),
     ("launch", "worker"),
     ("pricing",),

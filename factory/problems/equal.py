@@ -13,12 +13,21 @@ class Digests:
     def __init__(self) -> None:
         self._bytes = bytearray()
 
-    def add(self, *parts: str) -> None:
-        """The next text, of one or several parts."""
+    @staticmethod
+    def of(*parts: str) -> bytes:
+        """The hash of a text of one or several parts."""
         # Lengths first, so that ("ab", "c") is not ("a", "bc").
         text = "".join(f"{len(part)}:{part}" for part in parts)
         data = text.encode("utf-8", "surrogatepass")
-        self._bytes += hashlib.blake2b(data, digest_size=BYTES).digest()
+        return hashlib.blake2b(data, digest_size=BYTES).digest()
+
+    def add(self, *parts: str) -> None:
+        """The next text."""
+        self.append(self.of(*parts))
+
+    def append(self, digest: bytes) -> None:
+        """The next text, by its hash."""
+        self._bytes += digest
 
     def __len__(self) -> int:
         return len(self._bytes) // BYTES

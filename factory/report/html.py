@@ -30,8 +30,12 @@ OUTCOME_MARKS: dict[Outcome, str] = {
 
 
 def page(
-    title: str, lead: str, facts: str, sections: Sequence[tuple[str, show.Section]]
-) -> str:  # fmt: skip
+    title: str,
+    lead: str,
+    facts: str,
+    sections: Sequence[tuple[str, show.Section]],
+    kind: str = "Build report",
+) -> str:
     """The whole page; each section has a name, by which it is linked to."""
     style, style_hash = _inlined("report.css")
     packed = [block for _, section in sections for block in _answers(section.blocks)]
@@ -51,12 +55,12 @@ def page(
         tag("meta", name_="color-scheme", content="light dark"),
         tag("meta", name_="referrer", content="no-referrer"),
         tag("link", rel="icon", href="data:,"),
-        tag("title", f"{title} · build report"),
+        tag("title", f"{title} · {kind.lower()}"),
         tag("style", style),
     ]
     names = [tag("li", tag("a", _nav(name), href=f"#{name}")) for name, _ in sections]
     header = [
-        tag("p", "Build report", class_="eyebrow"),
+        tag("p", kind, class_="eyebrow"),
         tag("h1", title),
         tag("p", lead, class_="lead") if lead else Markup(),
         tag("p", facts, class_="dim"),

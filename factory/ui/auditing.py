@@ -1,0 +1,138 @@
+"""The verb `audit`."""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from factory.errors import RecipeError
+from factory.ui.options import STORE, Plugins, Store
+from factory.ui.verbs import errors_in_words, open_console
+
+if TYPE_CHECKING:
+    from factory.artifacts import Artifact
+    from factory.auditing.audit import Audit, Settings
+    from factory.ui.console import Console
+
+SECONDS = 10.0
+"""Between two lines of progress."""
+
+
+@errors_in_words
+def audit(
+    context: typer.Context,
+    traces: Annotated[str, typer.Argument(help="Traces: an artifact, or a file or folder.")],
+    student: Annotated[
+        str, typer.Option("--student", help="Model whose tokens are counted: artifact or folder.")
+    ] = "",
+    limit: Annotated[
+        int | None, typer.Option("--context", min=1, help="Tokens a trace may have.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for audit.html and audit.json.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print audit.json instead.")] = False,
+    store: Store = STORE,
+    plugins: Plugins = None,
+) -> None:
+    """Look through a set of traces before training on it: faults, lengths, overlaps, licences."""
+    from factory.auditing.audit import Settings
+    from factory.machine import Machine
+    from factory.ui.tables import resolve
+
+    console, progress = open_console(), _Progress()
+    settings = Settings(
+        student=str(_folder(student, store)) if student else "",
+        context=limit,
+        processes=Machine().thread_count(),
+    )
+    artifact = resolve(traces, store, kind="traces")
+    folder = out or store / "audits" / artifact.path.name
+    made = _write(artifact, settings, folder, progress)
+    if as_json:
+        text = made.model_dump_json(by_alias=True, indent=1)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        return
+    _show(made, console)
+    console.print(f"page: {folder / 'audit.html'}", highlight=False, soft_wrap=True)
+
+
+def _folder(student: str, store: Path) -> Path:
+    from factory.ui.tables import resolve
+
+    folder = Path(student).expanduser()
+    if (folder / "manifest.json").exists() or not (folder / "config.json").exists():
+        folder = resolve(student, store, kind="model").path
+    if not (folder / "tokenizer_config.json").exists():
+        raise RecipeError(f"--student {student}: {folder} has no tokenizer; name a model's folder")
+    return folder
+
+
+def _write(
+    artifact: "Artifact", settings: "Settings", folder: Path, progress: "_Progress"
+) -> "Audit":
+    from factory.auditing.audit import audit as look_through
+    from factory.files import write_file
+    from factory.report.auditing import audit_page
+
+    folder.mkdir(parents=True, exist_ok=True)
+    traces = artifact.stored_traces()
+    licence = artifact.manifest.config.get("licence")
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        made = look_through(
+            artifact.name, traces, settings, folder=Path(scratch), progress=progress.tell,
+            licences={licence: len(traces)} if isinstance(licence, str) and licence else {},
+        )  # fmt: skip
+    write_file(folder / "audit.json", made.model_dump_json(by_alias=True, indent=1) + "\n")
+    write_file(folder / "audit.html", audit_page(made, traces))
+    return made
+
+
+class _Progress:
+    """Says on standard error how far a long audit is."""
+
+    def __init__(self) -> None:
+        self._console = open_console(stderr=True)
+        self._next = time.monotonic() + SECONDS
+
+    def tell(self, done: int, total: int) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + SECONDS
+            self._console.print(f"looked at {done} of {total} traces", highlight=False)
+
+
+def _show(audit: "Audit", console: "Console") -> None:
+    """The page's numbers as a few lines."""
+    from rich.table import Table
+
+    from factory.readable import count, percent
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("fault", no_wrap=True)
+    for column in ("traces", "share"):
+        table.add_column(column, justify="right", no_wrap=True)
+    counts = {**audit.faults, **{f"left out: {name}": n for name, n in audit.dropped.items()}}
+    for name, number in counts.items():
+        if number:
+            share = percent(number / (audit.rows or 1))
+            table.add_row(name.replace("_", " "), count(number), share)
+    console.print(f"{audit.name}: {count(audit.rows)} traces, {count(audit.problems)} questions")
+    if table.rows:
+        console.print(table)
+    console.print(f"without a fault: {count(audit.clean)}", highlight=False)
+    for name, number in audit.benchmarks.items():
+        console.print(f"overlaps with {name}: {count(number)}", markup=False, highlight=False)
+    for reason in audit.unseen_benchmarks:
+        console.print(f"not compared with {reason}", markup=False, highlight=False)
+    lengths = audit.lengths
+    if lengths.rows:
+        middle, longest = lengths.quantiles["0.5"], lengths.quantiles["1"]
+        text = f"{lengths.unit}: half have at most {count(middle)}, the longest {count(longest)}"
+        if lengths.context is not None:
+            cut = audit.faults["too_long"]
+            text += f"; a context of {count(lengths.context)} leaves out {count(cut)}"
+        console.print(text, highlight=False, soft_wrap=True)
+    licences = ", ".join(f"{name} ({count(n)})" for name, n in audit.licences.items())
+    console.print(f"licences: {licences or 'none recorded'}", markup=False, soft_wrap=True)

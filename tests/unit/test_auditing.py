@@ -1,0 +1,158 @@
+"""The audit of a set of traces: every planted fault with its count."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from factory.auditing.audit import Audit, Settings, audit
+from factory.auditing.faults import FAULTS, faults
+from factory.chat import completion_text, parse
+from factory.jsonl import StoredRecords, write_records
+from factory.problems.benchmark import benchmark_problems
+from factory.records import SamplingConfig, Trace, Verdict
+from factory.report.auditing import audit_page
+from factory.tiny import byte_tokenizer, save_tiny_model
+
+THOUGHTS = "First we add both numbers, since the question is about what they are together"
+
+
+def trace(number: int, completion: str = "", **changes) -> Trace:
+    text = completion or completion_text(f"{THOUGHTS}: case {number} of {number + 7}.", str(number))
+    response = parse(text)
+    fields = {
+        "problem_id": f"sums-{number:04d}", "sample": 0, "prompt": "", "completion": text,
+        "question": f"How many apples has Anna in her basket after case {number}?",
+        "reasoning": response.reasoning, "answer": response.answer, "finish_reason": "stop",
+        "completion_tokens": 5, "seed": 0, "sampling": SamplingConfig(), "style": "chat",
+        "model": "m", "verdict": Verdict(outcome="correct", answer=None, explanation=""),
+    }  # fmt: skip
+    return Trace(**{**fields, **changes})
+
+
+def verdict(outcome: str) -> Verdict:
+    return Verdict(outcome=outcome, answer=None, explanation="")
+
+
+GSM = next(iter(benchmark_problems("gsm8k_100")))
+GERMAN = "Zuerst addieren wir die beiden Zahlen, weil die Frage nach der Summe ist und nicht mehr"
+CHINESE = "然后我们把两个数字加起来得到答案"
+FIVE = " ".join(f"word{at} and" for at in range(60))
+PLANTED: dict[str, list[Trace]] = {
+    "wrong": [trace(n, verdict=verdict("wrong")) for n in range(100, 103)],
+    "ungradable": [trace(110, verdict=verdict("ungradable"))],
+    "timeout": [trace(111, verdict=verdict("timeout"))],
+    "crashed": [trace(112, verdict=verdict("crashed"))],
+    "cut": [
+        trace(120, f"<think> {THOUGHTS}", finish_reason="length", verdict=verdict("truncated")),
+        trace(121, f"<think> {THOUGHTS} and so", finish_reason="length"),
+    ],
+    "looping": [
+        trace(130, completion_text("so we add one and two and three " * 20, "6")),
+        trace(131, f"<think> {THOUGHTS} it loops", finish_reason="loop"),
+    ],
+    "unparseable": [trace(140, f"{THOUGHTS}, so it is 7"), trace(141, f"{THOUGHTS} <answer> 3")],
+    "no_thoughts": [trace(150, completion_text("", "9"))],
+    "several_answers": [
+        trace(160, completion_text(f"{THOUGHTS} for two", "\\boxed{3} or \\boxed{4}")),
+        trace(161, summary="It is \\boxed{5}. No: \\boxed{6}."),
+    ],
+    "mixed_languages": [
+        trace(170, completion_text(f"{THOUGHTS}. {GERMAN}. {GERMAN}.", "1")),
+        trace(171, completion_text(f"{THOUGHTS}. {CHINESE}", "2")),
+    ],
+    "unsafe_characters": [trace(180, completion_text(f"{THOUGHTS}\u202e now", "1"))],
+    "contaminated": [trace(190, question=GSM.prompt), trace(191, completion_text(GSM.prompt, "1"))],
+    "duplicate": [trace(1), trace(2, question=trace(2).question.upper())],
+    "near_duplicate": [
+        trace(200, completion_text(FIVE, "1")),
+        trace(200, completion_text(FIVE.replace("word9 ", "word99 "), "1"), sample=1),
+    ],
+}  # fmt: skip
+GOOD = [trace(number) for number in range(10)]
+COUNTS = {name: len(rows) for name, rows in PLANTED.items()} | {"near_duplicate": 1, "too_long": 0}
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory) -> StoredRecords[Trace]:
+    path = tmp_path_factory.mktemp("set") / "traces.jsonl"
+    write_records(path, [*GOOD, *(row for rows in PLANTED.values() for row in rows)])
+    return StoredRecords(path, Trace)
+
+
+@pytest.fixture(scope="module")
+def audited(planted: StoredRecords[Trace], tmp_path_factory) -> Audit:
+    return audit("bad", planted, Settings(), folder=tmp_path_factory.mktemp("scratch"))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_planted_fault_is_counted_exactly(audited: Audit, fault: str) -> None:
+    assert audited.faults[fault] == COUNTS[fault]
+    assert len(audited.examples[fault]) == COUNTS[fault]
+
+
+@pytest.mark.parametrize("number", range(len(GOOD)))
+def test_a_good_trace_has_no_fault(number: int) -> None:
+    assert faults(GOOD[number]) == []
+
+
+def test_clean_are_the_good_ones_and_the_first_of_a_pair(audited: Audit) -> None:
+    assert audited.clean == len(GOOD) + 1
+    assert audited.rows == len(GOOD) + sum(map(len, PLANTED.values()))
+    assert audited.benchmarks == {"gsm8k_100": 2}
+    (first, second) = audited.examples["contaminated"]
+    assert {first.like, second.like} == {f"gsm8k_100/{GSM.id}"}
+    assert audited.examples["duplicate"][0].like == "sums-0001/0"
+    assert audited.topics == {"sums": audited.rows}
+
+
+def test_the_numbers_do_not_depend_on_the_processes(
+    planted: StoredRecords[Trace], audited: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("factory.auditing.audit.CHUNK", 7)
+    monkeypatch.setattr("factory.problems.similar.CHUNK", 5)
+    settings = Settings(processes=2)
+    again = audit("bad", planted, settings, folder=tmp_path)
+    assert again == audited.model_copy(update={"settings": settings})
+
+
+def test_lengths_are_those_of_the_rows_that_a_student_is_trained_on(
+    planted: StoredRecords[Trace], tmp_path: Path
+) -> None:
+    from factory.chat import PromptConfig
+    from factory.trainers.rows import tokenise
+
+    model = save_tiny_model(tmp_path / "model", "llama", hidden=32, layers=1)
+    usable = [t for t in planted if t.reasoning is not None and t.answer is not None]
+    rows = sorted(row.tokens for row in tokenise(usable, PromptConfig(), byte_tokenizer()))
+    context = rows[-5]
+    settings = Settings(student=str(model), context=context)
+    lengths = audit("bad", planted, settings, folder=tmp_path)
+    assert lengths.lengths.rows == len(rows) and lengths.lengths.unit == "tokens"
+    assert (lengths.lengths.quantiles["0"], lengths.lengths.quantiles["1"]) == (rows[0], rows[-1])
+    assert lengths.faults["too_long"] == sum(n > context for n in rows) == 4
+
+
+def test_the_page_names_every_fault_with_its_count_and_shows_its_samples(
+    audited: Audit, planted: StoredRecords[Trace]
+) -> None:
+    page = audit_page(audited, planted)
+    for fault, number in COUNTS.items():
+        words = fault.replace("_", " ")
+        assert not number or f"{words}: {number} of {number}" in page, fault
+    # What cannot be seen is written out.
+    assert "Trace audit" in page and "\u202e" not in page
+
+
+def test_the_document_has_a_schema_and_reads_back(audited: Audit) -> None:
+    text = audited.model_dump_json(by_alias=True)
+    assert json.loads(text)["schema"] == 1
+    assert Audit.model_validate_json(text) == audited
+
+
+def test_an_empty_set_is_told_as_such(tmp_path: Path) -> None:
+    write_records(tmp_path / "traces.jsonl", [])
+    traces = StoredRecords(tmp_path / "traces.jsonl", Trace)
+    empty = audit("none", traces, Settings(), folder=tmp_path)
+    assert (empty.rows, empty.clean) == (0, 0)
+    assert "0 traces" in audit_page(empty, traces)
