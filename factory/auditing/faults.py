@@ -16,7 +16,7 @@ FAULTS: dict[str, str] = {
     "unparseable": "thoughts and answer cannot be told apart",
     "no_thoughts": "there are no thoughts",
     "several_answers": "it gives more than one answer behind its thoughts",
-    "mixed_languages": "over a tenth of the thoughts' words are in another language than the question",
+    "mixed_languages": "over a tenth of the thoughts is in another language than the question",
     "unsafe_characters": "characters that cannot be seen",
     "contaminated": "its question or text holds a question of a benchmark",
     "duplicate": "the same question and text stand earlier",

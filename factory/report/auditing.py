@@ -73,6 +73,7 @@ def _lengths(audit: Audit) -> Section:
             Cell(bar=_bar(number, lengths.rows)),
         )
         for limit, number in lengths.longer_than.items()
+        if number
     )
     blocks: list[Block] = [
         Text(
@@ -91,10 +92,10 @@ def _lengths(audit: Audit) -> Section:
         )
     blocks += [
         Table(("share of the traces", lengths.unit), quantiles, numbers=(1,)),
-        Table(
-            (f"more than so many {lengths.unit}", "traces", "share", ""), longer, numbers=(0, 1, 2)
-        ),
     ]
+    if longer:
+        header = (f"longer than, {lengths.unit}", "traces", "share", "")
+        blocks.append(Table(header, longer, numbers=(0, 1, 2)))
     return Section("Lengths", tuple(blocks))
 
 
@@ -133,7 +134,7 @@ def _origin(audit: Audit) -> Section:
 def _counted(title: str, counts: Mapping[str, int], total: int) -> Table:
     rows = tuple(
         (
-            name.replace("_", " "),
+            name,
             count(number),
             percent(number / (total or 1)),
             Cell(bar=_bar(number, total)),
@@ -151,6 +152,11 @@ def _samples(audit: Audit, traces: StoredRecords[Trace]) -> Section:
     return Section("Samples", tuple(_folds(audit, traces)))
 
 
+def _asked(trace: Trace) -> Trace:
+    """The trace with its bare question as prompt."""
+    return trace.model_copy(update={"prompt": trace.question})
+
+
 def _folds(audit: Audit, traces: StoredRecords[Trace]) -> Iterator[Block]:
     for name, examples in audit.examples.items():
         if not examples:
@@ -158,7 +164,7 @@ def _folds(audit: Audit, traces: StoredRecords[Trace]) -> Iterator[Block]:
         samples = tuple(
             Sample.of(
                 f"trace {example.index + 1}" + (f": like {example.like}" if example.like else ""),
-                traces[example.index],
+                _asked(traces[example.index]),
             )
             for example in examples
         )

@@ -23,7 +23,7 @@ SECONDS = 10.0
 @errors_in_words
 def audit(
     context: typer.Context,
-    traces: Annotated[str, typer.Argument(help="Traces: an artifact, or a file or folder.")],
+    traces: Annotated[str, typer.Argument(help="An artifact of traces.")],
     student: Annotated[
         str, typer.Option("--student", help="Model whose tokens are counted: artifact or folder.")
     ] = "",
