@@ -78,7 +78,7 @@ class Example(Record):
 class Audit(Record):
     """What a set of traces holds."""
 
-    schema_version: int = Field(default=1, alias="schema")
+    schema_version: int = 1
     name: str
     rows: int
     clean: int

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from factory.errors import RecipeError
-from factory.ui.options import STORE, Plugins, Store
-from factory.ui.verbs import errors_in_words, open_console
+from factory.ui.options import STORE, AsJson, Plugins, Store
+from factory.ui.verbs import errors_in_words, open_console, print_json
 
 if TYPE_CHECKING:
     from factory.artifacts import Artifact
@@ -33,7 +33,7 @@ def audit(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for audit.html and audit.json.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print audit.json instead.")] = False,
+    as_json: AsJson = False,
     store: Store = STORE,
     plugins: Plugins = None,
 ) -> None:
@@ -52,8 +52,7 @@ def audit(
     folder = out or store / "audits" / artifact.path.name
     made = _write(artifact, settings, folder, progress)
     if as_json:
-        text = made.model_dump_json(by_alias=True, indent=1)
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        print_json(console, **made.model_dump())
         return
     _show(made, console)
     console.print(f"page: {folder / 'audit.html'}", highlight=False, soft_wrap=True)
@@ -85,7 +84,7 @@ def _write(
             artifact.name, traces, settings, folder=Path(scratch), progress=progress.tell,
             licences={licence: len(traces)} if isinstance(licence, str) and licence else {},
         )  # fmt: skip
-    write_file(folder / "audit.json", made.model_dump_json(by_alias=True, indent=1) + "\n")
+    write_file(folder / "audit.json", made.model_dump_json(indent=1) + "\n")
     write_file(folder / "audit.html", audit_page(made, traces))
     return made
 
@@ -105,22 +104,19 @@ class _Progress:
 
 def _show(audit: "Audit", console: "Console") -> None:
     """The page's numbers as a few lines."""
-    from rich.table import Table
-
     from factory.readable import count, percent
+    from factory.ui.grid import columns, print_table
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("fault", no_wrap=True)
-    for column in ("traces", "share"):
-        table.add_column(column, justify="right", no_wrap=True)
+    rows: list[tuple[str, str, str]] = []
     counts = {**audit.faults, **{f"left out: {name}": n for name, n in audit.dropped.items()}}
     for name, number in counts.items():
         if number:
             share = percent(number / (audit.rows or 1))
-            table.add_row(name.replace("_", " "), count(number), share)
+            rows.append((name.replace("_", " "), count(number), share))
     console.print(f"{audit.name}: {count(audit.rows)} traces, {count(audit.problems)} questions")
-    if table.rows:
-        console.print(table)
+    if rows:
+        heads = columns("fault", "traces", "share", numbers=("traces", "share"))
+        print_table(console, heads, rows)
     console.print(f"without a fault: {count(audit.clean)}", highlight=False)
     for name, number in audit.benchmarks.items():
         console.print(f"overlaps with {name}: {count(number)}", markup=False, highlight=False)
