@@ -3,6 +3,8 @@
 #
 #   make quickstart   install, then build recipes/quickstart.yaml and say where its report is
 #   make test         install with the development tools, then run every test
+#   make lowmem       add bitsandbytes, the extra of packed bases and 8-bit Adam
+#   make test-lowmem  the same, and their tests
 #   make check        style, types and the fast tests: what to run before a commit
 #   make explore      property tests with new examples
 #   make gpu-check    ten minutes of one GPU: what has not run on one, with figures and verdicts
@@ -24,7 +26,7 @@ FAST_TESTS := $(wildcard tests/unit tests/golden tests/property tests/test_archi
 # names: xdist would put files of few tests last, and the longest of all is one of those.
 TWO_AT_ONCE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install development quickstart test check explore gpu-check bench-grpo bench-sft bench-traces bench-evaluate bench-offline constraints clean
+.PHONY: help install development quickstart test lowmem test-lowmem check explore gpu-check bench-grpo bench-sft bench-traces bench-evaluate bench-offline constraints clean
 
 help:
 	@sed -n '/^#   /s/^#   //p' Makefile
@@ -38,6 +40,12 @@ quickstart: $(INSTALLED)
 
 test: $(DEVELOPMENT)
 	$(BIN)/python -m pytest $(TWO_AT_ONCE)
+
+lowmem: $(DEVELOPMENT)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt bitsandbytes
+
+test-lowmem: lowmem
+	$(BIN)/python -m pytest tests/pipeline/test_low_memory.py
 
 check: $(DEVELOPMENT)
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from factory.cost.context import GIB, CostContext, Flow, Model, StageCost
-from factory.cost.memory import may_be_planned
+from factory.cost.memory import PACKED, may_be_planned
 from factory.cost.shapes import HUB, Unpriced
 from factory.data_file import WITH_PATHS
 from factory.errors import FactoryError, RecipeError
@@ -27,6 +27,8 @@ from factory.plan import Step
 from factory.pricing import Bill, Row
 from factory.recipe import load_machine
 from factory.trainers.arguments import micro_batch_rows, share_of_rank
+from factory.trainers.lora import LoraConfig
+from factory.trainers.lowmem import SHARDED_PACKED
 
 CONTEXT_STEP = 1024
 """Tokens between two lengths that are tried."""
@@ -111,7 +113,12 @@ def rank_faults(steps: Iterable[Step], machine: Machine) -> list[str]:
     """Why stages cannot be trained in the machine's ranks, a line each."""
     faults = []
     for step in steps:
-        if not step.stage.in_ranks or machine.processes == 1:
+        if not step.stage.in_ranks:
+            continue
+        lora = getattr(step.config, "lora", None)
+        if isinstance(lora, LoraConfig) and lora.base in PACKED and machine.train.is_sharded:
+            faults.append(f"stages.{step.name}.{SHARDED_PACKED.format(lora.base)}")
+        if machine.processes == 1:
             continue
         batch, prompts = (getattr(step.config, name, None) for name in ("batch", "prompts"))
         try:

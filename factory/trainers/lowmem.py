@@ -24,7 +24,7 @@ def held(cost: CostContext, lora: LoraConfig | None, optimizer: Optimizer = "ada
 
 SHARDED_PACKED = (
     "lora.base: {}: packed weights are not divided among ranks; leave train.shard out of the "
-    "machine file, or take lora.base: plain"
+    "machine file (--set machine.train.shard=none), or take lora.base: plain"
 )
 
 

@@ -127,11 +127,13 @@ def _grounds(costs: Bill, machine: Machine) -> list[str]:
             f"! does not fit: a device has {costs.device_gib:,.1f} GiB, of which "
             f"{costs.room_gib:,.1f} may be planned; it would not be built:"
         )
-    drawing = machine.tensor_parallel * ((machine.cluster and machine.cluster.engines) or 1)
+    shared = [row.context.engines for row in costs.rows if row.context and not row.context.trains]
+    drawing = machine.tensor_parallel * max(shared, default=machine.processes)
     if costs.on_gpu and drawing < machine.processes:
         lines.append(
             f"Idle: {machine.processes - drawing} of {machine.processes} GPUs while a stage only "
-            "draws; a block `cluster` in the machine file gives them engines."
+            "draws; engines on all of them need Ray, the extra `cluster`, and no fewer of them in "
+            "the machine file's `cluster`."
         )
     scratch = max((estimate.scratch_gib for estimate in estimates), default=0.0)
     if scratch:

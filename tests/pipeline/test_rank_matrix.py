@@ -1,14 +1,12 @@
 """Two gloo ranks give what one process gives: every trainer, whole on each rank or in shards.
 
-The suite runs the cells of `SUITE`; all of them run with FACTORY_RANKS=all in the environment.
+The suite runs the cells of `SUITE`; all of them run with FACTORY_LONG_TESTS=1 in the environment.
 """
 
 import json
 import os
-import random
 import signal
 import socket
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -88,7 +86,7 @@ ALL = {
     *((stage, mode) for stage in BOUNDS for mode in ("ddp", "fsdp2")), ("grpo", "ddp-rows"),
     ("grpo", "fsdp2-sharded"), ("sft", "fsdp2-recomputed"), ("grpo", "fsdp2-recomputed"),
 }  # fmt: skip
-IS_LONG = os.environ.get("FACTORY_RANKS") == "all"
+IS_LONG = bool(os.environ.get("FACTORY_LONG_TESTS"))
 SECONDS = 300
 
 
@@ -200,43 +198,43 @@ def test_two_ranks_are_one_process(
 VLLM = {"engine": "vllm", "engine_memory_gib": 0.25}
 
 
-@pytest.fixture(scope="module")
-def drawn_by_vllm(
-    built: dict[str, tuple[Step, Artifact]], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    single = ranks_of(built, "grpo", "one", tmp_path_factory.mktemp("vllm"), **VLLM)
-    single.work()
-    return single.out
-
-
-@pytest.mark.skipif(not IS_LONG, reason="minutes of imports: FACTORY_RANKS=all")
-@pytest.mark.parametrize("mode", ["ddp", "fsdp2"])
+@pytest.mark.vllm
+@pytest.mark.skipif(not IS_LONG, reason="minutes of imports: FACTORY_LONG_TESTS=1")
+@pytest.mark.parametrize("name", ["grpo", "lora_grpo", "distill"])
 def test_two_ranks_with_an_engine_of_vllm_each_are_one_process(
-    built: dict[str, tuple[Step, Artifact]], drawn_by_vllm: Path, mode: str, tmp_path: Path
+    built: dict[str, tuple[Step, Artifact]], name: str, tmp_path: Path
 ) -> None:
-    ranks = ranks_of(built, "grpo", mode, tmp_path, **VLLM)
-    ranks.work()
-    require_same(ranks, drawn_by_vllm, BOUNDS["grpo"])
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    single = ranks_of(built, name, "one", tmp_path / "one", **VLLM)
+    single.work()
+    for mode in ("ddp", "fsdp2"):
+        ranks = ranks_of(built, name, mode, tmp_path / mode, **VLLM)
+        ranks.work()
+        require_same(ranks, single.out, BOUNDS[name])
 
 
-@pytest.mark.parametrize("mode", ["ddp", "fsdp2", "fsdp2-sharded"] if IS_LONG else ["fsdp2"])
+KILLED = {("grpo", "fsdp2", 1)}
+ALL_KILLED = {
+    *((name, mode, rank) for name in BOUNDS for mode in ("ddp", "fsdp2") for rank in range(2)),
+    ("grpo", "fsdp2-sharded", 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "mode", "victim"), sorted(ALL_KILLED if IS_LONG else KILLED))
 def test_a_killed_rank_takes_the_other_with_it_and_both_go_on(
-    built: dict[str, tuple[Step, Artifact]], mode: str, tmp_path: Path
+    built: dict[str, tuple[Step, Artifact]], name: str, mode: str, victim: int, tmp_path: Path
 ) -> None:
-    ranks = ranks_of(built, "grpo", mode, tmp_path)
-    programs = ranks.start()
-    end = time.monotonic() + SECONDS
-    while not (ranks.run / "scratch" / "trainer" / "checkpoint-2" / "COMPLETE").exists():
-        assert time.monotonic() < end and programs[0].poll() is None
-        time.sleep(0.02)
-    victim = random.randrange(2)
-    programs[victim].send_signal(signal.SIGKILL)
+    ranks = ranks_of(built, name, mode, tmp_path)
+    programs = ranks.start("killed", str(victim), "2")
     assert programs[victim].wait(SECONDS) == -signal.SIGKILL
     assert programs[1 - victim].wait(SECONDS) == 1
     errors = [row["message"] for row in ranks.events() if row.get("event") == "error"]
     assert errors and "lost another rank" in errors[0], (victim, errors)
     ranks.work()
-    require_same(ranks, built["grpo"][1].path, BOUNDS["grpo"])
+    # Each step was made once: they went on from the second one.
+    steps = [row["step"] for row in ranks.events() if row.get("event") == "metrics"]
+    assert steps == [row["step"] for row in rows(ranks.out)]
+    require_same(ranks, built[name][1].path, BOUNDS[name])
 
 
 @pytest.mark.parametrize(
@@ -248,7 +246,7 @@ def test_an_engine_before_the_process_group_is_caught(
 ) -> None:
     """By the engine that is opened later, and where there is none by the trainer."""
     ranks = ranks_of(built, name, "ddp", tmp_path)
-    ends = [rank.wait(SECONDS) for rank in ranks.start("fault")]
+    ends = [rank.wait(SECONDS) for rank in ranks.start("early")]
     assert ends == [2, 2]
     errors = [row["message"] for row in ranks.events() if row.get("event") == "error"]
     assert errors and all(message in error for error in errors)

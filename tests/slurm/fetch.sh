@@ -2,9 +2,13 @@
 # Debian's Slurm, unpacked into a folder and not installed: what the tests of two nodes run.
 #   fetch.sh FOLDER
 set -euo pipefail
-mkdir -p "$1/packages" "$1/tree"
+[ ! -d "$1/tree" ] || exit 0
+mkdir -p "$1/packages"
 cd "$1/packages"
 apt-get update -q
 apt-get download -q libhwloc15 liblua5.1-0 libmunge2 munge slurm-client slurm-wlm-basic-plugins \
   slurmctld slurmd
-for package in *.deb; do dpkg -x "$package" ../tree; done
+# Under its name only when it is complete: the tests look for the folder.
+rm -rf ../partial
+for package in *.deb; do dpkg -x "$package" ../partial; done
+mv ../partial ../tree

@@ -1,5 +1,5 @@
 #!/bin/bash
-# A Slurm of two nodes inside mount, process and network namespaces of its own; nothing of it reaches
+# A Slurm of two nodes and a spare one inside mount, process and network namespaces of its own; nothing of it reaches
 # the machine outside.
 #   unshare --mount --pid --fork --mount-proc --net bash inside.sh WORK TREE COMMAND...
 # As root. WORK: a folder outside /usr /etc /var /run. TREE: Debian's Slurm packages unpacked by
@@ -8,9 +8,8 @@ set -e
 work=$1 tree=$2
 shift 2
 ip link set lo up
-# Slurm asks for addresses that are not loopback ones; these two exist in this namespace alone.
-ip address add 10.77.0.1/32 dev lo
-ip address add 10.77.0.2/32 dev lo
+# Slurm asks for addresses that are not loopback ones; these exist in this namespace alone.
+for number in 1 2 3; do ip address add "10.77.0.$number/32" dev lo; done
 mount --make-rprivate /
 mkdir -p "$work/layer"
 mount -t tmpfs -o size=64m tmpfs "$work/layer"
@@ -23,7 +22,7 @@ for name in usr etc var; do
 done
 mount -t tmpfs -o size=16m tmpfs /run
 hostname node-host
-printf '127.0.0.1 localhost\n10.77.0.1 node-host n1\n10.77.0.2 n2\n' >/etc/hosts
+printf '127.0.0.1 localhost\n10.77.0.1 node-host n1\n10.77.0.2 n2\n10.77.0.3 n3\n' >/etc/hosts
 
 mkdir -p /run/munge /var/log/munge /var/lib/munge /etc/munge /etc/slurm /run/slurm /var/spool/slurmctld
 head -c 1024 /dev/urandom >/etc/munge/munge.key
@@ -54,19 +53,19 @@ SchedulerParameters=sched_interval=2
 JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 ReturnToService=2
-SlurmdTimeout=${SLURMD_TIMEOUT:-10}
+SlurmdTimeout=20
 KillWait=5
 InactiveLimit=0
 MinJobAge=3600
 NodeName=n1 NodeHostname=node-host NodeAddr=10.77.0.1 Port=17001 CPUs=2 RealMemory=4000
 NodeName=n2 NodeHostname=node-host NodeAddr=10.77.0.2 Port=17002 CPUs=2 RealMemory=4000
-PartitionName=cpu Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
+NodeName=n3 NodeHostname=node-host NodeAddr=10.77.0.3 Port=17003 CPUs=2 RealMemory=4000 Weight=9
+PartitionName=cpu Nodes=n1,n2,n3 Default=YES MaxTime=INFINITE State=UP
 CONF
 slurmctld -L "$work/slurmctld.log"
-slurmd -N n1 -L "$work/n1.log"
-slurmd -N n2 -L "$work/n2.log"
-for _ in $(seq 60); do
-  [ "$(timeout 5 sinfo -h -t idle -o %D 2>/dev/null)" = 2 ] && break
+for name in n1 n2 n3; do slurmd -N "$name" -L "$work/$name.log"; done
+for _ in $(seq 120); do
+  [ "$(timeout 5 sinfo -h -t idle -o %D 2>/dev/null)" = 3 ] && break
   sleep 0.5
 done
 timeout 5 sinfo

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from factory.cli import app
+from factory.cost import context
 from factory.errors import EngineError, RecipeError
 from factory.fit import Misfit, misfits, rank_faults, require_fit
 from factory.machine import DevicePeaks, Machine
@@ -51,6 +53,18 @@ def only(priced: Bill) -> Misfit:
     return misfit
 
 
+def misfits_with(path: Path, file: Path, options: Sequence[str], store: Path) -> list[str]:
+    """Stages that do not fit once the options are pasted."""
+    words = shlex.split(" ".join(options))
+    pairs = list(zip(words[::2], words[1::2], strict=True))
+    assert {option for option, _ in pairs} <= {"--set", "--machine"}
+    typed = [value for option, value in pairs if option == "--set"]
+    machines = [ROOT / value for option, value in pairs if option == "--machine"]
+    steps = make_plan(load_recipe(path, typed))
+    priced = bill(steps, store, load_machine([file, *machines][-1], typed))
+    return [row.step.name for row in priced.misfits]
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_fits_the_machine_that_its_header_names(path: Path, tmp_path: Path) -> None:
     """A line `# Machine: FILE`, with options that a builder adds; or the file refuses it, and
@@ -70,8 +84,14 @@ def test_a_recipe_fits_the_machine_that_its_header_names(path: Path, tmp_path: P
     assert priced.missing == []
     if refuses:
         assert priced.misfits
+        still: dict[tuple[str, ...], list[str]] = {}
         for misfit in misfits(priced):
-            assert any(" --set " in line or " --machine " in line for line in misfit.lines())
+            fixes = (misfit.same, misfit.other, misfit.machine, misfit.smaller)
+            assert any(fixes)
+            for fix in filter(None, fixes):
+                if fix.options not in still:
+                    still[fix.options] = misfits_with(path, ROOT / file, fix.options, tmp_path)
+                assert misfit.name not in still[fix.options]
     else:
         assert [line for misfit in misfits(priced) for line in misfit.lines()] == []
 
@@ -181,6 +201,10 @@ def test_a_build_that_does_not_fit_makes_nothing(tmp_path: Path) -> None:
             },
             "dynamic_sampling: a replaced group is drawn for all ranks",
         ),
+        (
+            {"kind": "sft", "traces": "worked", "batch": 16, "lora": {"base": "nf4"}},
+            r"lora\.base: nf4: packed weights are not divided among ranks",
+        ),
     ],
 )  # fmt: skip
 def test_what_ranks_cannot_share_is_refused_before_anything_is_made(
@@ -196,11 +220,31 @@ def test_what_ranks_cannot_share_is_refused_before_anything_is_made(
     assert rank_faults(steps, alone) == []
 
 
-def test_gpus_that_idle_while_a_stage_draws_are_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("typed", "has_ray", "idle"),
+    [
+        ([], True, 0), ([], False, 7), (["machine.cluster.engines=1"], True, 7),
+        (["machine.tensor_parallel=2", "machine.cluster.engines=3"], True, 2),
+        (["machine.replicas.concurrency=64"], False, 0), (["machine.replicas.count=6"], True, 2),
+    ],
+)  # fmt: skip
+def test_gpus_that_idle_while_a_stage_draws_are_said_and_counted(
+    typed: list[str], has_ray: bool, idle: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "find_spec", lambda name: has_ray or None)
+    machine = load_machine(MACHINES / "node8.yaml", typed)
     screen = io.StringIO()
-    machine = load_machine(MACHINES / "node8.yaml", ["machine.cluster=null"])
-    show_cost(plan("Qwen/Qwen2.5-0.5B"), tmp_path, machine, Console(width=200, file=screen))
-    assert "Idle: 7 of 8 GPUs while a stage only draws" in screen.getvalue()
+    show_cost(plan("Qwen/Qwen2.5-0.5B"), tmp_path, machine, Console(width=300, file=screen))
+    lines = [line for line in screen.getvalue().splitlines() if line.startswith("Idle: ")]
+    assert [line.split(" of ")[0] for line in lines] == ([f"Idle: {idle}"] if idle else [])
+    stages = {
+        "base": {"kind": "model", "source": {"type": "hub", "id": "Qwen/Qwen2.5-0.5B"}},
+        "sums": SUMS, "drawn": {"kind": "generate", "model": "base", "problems": "sums"},
+    }  # fmt: skip
+    steps = make_plan(recipe_from({"name": "test", "stages": stages}, "test"))
+    drawn = bill(steps, tmp_path, machine).rows[-1].context
+    assert drawn is not None
+    assert drawn.engines * machine.tensor_parallel == 8 - idle
 
 
 @pytest.mark.parametrize(("gib", "is_enough"), [(79.2, True), (80.0, True), (39.6, False)])

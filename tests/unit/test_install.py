@@ -224,7 +224,8 @@ def test_constraints_are_read_by_normalised_name(tmp_path: Path) -> None:
 def test_constraints_pin_every_direct_dependency_and_agree_with_its_own_pin() -> None:
     pins = install.read_constraints()
     extras = PROJECT["optional-dependencies"]
-    requirements = [*PROJECT["dependencies"], *extras["dev"], *extras["cluster"]]
+    names = ("dev", "cluster", "lowmem")
+    requirements = [*PROJECT["dependencies"], *(each for name in names for each in extras[name])]
     for requirement in requirements:
         name = requirement_name(requirement)
         assert name in pins, f"{name} is missing from constraints.txt: `make constraints`"

@@ -1,4 +1,7 @@
-"""Servers that a stage starts for itself: shares, a key, one that ends, one that never comes up."""
+"""Servers that a stage starts for itself: shares, a key, one that ends, one that never comes up.
+
+The server is a stand-in, but in the last test, which runs vLLM's own with FACTORY_LONG_TESTS=1.
+"""
 
 import os
 import sys
@@ -117,3 +120,34 @@ def test_the_key_is_in_no_file(folder: Path) -> None:
     sampler.close()
     key = os.environ[replicas.KEY_NAME].encode()
     assert all(key not in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.vllm
+@pytest.mark.skipif(
+    not os.environ.get("FACTORY_LONG_TESTS"),
+    reason="two servers of vLLM take minutes to start: FACTORY_LONG_TESTS=1",
+)
+def test_servers_of_vllm_draw_what_an_engine_here_draws_also_when_one_is_killed(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    model = save_tiny_model(tmp_path / "model", "llama", hidden=64, seed=3)
+    alone = Machine(device="cpu", dtype="float32", threads=1, engine="transformers")
+    served = alone.model_copy(update={"replicas": Replicas(count=2)})
+    greedy = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=8)
+    requests = [Request((5 + number, 9, 12), seed=number) for number in range(11)]
+    wanted = open_sampler(model, alone, max_length=64).sample(requests, greedy)
+    notes: list[str] = []
+    sampler: Any = open_sampler(
+        model, served, max_length=64, on_cluster=True, scratch=tmp_path, notify=notes.append
+    )
+    try:
+        answers = sampler.sample(requests, greedy)
+        sampler._processes[0].kill()
+        more = [Request((40 + number, 9, 12), seed=number) for number in range(4)]
+        assert len(sampler.sample(more, greedy)) == 4
+    finally:
+        sampler.close()
+    assert [answer.text for answer in answers] == [answer.text for answer in wanted]
+    assert len({answer.text for answer in answers}) > 1
+    assert any("the others draw its share" in note for note in notes)
