@@ -81,7 +81,10 @@ BOUNDS = {
 }  # fmt: skip
 """Largest difference of a weight: sums are taken in another order, and Adam's first steps are of
 the size of the learning rate whatever the gradient's."""
-SUITE = {("lora_sft", "fsdp2"), ("grpo", "fsdp2"), ("grpo", "ddp-rows"), ("distill", "fsdp2")}
+SUITE = {
+    ("lora_sft", "fsdp2"), ("grpo", "fsdp2"), ("grpo", "ddp-rows"), ("distill", "fsdp2"),
+    ("reward_model", "fsdp2"),
+}  # fmt: skip
 ALL = {
     *((stage, mode) for stage in BOUNDS for mode in ("ddp", "fsdp2")), ("grpo", "ddp-rows"),
     ("grpo", "fsdp2-sharded"), ("sft", "fsdp2-recomputed"), ("grpo", "fsdp2-recomputed"),
@@ -97,8 +100,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Step, Art
     recipe, settings = folder / "recipe.yaml", folder / "machine.yaml"
     fields: Any = parse(RECIPE, "recipe")
     if not IS_LONG:
-        for name in ("preferred", "reward_model", "lora_grpo"):
-            del fields["stages"][name]
+        del fields["stages"]["lora_grpo"]
     recipe.write_text(json.dumps(fields), encoding="utf-8")
     settings.write_text(json.dumps(ONE), encoding="utf-8")
     output = folder / "output.txt"
@@ -213,7 +215,7 @@ def test_two_ranks_with_an_engine_of_vllm_each_are_one_process(
         require_same(ranks, single.out, BOUNDS[name])
 
 
-KILLED = {("grpo", "fsdp2", 1)}
+KILLED = {("grpo", "fsdp2", 1), ("sft", "ddp", 0)}
 ALL_KILLED = {
     *((name, mode, rank) for name in BOUNDS for mode in ("ddp", "fsdp2") for rank in range(2)),
     ("grpo", "fsdp2-sharded", 0),
