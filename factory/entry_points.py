@@ -9,11 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from factory import DISTRIBUTION
 from factory.errors import PluginError
 
 GROUP = "model_factory"
-DISTRIBUTION = "model-factory"
-"""What the factory is installed as; rows of other packages in it count as the factory's own."""
+FORMER = "model-factory"
+"""What it was installed as before: in an environment that was not made anew it says nothing."""
 
 
 @cache
@@ -26,7 +27,7 @@ def entry_points() -> Mapping[str, Mapping[str, EntryPoint]]:
     for entry in own_entry_points():
         groups.setdefault(entry.group, {})[entry.name] = entry
     for distribution in distributions():
-        if distribution.name == DISTRIBUTION:
+        if distribution.name in (DISTRIBUTION, FORMER):
             continue
         for entry in distribution.entry_points:
             if not entry.group.startswith(f"{GROUP}."):

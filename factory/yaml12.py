@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,20 @@ def parse(text: str, where: str) -> Any:
         raise RecipeError(f"{where}: not readable as YAML: {error}") from error
     check_values(value, where)
     return value
+
+
+def line_of(path: Path, keys: Sequence[str]) -> int | None:
+    """The line, from 1, on which a file states the setting at a path of keys; None if nowhere."""
+    node = yaml.compose(read_bounded(path, most=MAX_BYTES).decode("utf-8"), Loader=_Loader)
+    line = 0
+    for key in keys:
+        if isinstance(node, yaml.MappingNode):
+            pair = next((pair for pair in node.value if pair[0].value == key), None)
+        elif isinstance(node, yaml.SequenceNode) and key.isdecimal() and int(key) < len(node.value):
+            pair = (node.value[int(key)],) * 2
+        else:
+            pair = None
+        if pair is None:
+            return None
+        line, node = pair[0].start_mark.line, pair[1]
+    return line + 1

@@ -74,7 +74,7 @@ def write_card(card: Card, folder: Path) -> None:
 
 CHECKING = (
     f"`{LINEAGE}` holds the way from prompts to traces, filters, checkpoint and scores with the "
-    "sha256 of every file, and under `files` that of every file here. model-factory's `factory "
+    "sha256 of every file, and under `files` that of every file here. distill-factory's `factory "
     "verify FOLDER` compares them; `factory verify FOLDER --file X` says where in the lineage a "
     "file of yours stands. "
     "`recipe.json` makes all of it again; `gate.json` says what was tried before this was "
@@ -104,7 +104,7 @@ def front_matter(card: Card) -> str:
         base_model=base[0] if base else None,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["model-factory", "reasoning"],
+        tags=["distill-factory", "reasoning"],
         model_name=card.name,
         eval_results=results or None,
     )
@@ -117,8 +117,8 @@ def _summary(card: Card) -> str:
     wrote = trace_writers(card.artifact.fingerprint, card.origins)
     named = ", ".join(f"{name} ({whats[name]})" if name in whats else name for name in wrote)
     rows = manifest.metrics.get("rows")
-    said = [f"The checkpoint of stage {manifest.stage!r} ({card.artifact.name}) of a model-factory "
-            "recipe", _base(card)]  # fmt: skip
+    said = [f"The checkpoint of stage {manifest.stage!r} ({card.artifact.name}) of a "
+            "distill-factory recipe", _base(card)]  # fmt: skip
     said.append(f"it learned from {count(rows)} traces" if rows else "")
     said.append(f"the traces were written by {named}" if wrote else "")
     text = "; ".join(part for part in said if part) + "."
@@ -197,7 +197,7 @@ def benchmarks_text(scores: Sequence[Artifact]) -> str:
             problems = None if entry is None else find(made.path.parent, entry.fingerprint)
             if problems is None:
                 rows[benchmark["name"]] = (
-                    f"the task {benchmark['task']} of lm-eval or of model-factory's evals/"
+                    f"the task {benchmark['task']} of lm-eval or of distill-factory's evals/"
                 )
                 continue
             sources = problems.manifest.config["sources"]

@@ -137,7 +137,7 @@ def write_card(
         license=terms.licence,
         pretty_name=name,
         task_categories=["text-generation"],
-        tags=["model-factory", "reasoning"],
+        tags=["distill-factory", "reasoning"],
         configs=[{"config_name": "default", "data_files": "data/*.parquet"}],
     )
     share = percent(correct / total if total else 0.0)
@@ -146,7 +146,7 @@ def write_card(
         f"# {plain(name)}",
         plain(
             f"{count(total)} graded completions with {count(tokens)} tokens, {share} of them "
-            f"graded correct, of stage {artifact.manifest.stage!r} of a model-factory recipe."
+            f"graded correct, of stage {artifact.manifest.stage!r} of a distill-factory recipe."
         ),
         *(f"**{plain(notice)}**" for notice in terms.notices),
         "The texts were written by a model. They may be wrong, and nothing in them is an "
