@@ -31,6 +31,7 @@ from factory.lookalike import (
     without_quotations,
 )
 from factory.records import AddedLater, FinishReason, Record, SamplingConfig
+from factory.templates import TemplateFault, written_messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -235,17 +236,14 @@ def _conversation(question: str, prompt: PromptConfig, tokenizer: "PreTrainedTok
 def _rendered(
     messages: list[dict[str, str]], prompt: PromptConfig, tokenizer: "PreTrainedTokenizerBase"
 ) -> str:
-    from jinja2 import TemplateError
-
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:
+        return written_messages(messages, tokenizer, opens=True)
+    except TemplateFault as error:
         raise RecipeError(
             f"prompt.style {prompt.style}: the model's chat template refuses the roles "
             f"{', '.join(message['role'] for message in messages)}: {error}; leave out what it "
             "has no turn for, such as prompt.system, or use style zero"
         ) from error
-    return str(text)
 
 
 def _in_order(parts: Sequence[str], text: str) -> bool:

@@ -5,6 +5,7 @@ it in a line or two, without traceback, and exits with status 2.
 """
 
 import errno
+import os
 import re
 
 
@@ -78,3 +79,13 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether an error of Python or of a library says that memory ran out."""
     said = str(error).lower()
     return isinstance(error, MemoryError) or any(sign in said for sign in OUT_OF_MEMORY)
+
+
+def is_out_of_room(error: Exception) -> bool:
+    """Whether an error of Python or of a library says that a disk is full, or a quota is used up.
+
+    Libraries in C++ and Rust give the system's words in exceptions of their own.
+    """
+    if isinstance(error, OSError):
+        return error.errno in NO_ROOM
+    return any(os.strerror(number) in str(error) for number in NO_ROOM)

@@ -12,7 +12,6 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from factory import errors
 from factory.artifacts import (
     PRUNED,
     Artifact,
@@ -29,14 +28,15 @@ from factory.data_file import WITH_PATHS
 from factory.errors import ArtifactError, EngineError, RecipeError
 from factory.files import naming, read_file, write_file
 from factory.jsonl import recover_rows
+from factory.launch.endings import failure, memory_kills, stopped_process
 from factory.launch.local import Launcher
 from factory.launch.measure import resolve_matmul
 from factory.machine import Machine, free_gib
-from factory.plan import Step, check_ends, missing, stage_versions, used_plugins
+from factory.plan import Step, check_prompts, missing, stage_versions, used_plugins
 from factory.plugin_files import keep_texts, loaded_plugins
 from factory.provenance import code_state
 from factory.pruning import unneeded
-from factory.worker import Job, Result, out_of_memory
+from factory.worker import Job, Result
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 20.0
@@ -44,8 +44,6 @@ STOP_SECONDS = 20.0
 file says it."""
 LEAST_FREE_GIB = 0.5
 """A build does not start with less room than this."""
-FULL_GIB = 0.02
-"""A worker that failed without a word while the disk has less room than this: it was full."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -75,7 +73,7 @@ def build(
     check_store(store)
     skipped = unneeded(plan, store)
     absent = [step for step in plan if find(store, step.fingerprint) is None]
-    check_ends(plan, [step for step in absent if step.name not in skipped])
+    check_prompts(plan, [step for step in absent if step.name not in skipped])
     keep_texts(store / "plugins")
     artifacts: dict[str, Artifact] = {}
     running: list[_Making] = []
@@ -179,6 +177,7 @@ class _Making:
         self._position = self._events.stat().st_size if self._events.exists() else 0
         self._failure: Mapping[str, Any] | None = None
         self._is_said = False
+        self._killed_before = memory_kills()
         self._worker = launcher.start(
             self._run / "job.json",
             self._run / "log.txt",
@@ -228,8 +227,15 @@ class _Making:
             self._say_if_stopped()
             return None
         if status != 0:
-            raise _failure(
-                self.step, self._run, status, message=self._failure, machine=self._machine
+            raise failure(
+                self.step.name,
+                self.step.kind,
+                self._run,
+                status,
+                message=self._failure,
+                machine=self._machine,
+                before=self._killed_before,
+                server=self._worker.end_of_server(),
             )
         result_path = self._run / "result.json"
         result = read_file(
@@ -248,17 +254,19 @@ class _Making:
         return artifact
 
     def _say_if_stopped(self) -> None:
-        """Say once that the worker is stopped, as by Ctrl-Z or SIGSTOP: it would be waited for
-        without a word and without end."""
-        pid = self._worker.pid
-        if pid is None or self._is_said or not is_stopped(pid):
+        """Say once that a process of the worker is stopped, as by Ctrl-Z or SIGSTOP: it would be
+        waited for without a word and without end."""
+        if self._worker.pid is None or self._is_said:
+            return
+        if (pid := stopped_process(self._worker.pid)) is None:
             return
         self._is_said = True
         text = f"its worker is stopped and is waited for; `kill -CONT {pid}` lets it go on"
         self._observer.event(self.step, {"event": "note", "text": text})
 
     def ask_to_stop(self) -> None:
-        """Ask a trainer for a checkpoint and its end."""
+        """Ask a trainer for a checkpoint and its end; one that was stopped goes on for it."""
+        self._worker.signal(signal.SIGCONT)
         (self._run / "scratch" / STOP).touch()
 
     def stop(self) -> None:
@@ -266,15 +274,6 @@ class _Making:
         process."""
         self._worker.stop()
         self._lock.release()
-
-
-def is_stopped(pid: int) -> bool:
-    """Whether a process is stopped by a signal, as the kernel says; false where it does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return False
-    return stat.rpartition(b")")[2].split()[:1] == [b"T"]
 
 
 def _new_rows(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
@@ -286,25 +285,6 @@ def _new_rows(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
         raw = file.read()
     lines = raw[: raw.rfind(b"\n") + 1]
     return [json.loads(line) for line in lines.splitlines()], position + len(lines)
-
-
-def _failure(
-    step: Step, run: Path, status: int, *, message: Mapping[str, Any] | None, machine: Machine
-) -> errors.FactoryError:
-    log = run / "log.txt"
-    if message:
-        kind = getattr(errors, message["kind"], EngineError)
-        return kind(f"stage {step.name}: {message['message']}")
-    if status == -signal.SIGKILL:
-        advice = out_of_memory(step.kind, machine)
-        return EngineError(f"stage {step.name}: killed from outside, most likely {advice}")
-    if free_gib(run) < FULL_GIB:
-        return EngineError(f"stage {step.name}: the disk of {run} is full: make room, start again")
-    tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
-    return EngineError(
-        f"stage {step.name}: its worker ended with status {status}; the log is {log}; "
-        f"its last lines:\n{tail}"
-    )
 
 
 def _manifest_fields(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -18,8 +18,11 @@ from factory.recipe import Recipe
 from factory.records import AddedLater, Consumes
 from factory.registry import DOORS, Named, Row
 from factory.stages import STAGES, Stage, StageConfig
-from factory.stages.model import ModelConfig, end_fault
+from factory.stages.model import ModelConfig, opened_tokenizer, prompt_fault
 from factory.variants import Variant
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 LARGE_BYTES = 64 * 2**20
 
@@ -73,9 +76,9 @@ def make_plan(recipe: Recipe, *, until: str | None = None) -> tuple[Step, ...]:
 
 
 def checked_plan(recipe: Recipe, *, until: str | None = None) -> tuple[Step, ...]:
-    """`make_plan`, with a look into local model folders; RecipeError as from `check_ends`."""
+    """`make_plan`, with a look into local model folders; RecipeError as from `check_prompts`."""
     plan = make_plan(recipe, until=until)
-    check_ends(plan, plan)
+    check_prompts(plan, plan)
     return plan
 
 
@@ -84,30 +87,38 @@ def missing(plan: Sequence[Step]) -> list[str]:
     return [f"stages.{step.name}.{gap}" for step in plan for gap in step.stage.missing(step.config)]
 
 
-def check_ends(plan: Sequence[Step], trained: Sequence[Step]) -> None:
-    """RecipeError where one of `trained` would train a model whose turns have no end to be learned.
+def check_prompts(plan: Sequence[Step], made: Sequence[Step]) -> None:
+    """RecipeError where one of `made` would ask a model that cannot be asked so, or train one whose
+    turns have no end to be learned.
 
     Looked at are models in local folders; of others the stage itself finds out as it starts.
     """
+    tokenizers: dict[str, PreTrainedTokenizerBase | None] = {}
     problems = []
-    for step in trained:
-        prompt = getattr(step.config, "prompt", None)
+    for step in made:
         first = _first_model(plan, step)
-        if not step.stage.trains or prompt is None or first is None:
+        if first is None or first is step or not isinstance(first.config, ModelConfig):
             continue
-        if fault := end_fault(first, prompt):
+        if first.name not in tokenizers:
+            tokenizers[first.name] = opened_tokenizer(first.config)
+        tokenizer, prompt = tokenizers[first.name], getattr(step.config, "prompt", None)
+        is_asked_as_is = step.inputs.get("model") == first.name
+        # A stage between may have added the marks of a form to the tokenizer.
+        if tokenizer is None or prompt is None or not (step.stage.trains or is_asked_as_is):
+            continue
+        if fault := prompt_fault(tokenizer, prompt, is_learned=step.stage.trains):
             problems.append(f"stages.{step.name}.model: {fault}")
     if problems:
         raise RecipeError("\n".join(problems))
 
 
-def _first_model(plan: Sequence[Step], step: Step) -> ModelConfig | None:
-    """What the model that a stage trains began as; None where it was not brought in."""
+def _first_model(plan: Sequence[Step], step: Step) -> Step | None:
+    """The stage that brought in the model that another asks or trains; None where none did."""
     steps = {step.name: step for step in plan}
     current: Step | None = step
     while current is not None:
         if isinstance(current.config, ModelConfig):
-            return current.config
+            return current
         current = steps.get(current.inputs.get("model", ""))
     return None
 

@@ -18,7 +18,7 @@ from factory.cost.formulas import Speed, accelerator, processor
 from factory.cost.memory import ROOM
 from factory.cost.roofline import Peaks
 from factory.cost.shapes import Unpriced, shape_of_folder
-from factory.errors import ArtifactError, EngineError, FactoryError
+from factory.errors import ArtifactError, EngineError, FactoryError, RecipeError
 from factory.files import note, read_file, write_file
 from factory.launch.peaks import processor_peaks
 from factory.machine import Machine
@@ -111,6 +111,8 @@ def bill(
         except (Unpriced, FactoryError) as gap:
             if artifact is not None and isinstance(gap, ArtifactError):
                 raise
+            if artifact is None and isinstance(gap, RecipeError):
+                raise RecipeError(f"stages.{step.name}: {gap}") from gap
             rows.append(Row(step, artifact, None, str(gap)))
         else:
             rows.append(row)

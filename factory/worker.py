@@ -14,7 +14,7 @@ from typing import Any
 
 from factory.artifacts import Inputs, open_artifact, verify
 from factory.context import Context, Metrics
-from factory.errors import NO_ROOM, EngineError, FactoryError, is_out_of_memory
+from factory.errors import EngineError, FactoryError, is_out_of_memory, is_out_of_room
 from factory.files import write_file
 from factory.interpreter import die_with_parent
 from factory.jsonl import append_rows
@@ -103,17 +103,23 @@ def _run(job: Job, context: Context) -> Metrics:
         if row.origin.kind != "factory":
             return run_foreign(row, config, inputs, Path(job.out), context)
         return stage.run(config, inputs, Path(job.out), context)
-    except (MemoryError, RuntimeError) as error:
+    except FactoryError:
+        raise
+    except Exception as error:
+        # What is the user's to repair is told in words; all else is a bug.
         if is_out_of_memory(error):
             raise EngineError(out_of_memory(job.stage, job.machine)) from error
+        if is_out_of_room(error) or (isinstance(error, OSError) and error.filename is not None):
+            where, what = _said_by_system(error, instead=job.out)
+            raise EngineError(f"{where}: {what}") from error
         raise
-    except OSError as error:
-        # A full disk or a read-only folder is the user's to repair, not a bug.
-        if error.errno is not None and error.filename is not None:
-            raise EngineError(f"{error.filename}: {error.strerror}") from error
-        if error.errno in NO_ROOM:
-            raise EngineError(f"{job.out}: {error.strerror}") from error
-        raise
+
+
+def _said_by_system(error: Exception, *, instead: str) -> tuple[str, str]:
+    """(path, what the system says of it); a library may name no path."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return str(error.filename or instead), error.strerror or str(error)
+    return instead, (str(error).splitlines() or [""])[-1][:300]
 
 
 def out_of_memory(stage: str, machine: Machine | None = None) -> str:

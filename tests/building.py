@@ -34,9 +34,9 @@ class Build:
 
     def __init__(
         self, store: Path, *arguments: str, verb: str = "build", recipe: Path = SMOKE,
-        is_warm: bool = False,
+        is_warm: bool = False, dies_at: tuple[str, str] | None = None,
     ) -> None:  # fmt: skip
-        """`is_warm`: with its imports done, see warm.py."""
+        """`is_warm`: with its imports done, see warm.py; `dies_at`: where such a one is killed."""
         store.mkdir(exist_ok=True)
         machine = store / "machine.yaml"
         machine.write_text(MACHINE, encoding="utf-8")
@@ -49,7 +49,9 @@ class Build:
         self.began = time.time_ns()
         self._output = store / f"output-{self.began}.txt"
         # Wide enough for a table's rows.
-        wide = {"COLUMNS": "200"}
+        wide = {"COLUMNS": "200"} | ({"DIES_AT": " ".join(dies_at)} if dies_at else {})
+        self.others: list[int] = []
+        """Its descendants when it was last waited for."""
         self.process: subprocess.Popen[bytes] | WarmProgram
         if is_warm:
             self.process = WarmProgram(
@@ -69,6 +71,7 @@ class Build:
 
     def finish(self, timeout: float = 500.0) -> str:
         """Wait for its end; what it printed."""
+        self.others = self.descendants()
         self.process.wait(timeout)
         return self.output()
 
@@ -86,11 +89,20 @@ class Build:
 
     def workers(self) -> list[int]:
         """Processes below this one that lead a session of their own: the workers of stages."""
-        parents, leaders = _processes()
-        below = {self.process.pid}
-        for _ in range(4):
-            below |= {pid for pid, parent in parents.items() if parent in below}
-        return [pid for pid in leaders if pid in below and pid != self.process.pid]
+        leaders = _processes()[1]
+        return [pid for pid in self.descendants() if pid in leaders]
+
+    def descendants(self) -> list[int]:
+        """All processes below this one: fork server, workers, and what they have started."""
+        parents, below = _processes()[0], [self.process.pid]
+        for one in below:
+            below += [pid for pid, parent in parents.items() if parent == one]
+        return below[1:]
+
+    def fork_server(self) -> int:
+        """The process whose forks the workers are."""
+        parents = _processes()[0]
+        return parents[self.workers()[0]]
 
     def wait_for_worker(self, stage: str, timeout: float = 120.0) -> list[int]:
         """Wait until a worker of this stage runs; [] if the build or the stage ended first."""
@@ -120,8 +132,7 @@ class Build:
         """SIGKILL the build, alone or with every process below it; its workers must go too."""
         workers = self.workers()
         if whole_group:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            for pid in workers:
+            for pid in (-self.process.pid, *workers):
                 _kill_if_there(pid)
         else:
             self.process.kill()

@@ -46,7 +46,7 @@ LAYERS = (
     ("jsonl", "yaml12", "transformers4", "tiny", "cpu", "plugin_files", "parallel"),
     ("sharding", "slurm", "engines"),
     ("artifacts", "machine", "context", "ranks"),
-    ("lookalike", "chat", "lint", "grading"),
+    ("lookalike", "templates", "chat", "lint", "grading"),
     ("problems",),
     ("rewards", "sampling", "preferences", "review", "cost"),
     ("trainers", "evaluation"),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from factory.errors import EngineError
 from factory.grading.watching import kill_group
-from factory.interpreter import module_command
+from factory.interpreter import die_with_parent, module_command
 
 START_SECONDS = 120.0
 """A grading worker imports sympy and reasoning-gym before its first answer."""
@@ -29,6 +29,8 @@ class LineProcess:
             stderr=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
+            # One that is stuck in a long call would not see that its input has closed.
+            preexec_fn=die_with_parent,
         )
         if process.stdin is None or process.stdout is None:
             raise EngineError(f"{purpose}: a worker process came without pipes")

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -21,9 +22,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from factory import worker
-from factory.errors import RecipeError
+from factory.errors import EngineError, RecipeError
 from factory.files import write_file
 from factory.interpreter import die_with_parent, module_command
+from factory.launch.endings import end_of
 from factory.launch.engines import with_engines
 from factory.machine import Machine, environment
 from factory.ranks import is_launched, strip, without_ranks
@@ -31,6 +33,8 @@ from factory.slurm import Allocation, allocation, ranks_command
 from factory.stages import Stage
 
 GRACE_SECONDS = 10.0
+UNTOLD = 255
+"""Python's exit code of a fork whose server ended before it could tell another."""
 
 
 class Worker(Protocol):
@@ -48,6 +52,14 @@ class Worker(Protocol):
 
     def poll(self) -> int | None:
         """Exit status, negative for a signal, or None while it runs."""
+        ...
+
+    def signal(self, sign: signal.Signals) -> None:
+        """Send a signal to the worker and its children."""
+        ...
+
+    def end_of_server(self) -> int | None:
+        """How the process that it was forked from ended, negative for a signal, if it has."""
         ...
 
     def stop(self) -> None:
@@ -105,7 +117,14 @@ class _Forked:
         environ: dict[str, str],
     ) -> None:
         self._process = context.Process(target=_work, args=(str(job), str(log), environ))
-        self._process.start()
+        try:
+            self._process.start()
+        except (EOFError, ConnectionError) as error:
+            raise EngineError(
+                f"{job}: the process that workers are forked from ended: start again (it resumes)"
+            ) from error
+        server: Any = forkserver._forkserver
+        self._server: int = server._forkserver_pid
         self.sentinel = self._process.sentinel
 
     @property
@@ -115,9 +134,22 @@ class _Forked:
     def poll(self) -> int | None:
         return self._process.exitcode
 
+    def signal(self, sign: signal.Signals) -> None:
+        _signal_session(self._process.pid, sign)
+
+    def end_of_server(self) -> int | None:
+        # The worker's pipe closes a moment before its server counts as ended.
+        latest = time.monotonic() + 1.0
+        while (status := end_of(self._server)) is None and self.poll() == UNTOLD:
+            if time.monotonic() > latest:
+                break
+            time.sleep(0.01)
+        return status
+
     def stop(self) -> None:
         for sign in (signal.SIGTERM, signal.SIGKILL):
-            _signal_session(self._process.pid, sign)
+            self.signal(sign)
+            self.signal(signal.SIGCONT)  # one that is stopped would not hear the first
             self._process.join(GRACE_SECONDS)
             if self._process.exitcode is not None:
                 return
@@ -146,9 +178,16 @@ class _Launched:
     def poll(self) -> int | None:
         return self._process.poll()
 
+    def signal(self, sign: signal.Signals) -> None:
+        _signal_session(self._process.pid, sign)
+
+    def end_of_server(self) -> int | None:
+        return None
+
     def stop(self) -> None:
         for sign in (signal.SIGTERM, signal.SIGKILL):
-            _signal_session(self._process.pid, sign)
+            self.signal(sign)
+            self.signal(signal.SIGCONT)
             try:
                 self._process.wait(timeout=GRACE_SECONDS)
                 return

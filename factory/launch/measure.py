@@ -27,7 +27,7 @@ from pydantic import TypeAdapter
 
 from factory.errors import EngineError
 from factory.files import read_file, write_file
-from factory.interpreter import module_command
+from factory.interpreter import die_with_parent, module_command
 from factory.machine import Machine, Matmul
 from factory.ranks import without_ranks
 
@@ -71,13 +71,9 @@ def resolve_matmul(
     if rates is None:
         if announce is not None:
             announce()
-        command = module_command("factory.launch.measure", *map(str, counts))
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, env=without_ranks(os.environ)
-        )
-        if done.returncode != 0:
-            raise EngineError(f"measuring the matrix product failed: {done.stderr[-400:]}")
-        rates = parse_rates(done.stdout, counts)
+        settings = tuple(map(str, counts))
+        printed = measured("factory.launch.measure", settings, what="the matrix product")
+        rates = parse_rates(printed, counts)
     if pinned_rates is None:
         with suppress(OSError):  # without a folder of the user's, a store keeps to its own
             write_file(pin, json.dumps(rates) + "\n")
@@ -85,6 +81,21 @@ def resolve_matmul(
         write_file(kept, json.dumps(rates) + "\n")
     threads, matmul = choose(rates, machine.matmul)
     return machine.model_copy(update={"threads": threads, "matmul": matmul})
+
+
+def measured(module: str, settings: Sequence[str], *, what: str) -> str:
+    """What a module prints that measures in a process of its own; EngineError where it fails."""
+    done = subprocess.run(
+        module_command(module, *settings),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=without_ranks(os.environ),
+        preexec_fn=die_with_parent,
+    )
+    if done.returncode != 0:
+        raise EngineError(f"measuring {what} failed: {done.stderr[-400:]}")
+    return done.stdout
 
 
 def _may_keep(pin: Path) -> bool:

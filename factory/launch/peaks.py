@@ -5,18 +5,14 @@ busy the machine was is kept beside it, and a busy one is made again once the ma
 """
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from factory.cost.roofline import Peaks, measure_peaks
-from factory.errors import EngineError
 from factory.files import read_file, write_file
-from factory.interpreter import module_command
-from factory.launch.measure import resolve_matmul
+from factory.launch.measure import measured, resolve_matmul
 from factory.machine import Machine, apply_matmul
-from factory.ranks import without_ranks
 from factory.records import Record
 
 TRIALS = 8
@@ -58,13 +54,8 @@ def processor_peaks(
     if announce is not None:
         announce()
     settings = (str(machine.thread_count()), str(machine.matmul))
-    command = module_command("factory.launch.peaks", *settings)
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=without_ranks(os.environ)
-    )
-    if done.returncode != 0:
-        raise EngineError(f"measuring this processor failed: {done.stderr[-400:]}")
-    fresh = Measured.model_validate_json(done.stdout)
+    printed = measured("factory.launch.peaks", settings, what="this processor")
+    fresh = Measured.model_validate_json(printed)
     if kept_peaks is not None and kept_peaks.flops_per_second > fresh.flops_per_second:
         return kept_peaks
     write_file(kept, fresh.model_dump_json() + "\n")

@@ -10,6 +10,7 @@ from factory.records import SamplingConfig
 from factory.sampling import Request
 from factory.sampling.blocks import ask_model
 from factory.seeds import derive
+from factory.templates import open_tokenizer
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,7 @@ def ask(
     context: Context,
 ) -> dict[str, list[Vote]]:
     """All votes by item, in order; the same to the byte after a kill."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(judge.path, local_files_only=True)
+    tokenizer = open_tokenizer(judge.path)
     keyed: list[tuple[str, Request]] = []
     questions: list[tuple[Item, int, Order, str]] = []
     for item in items:

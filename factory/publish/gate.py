@@ -16,13 +16,14 @@ import yaml
 from factory.artifacts import Artifact, sha256_file
 from factory.chat import PromptConfig, render
 from factory.errors import FactoryError
-from factory.publish.earlier import limits, old_faults, open_tokenizer
+from factory.publish.earlier import limits, old_faults
 from factory.publish.export import is_weights
 from factory.publish.licences import Terms
 from factory.publish.scan import executables, machine_paths, secrets
 from factory.publish.template import PROBES
 from factory.records import Record
 from factory.sampling.ends import answer_end, end_ids, listed
+from factory.templates import open_tokenizer, written_messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -201,7 +202,7 @@ def _template_faults(subject: Subject) -> list[str]:
 def served_text(tokenizer: "PreTrainedTokenizerBase", question: str) -> str:
     """What a server makes of a lone question."""
     messages = [{"role": "user", "content": question}]
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    return written_messages(messages, tokenizer, opens=True)
 
 
 def served_ids(tokenizer: "PreTrainedTokenizerBase", question: str) -> list[int]:

@@ -17,12 +17,12 @@ from factory.evaluation.statistics import mean_interval
 from factory.grading import GradeItem, GradingPool
 from factory.jsonl import read_records
 from factory.machine import Machine
-from factory.publish.earlier import open_tokenizer
 from factory.publish.gate import Check, Subject, check, served_ids, served_text
 from factory.readable import percent, span
 from factory.records import EvalSample, Problem, SamplingConfig
 from factory.sampling import Request, open_sampler
 from factory.sampling.ends import end_ids
+from factory.templates import open_tokenizer
 
 PROMPTS = 32
 """Questions that are asked again."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from factory.artifacts import Artifact, find
 from factory.chat import PromptConfig, render
 from factory.errors import ArtifactError
+from factory.templates import written_messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -82,9 +83,9 @@ def serving_template(tokenizer: "PreTrainedTokenizerBase", prompt: PromptConfig)
             "{%- if messages[0]['role'] != 'system' -%}{%- set messages = [{'role': 'system', "
             f"'content': {_literal(prompt.system)}}}] + messages -%}}{{%- endif %}}"
         )
-    bare = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    bare = written_messages(messages, tokenizer, opens=True)
     # Where the template opens the thoughts by itself, training added nothing to it.
-    prefill = render(QUESTION, prompt, tokenizer).removeprefix(str(bare))
+    prefill = render(QUESTION, prompt, tokenizer).removeprefix(bare)
     tail = f"{{% if add_generation_prompt %}}{{{{ {_literal(prefill)} }}}}{{% endif %}}"
     # Jinja drops a template's last line break; with a tail behind it, it would count.
     return head + template.removesuffix("\n") + (tail if prefill else "")

@@ -20,8 +20,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from factory.errors import EngineError
 from factory.machine import Machine
 from factory.records import FinishReason, SamplingConfig
@@ -31,6 +29,7 @@ from factory.sampling.sampler import Completion, Request
 from factory.sampling.served import Served, messages_of
 from factory.sampling.spending import Spending, Usage
 from factory.seeds import derive
+from factory.templates import open_tokenizer
 
 TEMPLATE_TOKENS = 256
 """What a server's template may add to the messages, for the limit of spending."""
@@ -85,7 +84,7 @@ class EndpointSampler:
     ) -> None:
         self._served = served
         self._access = machine.access(served.url, served.name)
-        self._tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+        self._tokenizer = open_tokenizer(model)
         self._connection = Connection(served.url, self._access)
         self._spending = Spending(self._access, scratch and scratch / "endpoint-spent.jsonl")
         self._kept = Kept(scratch, "endpoint-answers")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from factory.chat import PromptConfig
 from factory.errors import ArtifactError, RecipeError
+from factory.templates import TemplateFault, written_messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -109,14 +110,11 @@ def _named(path: Path) -> list[int]:
 
 def _after_answer(tokenizer: "PreTrainedTokenizerBase") -> str:
     """What the chat template writes behind an answer."""
-    from jinja2 import TemplateError
-
     turn = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
     try:
-        text = str(tokenizer.apply_chat_template(turn, tokenize=False))
-        reason = "it leaves the answer out"
-    except (TemplateError, TypeError, ValueError) as error:
-        text, reason = "", (str(error).splitlines() or [type(error).__name__])[0]
+        text, reason = written_messages(turn, tokenizer, opens=False), "it leaves the answer out"
+    except TemplateFault as error:
+        text, reason = "", str(error)
     if ANSWER not in text:
         raise RecipeError(
             f"the model's chat template cannot write a question with its answer ({reason}); "

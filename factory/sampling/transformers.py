@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from factory.machine import Machine
 from factory.records import FinishReason, SamplingConfig
@@ -28,6 +28,7 @@ from factory.sampling.draw import draw, inverse
 from factory.sampling.ends import end_ids, without_end
 from factory.sampling.loop import ends_in_loop
 from factory.sampling.sampler import Completion, Request
+from factory.templates import open_tokenizer
 
 STOP_WINDOW = 24
 """Tokens decoded at the end of a row to look for a stop text; longer than any stop text we use."""
@@ -69,7 +70,7 @@ class TransformersSampler:
         self._device = torch.device("cuda" if on_gpu else "cpu")
         self._max_length = max_length
         self._cache_bytes = machine.engine_memory_gib * 2**30
-        self._tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+        self._tokenizer = open_tokenizer(model)
         self._ends = torch.tensor([*end_ids(model, self._tokenizer), *ends], dtype=torch.long)
         loaded = AutoModelForCausalLM.from_pretrained(
             model,

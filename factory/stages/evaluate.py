@@ -46,6 +46,7 @@ from factory.stages.stage import (
     nothing_unseen,
     register,
 )
+from factory.templates import open_tokenizer
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -188,15 +189,11 @@ def run(config: EvaluateConfig, inputs: Inputs, out: Path, context: Context) -> 
 def _evaluated_model(
     config: EvaluateConfig, artifact: Artifact, context: Context
 ) -> "EvaluatedModel":
-    from transformers import AutoTokenizer
-
     from factory.evaluation.asking import EvaluatedModel
 
     return EvaluatedModel(
         fingerprint=artifact.fingerprint,
-        tokenizer=AutoTokenizer.from_pretrained(
-            artifact.path, local_files_only=True, trust_remote_code=False
-        ),
+        tokenizer=open_tokenizer(artifact.path),
         prompt=config.prompt,
         open_sampler=partial(_sampler, artifact.path, context),
         context=context,

@@ -49,6 +49,7 @@ from factory.stages.stage import (
     register,
     traces_metric,
 )
+from factory.templates import open_tokenizer
 
 
 class GenerateConfig(StageConfig):
@@ -98,11 +99,10 @@ def run(config: GenerateConfig, inputs: Inputs, out: Path, context: Context) -> 
     Memory does not grow with the number of traces, but for eight bytes each: problems are read as
     they are asked (all ids once before, to find doubles), traces are written as they are drawn.
     """
-    from transformers import AutoTokenizer
 
     path = inputs["problems"].file(f"{config.split}.jsonl")
     model = inputs["model"]
-    tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True)
+    tokenizer = open_tokenizer(model.path)
     read = partial(_problems, path, config.sources, config.limit)
     count, longest = _measure(read(), config.prompt, tokenizer)
     if not count:

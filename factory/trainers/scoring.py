@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
 from factory.errors import ArtifactError
 from factory.jsonl import read_records
 from factory.preferences.reading import response_ids
 from factory.ranks import whole_weights
 from factory.records import Record
+from factory.templates import open_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,7 +47,7 @@ class Scorer:
         self.card = read_card(folder)
         self.rows = rows
         self.device = torch.device(device)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.tokenizer = open_tokenizer(folder)
         self.model = open_classifier(folder, dtype).to(self.device).eval()
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
@@ -89,7 +90,7 @@ def open_classifier(folder: Path, dtype: torch.dtype, *, seed: int = 0) -> "PreT
 
     The score is read at the last token that is not padding. ArtifactError if it cannot be opened.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = open_tokenizer(folder)
     padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     if padding is None:
         raise ArtifactError(f"{folder}: its tokenizer has neither padding nor an end of text")

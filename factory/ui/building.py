@@ -50,17 +50,19 @@ def build_and_report(
         display_type = PlainDisplay if plain or not console.is_terminal else LiveDisplay
         display = display_type(len(plan), console, machine.price_per_hour)
         made = pipeline.build(plan, store, machine, display)
+        display.close()
+        say_report(recipe, store, console)
     except KeyboardInterrupt:
-        if display is not None:
-            display.close()
         with suppress(OSError):  # a terminal that was closed takes no words
+            if display is not None:
+                display.close()
             console.print("Stopped. Finished stages, samples and checkpoints are kept;")
             console.print(f"go on with: {again}", highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
     finally:
-        if display is not None:
-            display.close()
-    say_report(recipe, store, console)
+        with suppress(OSError):
+            if display is not None:
+                display.close()
     return [made[step.name] for step in plan if step.name in made]
 
 

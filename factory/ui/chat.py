@@ -9,6 +9,7 @@ from factory.machine import Machine
 from factory.publish.template import stored_prompt
 from factory.records import SamplingConfig
 from factory.seeds import derive
+from factory.templates import open_tokenizer
 from factory.ui.console import Console, Text
 
 
@@ -26,13 +27,12 @@ def chat(
     if artifact.manifest.kind != "model":
         raise ArtifactError(f"{artifact.path}: holds {artifact.manifest.kind}, a model is needed")
     verify(artifact, was_checked=True)
-    from transformers import AutoTokenizer
 
     from factory.sampling import Request, open_sampler
 
     prompt = stored_prompt(artifact)
     folder: Path = artifact.path
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = open_tokenizer(folder)
     sampler = open_sampler(folder, machine, max_length=2048)
     sampling = with_stops(sampling, prompt)
     console.print(Text("One question a line; Ctrl-D ends.", "dim"))

@@ -8,7 +8,6 @@ their imports done (warm.py).
 
 import os
 import random
-import signal
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from building import SMOKE, Build, sealed, wait_until_gone
+from building import SMOKE, Build, sealed
 
 from factory.artifacts import Artifact
 from factory.plan import make_plan
@@ -120,36 +119,3 @@ def test_killed_builds_end_with_the_bytes_of_an_undisturbed_one(
     for number in range(len(LANES)):
         assert identities(tmp_path / f"lane{number}") == identities(undisturbed), kills
         assert not list((tmp_path / f"lane{number}").glob("*.partial"))
-
-
-def test_a_killed_worker_is_told_as_out_of_memory_and_a_stop_says_how_to_go_on(
-    undisturbed: Path, tmp_path: Path
-) -> None:
-    build = Build(tmp_path / "store", "--until", "zero", is_warm=True)
-    for pid in build.wait_for_worker("zero"):
-        os.kill(pid, signal.SIGKILL)
-    output = build.finish()
-    assert build.process.returncode == 2
-    assert "stage zero: killed from outside, most likely out of memory: lower" in output
-    assert "Traceback" not in output
-
-    build = Build(tmp_path / "store", "--until", "zero", is_warm=True)
-    workers = build.wait_for_worker("zero")
-    assert workers
-    # Handled as Ctrl-C is; SIGINT itself is ignored where the tests run in the background.
-    build.process.send_signal(signal.SIGTERM)
-    output = build.finish()
-    assert build.process.returncode == 130
-    assert "go on with: factory build" in output
-    assert "Traceback" not in output
-    wait_until_gone(workers)
-
-    Build(tmp_path / "store", "--until", "zero", is_warm=True).succeed()
-    assert identities(tmp_path / "store")["zero"] == identities(undisturbed)["zero"]
-
-
-def test_a_worker_goes_with_a_build_that_is_killed_alone(tmp_path: Path) -> None:
-    endless = ("--until", "zero", "--set", "stages.zero.steps=10000")
-    build = Build(tmp_path / "store", *endless, is_warm=True)
-    assert build.wait_for_worker("zero")
-    build.kill(whole_group=False)

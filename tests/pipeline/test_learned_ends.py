@@ -19,7 +19,7 @@ from factory.context import Context
 from factory.errors import RecipeError
 from factory.jsonl import write_records
 from factory.machine import Machine
-from factory.plan import check_ends, make_plan
+from factory.plan import check_prompts, make_plan
 from factory.publish.folder import Target, publish, refused
 from factory.publish.gate import Subject, examine_settings
 from factory.publish.licences import Terms
@@ -156,15 +156,15 @@ def local_recipe(folder: Path, template: str, **student: Any) -> Path:
 def test_the_plan_refuses_to_train_a_local_model_whose_turns_have_no_end(tmp_path: Path) -> None:
     plan = make_plan(load_recipe(local_recipe(tmp_path / "words", WORDS)))
     with pytest.raises(RecipeError, match=r"^stages.student.model: .*' ### End\\n'.*turns: chatml"):
-        check_ends(plan, plan)
+        check_prompts(plan, plan)
     done = CliRunner().invoke(app, ["plan", str(tmp_path / "words" / "recipe.json")])
     assert done.exit_code == 2 and "### End" in done.output
     # What is made already is not made again, and plain text needs no turns.
-    check_ends(plan, [step for step in plan if step.name != "student"])
+    check_prompts(plan, [step for step in plan if step.name != "student"])
     zero = make_plan(load_recipe(local_recipe(tmp_path / "zero", WORDS, prompt={"style": "zero"})))
-    check_ends(zero, zero)
+    check_prompts(zero, zero)
     right = make_plan(load_recipe(local_recipe(tmp_path / "chat", CHAT_TEMPLATE)))
-    check_ends(right, right)
+    check_prompts(right, right)
 
 
 def test_the_model_stage_says_that_turns_have_no_end(tmp_path: Path) -> None:

@@ -17,9 +17,8 @@ from factory.artifacts import (
     set_aside,
     verify,
 )
-from factory.errors import ArtifactError, EngineError
-from factory.machine import Machine
-from factory.pipeline import _failure, _Lock, _seconds, check_store
+from factory.errors import ArtifactError
+from factory.pipeline import _Lock, _seconds, check_store
 from factory.plan import Step, make_plan
 from factory.recipe import load_recipe
 
@@ -159,36 +158,6 @@ def test_a_nearly_full_disk_is_told_before_anything_runs(
     monkeypatch.setattr("factory.pipeline.free_gib", lambda path: 0.25)
     with pytest.raises(ArtifactError, match=r"only 0\.2 GiB free; make room first"):
         check_store(tmp_path)
-
-
-def test_a_killed_worker_says_which_machine_setting_to_lower(tmp_path: Path) -> None:
-    plan = make_plan(load_recipe(ROOT / "recipes" / "smoke.yaml"))
-    step = next(step for step in plan if step.kind == "sft")
-    error = _failure(step, tmp_path, -9, message=None, machine=Machine())
-    assert isinstance(error, EngineError)
-    told = f"stage {step.name}: killed from outside, most likely out of memory: lower"
-    assert told in str(error)
-
-
-def test_a_failure_that_a_worker_told_keeps_its_words_and_kind(tmp_path: Path, step: Step) -> None:
-    error = _failure(
-        step,
-        tmp_path,
-        2,
-        message={"kind": "ArtifactError", "message": "x: differs"},
-        machine=Machine(),
-    )
-    assert isinstance(error, ArtifactError) and str(error) == "stage base: x: differs"
-
-
-def test_a_silent_failure_shows_the_logs_end_or_says_that_the_disk_is_full(
-    tmp_path: Path, step: Step, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "log.txt").write_text("\n".join(map(str, range(40))), encoding="utf-8")
-    message = str(_failure(step, tmp_path, 1, message=None, machine=Machine()))
-    assert "status 1" in message and message.endswith("38\n39") and "\n27" not in message
-    monkeypatch.setattr("factory.pipeline.free_gib", lambda path: 0.0)
-    assert "is full: make room" in str(_failure(step, tmp_path, 1, message=None, machine=Machine()))
 
 
 def test_the_seconds_of_all_attempts_count(tmp_path: Path) -> None:

@@ -370,7 +370,7 @@ def test_a_processor_is_measured_once_and_again_when_it_was_busy(
         found = {"flops_per_second": 1e9 * len(calls), "bytes_per_second": 1e9, "load": next(loads)}
         return CompletedProcess(command, 0, json.dumps(found), "")
 
-    monkeypatch.setattr(peaks.subprocess, "run", run)
+    monkeypatch.setattr("factory.launch.measure.subprocess.run", run)
     monkeypatch.setattr(peaks, "load", lambda: 2.0)
     machine = Machine(threads=2, matmul="float32", device="cpu")
     assert processor_peaks(machine, tmp_path).is_busy

@@ -63,7 +63,7 @@ def measurement(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return CompletedProcess(command, 0, json.dumps(found if is_peaks else RATES), "")
 
     monkeypatch.setattr(measure.subprocess, "run", run)
-    monkeypatch.setattr(peaks.subprocess, "run", run)
+    monkeypatch.setattr("factory.launch.measure.subprocess.run", run)
     monkeypatch.setattr(peaks, "load", lambda: 1.0)
     return found
 

@@ -18,7 +18,7 @@ from factory.context import Context
 from factory.errors import EngineError
 from factory.files import naming, read_file, write_file
 from factory.jsonl import append_rows, recover_rows, write_records
-from factory.launch import measure, peaks
+from factory.launch import measure
 from factory.launch.measure import parse_rates, resolve_matmul
 from factory.launch.peaks import processor_peaks
 from factory.machine import Machine
@@ -159,8 +159,7 @@ def test_a_measurement_that_cannot_be_read_is_made_again(
             text = '{"flops_per_second": 1e9, "bytes_per_second": 1e9, "load": 0.1}\n'
         return type("Done", (), {"returncode": 0, "stdout": text, "stderr": ""})
 
-    monkeypatch.setattr(measure.subprocess, "run", run)
-    monkeypatch.setattr(peaks.subprocess, "run", run)
+    monkeypatch.setattr("factory.launch.measure.subprocess.run", run)
     machine = Machine(device="cpu", threads=1)
     for name in (".measured-1", ".peaks-1-float32", "estimate.json"):
         (tmp_path / name).write_bytes(content)

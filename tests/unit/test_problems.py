@@ -2,17 +2,21 @@
 
 import json
 import random
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
 import pytest
+from building import MACHINE
 from pydantic import TypeAdapter, ValidationError
+from typer.testing import CliRunner
 
 from factory.artifacts import Inputs
+from factory.cli import app
 from factory.context import Context
 from factory.errors import DataError, EngineError, RecipeError
 from factory.jsonl import read_records
 from factory.machine import Machine
+from factory.problems.reasoning_gym import ReasoningGymSource, families, settings_fault
 from factory.problems.references import reference_verdict
 from factory.problems.source import AnySource
 from factory.problems.splits import Supply, question_key, split
@@ -98,13 +102,53 @@ def test_asking_for_more_questions_than_exist_says_how_many_there_are(tmp_path):
         ({"family": "composite"}, "no such family"),
         ({"settings": {"min_term": 2}}, "chain_sum: unknown setting 'min_term'; .*min_terms"),
         ({"settings": {"seed": 2}}, "unknown setting 'seed'"),
-        ({"settings": {"min_terms": 5, "max_terms": 2}}, "chain_sum: settings .* are refused"),
-        ({"settings": {"min_terms": "two"}}, "chain_sum: settings .* are refused"),
+        ({"settings": {"min_terms": 5, "max_terms": 2}}, "min_terms is 5, above max_terms"),
+        ({"settings": {"min_terms": 50}}, "min_terms is 50, above max_terms"),
+        ({"settings": {"min_terms": "two"}}, "min_terms is 'two'; it takes one like 2"),
+        ({"settings": {"min_terms": True}}, "min_terms is True"),
+        ({"settings": {"allow_negation": 1}}, "allow_negation is 1; it takes one like False"),
     ],
 )
-def test_a_wrong_family_or_setting_is_a_recipe_error(tmp_path, change, message):
-    with pytest.raises(RecipeError, match=message):
-        make(tmp_path, {**CHAIN, **change, "train": 2})
+def test_a_wrong_family_or_setting_is_refused_with_its_recipe(change, message):
+    with pytest.raises(ValidationError, match=message):
+        ReasoningGymSource.model_validate({**CHAIN, **change, "train": 2})
+
+
+def test_what_only_the_family_refuses_is_told_before_the_first_stage(tmp_path):
+    source = {**CHAIN, "settings": {"min_terms": -3}, "train": 2}
+    with pytest.raises(RecipeError, match=r"chain_sum: settings .* refused: min_terms must be"):
+        make(tmp_path, source)
+    (tmp_path / "machine.yaml").write_text(MACHINE, encoding="utf-8")
+    base = {"kind": "model", "source": {"type": "tiny", "architecture": "llama"}}
+    stages = {"base": base, "sums": {"kind": "problems", "sources": [source]}}
+    stages["traces"] = {"kind": "generate", "model": "base", "problems": "sums", "samples": 1}
+    text = json.dumps({"name": "x", "stages": stages})
+    (tmp_path / "recipe.json").write_text(text, encoding="utf-8")
+    for verb in (["build", "--plain"], ["plan", "--cost"]):
+        command = [*verb, str(tmp_path / "recipe.json"), "--store", str(tmp_path / "store")]
+        done = CliRunner().invoke(app, [*command, "--machine", str(tmp_path / "machine.yaml")])
+        assert done.exit_code == 2, done.output
+        assert "stages.sums: family chain_sum" in done.stderr and "started" not in done.output
+
+
+def test_the_table_of_families_is_that_of_the_installed_library():
+    from reasoning_gym.factory import DATASETS
+
+    def default(field):
+        value = field.default if field.default is not MISSING else field.default_factory()
+        if type(value) is int and field.type is float:
+            return float(value)
+        value = [] if isinstance(value, list | tuple) else value
+        return value if type(value) in (int, float, bool, str, list) else None
+
+    expected = {
+        name: {f.name: default(f) for f in fields(config) if f.name not in ("seed", "size")}
+        for name, (_, config) in sorted(DATASETS.items())
+        if name != "composite"
+    }
+    assert families() == expected
+    # Every family can be made as it comes, so none of its own defaults is refused.
+    assert [name for name in expected if settings_fault(name, {})] == []
 
 
 def test_local_problems_get_ids_kinds_and_splits(tmp_path):

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformers import AutoTokenizer
-
 from factory.chat import PromptConfig
 from factory.errors import RecipeError
 from factory.sampling.ends import answer_end, end_ids
+from factory.templates import open_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,10 +44,7 @@ def first_difference(own: "PreTrainedTokenizerBase", other: "PreTrainedTokenizer
 
 def shared_tokenizer(student: Path, teacher: Path) -> "PreTrainedTokenizerBase":
     """The student's tokenizer; RecipeError where an id means something else to the teacher."""
-    own, other = (
-        AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        for folder in (student, teacher)
-    )
+    own, other = (open_tokenizer(folder) for folder in (student, teacher))
     if tokenizer_fingerprint(own) != tokenizer_fingerprint(other):
         raise RecipeError(
             f"teacher: its tokens are not the student's ({first_difference(own, other)}), and "
@@ -70,7 +66,7 @@ def require_shared_ends(
     A student of such a teacher learns never to stop: its own end becomes unlikely, or it learns one
     at which it is not stopped. `tokenizer` is the student's.
     """
-    own = AutoTokenizer.from_pretrained(teacher, local_files_only=True)
+    own = open_tokenizer(teacher)
     theirs = end_ids(teacher, own)
     learned = answer_end(tokenizer, prompt)
     if learned in theirs and set(theirs) <= set(ends):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, PrinterCallback
+from transformers import PrinterCallback
 
 from factory.artifacts import Artifact
 from factory.chat import render
@@ -30,6 +30,7 @@ from factory.stages.grpo.preference_rewards import PreferenceRewards
 from factory.stages.grpo.rollouts import Rollouts, RolloutSettings
 from factory.stages.grpo.trainer import FactoryGrpoTrainer, plain_pass_reason
 from factory.stages.grpo.watch import Watcher
+from factory.templates import open_tokenizer
 from factory.trainers.adapters import open_policy
 from factory.trainers.checkpoints import CompleteCheckpoints
 from factory.trainers.lora import keeps_adapters, peft_config
@@ -74,7 +75,7 @@ def train(
     that only reward models judge, `reward_models` the folders of those by component. Leaves
     telemetry.jsonl, rollouts.jsonl and (with a watch) watch.jsonl in scratch.
     """
-    tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True)
+    tokenizer = open_tokenizer(model.path)
     training_problems = [*problems, *general]
     prompts, watch_prompts = (
         [render(problem.prompt, config.prompt, tokenizer) for problem in part]

@@ -43,6 +43,7 @@ from factory.stages.stage import (
     nothing_unseen,
     register,
 )
+from factory.templates import open_tokenizer
 from factory.trainers.arguments import micro_batch_rows
 
 if TYPE_CHECKING:
@@ -98,11 +99,10 @@ def run(config: RewardModelConfig, inputs: Inputs, out: Path, context: Context) 
 
 
 def _rows(config: RewardModelConfig, inputs: Inputs) -> "Sequence[Row]":
-    from transformers import AutoTokenizer
 
     from factory.stages.reward_model.rows import label_rows, pair_rows
 
-    tokenizer = AutoTokenizer.from_pretrained(inputs["model"].path, local_files_only=True)
+    tokenizer = open_tokenizer(inputs["model"].path)
     if config.pairs is not None:
         pairs = read_records(inputs["pairs"].file("pairs.jsonl"), Pair)
         return pair_rows(list(pairs), tokenizer)

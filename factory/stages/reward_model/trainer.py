@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import Dataset
 from torch.nn.functional import binary_cross_entropy_with_logits
-from transformers import AutoTokenizer, PrinterCallback, Trainer
+from transformers import PrinterCallback, Trainer
 
 from factory.context import Context
 from factory.seeds import derive
 from factory.stages.reward_model.config import RewardModelConfig
 from factory.stages.reward_model.rows import LabelRow, PairRow, Row
+from factory.templates import open_tokenizer
 from factory.trainers.arguments import trainer_arguments
 from factory.trainers.checkpoints import CompleteCheckpoints
 from factory.trainers.rows import plan_order, step_count
@@ -130,7 +131,7 @@ def make_trainer(
     shared = {
         "model": model,
         "args": training_arguments(config, context, micro_batch=micro_batch, steps=steps),
-        "processing_class": AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        "processing_class": open_tokenizer(folder),
         "callbacks": [
             CompleteCheckpoints(),
             Telemetry(

@@ -31,6 +31,7 @@ from factory.stages.stage import (
     nothing_unseen,
     register,
 )
+from factory.templates import open_tokenizer
 from factory.trainers.arguments import micro_batch_rows
 from factory.trainers.lowmem import gaps, held
 
@@ -60,7 +61,6 @@ def run(config: SftConfig, inputs: Inputs, out: Path, context: Context) -> Metri
     same to the byte as that of an undisturbed run, on CPU. RecipeError where the batch cannot be
     cut into micro-batches, DataError where too many rows are longer than the limit.
     """
-    from transformers import AutoTokenizer
 
     from factory.stages.sft import trainer
     from factory.trainers.checkpoints import is_first_rank
@@ -74,7 +74,7 @@ def run(config: SftConfig, inputs: Inputs, out: Path, context: Context) -> Metri
         raise RecipeError("; ".join(problems))
     folder = inputs["model"].path
     micro_batch = micro_batch_rows(config.batch, context.machine)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = open_tokenizer(folder)
     marks = config.prompt.form.marks if config.prompt.form and config.add_tokens else ()
     pieces = add_tokens(tokenizer, marks)
     verbatim = config.completions == "verbatim"
