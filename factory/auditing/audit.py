@@ -23,6 +23,7 @@ from factory.problems.overlap import HeldOut
 from factory.problems.similar import near_duplicates
 from factory.problems.splits import question_key
 from factory.records import Record, Trace
+from factory.templates import open_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -281,10 +282,10 @@ def _benchmarks() -> tuple[HeldOut, tuple[str, ...]]:
 def _student(settings: Settings) -> "tuple[PreTrainedTokenizerBase | None, int | None]":
     if not settings.student:
         return None, settings.context
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     folder = Path(settings.student)
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer: Any = open_tokenizer(folder)
     config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
     own = getattr(config, "max_position_embeddings", None)
     return tokenizer, min(filter(None, (own, settings.context)), default=None)

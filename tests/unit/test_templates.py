@@ -62,8 +62,9 @@ def bounds() -> tuple[Any, ...]:
 def test_a_template_that_takes_too_much_or_raises_is_a_fault_in_one_line(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(templates, "SECONDS", 1.0)
     template, reason = HOSTILE[name]
+    if "does not end" in reason:  # else time must not run out before what is tried, under any load
+        monkeypatch.setattr(templates, "SECONDS", 1.0)
     before = bounds()
     with pytest.raises(TemplateFault, match=reason) as caught:
         written_messages(ASKED, tokenizer_with(template), opens=True)
