@@ -8,9 +8,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from wheel import built_wheel, files_of_checkout
 
 from factory.data_file import WITH_PATHS, DataFile
 from factory.errors import RecipeError
+from factory.install import read_constraints
 from factory.plan import make_plan
 from factory.problems.local import LocalSource
 from factory.recipe import kept_recipe, load_machine, load_recipe
@@ -158,6 +160,7 @@ def test_what_is_written_is_what_is_recorded() -> None:
 PLAN_ALL = """
 from pathlib import Path
 from factory import shipped
+from factory.install import read_constraints
 from factory.plan import make_plan
 from factory.recipe import load_recipe
 from factory.suite import load_suite
@@ -171,22 +174,28 @@ print(len(names))
 """
 
 
-def test_a_wheel_plans_every_recipe_in_an_empty_folder(tmp_path: Path) -> None:
-    """Built from a copy: building in the tree would leave a folder there."""
-    tree, wheels, site, empty = (tmp_path / name for name in ("tree", "wheels", "site", "empty"))
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+def test_a_wheel_holds_every_file_of_the_package_its_recipes_and_its_readme(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    moved = ("recipes/", "evals/")
+    wanted = [n for n in files_of_checkout() if n.startswith(("factory/", "lab/", *moved))]
+    wanted = [f"factory/{n}" if n.startswith(moved) else n for n in wanted]
+    assert len(wanted) > 300
+    assert [name for name in [*wanted, "factory/constraints.txt"] if name not in names] == []
+    assert not [name for name in names if name.startswith(("tests/", "bench/", "recipes/"))]
+    (metadata,) = (name for name in names if name.endswith("/METADATA"))
+    text = zipfile.ZipFile(wheel).read(metadata).decode()
+    assert "Name: distill-factory\n" in text
+    assert (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[0] in text
+
+
+def test_a_wheel_plans_every_recipe_in_an_empty_folder(tmp_path: Path, wheel: Path) -> None:
+    site, empty = tmp_path / "site", tmp_path / "empty"
     empty.mkdir()
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout
-    for name in names.decode().split("\0"):
-        if name and (ROOT / name).is_file() and not name.startswith(("tests/", "docs/")):
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            (tree / name).write_bytes((ROOT / name).read_bytes())
-    build = "from setuptools.build_meta import build_wheel; import sys; build_wheel(sys.argv[1])"
-    wheels.mkdir()
-    subprocess.run(
-        [sys.executable, "-c", build, str(wheels)], cwd=tree, check=True, capture_output=True
-    )
-    (wheel,) = wheels.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(site)
     done = subprocess.run(
         [sys.executable, "-c", PLAN_ALL.format(folder=str(site))],
@@ -199,3 +208,16 @@ def test_a_wheel_plans_every_recipe_in_an_empty_folder(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout) == len(shipped_names(shipped("recipes")))
     assert list(empty.iterdir()) == [], "planning leaves nothing behind"
+
+
+def test_the_steps_of_the_dockerfile_are_shell_and_their_torch_is_the_pinned_one() -> None:
+    """No image is built here: the base cannot be fetched everywhere."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    steps = [line.removeprefix("RUN ") for line in text.splitlines() if line.startswith("RUN ")]
+    assert len(steps) == 3
+    for step in steps:
+        subprocess.run(["bash", "-n", "-c", step], check=True)
+    program = steps[1].partition("$(")[2].partition(')"')[0].replace("/src/", f"{ROOT}/")
+    shown = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == f"torch=={read_constraints()['torch']}+cpu"
+    assert "USER factory" in text and "--network" not in text
