@@ -191,7 +191,7 @@ def render(question: str, prompt: PromptConfig, tokenizer: "PreTrainedTokenizerB
     if prompt.style == "zero":
         text = _leading_token(tokenizer) + _zero_text(question, prompt.demonstrations)
         return f"{text} {prompt.prefill}" if prompt.prefill else text
-    if tokenizer.chat_template is None:
+    if getattr(tokenizer, "chat_template", None) is None:
         raise RecipeError(
             f"prompt.style {prompt.style}: the model's tokenizer has no chat template; "
             "use style zero or a model that has one"
@@ -288,7 +288,7 @@ def _zero_text(question: str, demonstrations: tuple[Demonstration, ...]) -> str:
 
 
 def _messages(question: str, prompt: PromptConfig, answers: Sequence[str]) -> list[dict[str, str]]:
-    messages = []
+    messages: list[dict[str, str]] = []
     if prompt.system is not None:
         messages.append({"role": "system", "content": prompt.system})
     for shown, answer in zip(prompt.demonstrations, answers, strict=True):
@@ -312,7 +312,7 @@ def request_text(request: str, form: OutputForm | None) -> str:
 def _leading_token(tokenizer: "PreTrainedTokenizerBase") -> str:
     """The beginning-of-text token if this tokenizer puts one before plain text (Llama does)."""
     ids = tokenizer("")["input_ids"]
-    return tokenizer.bos_token if ids and ids[0] == tokenizer.bos_token_id else ""
+    return str(tokenizer.bos_token) if ids and ids[0] == tokenizer.bos_token_id else ""
 
 
 _TAG = re.compile(r"</?(?:think|answer)>")
@@ -422,7 +422,8 @@ def _squeezed(mark: str) -> str:
 
 def boxes(text: str) -> list[str] | None:
     """Contents of every \\boxed{...}, nested braces kept; None if one is never closed."""
-    contents, depths = [], 0
+    contents: list[str] = []
+    depths = 0
     start = text.find("\\boxed{")
     while start >= 0:
         begin = start + len("\\boxed{")

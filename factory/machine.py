@@ -260,7 +260,7 @@ class Machine(Record):
             )
         return self.device != "cpu" and torch.cuda.is_available()
 
-    def torch_dtype_name(self, *, on_gpu: bool) -> str:
+    def torch_dtype_name(self, *, on_gpu: bool) -> Literal["float32", "bfloat16"]:
         """The dtype that trainer and engine share: one dtype, or their log-probs drift apart."""
         if self.dtype != "auto":
             return self.dtype

@@ -20,6 +20,7 @@ from factory.registry import DOORS, Named, Row
 from factory.stages import STAGES, Stage, StageConfig
 from factory.stages.model import ModelConfig, opened_tokenizer, prompt_fault
 from factory.variants import Variant
+from factory.yaml12 import is_list, is_tuple
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,7 +61,7 @@ def make_plan(recipe: Recipe, *, until: str | None = None) -> tuple[Step, ...]:
                 needed |= {reference for reference, _ in references[name].values()}
         order = [name for name in order if name in needed]
     fingerprints: dict[str, str] = {}
-    steps = []
+    steps: list[Step] = []
     for name in order:
         config = recipe.stages[name]
         stage = STAGES[getattr(config, "kind")]  # noqa: B009
@@ -94,7 +95,7 @@ def check_prompts(plan: Sequence[Step], made: Sequence[Step]) -> None:
     Looked at are models in local folders; of others the stage itself finds out as it starts.
     """
     tokenizers: dict[str, PreTrainedTokenizerBase | None] = {}
-    problems = []
+    problems: list[str] = []
     for step in made:
         first = _first_model(plan, step)
         if first is None or first is step or not isinstance(first.config, ModelConfig):
@@ -157,13 +158,15 @@ def _fingerprint(config: StageConfig, stage: Stage, seed: int, inputs: Mapping[s
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def used_plugins(config: StageConfig, stage: Stage) -> dict[str, Row]:
+def used_plugins(config: StageConfig, stage: Stage) -> dict[str, Row[Any]]:
     """The rows that do not come from the factory and decide what a stage makes, by door/name: its
     own kind's, those that its config names, and those that the row of its kind says it uses."""
     names = [*_named(config), *stage.uses(config)]
     if stage.kind in STAGES:
         names.append(("stages", stage.kind))
-    rows = {f"{door}/{name}": DOORS[door].row(name) for door, name in sorted(set(names))}
+    rows: dict[str, Row[Any]] = {
+        f"{door}/{name}": DOORS[door].row(name) for door, name in sorted(set(names))
+    }
     # A version of the factory's own says nothing until it is raised; a kind's is said anyway.
     return {
         name: row
@@ -183,7 +186,7 @@ def _named(config: Any) -> Iterator[tuple[str, str]]:
                 if isinstance(mark, Named) and isinstance(value, str):
                     yield mark.door, value
             yield from _named(value)
-    elif isinstance(config, tuple):
+    elif is_tuple(config):
         for item in config:
             yield from _named(item)
 
@@ -198,7 +201,7 @@ def _at_rest(config: BaseModel) -> dict[Any, Any]:
             kept[name] = True
         elif isinstance(value, BaseModel):
             kept[name] = _at_rest(value)
-        elif isinstance(value, tuple):
+        elif is_tuple(value):
             kept[name] = {
                 index: _at_rest(item)
                 for index, item in enumerate(value)
@@ -222,8 +225,8 @@ def put(fields: Any, path: str, value: str) -> None:
     """Replace what stands at a dotted path of a config's fields."""
     *keys, last = path.split(".")
     for key in keys:
-        fields = fields[int(key)] if isinstance(fields, list) else fields[key]
-    fields[int(last) if isinstance(fields, list) else last] = value
+        fields = fields[int(key)] if is_list(fields) else fields[key]
+    fields[int(last) if is_list(fields) else last] = value
 
 
 def _references(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, tuple[str, Consumes]]]:
@@ -244,7 +247,7 @@ def _references_in(
         consumes = _consumes(annotation)
         if consumes:
             yield path, (value, consumes)
-    elif isinstance(value, tuple):
+    elif is_tuple(value):
         for index, item in enumerate(value):
             yield from _references_in(item, annotation, f"{path}.{index}")
 
@@ -266,7 +269,7 @@ def _check_references(
 ) -> None:
     import difflib
 
-    problems = []
+    problems: list[str] = []
     for name, stage_references in references.items():
         for path, (reference, wanted) in stage_references.items():
             where = f"stages.{name}.{path}"

@@ -20,7 +20,7 @@ from factory.records import Record
 from factory.shipped import named_file, near_names, shipped
 from factory.stages import STAGES, StageConfig
 from factory.variants import VariantOf
-from factory.yaml12 import load_mapping, parse
+from factory.yaml12 import is_list, is_mapping, load_mapping, parse
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 
@@ -94,7 +94,7 @@ def kept_recipe(recipe: Recipe) -> dict[str, Any]:
 
 def _kept_folders(data: dict[str, Any], path: Path) -> list[Path]:
     folders = data.pop(FOLDERS, [])
-    if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
+    if not is_list(folders) or not all(isinstance(folder, str) for folder in folders):
         raise RecipeError(f"{path}: {FOLDERS}: must be a list of folders")
     return [Path(folder) for folder in folders]
 
@@ -162,7 +162,7 @@ def _apply_to_machine(data: dict[str, Any], override: str) -> None:
     fields: Any = data
     for key in keys:
         fields = fields.setdefault(key, {})
-        if not isinstance(fields, dict):
+        if not is_mapping(fields):
             raise RecipeError(f"--set {override}: {'.'.join(keys)} is no mapping of settings")
     fields[last] = parse(text, f"--set {override}") if text else ""
 
@@ -200,7 +200,7 @@ def _merged(parent: dict[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(parent)
     for key, value in child.items():
         old = result.get(key)
-        if isinstance(old, dict) and isinstance(value, dict) and _same_variant(old, value):
+        if is_mapping(old) and is_mapping(value) and _same_variant(old, value):
             result[key] = _merged(old, value)
         else:
             result[key] = value
@@ -213,9 +213,8 @@ def _same_variant(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
 def _resolve_likes(stages: Any, problems: list[str]) -> None:
     """Replace every stage's `like: other` by the other's settings with its own merged over them."""
-    if not isinstance(stages, dict):
+    if not is_mapping(stages):
         return
-
     if len(stages) > MOST_STAGES:
         problems.append(f"stages: {len(stages)} of them; at most {MOST_STAGES} are allowed")
         stages.clear()
@@ -226,7 +225,7 @@ def _resolve_likes(stages: Any, problems: list[str]) -> None:
     def resolved(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
         if name in complete:
             return complete[name]
-        fields = dict(stages[name])
+        fields: dict[str, Any] = dict(stages[name])
         other = fields.pop("like", None)
         where = f"stages.{name}.like"
         if other is None:
@@ -236,7 +235,7 @@ def _resolve_likes(stages: Any, problems: list[str]) -> None:
             problems.append(f"{where}: must be the name of one stage (found {other!r})")
         elif other in trail:
             problems.append(f"{where}: {' -> '.join([*trail, other])} go in a circle")
-        elif not isinstance(stages.get(other), dict):
+        elif not is_mapping(stages.get(other)):
             names = [key for key in stages if key != name]
             problems.append(f"{where}: no stage named {other!r}{near_keys(other, names)}")
         elif other not in broken:
@@ -248,7 +247,7 @@ def _resolve_likes(stages: Any, problems: list[str]) -> None:
         return fields
 
     for name in stages:
-        if isinstance(stages[name], dict) and name not in broken:
+        if is_mapping(stages[name]) and name not in broken:
             resolved(name, (name,))
     stages.update(complete)
     for name in broken:
@@ -268,29 +267,29 @@ def _apply(data: dict[str, Any], override: str) -> None:
     keys = path.split(".")
     node: Any = data
     for depth, key in enumerate(keys[:-1]):
-        if depth >= 2 and isinstance(node, dict):
+        if depth >= 2 and is_mapping(node):
             node.setdefault(key, {})
         node = _child(node, key, ".".join(keys[: depth + 1]), override)
     last = keys[-1]
-    if isinstance(node, list):
+    if is_list(node):
         _child(node, last, path, override)
         node[int(last)] = value
-    elif isinstance(node, dict):
+    elif is_mapping(node):
         node[last] = value
     else:
         raise RecipeError(f"--set {override}: {'.'.join(keys[:-1])} is a single value")
 
 
 def _child(node: Any, key: str, path: str, override: str) -> Any:
-    if isinstance(node, list):
+    if is_list(node):
         if not key.isdecimal() or int(key) >= len(node):
             raise RecipeError(
                 f"--set {override}: {path}: the list has entries 0 to {len(node) - 1}"
             )
         return node[int(key)]
-    if isinstance(node, dict) and key in node:
+    if is_mapping(node) and key in node:
         return node[key]
-    keys = list(node) if isinstance(node, dict) else []
+    keys = list(node) if is_mapping(node) else []
     raise RecipeError(f"--set {override}: {path}: no such key{near_keys(key, keys)}")
 
 
@@ -302,16 +301,16 @@ def _header(data: Mapping[str, Any], problems: list[str]) -> Header | None:
 def _stages(raw: Any, problems: list[str], folders: Sequence[Path]) -> dict[str, StageConfig]:
     if not raw and problems:
         return {}
-    if not isinstance(raw, dict) or not raw:
+    if not is_mapping(raw) or not raw:
         problems.append("stages: must be a mapping of at least one stage name to its settings")
         return {}
-    stages = {}
+    stages: dict[str, StageConfig] = {}
     for name, fields in raw.items():
         where = f"stages.{name}"
-        kind = fields.get("kind") if isinstance(fields, dict) else None
+        kind = fields.get("kind") if is_mapping(fields) else None
         if not _is_name(name):
             problems.append(f"{where}: a stage name is letters, digits, _ and -, at most 64")
-        elif not isinstance(fields, dict):
+        elif not is_mapping(fields):
             problems.append(f"{where}: must be a mapping with a kind")
         elif not isinstance(kind, str) or kind not in STAGES:
             hint = near_keys(str(kind), list(STAGES))
@@ -390,15 +389,15 @@ def _validate(
 
 def _as_written(fields: Any, location: Sequence[int | str]) -> list[str]:
     """An error's location without the names that pydantic adds for variants of a union."""
-    path = []
+    path: list[str] = []
     for depth, part in enumerate(location):
-        if isinstance(fields, dict) and part not in fields and depth < len(location) - 1:
+        if is_mapping(fields) and part not in fields and depth < len(location) - 1:
             continue
         path.append(str(part))
-        if isinstance(fields, list) and isinstance(part, int):
+        if is_list(fields) and isinstance(part, int):
             fields = fields[part] if part < len(fields) else None
-        elif isinstance(fields, dict):
-            fields = fields.get(part)
+        elif is_mapping(fields):
+            fields = fields.get(str(part))
     return path
 
 

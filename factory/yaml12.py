@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -23,16 +23,28 @@ MAX_YAML_BYTES = 100_000
 MAX_DEPTH = 50
 
 
+def is_mapping(value: object) -> TypeGuard[dict[str, Any]]:
+    """Whether a value of a file is a mapping; its keys are text, as reading it makes sure."""
+    return isinstance(value, dict)
+
+
+def is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
+def is_tuple(value: object) -> TypeGuard[tuple[Any, ...]]:
+    return isinstance(value, tuple)
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2's scalars, unique keys and no aliases."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+        event: Any = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
             raise yaml.constructor.ConstructorError(
                 None, None, "aliases (*name) are not supported; use extends", event.start_mark
             )
-        event = self.peek_event()
         if getattr(event, "tag", None) is not None:
             raise yaml.constructor.ConstructorError(
                 None, None, f"tags are not supported: {event.tag}", event.start_mark
@@ -40,9 +52,9 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
+        seen: set[str] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
+            key: Any = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key!r} must be text", key_node.start_mark
@@ -110,7 +122,7 @@ def load_mapping(path: Path, *, may_be_pipe: bool = False, read: int = 0) -> dic
         line = raw[: error.start].count(b"\n") + 1
         raise RecipeError(f"{path}:{line}: not UTF-8 ({error.reason})") from error
     data = _parse_json(text, str(path)) if is_json else parse(text, str(path))
-    if not isinstance(data, dict):
+    if not is_mapping(data):
         raise RecipeError(f"{path}: must be a mapping of keys to values")
     return data
 
@@ -123,10 +135,10 @@ def check_values(value: Any, where: str) -> None:
         for path, item in level:
             if fault := _value_fault(item):
                 raise RecipeError(f"{where}: {path.removeprefix('.') or 'a key'}: {fault}")
-            if isinstance(item, dict):
+            if is_mapping(item):
                 below += [("", key) for key in item]
                 below += [(f"{path}.{key}"[:200], inner) for key, inner in item.items()]
-            elif isinstance(item, list):
+            elif is_list(item):
                 below += [(f"{path}.{index}", inner) for index, inner in enumerate(item)]
         level = below
     if level:

@@ -36,8 +36,8 @@ def attention(
     """
     if not _are_few(query, key):
         return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    query = query if scale == 1 else query * scale
+    factor: float = query.shape[-1] ** -0.5 if scale is None else scale
+    query = query if factor == 1 else query * factor
     size = PART_BYTES // max(1, _row_bytes(query, key))
     if size >= len(query):
         return _two_products(query, key, value, mask)

@@ -26,6 +26,8 @@ from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from factory.model_parts import Layer, backbone_of, embedding_of
+
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Attention of the flat row: (N, H, D), (N, KV, D), (N, KV, D) -> (N, H, D)."""
 
@@ -39,12 +41,11 @@ def last_hidden(
     inner: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, attend: Attend
 ) -> Tensor:
     """Hidden states (N, width) after the last norm of a causal model, for a flat row (N,)."""
-    decoder = inner.base_model
-    embedding = inner.get_input_embeddings()
-    if is_by_hand(embedding.weight):
-        hidden = Lookup.apply(input_ids, embedding.weight, embedding.padding_idx)
+    decoder, table = backbone_of(inner), embedding_of(inner)
+    if is_by_hand(table.weight):
+        hidden = Lookup.apply(input_ids, table.weight, table.padding_idx)
     else:
-        hidden = embedding(input_ids)
+        hidden = table(input_ids)
     cosine, sine = decoder.rotary_emb(hidden[None], position_ids[None])
     half = cosine.shape[-1] // 2
     # Both halves hold the same angles.
@@ -58,7 +59,7 @@ def last_hidden(
     return _norm(decoder.norm, hidden)
 
 
-def _layer(layer: nn.Module, hidden: Tensor, angles: tuple[Tensor, Tensor], attend: Attend) -> Any:
+def _layer(layer: Layer, hidden: Tensor, angles: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
     attention, mlp = layer.self_attn, layer.mlp
     normed = _norm(layer.input_layernorm, hidden)
     projected = _products(normed, attention.q_proj, attention.k_proj, attention.v_proj)
@@ -132,7 +133,7 @@ class Products(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, *weights: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, rows: Tensor, *weights: Any) -> tuple[Tensor, ...]:
         ctx.save_for_backward(rows)
         ctx.pairs = list(zip(weights[::2], weights[1::2], strict=True))
         return tuple(nn.functional.linear(rows, weight, bias) for weight, bias in ctx.pairs)

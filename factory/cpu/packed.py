@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from factory.cpu.attention import attention
 from factory.cpu.layers import is_by_hand, last_hidden
+from factory.model_parts import causal_model, embedding_of, head_of
 
 ALIKE = 0.5
 """Completions attend together that are at least this share of the longest among them. Scores grow
@@ -236,7 +237,7 @@ def _masks(inner: PreTrainedModel, pack: Pack) -> list[Tensor]:
     mask is what is large: for 16 rows of 4,096 tokens after 512 of the prompt, with 6 query heads a
     key-value head, 3.6 GB in bfloat16 instead of 0.6.
     """
-    weight = inner.get_input_embeddings().weight
+    weight = embedding_of(inner).weight
     folds, dtype = 1, weight.dtype
     if is_by_hand(weight):
         folds = inner.config.num_attention_heads // inner.config.num_key_value_heads
@@ -244,11 +245,6 @@ def _masks(inner: PreTrainedModel, pack: Pack) -> list[Tensor]:
         dtype = torch.get_autocast_dtype(weight.device.type)
     masks = [pack.prompt_mask, *(alike.mask for alike in pack.completions)]
     return [_folded(mask, folds, dtype) for mask in masks]
-
-
-def causal_model(model: torch.nn.Module) -> PreTrainedModel:
-    """The causal language model itself, inside a PEFT wrapper or not."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def not_covered(model: torch.nn.Module) -> str | None:
@@ -263,7 +259,7 @@ def not_covered(model: torch.nn.Module) -> str | None:
         return "attention dropout is on"
     if config.hidden_act != "silu":
         return f"the activation is {config.hidden_act}, not silu"
-    if inner.get_output_embeddings().bias is not None:
+    if head_of(inner).bias is not None:
         return "the LM head has a bias"
     if inner.dtype != torch.float32:
         return f"weights are {inner.dtype}, not float32"

@@ -8,7 +8,8 @@ from torch import Tensor
 from trl.kernels import ChunkedLogProbFunction
 
 from factory.cpu.layers import gradient_of, is_by_hand
-from factory.cpu.packed import Group, Pack, causal_model, hidden_states, pack_groups
+from factory.cpu.packed import Group, Pack, hidden_states, pack_groups
+from factory.model_parts import causal_model, head_of
 
 KEPT_BYTES = 256 * 2**20
 """Probabilities of a pack that are kept for its backward pass: a group of 8 samples of 64 tokens
@@ -119,16 +120,16 @@ def split_groups(groups: Sequence[list[int]], rows: int | None) -> Iterator[list
 
 def _score(model: torch.nn.Module, pack: Pack, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probs and entropies (T,) of a pack's completion tokens."""
-    head = causal_model(model).get_output_embeddings().weight
+    weight = head_of(causal_model(model)).weight
     hidden = hidden_states(model, pack)
     if is_by_hand(hidden):
         row, token = pack.pair_row, pack.pair_token
-        logprobs, entropy = HeadLogprobs.apply(hidden, head, row, token, temperature)
+        logprobs, entropy = HeadLogprobs.apply(hidden, weight, row, token, temperature)
         return logprobs, entropy[row]
     # TRL's own head, a Triton kernel on GPUs, which rounds as autocast says and sums in float32.
     scored, no_bias, no_cap, scale = hidden[pack.pair_row], None, None, 1.0
     logprobs, entropy, *_ = ChunkedLogProbFunction.apply(
-        scored, head, no_bias, pack.pair_token, temperature, TILE, no_cap, scale, ("entropy",)
+        scored, weight, no_bias, pack.pair_token, temperature, TILE, no_cap, scale, ("entropy",)
     )
     return logprobs, entropy.detach()
 

@@ -17,7 +17,7 @@ FIELD = "factory_problem"
 
 def problem_documents(problems: Iterable[Problem]) -> dict[str, Any]:
     """The dataset that lm-eval sees: split `test`, one row a problem, held in memory."""
-    import datasets
+    from datasets import Dataset
 
     rows = [
         {
@@ -31,8 +31,7 @@ def problem_documents(problems: Iterable[Problem]) -> dict[str, Any]:
     ]
     if not rows:
         raise DataError("benchmark: no problems are left; check its limit and source")
-    library: Any = datasets
-    return {"test": library.Dataset.from_list(rows)}
+    return {"test": Dataset.from_list(rows)}
 
 
 def document_problem(document: dict[str, Any]) -> Problem:

@@ -228,14 +228,14 @@ def harness_record(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
 @contextmanager
 def datasets_cache(folder: Path) -> Iterator[None]:
     """Let `datasets` prepare its files in this folder, not in the user's home, for a while."""
-    import datasets
+    from datasets import config
 
-    before = datasets.config.HF_DATASETS_CACHE
-    datasets.config.HF_DATASETS_CACHE = folder
+    before = config.HF_DATASETS_CACHE
+    config.HF_DATASETS_CACHE = folder
     try:
         yield
     finally:
-        datasets.config.HF_DATASETS_CACHE = before
+        config.HF_DATASETS_CACHE = before
 
 
 def task_results(

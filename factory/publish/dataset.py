@@ -72,7 +72,6 @@ def write_rows(
             gen_kwargs={"traces": artifact.traces()},
             fingerprint=artifact.fingerprint,
         )
-        assert isinstance(made, Dataset)
         files = max(1, -(-len(made) // ROWS_A_FILE))
         (folder / "data").mkdir()
         for number in range(files):

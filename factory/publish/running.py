@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ from factory.publish.gate import Check, Subject, check, served_ids, served_text
 from factory.readable import percent, span
 from factory.records import EvalSample, Problem, SamplingConfig
 from factory.sampling import Request, open_sampler
-from factory.sampling.ends import end_ids
+from factory.sampling.ends import decoded, end_ids
 from factory.templates import open_tokenizer
 
 PROMPTS = 32
@@ -122,10 +123,10 @@ def _dtype(machine: Machine) -> str:
     return machine.torch_dtype_name(on_gpu=machine.takes_gpu())
 
 
-def _load(folder: Path, machine: Machine):
+def _load(folder: Path, machine: Machine) -> Any:
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=getattr(torch, _dtype(machine)),
         local_files_only=True,
@@ -239,7 +240,7 @@ def _benchmark(subject: Subject, replayed: Sequence[Asked], fresh: Sequence[Answ
     items = [
         GradeItem.for_prompt(
             item.problem,
-            tokenizer.decode(answer.token_ids, skip_special_tokens=True),
+            decoded(tokenizer, answer.token_ids),
             "stop" if answer.has_stopped else "length",
             subject.prompt,
         )

@@ -97,4 +97,4 @@ def totals(
     ).view(len(components), len(weights))
     sums = (values * torch.tensor([*weights.values()], dtype=torch.float32)).nansum(dim=1)
     applies = [any(name in row for name in weights) for row in components]
-    return [total if counts else None for total, counts in zip(sums.tolist(), applies, strict=True)]
+    return [float(total) if counts else None for total, counts in zip(sums, applies, strict=True)]

@@ -46,8 +46,7 @@ class RowLayer(DynamicLayer):
             self._store(range(rows), length, width=total + max(ROOM, length // 2))
         self._stored[0][:rows, :, length:total] = key_states
         self._stored[1][:rows, :, length:total] = value_states
-        self._use(rows, total)
-        return self.keys, self.values
+        return self._use(rows, total)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Row i becomes what row indices[i] was; only rows that change their place are copied."""
@@ -68,8 +67,10 @@ class RowLayer(DynamicLayer):
             stored[:, :, :length] = old[places, :, :length]
             self._stored[number] = stored
 
-    def _use(self, rows: int, length: int) -> None:
-        self.keys, self.values = (stored[:rows, :, :length] for stored in self._stored)
+    def _use(self, rows: int, length: int) -> tuple[Tensor, Tensor]:
+        keys, values = (stored[:rows, :, :length] for stored in self._stored)
+        self.keys, self.values = keys, values
+        return keys, values
 
 
 def row_cache(config: PreTrainedConfig) -> DynamicCache:

@@ -11,7 +11,6 @@ The formulas are transformers' own. What differs is where numbers lie and how of
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,8 @@ from torch.nn.functional import rms_norm, silu
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from factory.cpu.attention import attention
+from factory.model_parts import Layer as LayerParts
+from factory.model_parts import backbone_of, embedding_of, head_of
 
 COVERED = ("llama", "qwen2", "qwen3")
 """Model types whose layers are those below."""
@@ -108,10 +109,10 @@ class Matrix:
 class Layer:
     """The weights of one decoder layer; H query heads on KV key-value heads of width D."""
 
-    def __init__(self, module: nn.Module, epsilon: float) -> None:
+    def __init__(self, module: LayerParts, epsilon: float) -> None:
         attention, mlp = module.self_attn, module.mlp
         self.epsilon = epsilon
-        self.width: int = attention.head_dim
+        self.width = attention.head_dim
         self.key_heads = attention.k_proj.out_features // self.width
         self.query_heads = attention.q_proj.out_features // self.width
         self.joint = _joint(attention.q_proj, attention.k_proj, attention.v_proj)
@@ -174,7 +175,7 @@ BEFORE_ATTENTION, BEFORE_MLP = "input_layernorm", "post_attention_layernorm"
 OF_QUERIES, OF_KEYS = "self_attn.q_norm", "self_attn.k_norm"
 
 
-def _joint(*modules: Any) -> Matrix:
+def _joint(*modules: nn.Linear) -> Matrix:
     """A matrix for the outputs of linear layers side by side; zeros until they are put there."""
     return Matrix(
         modules[0].in_features,
@@ -187,8 +188,8 @@ class Decoder:
     """The weights of a model that `covers` holds for."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        config, inner = model.config, model.base_model
-        embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        config, inner = model.config, backbone_of(model)
+        embedding, head = embedding_of(model).weight, head_of(model).weight
         self._is_tied = head.data_ptr() == embedding.data_ptr()
         self.cache_bytes = cache_bytes(config)
         self.embedding = torch.empty_like(embedding)

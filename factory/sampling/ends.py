@@ -4,9 +4,9 @@ Every engine, trainer and check asks here, so that none of them goes on where an
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from factory.chat import PromptConfig
 from factory.errors import ArtifactError, RecipeError
@@ -52,9 +52,10 @@ def answer_end(tokenizer: "PreTrainedTokenizerBase", prompt: PromptConfig) -> in
                 f"the model's chat template ends an answer with {after!r}, which is no special "
                 f"token: the model could not learn where to stop; {REMEDY}"
             )
-    if tokenizer.eos_token_id is None:
+    end = cast(int | None, tokenizer.eos_token_id)
+    if end is None:
         raise ArtifactError("the model's tokenizer has no end-of-text token to learn")
-    return int(tokenizer.eos_token_id)
+    return end
 
 
 def training_ends(
@@ -94,7 +95,12 @@ def name_ends(model: Any, ends: Iterable[int]) -> None:
 
 def without_end(text: str, last: int, tokenizer: "PreTrainedTokenizerBase") -> str:
     """A completion's text without that of its end token `last`, which not every tokenizer hides."""
-    return text.removesuffix(tokenizer.decode([last], skip_special_tokens=True))
+    return text.removesuffix(decoded(tokenizer, [last]))
+
+
+def decoded(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
+    """The text of one completion, without special tokens."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 def _named(path: Path) -> list[int]:

@@ -131,10 +131,11 @@ class Nodes:
         # One attempt of 40 seconds instead of twenty, should something else than Ray listen there.
         os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
         import ray
+        from ray.exceptions import RayError
 
         try:
             _init(ray, address=address)
-        except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError) as error:
+        except (RayError, ConnectionError, RuntimeError, ValueError) as error:
             raise EngineError(
                 f"machine file: cluster.address: {address} answers, but this machine cannot join: "
                 f"{error}; {advice}"

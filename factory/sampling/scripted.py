@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from factory.records import FinishReason, SamplingConfig
+from factory.sampling.ends import decoded
 from factory.sampling.loop import ends_in_loop
 from factory.sampling.sampler import Completion, Request
 
@@ -32,7 +33,7 @@ class ScriptedSampler:
             ends = (n for n in range(1, len(kept)) if ends_in_loop(kept[:n], sampling.loop))
             if (end := next(ends, None)) is not None:
                 kept, reason = kept[:end], "loop"
-        text = self._tokenizer.decode(kept, skip_special_tokens=True)
+        text = decoded(self._tokenizer, kept)
         return Completion(text, tuple(kept), (0.0,) * len(kept), reason)
 
     def load_weights(self, weights: Iterable[tuple[str, Any]]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from factory.machine import Machine
+from factory.model_parts import embedding_of, move
 from factory.records import FinishReason, SamplingConfig
 from factory.sampling.cache import ATTENTION, row_cache
 from factory.sampling.decoder import (
@@ -25,7 +26,7 @@ from factory.sampling.decoder import (
     without_gaps,
 )
 from factory.sampling.draw import draw, inverse
-from factory.sampling.ends import end_ids, without_end
+from factory.sampling.ends import decoded, end_ids, without_end
 from factory.sampling.loop import ends_in_loop
 from factory.sampling.sampler import Completion, Request
 from factory.templates import open_tokenizer
@@ -72,19 +73,20 @@ class TransformersSampler:
         self._cache_bytes = machine.engine_memory_gib * 2**30
         self._tokenizer = open_tokenizer(model)
         self._ends = torch.tensor([*end_ids(model, self._tokenizer), *ends], dtype=torch.long)
-        loaded = AutoModelForCausalLM.from_pretrained(
+        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             model,
             dtype=getattr(torch, machine.torch_dtype_name(on_gpu=on_gpu)),
             local_files_only=True,
             use_safetensors=True,
             attn_implementation=ATTENTION,
         )
-        self._model: PreTrainedModel | Decoder = loaded.to(self._device).eval()
+        move(loaded, self._device)
+        self._model: PreTrainedModel | Decoder = loaded.eval()
         if not on_gpu and loaded.dtype == torch.float32 and covers(loaded.config):
             self._model = Decoder(loaded)
         elif not on_gpu:
             _turn_weights(loaded)
-        self._vocabulary = len(loaded.get_input_embeddings().weight)
+        self._vocabulary = len(embedding_of(loaded).weight)
         self._closing: dict[tuple[str, ...], Tensor] = {}
 
     @torch.no_grad()
@@ -205,7 +207,7 @@ class TransformersSampler:
         return Completion(text, tuple(ids), tuple(logprobs), end.reason, cached)
 
     def _text(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
+        return decoded(self._tokenizer, ids)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         if isinstance(self._model, Decoder):
@@ -295,7 +297,7 @@ def _turn_weights(model: PreTrainedModel) -> None:
     MKL multiplies few rows by weights that lie so a quarter faster. A head that is tied to the
     embedding stays as looking up rows needs it.
     """
-    embedding = model.get_input_embeddings().weight
+    embedding = embedding_of(model).weight
     for module in model.modules():
         if isinstance(module, torch.nn.Linear) and module.weight is not embedding:
             module.weight.data = module.weight.data.T.contiguous().T

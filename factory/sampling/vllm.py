@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -17,6 +17,9 @@ from factory.records import FinishReason, SamplingConfig
 from factory.sampling.draw import draw
 from factory.sampling.ends import end_ids, without_end
 from factory.sampling.sampler import Completion, Request
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "repetition": "loop"}
 PREFILL_TOKENS = 4096
@@ -83,7 +86,7 @@ class VllmSampler:
             **placement,
         )
         self._group = _ranks_of_an_engine() if in_ranks and shards > 1 else None
-        self._tokenizer = self._llm.get_tokenizer()
+        self._tokenizer = cast("PreTrainedTokenizerBase", self._llm.get_tokenizer())
         self._ends = self._drawable((*end_ids(model, self._tokenizer), *ends))
 
     def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
@@ -215,7 +218,7 @@ def _use_plain_linear() -> None:
     """
     import vllm.model_executor.layers.utils as layers
 
-    def keep_plain(layer: torch.nn.Module, remove_weight: bool) -> None:
+    def keep_plain(layer: Any, remove_weight: bool) -> None:
         layer.cpu_linear = torch.nn.functional.linear
 
     layers.dispatch_cpu_unquantized_gemm = keep_plain

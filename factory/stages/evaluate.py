@@ -337,14 +337,14 @@ def _likelihood_model(model: Path, context: Context) -> "LM":
 
     machine = context.machine
     on_gpu = machine.takes_gpu()
-    return HFLM(
-        pretrained=str(model),
-        device="cuda" if on_gpu else "cpu",
-        dtype=machine.torch_dtype_name(on_gpu=on_gpu),
-        # Not a machine setting: what shares a batch rounds alike.
-        batch_size=8,
-        trust_remote_code=False,
-    )
+    arguments: dict[str, Any] = {
+        "pretrained": str(model),
+        "device": "cuda" if on_gpu else "cpu",
+        "dtype": machine.torch_dtype_name(on_gpu=on_gpu),
+        "batch_size": 8,  # not a machine setting: what shares a batch rounds alike
+        "trust_remote_code": False,
+    }
+    return HFLM(**arguments)
 
 
 HARNESS_SECONDS = 2.5

@@ -114,7 +114,7 @@ def unpacked_shape(model: Any) -> Any:
     return plain
 
 
-def untied(model: torch.nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def untied(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state without the names that only repeat others: a gathered one has a copy for each."""
     tied = getattr(model, "_tied_weights_keys", None) or {}
     if not model.config.tie_word_embeddings or not isinstance(tied, Mapping):

@@ -67,7 +67,7 @@ class CompleteCheckpoints(TrainerCallback):
     ) -> None:
         _wait_for_ranks()  # each writes files of its own into the folder
         if state.is_world_process_zero:
-            folder = Path(args.output_dir)
+            folder = output_folder(args)
             newest = folder / f"checkpoint-{state.global_step}"
             mark_complete(newest, state.global_step)
             for path in checkpoints(folder):
@@ -78,9 +78,15 @@ class CompleteCheckpoints(TrainerCallback):
             raise EngineError(f"stopped after step {state.global_step}, whose state is kept")
 
 
+def output_folder(args: TrainingArguments) -> Path:
+    """Where a trainer's checkpoints lie, which `trainer_arguments` always says."""
+    assert args.output_dir is not None
+    return Path(args.output_dir)
+
+
 def _is_asked_to_stop(args: TrainingArguments) -> bool:
     """Whether the builder has written its wish where the first rank sees it; all ranks agree."""
-    requested = is_first_rank() and (Path(args.output_dir).parent / STOP).exists()
+    requested = is_first_rank() and (output_folder(args).parent / STOP).exists()
     if not _in_a_group():
         return requested
     message = torch.tensor([int(requested)], device=args.device)

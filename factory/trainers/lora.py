@@ -31,9 +31,8 @@ def peft_config(lora: LoraConfig | None) -> Any:
     from peft import LoraConfig as PeftConfig
 
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
-    return PeftConfig(
-        r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM"
-    )
+    alpha: Any = lora.alpha  # annotated as an integer; the formula takes any number
+    return PeftConfig(r=lora.rank, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM")
 
 
 def keeps_adapters(lora: LoraConfig | None) -> bool:

@@ -28,9 +28,10 @@ SHARDED_PACKED = (
 )
 
 
-def optimizer_fields(optimizer: Optimizer) -> dict[str, str]:
-    """The field of TrainingArguments where it is not the trainer's own choice."""
-    return {} if optimizer == "adamw" else {"optim": "adamw_8bit"}
+def optimizer_fields(optimizer: Optimizer, *, plain: str = "") -> dict[str, Any]:
+    """The field of TrainingArguments; without `plain`, AdamW is the trainer's own choice of it."""
+    name = plain if optimizer == "adamw" else "adamw_8bit"
+    return {"optim": name} if name else {}
 
 
 def gaps(config: Any) -> list[str]:

@@ -1,6 +1,6 @@
 """A trainer's run, from its last checkpoint, among exactly the ranks that were launched."""
 
-from pathlib import Path
+from typing import cast
 
 import torch
 from transformers import Trainer
@@ -8,8 +8,9 @@ from transformers import Trainer
 from factory.context import Context
 from factory.errors import EngineError
 from factory.machine import Machine
+from factory.model_parts import trained_model
 from factory.ranks import this_rank
-from factory.trainers.checkpoints import require_space, resume_point
+from factory.trainers.checkpoints import output_folder, require_space, resume_point
 from factory.trainers.sharding import require_shards, set_reduction
 
 NEAR = 0.98
@@ -25,13 +26,20 @@ def run_trainer(trainer: Trainer, context: Context) -> None:
     launched = context.machine.processes
     require_ranks(trainer, launched)
     require_memory(context.machine)
-    resumed = resume_point(Path(trainer.args.output_dir))
-    require_space(context.scratch, trainer.model)
+    model = trained_model(trainer)
+    resumed = resume_point(output_folder(trainer.args))
+    require_space(context.scratch, model)
     set_reduction(trainer, context.machine)
-    _widen(trainer.model)
+    _widen(model)
     trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
     require_ranks(trainer, launched)
     require_shards(trainer, context.machine)
+
+
+def gathered_over_ranks(trainer: Trainer, tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor (n, ...) of every rank, one below the other, on the trainer's device."""
+    accelerator = trainer.accelerator
+    return cast(torch.Tensor, accelerator.gather(tensor.to(accelerator.device)))
 
 
 def _widen(model: torch.nn.Module) -> None:

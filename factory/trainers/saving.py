@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, Trainer
@@ -39,7 +40,7 @@ def save_model(
     several ranks all must call this; the first one writes. `keeps_adapters` leaves them in the
     folder `adapter` too.
     """
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    state: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not trainer.is_world_process_zero():
         return
     source_config = AutoConfig.from_pretrained(source, local_files_only=True)

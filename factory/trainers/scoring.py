@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification
 
 from factory.errors import ArtifactError
 from factory.jsonl import read_records
+from factory.model_parts import move
 from factory.preferences.reading import response_ids
 from factory.ranks import whole_weights
 from factory.records import Record
@@ -48,7 +49,8 @@ class Scorer:
         self.rows = rows
         self.device = torch.device(device)
         self.tokenizer = open_tokenizer(folder)
-        self.model = open_classifier(folder, dtype).to(self.device).eval()
+        self.model = open_classifier(folder, dtype).eval()
+        move(self.model, self.device)
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         """The raw score of each response, whatever its length (R1v2 3.1: no limit at inference)."""

@@ -15,7 +15,9 @@ def set_reduction(trainer: Trainer, machine: Machine) -> None:
         return
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
-    trainer.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
+    plugin = trainer.accelerator.state.fsdp_plugin
+    assert plugin is not None  # the launcher's settings ask for it
+    plugin.mixed_precision_policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16,
         reduce_dtype=getattr(torch, machine.train.reduce),
         output_dtype=torch.bfloat16,

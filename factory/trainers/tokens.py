@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer
 
 from factory.errors import RecipeError
+from factory.model_parts import embedding_of, head_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,7 +28,8 @@ def add_tokens(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> Pi
         ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
         if len(ids) > 1:
             pieces[text] = ids
-    tokenizer.add_tokens([_token(text) for text in pieces])
+    tokens: list[Any] = [_token(text) for text in pieces]  # transformers annotates its own class
+    tokenizer.add_tokens(tokens)
     return pieces
 
 
@@ -45,10 +47,10 @@ def grow_embeddings(
     Differs from transformers' own resizing, which draws rows at random.
     """
     needed = 1 + max(tokenizer.get_vocab().values())
-    if needed > model.get_input_embeddings().weight.shape[0]:
+    if needed > embedding_of(model).weight.shape[0]:
         model.resize_token_embeddings(needed, mean_resizing=False)
     with torch.no_grad():
-        for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+        for table in (embedding_of(model), head_of(model)):
             for text, ids in pieces.items():
                 new = tokenizer.convert_tokens_to_ids(text)
                 table.weight[new] = table.weight[list(ids)].mean(dim=0)

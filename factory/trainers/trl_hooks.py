@@ -13,16 +13,14 @@ from typing import Any
 import torch
 from huggingface_hub import constants
 from torch import Tensor, nn
-from trl import (
-    DistillationConfig,
-    DistillationTrainer,
-    GRPOConfig,
-    GRPOTrainer,
-    RewardConfig,
-    RewardTrainer,
-    SFTConfig,
-    SFTTrainer,
-)
+from trl.trainer.distillation_config import DistillationConfig
+from trl.trainer.distillation_trainer import DistillationTrainer
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
+from trl.trainer.reward_config import RewardConfig
+from trl.trainer.reward_trainer import RewardTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
 __all__ = [
@@ -55,6 +53,8 @@ LogProbs = tuple[Tensor, Tensor | None, Tensor | None]
 class GivenLogprobsTrainer(GRPOTrainer):
     """GRPOTrainer whose log-probs a subclass may compute in another way."""
 
+    args: GRPOConfig
+
     def _get_per_token_logps_and_entropies(
         self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int,
         *args: Any, **kwargs: Any,
@@ -72,6 +72,8 @@ class GivenLogprobsTrainer(GRPOTrainer):
 
 class GivenTextsTrainer(DistillationTrainer):
     """DistillationTrainer that generates nothing: a subclass gives prompts and completions."""
+
+    args: DistillationConfig
 
     def prompts(self, prompts: list[str]) -> list[list[int]]:
         """Token ids of each prompt, by the dataset's column `prompt`."""

@@ -1,12 +1,13 @@
 """A trainer's weights as an engine takes them."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from factory.cpu.packed import causal_model
+from factory.model_parts import causal_model
 
 
 def gathered(tensor: Tensor) -> Tensor:
@@ -25,9 +26,9 @@ def fill(parameter: Tensor, tensor: Tensor) -> None:
     parameter.copy_(tensor)
 
 
-def unpacked(layer: torch.nn.Module) -> Tensor:
+def unpacked(layer: Any) -> Tensor:
     """A linear layer's weight as a matrix, where it is held in 8 or 4 bits too."""
-    weight = layer.weight
+    weight: Tensor = layer.weight
     if not is_packed(weight):
         return weight.detach()
     from peft.utils.integrations import dequantize_module_weight
@@ -52,7 +53,7 @@ def policy_weights(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
             continue
         tensor = parameter.detach()
         if ".base_layer." in name:
-            layer = inner.get_submodule(name.partition(".base_layer.")[0])
+            layer: Any = inner.get_submodule(name.partition(".base_layer.")[0])
             if name.endswith(".weight"):
                 tensor = unpacked(layer.base_layer)
                 tensor = tensor + layer.get_delta_weight("default").detach()

@@ -13,6 +13,8 @@ import torch
 from torch.optim import AdamW, Muon, Optimizer
 from transformers import PreTrainedModel
 
+from factory.model_parts import embedding_of, head_of
+
 
 class MuonWithAdamW(Optimizer):
     """Two optimizers that step together; their groups of parameters follow one another.
@@ -31,7 +33,7 @@ class MuonWithAdamW(Optimizer):
         betas: tuple[float, float],
     ) -> None:
         # No call of the base's: groups and state are those of the two, as in accelerate's wrapper.
-        outer = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
+        outer = {embedding_of(model).weight, head_of(model).weight}
         parameters = list(model.parameters())
         matrices = [p for p in parameters if p.dim() == 2 and p not in outer]
         rest = [p for p in parameters if p.dim() != 2 or p in outer]

@@ -52,6 +52,9 @@ class Sequences(torch.utils.data.Dataset[dict[str, Tensor]]):
         return {"input_ids": row, "labels": row}
 
 
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
 def new_model(config: PretrainConfig, seed: int) -> "PreTrainedModel":
     """A random float32 model of this shape, with the world's vocabulary.
 
@@ -68,9 +71,7 @@ def new_model(config: PretrainConfig, seed: int) -> "PreTrainedModel":
         num_key_value_heads=config.heads,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **{name: getattr(tokenizer, name) for name in SPECIAL_IDS},
         initializer_range=0.04,
     )
     torch.manual_seed(seed)
@@ -124,8 +125,8 @@ def train(config: PretrainConfig, out: Path, context: Context) -> None:
     )
     trainer.remove_callback(PrinterCallback)
     run_trainer(trainer, context)
-    trainer.model.config.use_cache = True
-    trainer.model.save_pretrained(out)
+    model.config.use_cache = True
+    model.save_pretrained(out)
     world_tokenizer().save_pretrained(out)
     write_tokenizer_fields(out)
 

@@ -33,7 +33,7 @@ from factory.trainers.lowmem import optimizer_fields
 from factory.trainers.opening import open_model, require_room
 from factory.trainers.parity import engine_parity
 from factory.trainers.phases import PhaseClock
-from factory.trainers.running import run_trainer
+from factory.trainers.running import gathered_over_ranks, run_trainer
 from factory.trainers.saving import save_model
 from factory.trainers.telemetry import Logs, Telemetry
 from factory.trainers.trl_hooks import DistillationConfig as TrlConfig
@@ -137,7 +137,7 @@ class OnPolicyTrainer(GivenTextsTrainer):
             sum(completion.finish_reason == "length" for completion in completions),
         ]
         # Of all ranks; TRL's own figures count traces as well.
-        counted = self.accelerator.gather(torch.tensor([counts], device=self.accelerator.device))
+        counted = gathered_over_ranks(self, torch.tensor([counts]))
         texts, all_tokens, truncated = counted.sum(dim=0).tolist()
         metrics_of(self)["drawn/length"].append(all_tokens / texts)
         metrics_of(self)["drawn/truncated_share"].append(truncated / texts)
@@ -245,7 +245,7 @@ def training_arguments(config: DistillConfig, context: Context) -> TrlConfig:
         learning_rate=config.learning_rate,
         lr_scheduler_type="constant",
         warmup_steps=0,
-        **{"optim": "adamw_torch"} | optimizer_fields(config.optimizer),
+        **optimizer_fields(config.optimizer, plain="adamw_torch"),
         adam_beta1=0.9,
         adam_beta2=0.999,
         weight_decay=0.0,

@@ -43,7 +43,7 @@ def mathematics(config: GrpoConfig) -> dict[str, Any]:
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": "constant_with_warmup",
         "warmup_steps": config.warmup_steps,
-        **{"optim": "adamw_torch"} | optimizer_fields(config.optimizer),
+        **optimizer_fields(config.optimizer, plain="adamw_torch"),
         "adam_beta1": config.adam_betas[0],
         "adam_beta2": config.adam_betas[1],
         "weight_decay": config.weight_decay,

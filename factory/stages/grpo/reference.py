@@ -7,9 +7,18 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from factory.errors import EngineError
+from factory.model_parts import trained_model
+from factory.trainers.checkpoints import output_folder
+from factory.trainers.running import gathered_over_ranks
 from factory.trainers.trl_hooks import GivenLogprobsTrainer
 from factory.trainers.weights import fill, gathered
 
@@ -74,7 +83,7 @@ class KeptReference(TrainerCallback):
 
 def _file(args: TrainingArguments, state: TrainerState) -> Path:
     """Of the weights of a reference that was refreshed, in the checkpoint of this step."""
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}" / "reference.safetensors"
+    return output_folder(args) / f"checkpoint-{state.global_step}" / "reference.safetensors"
 
 
 def require_reference(trainer: GivenLogprobsTrainer, batch: ScoredBatch) -> None:
@@ -83,12 +92,12 @@ def require_reference(trainer: GivenLogprobsTrainer, batch: ScoredBatch) -> None
     The policy is asked as the reference was, without dropout. Adapters on a model with dropout are
     left out: TRL draws dropout for their reference.
     """
-    if trainer.ref_model is None and _has_dropout(trainer.model):
+    if trainer.ref_model is None and _has_dropout(trained_model(trainer)):
         return
     own = policy_logprobs(trainer, batch)
     mask = batch.attention_mask[:, -batch.completion_length :].bool()
     worst = mean_kl(own[mask], batch.logprobs[mask])
-    largest = trainer.accelerator.gather(worst.to(trainer.accelerator.device)).max().item()
+    largest = gathered_over_ranks(trainer, worst).max().item()
     dtype = "float32" if trainer.accelerator.mixed_precision == "no" else "16 bits"
     if not largest <= KL_BOUNDS[dtype]:
         raise EngineError(
@@ -110,7 +119,7 @@ def require_loaded_reference(trainer: GivenLogprobsTrainer) -> None:
 @torch.no_grad()
 def policy_logprobs(trainer: GivenLogprobsTrainer, batch: ScoredBatch) -> Tensor:
     """Log-probs (rows, completion tokens) under the policy, computed as those of the reference."""
-    model = trainer.model
+    model = trained_model(trainer)
     was_training = model.training
     model.eval()
     try:
@@ -146,12 +155,12 @@ def _is_loaded_by_the_first_rank(trainer: GivenLogprobsTrainer) -> bool:
     return bool(plugin is not None and plugin.cpu_ram_efficient_loading)
 
 
-def _has_dropout(model: torch.nn.Module) -> bool:
+def _has_dropout(model: PreTrainedModel) -> bool:
     if any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules()):
         return True
-    config = model.config.to_dict()  # attention may call the function instead
+    # Attention may call the function instead.
     return any(
         isinstance(value, int | float) and value > 0
-        for name, value in config.items()
+        for name, value in model.config.to_dict().items()
         if "dropout" in name or "pdrop" in name
     )

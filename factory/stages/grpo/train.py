@@ -16,6 +16,7 @@ from factory.context import Context
 from factory.cost.roofline import measure_peaks, size_of
 from factory.files import write_file
 from factory.grading import GradingPool
+from factory.model_parts import trained_model
 from factory.ranks import this_rank
 from factory.records import Problem
 from factory.sampling import open_sampler
@@ -121,7 +122,7 @@ def train(
 
 def _go_back(early: EarlyStop, trainer: FactoryGrpoTrainer, context: Context) -> dict[str, float]:
     """Take the best weights if there was an alarm, and say so."""
-    stopped = early.go_back(trainer.model, trainer.state.global_step)
+    stopped = early.go_back(trained_model(trainer), trainer.state.global_step)
     if stopped is None:
         return {}
     context.note(f"grpo: ended after step {stopped.step}, weights of step {stopped.weights_step}")

@@ -12,10 +12,11 @@ import math
 import warnings
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers.training_args import ParallelMode
 
@@ -26,6 +27,7 @@ from factory.cpu.packed_logprobs import (
     rows_by_prompt,
     split_groups,
 )
+from factory.model_parts import trained_model
 from factory.stages.grpo.pass_choice import FasterPass, untouched
 from factory.stages.grpo.reference import KeptReference, ScoredBatch, require_reference
 from factory.trainers.phases import PhaseClock
@@ -77,9 +79,7 @@ class FactoryGrpoTrainer(GivenLogprobsTrainer):
             with sharded_by_layers():
                 super().__init__(*args, **kwargs)
 
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> Any:
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
         """A constant rate after updates 1 to n of the warm-up at 1/(n+1) to n/(n+1) of it.
 
         transformers' own warm-up trains its first update at rate 0, a whole rollout for nothing.
@@ -87,7 +87,8 @@ class FactoryGrpoTrainer(GivenLogprobsTrainer):
         if self.lr_scheduler is None and self.args.lr_scheduler_type == "constant_with_warmup":
             rising = self.args.warmup_steps + 1
             self.lr_scheduler = LambdaLR(
-                optimizer or self.optimizer, lambda step: min(1.0, (step + 1) / rising)
+                cast(Optimizer, optimizer or self.optimizer),
+                lambda step: min(1.0, (step + 1) / rising),
             )
         return super().create_scheduler(num_training_steps, optimizer)
 
@@ -119,15 +120,15 @@ class FactoryGrpoTrainer(GivenLogprobsTrainer):
         ]
         tried = max(parts, key=lambda part: mask[part].sum().item())
         trial = partial(self._try_pass, ids[tried], mask[tried], length)
-        with self.clock.measure("trial"), untouched(self.model, device):
+        with self.clock.measure("trial"), untouched(trained_model(self), device):
             self.is_packed = self.faster_pass.is_packed(
                 partial(trial, is_packed=True), partial(trial, is_packed=False)
             )
 
     def _try_pass(self, ids: Tensor, mask: Tensor, length: int, *, is_packed: bool) -> None:
         """One pass with its backward, as the loss asks for it."""
-        self.is_packed = is_packed
-        logprobs = self.batch_logprobs(self.model, ids, mask, length, compute_entropy=True)[0]
+        self.is_packed, model = is_packed, trained_model(self)
+        logprobs = self.batch_logprobs(model, ids, mask, length, compute_entropy=True)[0]
         logprobs.sum().backward()
         if ids.is_cuda:
             torch.cuda.synchronize(ids.device)
@@ -177,7 +178,8 @@ class FactoryGrpoTrainer(GivenLogprobsTrainer):
         self, input_ids: Tensor, attention_mask: Tensor, completion_length: int
     ) -> Tensor:
         """Log-probs (rows, completion_length) under the policy as it trains; padding is 0."""
-        return self.batch_logprobs(self.model, input_ids, attention_mask, completion_length)[0]
+        model = trained_model(self)
+        return self.batch_logprobs(model, input_ids, attention_mask, completion_length)[0]
 
     def compute_loss(
         self,
@@ -192,7 +194,7 @@ class FactoryGrpoTrainer(GivenLogprobsTrainer):
         """
         rest = (return_outputs, num_items_in_batch)
         merged = metrics_of(self)
-        if self.packed_rows is None or not self.model.training:
+        if self.packed_rows is None or not trained_model(self).training:
             loss = super().compute_loss(model, inputs, *rest)
             self._note_ratio(merged, inputs)
             return loss
@@ -200,11 +202,12 @@ class FactoryGrpoTrainer(GivenLogprobsTrainer):
         if not parts:
             return self._loss_without_signal()
         collected: list[tuple[float, Metrics]] = []
-        done = 0.0
+        done: Tensor | float = 0.0
         for rows in parts:
             part = _rows_of(inputs, rows)
             with separate_metrics(self) as metrics:
-                loss = super().compute_loss(model, part, *rest) * self._weight(part, inputs)
+                loss: Tensor = super().compute_loss(model, part, *rest)
+                loss = loss * self._weight(part, inputs)
             self._note_ratio(metrics, part)
             collected.append((part["completion_mask"].sum().item(), metrics))
             if rows is not parts[-1]:
@@ -212,7 +215,7 @@ class FactoryGrpoTrainer(GivenLogprobsTrainer):
                 done += loss.detach()
         for name, value in _merge_metrics(collected).items():
             merged[name].append(value)
-        return loss + done
+        return torch.add(loss, done)
 
     def _micro_batches(self, inputs: dict[str, Any]) -> list[Tensor]:
         """Row indices of each micro-batch; a prompt's rows stay together.
@@ -239,7 +242,7 @@ class FactoryGrpoTrainer(GivenLogprobsTrainer):
 
     def _loss_without_signal(self) -> Tensor:
         """A zero loss with zero gradients: the optimizer still takes its step, as in TRL."""
-        for parameter in self.model.parameters():
+        for parameter in trained_model(self).parameters():
             if parameter.requires_grad and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         return torch.zeros((), device=self.accelerator.device, requires_grad=True)

@@ -5,9 +5,10 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback
 
@@ -17,6 +18,7 @@ from factory.cpu.completion_loss import completion_loss
 from factory.cpu.packed import COVERED
 from factory.errors import EngineError, RecipeError, is_out_of_memory
 from factory.machine import Machine
+from factory.model_parts import causal_model, head_of, trained_model
 from factory.sampling.ends import training_ends
 from factory.stages.sft.config import SftConfig
 from factory.trainers.adapters import open_policy
@@ -74,18 +76,21 @@ class CompletionTrainer(SFTTrainer):
     the backward pass; here only scored positions meet it, once. The loss is the same number.
     """
 
+    args: TrlConfig
+
     def __init__(self, *args: Any, share: Callable[[int, int], float], **kwargs: Any) -> None:
         self._share = share
         self._correct = self._scored = self._tokens = 0
         super().__init__(*args, **kwargs)
 
     def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+        self, num_training_steps: int, optimizer: Optimizer | None = None
     ) -> LambdaLR:
         """The learning rate of each step, as a share of the highest."""
         if self.lr_scheduler is None:
             self.lr_scheduler = LambdaLR(
-                optimizer or self.optimizer, lambda step: self._share(step, num_training_steps)
+                cast(Optimizer, optimizer or self.optimizer),
+                lambda step: self._share(step, num_training_steps),
             )
         return self.lr_scheduler
 
@@ -101,21 +106,20 @@ class CompletionTrainer(SFTTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs["labels"][:, 1:]
         scored = labels != IGNORED
-        base = self.accelerator.unwrap_model(model)
-        base = base.get_base_model() if hasattr(base, "get_base_model") else base
+        base = causal_model(self.accelerator.unwrap_model(model))
         tokens = {name: value for name, value in inputs.items() if name != "labels"}
         hidden = base.base_model(**tokens, use_cache=False).last_hidden_state[:, :-1]
-        head = base.get_output_embeddings().weight
-        loss = completion_loss(hidden[scored], head, labels[scored])
+        loss = completion_loss(hidden[scored], head_of(base).weight, labels[scored])
         count = scored.sum() if num_items_in_batch is None else num_items_in_batch
         self._count(inputs, loss.correct, scored)
         return loss.negative_log_likelihood / torch.as_tensor(count).clamp(min=1)
 
     def _has_plain_head(self) -> bool:
         """Whether logits are float32 hidden @ weight.T and the loss their mean NLL, on one CPU."""
-        config = self.model.config.get_text_config()
+        model = trained_model(self)
+        config = model.config.get_text_config()
         scales = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
-        head = self.model.get_output_embeddings()
+        head = model.get_output_embeddings()
         return (
             self.args.device.type == "cpu"
             and not self.args.bf16

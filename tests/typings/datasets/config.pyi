@@ -1,0 +1,3 @@
+from pathlib import Path
+
+HF_DATASETS_CACHE: Path

@@ -1,0 +1,3 @@
+from . import MarkedYAMLError
+
+class ConstructorError(MarkedYAMLError): ...
