@@ -20,9 +20,9 @@ from typer.core import TyperGroup
 from factory.data_file import DataFile
 from factory.machine import Machine
 from factory.recipe import Header
-from factory.records import Consumes
+from factory.records import ArtifactKind, Consumes
 from factory.registry import DOORS, Door, Named, Row, open_doors
-from factory.stages.stage import KINDS, STAGES, Stage, StageConfig
+from factory.stages.stage import STAGES, Stage, StageConfig
 from factory.variants import VariantOf
 
 INTRODUCTION = """\
@@ -273,10 +273,10 @@ def _doors(titles: Titles) -> Iterator[str]:
 
 
 def _ordered(door: Door[Any]) -> list[Row[Any]]:
-    """The rows of a door whatever was imported first: kinds of stages as R1's chain has them, all
-    others by name."""
-    order = {kind: number for number, kind in enumerate(KINDS)} if door is STAGES else {}
-    return sorted(door.rows(), key=lambda row: (order.get(row.name, len(order)), row.name))
+    """The rows of a door by name; kinds of stages by what they make, then by name."""
+    makes = get_args(ArtifactKind)
+    order = {kind: makes.index(stage.produces) for kind, stage in STAGES.items()}
+    return sorted(door.rows(), key=lambda row: (order[row.name] if door is STAGES else 0, row.name))
 
 
 def _door_row(row: Row[Any]) -> str:

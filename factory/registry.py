@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any, Generic, Literal, TypeVar
 
 from factory.entry_points import (
@@ -85,6 +86,12 @@ class Named:
     """Marks a string field as the name of a row behind a door."""
 
     door: str
+
+
+def modules_of(package: str) -> list[str]:
+    """The modules and packages that lie in a package's folder, by name; none is imported."""
+    path = import_module(package).__path__
+    return sorted(f"{package}.{module.name}" for module in iter_modules(path))
 
 
 class Door(Mapping[str, T]):

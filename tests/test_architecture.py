@@ -14,7 +14,7 @@ import pytest
 from factory.plan import make_plan
 from factory.recipe import load_machine, load_recipe
 from factory.records import ArtifactKind
-from factory.stages.stage import KINDS
+from factory.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(
@@ -260,7 +260,7 @@ def test_no_function_is_longer_than_60_lines() -> None:
 def test_no_table_by_kind_of_stage_stands_outside_the_stages() -> None:
     """What is known of a kind stands in its row. Names of artifacts' kinds alone are no such
     table: they are closed."""
-    kinds, artifacts = set(KINDS), set(get_args(ArtifactKind))
+    kinds, artifacts = set(STAGES), set(get_args(ArtifactKind))
 
     def table(node: ast.AST) -> set[str]:
         parts: Sequence[ast.expr | None] = ()

@@ -4,20 +4,17 @@
 def hedges(build: Build) -> Section | None: ...
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from factory.blocks import Section
 from factory.errors import PluginError
-from factory.registry import Door, Row
+from factory.registry import Door, Row, modules_of
 from factory.report.build import Build
 
 Function = Callable[[Build], Section | None]
-BUILT_IN = (
-    "result", "claims", "flow", "scorecard", "difficulty", "contamination", "published", "changes",
-    "training", "evolution", "selection", "preferences", "stages", "samples", "answers", "cost",
-    "lineage", "recipe", "reading",
-)  # fmt: skip
+FILES = modules_of("factory.report.sections")
+BUILT_IN = tuple(file.rpartition(".")[2] for file in FILES)
 
 
 @dataclass(frozen=True)
@@ -30,9 +27,7 @@ class SectionRow:
     """The section that it follows; empty: the last one."""
 
 
-SECTIONS: Door[SectionRow] = Door(
-    "sections", "report section", [f"factory.report.sections.{name}" for name in BUILT_IN]
-)
+SECTIONS: Door[SectionRow] = Door("sections", "report section", FILES)
 
 
 def section(name: str, *, after: str = "") -> Callable[[Function], Function]:
@@ -51,15 +46,19 @@ def section(name: str, *, after: str = "") -> Callable[[Function], Function]:
 
 
 def in_order(rows: list[Row[SectionRow]]) -> list[Row[SectionRow]]:
-    """The rows as a report has them: those after one section in the order of their registration."""
-    ordered: list[Row[SectionRow]] = []
-    for row in rows:
-        names = [other.name for other in ordered]
-        index = names.index(row.value.after) + 1 if row.value.after in names else len(ordered)
-        if row.origin.kind != "factory":
-            while index < len(ordered) and ordered[index].value.after == row.value.after and (
-                ordered[index].origin.kind != "factory"
-            ):  # fmt: skip
-                index += 1
-        ordered.insert(index, row)
-    return ordered
+    """The rows as a report has them, each followed by those that stand after it.
+
+    A plug-in's stand right behind the section that they name, before the factory's next one; those
+    that name none, or one that is missing, at the end. Ties go by the order of registration.
+    """
+    names = {row.name for row in rows}
+
+    def behind(name: str) -> Iterator[Row[SectionRow]]:
+        here = [
+            row for row in rows if ((row.value.after in names and row.value.after) or "") == name
+        ]
+        for row in sorted(here, key=lambda row: (row.origin.kind == "factory") == bool(name)):
+            yield row
+            yield from behind(row.name)
+
+    return list(behind(""))

@@ -16,7 +16,7 @@ from factory.machine import Machine
 from factory.plugin_files import guarded
 from factory.problems.source import Fields, no_files
 from factory.records import OWN_LICENCE, ArtifactKind, Record
-from factory.registry import Door, current_origin
+from factory.registry import Door, current_origin, modules_of
 
 
 class StageConfig(Record):
@@ -146,18 +146,13 @@ def _can_be_lowered(name: str, machine: Machine) -> bool:
     return isinstance(value, float) or value > 1
 
 
-KINDS = (
-    "model", "problems", "written", "generate", "judge", "select", "rewrite", "review",
-    "mix", "sft", "pairs", "labels", "reward_model", "distill", "grpo", "evaluate",
-)  # fmt: skip
-"""The built-in kinds: a module of each registers its row."""
-
 GIVES: Mapping[str, type] = {
     "external_files": tuple, "uses": set, "check": list, "missing": list, "is_served": bool,
     "small": dict, "origins": list, "unseen": str,
 }  # fmt: skip
 """What the functions of a row return that are called while a recipe is planned or published."""
-STAGES: Door[Stage] = Door("stages", "kind of stage", [f"factory.stages.{kind}" for kind in KINDS])
+STAGES: Door[Stage] = Door("stages", "kind of stage", modules_of("factory.stages"))
+"""Each kind is a file or folder of `factory/stages/`, which registers its row."""
 
 
 def register(stage: Stage) -> Stage:

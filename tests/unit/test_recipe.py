@@ -66,7 +66,7 @@ def test_a_good_recipe_loads(tmp_path: Path) -> None:
         ("samples: 2", "samples: 0", ["stages.traces.samples: ", "greater than or equal to 1"]),
         ("samples: 2", "samples: 2.5", ["stages.traces.samples: ", "found 2.5"]),
         ("kind: sft", "kind: sftt", ["stages.student.kind: 'sftt' is none of", "mean sft?"]),
-        ("    kind: sft\n", "", ["stages.student.kind: None is none of model, "]),
+        ("    kind: sft\n", "", ["stages.student.kind: None is none of distill, "]),
         ("    problems: sums\n", "", ["stages.traces.problems: is missing"]),
         ("model: base\n    traces", "model: bas\n    traces",
          ["stages.student.model: no stage named 'bas' (did you mean base?)"]),

@@ -8,7 +8,7 @@ import pytest
 
 from factory import entry_points, registry
 from factory.errors import PluginError, RecipeError
-from factory.registry import DOORS, FACTORY, Door, Origin, registering
+from factory.registry import DOORS, FACTORY, Door, Origin, modules_of, registering
 
 MINE = Origin("file", "/home/me/mine.py", "ab" * 32)
 
@@ -138,3 +138,33 @@ def test_the_lab_registers_by_entry_points_as_rows_of_the_factory() -> None:
     for group, name in own:
         row = registry.DOORS[group.removeprefix("model_factory.")].row(name)
         assert row.origin == registry.FACTORY and row.version >= 1
+
+
+def test_a_file_or_folder_in_a_package_is_all_that_a_built_in_row_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: Door[int]
+) -> None:
+    """One that registers nothing is only shared by the others."""
+    package = tmp_path / "of_numbers"
+    text = "from factory.registry import DOORS\nDOORS['digits'].register('{}', {}, version=1)\n"
+    files = {"two.py": ("two", 2), "one/__init__.py": ("one", 1)}
+    for name, row in files.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text.format(*row))
+    (package / "shared.py").touch()
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    digits: Door[int] = Door("digits", "digit", modules_of("of_numbers"))
+    assert "of_numbers.two" not in sys.modules
+    assert dict(digits) == {"one": 1, "two": 2}
+    assert all(row.origin == FACTORY for row in digits.rows())
+
+
+def test_the_built_in_kinds_and_sections_are_what_lies_in_their_folders() -> None:
+    from factory.report.section import BUILT_IN, SECTIONS
+    from factory.stages import STAGES
+
+    own = [row.name for row in STAGES.rows() if row.origin == FACTORY]
+    assert {"model", "sft", "grpo", "evaluate"} <= set(own)
+    stages = {name.rpartition(".")[2] for name in modules_of("factory.stages")}
+    assert set(own) - stages <= {"pretrain"}
+    assert set(BUILT_IN) <= set(SECTIONS)

@@ -12,13 +12,13 @@ from factory.artifacts import open_artifact
 from factory.blocks import Cell, Figure, Section, Table, Text
 from factory.errors import PluginError
 from factory.plugin_files import load_plugins
-from factory.registry import DOORS, open_doors
+from factory.registry import DOORS, Origin, open_doors, registering
 from factory.report import foreign
 from factory.report.build import Build as Made
 from factory.report.build import build
 from factory.report.markdown import markdown
 from factory.report.render import failures, render_html, render_json, render_markdown, sections
-from factory.report.section import BUILT_IN, SECTIONS
+from factory.report.section import BUILT_IN, SECTIONS, in_order, section
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTION = """
@@ -158,7 +158,7 @@ def test_a_name_is_taken_once_and_a_place_has_to_be_there(tmp_path: Path) -> Non
         ),
         (
             SECTION.replace('"training"', '"trainin"'),
-            "after: no section 'trainin'; there are result",
+            "after: no section 'trainin'; there are answers",
         ),
     ):
         with pytest.raises(PluginError, match=message):
@@ -202,3 +202,23 @@ def test_numbers_of_a_table_are_written_short_and_stand_to_the_right() -> None:
     text = markdown("t", "", [section])
     assert "| --- | ---: | --- |" in text and "| a | 0\\.1235 | x |" in text
     assert "| b |  | 2 |" in text and text.count("| not finite |") == 2
+
+
+def test_sections_stand_where_they_say_whatever_was_registered_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    page = [row.name for row in in_order(SECTIONS.rows()) if row.name in BUILT_IN]
+    assert page == [
+        "result", "claims", "flow", "scorecard", "difficulty", "contamination", "published",
+        "changes", "training", "evolution", "selection", "preferences", "stages", "samples",
+        "answers", "cost", "lineage", "recipe", "reading",
+    ]  # fmt: skip
+    monkeypatch.setattr(SECTIONS, "table", dict(reversed(SECTIONS.table.items())))
+    with registering(Origin("file", "mine.py", "00")):
+        for name, after in (("a", "training"), ("b", "a"), ("c", "training"), ("d", "")):
+            section(name, after=after)(lambda build: None)
+    names = [row.name for row in in_order(SECTIONS.rows())]
+    assert [name for name in names if name in BUILT_IN] == page
+    at = names.index("training")
+    assert names[at : at + 5] == ["training", "a", "b", "c", "evolution"]
+    assert names[-1] == "d"
