@@ -35,16 +35,10 @@ from factory.records import (
 from factory.shipped import shipped
 from factory.stages.small import SAMPLES, small_sampling
 from factory.stages.stage import (
-    SAMPLING_MEMORY,
     Fields,
-    Stage,
     StageConfig,
-    never_served,
-    no_objection,
-    no_origins,
-    nothing_missing,
-    nothing_unseen,
     register,
+    sampling_stage,
 )
 from factory.templates import open_tokenizer
 
@@ -419,29 +413,17 @@ def small(fields: Fields) -> Fields:
 
 
 STAGE = register(
-    Stage(
-        kind="evaluate",
-        config=EvaluateConfig,
+    sampling_stage(
+        EvaluateConfig,
         produces="scores",
         version=3,
         run=run,
         packages=("torch", "transformers", "lm-eval", *GRADING_PACKAGES),
         preload=("transformers", "factory.evaluation.run"),
-        trains=False,
-        is_single=False,
         external_files=task_files,
         uses=plugin_rows,
-        check=no_objection,
-        missing=nothing_missing,
-        is_served=never_served,
-        memory_settings=SAMPLING_MEMORY,
         estimate=estimate,
         completions=completions,
-        tokens="sampled",
         small=small,
-        visible=None,
-        origins=no_origins,
-        unseen=nothing_unseen,
-        shows=None,
     )
 )

@@ -35,19 +35,10 @@ from factory.seeds import derive
 from factory.stages.drawing import Draw, LengthStops, Line, Retry
 from factory.stages.small import SAMPLES, TOKENS, TRAIN, small_sampling
 from factory.stages.stage import (
-    SAMPLING_MEMORY,
     Fields,
-    Stage,
     StageConfig,
-    never_served,
-    no_files,
-    no_objection,
-    no_origins,
-    no_rows,
-    nothing_missing,
-    nothing_unseen,
     register,
-    traces_metric,
+    sampling_stage,
 )
 from factory.templates import open_tokenizer
 
@@ -373,29 +364,13 @@ def small(fields: Fields) -> Fields:
 
 
 STAGE = register(
-    Stage(
-        kind="generate",
-        config=GenerateConfig,
+    sampling_stage(
+        GenerateConfig,
         produces="traces",
         version=3,
         run=run,
         packages=("torch", "transformers", *GRADING_PACKAGES),
-        preload=("transformers", "factory.sampling.blocks", "factory.sampling.transformers"),
-        trains=False,
-        is_single=False,
-        external_files=no_files,
-        uses=no_rows,
-        check=no_objection,
-        missing=nothing_missing,
-        is_served=never_served,
-        memory_settings=SAMPLING_MEMORY,
         estimate=estimate,
-        completions=traces_metric,
-        tokens="sampled",
         small=small,
-        visible=None,
-        origins=no_origins,
-        unseen=nothing_unseen,
-        shows=None,
     )
 )

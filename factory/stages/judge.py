@@ -38,19 +38,10 @@ from factory.sampling.blocks import ask_model
 from factory.seeds import derive
 from factory.stages.small import SAMPLES, small_sampling
 from factory.stages.stage import (
-    SAMPLING_MEMORY,
     Fields,
-    Stage,
     StageConfig,
-    never_served,
-    no_files,
-    no_objection,
-    no_origins,
-    no_rows,
-    nothing_missing,
-    nothing_unseen,
     register,
-    traces_metric,
+    sampling_stage,
 )
 from factory.templates import open_tokenizer
 
@@ -218,29 +209,12 @@ def small(fields: Fields) -> Fields:
 
 
 STAGE = register(
-    Stage(
-        kind="judge",
-        config=JudgeConfig,
+    sampling_stage(
+        JudgeConfig,
         produces="traces",
         version=2,
         run=run,
-        packages=("torch", "transformers"),
-        preload=("transformers", "factory.sampling.blocks", "factory.sampling.transformers"),
-        trains=False,
-        is_single=False,
-        external_files=no_files,
-        uses=no_rows,
-        check=no_objection,
-        missing=nothing_missing,
-        is_served=never_served,
-        memory_settings=SAMPLING_MEMORY,
         estimate=estimate,
-        completions=traces_metric,
-        tokens="sampled",
         small=small,
-        visible=None,
-        origins=no_origins,
-        unseen=nothing_unseen,
-        shows=None,
     )
 )

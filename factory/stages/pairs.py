@@ -27,16 +27,11 @@ from factory.records import ModelRef, Pair, Record, SamplingConfig, Trace, Trace
 from factory.stages.judged import JUDGED_SHARE, judged_texts, preference_origins, preference_table
 from factory.stages.small import PAIRS, small_preferences
 from factory.stages.stage import (
-    SAMPLING_MEMORY,
     Fields,
     Shows,
-    Stage,
     StageConfig,
-    never_served,
-    no_rows,
-    nothing_unseen,
     register,
-    traces_metric,
+    sampling_stage,
 )
 
 
@@ -244,29 +239,18 @@ def shown(artifact: Artifact) -> Sequence[Block]:
 
 
 STAGE = register(
-    Stage(
-        kind="pairs",
-        config=PairsConfig,
+    sampling_stage(
+        PairsConfig,
         produces="pairs",
         version=2,
         run=run,
-        packages=("torch", "transformers"),
         preload=(),
-        trains=False,
-        is_single=False,
         external_files=lambda config: sources.external_files(config.source),
-        uses=no_rows,
         check=check,
         missing=lambda config: sources.missing(config.source),
-        is_served=never_served,
-        memory_settings=SAMPLING_MEMORY,
         estimate=estimate,
-        completions=traces_metric,
-        tokens="sampled",
         small=small,
-        visible=None,
         origins=preference_origins,
-        unseen=nothing_unseen,
         shows=Shows("preferences", shown),
     )
 )

@@ -56,18 +56,10 @@ from factory.stages.fates import fates
 from factory.stages.fitness import Fitness, Rejected, fault
 from factory.stages.small import SAMPLES, TRAIN, keeping_all, small_sampling
 from factory.stages.stage import (
-    SAMPLING_MEMORY,
     Fields,
     Shows,
-    Stage,
-    never_served,
-    no_files,
-    no_objection,
-    no_origins,
-    no_rows,
-    nothing_missing,
-    nothing_unseen,
     register,
+    sampling_stage,
 )
 from factory.templates import open_tokenizer
 
@@ -467,29 +459,15 @@ def shown(artifact: Artifact) -> Sequence[Block]:
 
 
 STAGE = register(
-    Stage(
-        kind="rewrite",
-        config=RewriteConfig,
+    sampling_stage(
+        RewriteConfig,
         produces="traces",
         version=3,
         run=run,
         packages=("torch", "transformers", "py3langid", *GRADING_PACKAGES),
-        preload=("transformers", "factory.sampling.blocks", "factory.sampling.transformers"),
-        trains=False,
-        is_single=False,
-        external_files=no_files,
-        uses=no_rows,
-        check=no_objection,
-        missing=nothing_missing,
-        is_served=never_served,
-        memory_settings=SAMPLING_MEMORY,
         estimate=estimate,
         completions=completions,
-        tokens="sampled",
         small=small,
-        visible=None,
-        origins=no_origins,
-        unseen=nothing_unseen,
         shows=Shows("selection", shown),
     )
 )

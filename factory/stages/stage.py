@@ -210,6 +210,39 @@ def light_stage(
     )  # fmt: skip
 
 
+def sampling_stage(
+    config: type[StageConfig],
+    *,
+    packages: Sequence[str] = ("torch", "transformers"),
+    small: Callable[[Fields], Fields],
+    **fields: Any,
+) -> Stage:
+    """The row of a stage that draws with a sampler and does not train."""
+    drawing: dict[str, Any] = {
+        "preload": ("transformers", "factory.sampling.blocks", "factory.sampling.transformers"),
+        "memory_settings": SAMPLING_MEMORY, "tokens": "sampled", "completions": traces_metric,
+    }  # fmt: skip
+    return light_stage(config, packages=packages, small=small, **{**drawing, **fields})
+
+
+def training_stage(
+    config: type[StageConfig],
+    *,
+    packages: Sequence[str],
+    preload: Sequence[str],
+    memory_settings: Sequence[str],
+    tokens: Literal["sampled", "learned", "none"],
+    small: Callable[[Fields], Fields],
+    visible: tuple[str, ...] | None,
+    **fields: Any,
+) -> Stage:
+    """The row of a stage that trains in all ranks of the launcher."""
+    return light_stage(
+        config, packages=packages, preload=preload, memory_settings=memory_settings, trains=True,
+        tokens=tokens, small=small, visible=visible, **fields,
+    )  # fmt: skip
+
+
 def no_rows(config: Any) -> set[tuple[str, str]]:
     return set()
 

@@ -26,14 +26,8 @@ from factory.stages.generate import chosen_problems
 from factory.stages.small import TOKENS
 from factory.stages.stage import (
     Fields,
-    Stage,
-    never_served,
-    no_files,
-    no_objection,
-    no_origins,
-    no_rows,
-    nothing_unseen,
     register,
+    training_stage,
 )
 from factory.trainers.lowmem import gaps, held
 
@@ -127,29 +121,19 @@ def small(fields: Fields) -> Fields:
 
 
 STAGE = register(
-    Stage(
-        kind="distill",
-        config=DistillConfig,
+    training_stage(
+        DistillConfig,
         produces="model",
         version=2,
         run=run,
         packages=("torch", "transformers", "trl", "peft"),
         preload=("factory.stages.distill.trainer", "factory.sampling.blocks"),
-        trains=True,
-        is_single=False,
-        external_files=no_files,
-        uses=no_rows,
-        check=no_objection,
         missing=gaps,
-        is_served=never_served,
         memory_settings=("micro_batch", "engine_memory_gib", "gpu_memory_fraction_rl"),
         estimate=estimate,
         completions=completions,
         tokens="sampled",
         small=small,
         visible=("model", "prompt", "completions", "lora"),
-        origins=no_origins,
-        unseen=nothing_unseen,
-        shows=None,
     )
 )

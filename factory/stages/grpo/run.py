@@ -34,13 +34,8 @@ from factory.stages.small import HELD_OUT, SAMPLES, TOKENS
 from factory.stages.stage import (
     Fields,
     Shows,
-    Stage,
-    never_served,
-    no_files,
-    no_origins,
-    no_rows,
-    nothing_unseen,
     register,
+    training_stage,
 )
 from factory.trainers.lowmem import gaps
 
@@ -182,29 +177,21 @@ def shown(artifact: Artifact) -> Sequence[Block]:
 
 
 STAGE = register(
-    Stage(
-        kind="grpo",
-        config=GrpoConfig,
+    training_stage(
+        GrpoConfig,
         produces="model",
         version=4,
         run=run,
         packages=("torch", "transformers", "trl", "peft", "py3langid", *GRADING_PACKAGES),
         preload=("factory.stages.grpo.train", "factory.sampling.blocks"),
-        trains=True,
-        is_single=False,
-        external_files=no_files,
-        uses=no_rows,
         check=check,
         missing=gaps,
-        is_served=never_served,
         memory_settings=("micro_groups", "engine_memory_gib", "gpu_memory_fraction_rl"),
         estimate=estimate,
         completions=completions,
         tokens="sampled",
         small=small,
         visible=("model", "prompt", "lora"),
-        origins=no_origins,
-        unseen=nothing_unseen,
         shows=Shows("evolution", shown),
     )
 )

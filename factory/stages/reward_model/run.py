@@ -33,15 +33,8 @@ from factory.stages.small import CONTEXT, ROWS
 from factory.stages.stage import (
     Fields,
     Shows,
-    Stage,
-    never_served,
-    no_files,
-    no_objection,
-    no_origins,
-    no_rows,
-    nothing_missing,
-    nothing_unseen,
     register,
+    training_stage,
 )
 from factory.templates import open_tokenizer
 from factory.trainers.arguments import micro_batch_rows
@@ -269,29 +262,18 @@ def shown(artifact: Artifact) -> Sequence[Block]:
 
 
 STAGE = register(
-    Stage(
-        kind="reward_model",
-        config=RewardModelConfig,
+    training_stage(
+        RewardModelConfig,
         produces="reward_model",
         version=1,
         run=run,
         packages=("torch", "transformers", "trl"),
         preload=("factory.stages.reward_model.trainer",),
-        trains=True,
-        is_single=False,
-        external_files=no_files,
-        uses=no_rows,
-        check=no_objection,
-        missing=nothing_missing,
-        is_served=never_served,
         memory_settings=("micro_batch",),
         estimate=estimate,
-        completions=None,
         tokens="none",
         small=small,
         visible=None,
-        origins=no_origins,
-        unseen=nothing_unseen,
         shows=Shows("preferences", shown),
     )
 )

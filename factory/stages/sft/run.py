@@ -23,13 +23,8 @@ from factory.stages.sft.config import SftConfig
 from factory.stages.small import CONTEXT, ROWS
 from factory.stages.stage import (
     Fields,
-    Stage,
-    never_served,
-    no_files,
-    no_origins,
-    no_rows,
-    nothing_unseen,
     register,
+    training_stage,
 )
 from factory.templates import open_tokenizer
 from factory.trainers.arguments import micro_batch_rows
@@ -179,29 +174,19 @@ def small(fields: Fields) -> Fields:
 
 
 STAGE = register(
-    Stage(
-        kind="sft",
-        config=SftConfig,
+    training_stage(
+        SftConfig,
         produces="model",
         version=2,
         run=run,
         packages=("torch", "transformers", "trl", "peft"),
         preload=("factory.stages.sft.trainer",),
-        trains=True,
-        is_single=False,
-        external_files=no_files,
-        uses=no_rows,
         check=validate,
         missing=gaps,
-        is_served=never_served,
         memory_settings=("micro_batch",),
         estimate=estimate,
-        completions=None,
         tokens="learned",
         small=small,
         visible=("model", "prompt", "completions", "add_tokens", "lora"),
-        origins=no_origins,
-        unseen=nothing_unseen,
-        shows=None,
     )
 )
