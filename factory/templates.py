@@ -56,7 +56,7 @@ def written_messages(
     try:
         with _bounded():
             text = tokenizer.apply_chat_template(
-                list(messages),
+                [dict(message) for message in messages],
                 tokenize=False,
                 add_generation_prompt=opens,
                 strftime_now=TODAY.strftime,

@@ -17,7 +17,7 @@ FIELD = "factory_problem"
 
 def problem_documents(problems: Iterable[Problem]) -> dict[str, Any]:
     """The dataset that lm-eval sees: split `test`, one row a problem, held in memory."""
-    from datasets import Dataset
+    from factory.problems.hub import held_table
 
     rows = [
         {
@@ -31,7 +31,7 @@ def problem_documents(problems: Iterable[Problem]) -> dict[str, Any]:
     ]
     if not rows:
         raise DataError("benchmark: no problems are left; check its limit and source")
-    return {"test": Dataset.from_list(rows)}
+    return {"test": held_table(rows)}
 
 
 def document_problem(document: dict[str, Any]) -> Problem:

@@ -116,6 +116,13 @@ def data_set_rows(
     return rows
 
 
+def held_table(rows: list[dict[str, Any]]) -> Any:
+    """Rows as a data set of `datasets`, held in memory."""
+    from datasets import Dataset
+
+    return Dataset.from_list(rows)
+
+
 def _problem(row: dict[str, Any], source: HubSource, label: str) -> Problem:
     question, reference = (str(row[name] or "") for name in (source.question, source.reference))
     return Problem(

@@ -1,3 +1,0 @@
-from pathlib import Path
-
-HF_DATASETS_CACHE: Path
