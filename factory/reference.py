@@ -293,6 +293,8 @@ def _says(value: Any) -> str:
     function = getattr(value, "function", None) or getattr(value, "config", None)
     if function is None and getattr(value, "learns_from", None):
         return f"what a reward model makes of it that learned from {value.learns_from}"
+    if getattr(value, "is_judged", False):
+        return "what a judge model makes of an answer to a general prompt: its points as a share"
     module = sys.modules.get(getattr(function, "__module__", ""))
     return _first(inspect.getdoc(function or value) or inspect.getdoc(module) or "")
 

@@ -70,6 +70,8 @@ def rescore(
     totals: dict[tuple[str, str, Reading], list[int]] = {}
     for sample, *now in zip(samples, verdicts[::2], verdicts[1::2], strict=True):
         before = (sample.trace.verdict, sample.lenient)
+        if problems[sample.benchmark][sample.trace.problem_id].kind == "open":
+            now = before  # a judge's, whom nobody asks again here
         for reading, old, new in zip(get_args(Reading), before, now, strict=True):
             is_changed = old.outcome != new.outcome
             counts = totals.setdefault((sample.benchmark, sample.mode, reading), [0, 0, 0, 0])

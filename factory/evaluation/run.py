@@ -7,6 +7,7 @@ from typing import Any
 from factory.errors import EngineError
 from factory.evaluation.asking import EvaluatedModel
 from factory.evaluation.documents import pass_rates
+from factory.evaluation.judged import Judging
 from factory.evaluation.rounds import is_narrow
 from factory.evaluation.runs import EvalRequest, OwnRun, Results, Run, Sampled
 from factory.evaluation.scores import both_readings, graded_sample, own_scores
@@ -14,12 +15,21 @@ from factory.grading import GradeItem, GradingPool, check_ungradable
 from factory.records import EvalSample, Verdict
 
 
-def evaluate_own(runs: Sequence[OwnRun], model: EvaluatedModel) -> Results:
+def evaluate_own(
+    runs: Sequence[OwnRun],
+    model: EvaluatedModel,
+    *,
+    judging: Judging | None = None,
+    max_ungradable: float = 0.01,
+) -> Results:
     """Ask for every completion of these runs, grade and score them.
 
-    EngineError if the grader itself failed on more than 1 % of a benchmark's samples in a round:
-    such an outage must not be read as wrong answers.
+    EngineError if the grader itself failed on more than `max_ungradable` of a benchmark's samples
+    in a round: such an outage must not be read as wrong answers. Answers that no rule can check
+    wait for `judging`.
     """
+    if judging is not None:
+        judging.check(runs)
     graded: dict[str, list[EvalSample]] = {run.name: [] for run in runs}
     requests = [request for run in runs for request in _requests(run, model)]
     machine = model.context.machine
@@ -29,9 +39,13 @@ def evaluate_own(runs: Sequence[OwnRun], model: EvaluatedModel) -> Results:
 
     with GradingPool(machine.thread_count(), is_isolated=not machine.unsandboxed) as pool:
         for sampled in model.ask(requests, segment="samples", is_enough=is_enough):
-            for sample in _graded(sampled, runs, pool=pool, model=model):
+            samples = _graded(sampled, runs, pool=pool, model=model)
+            _refuse_ungradable(samples, runs, limit=max_ungradable, has_judge=judging is not None)
+            for sample in samples:
                 graded[f"{sample.benchmark}.{sample.mode}"].append(sample)
     graded = {run.name: _in_order(run, graded[run.name]) for run in runs}
+    if judging is not None:
+        graded = judging.decide(runs, graded)
     style = model.prompt.style
     return Results(
         by_run={
@@ -66,26 +80,30 @@ def _graded(
         items += both_readings(problem, completion.text, completion.finish_reason, model.prompt)
     verdicts = pool.grade(items)
     pairs = zip(verdicts[::2], verdicts[1::2], strict=True)
-    samples = [
+    return [
         graded_sample(
             request, completion, verdicts=pair, prompt=model.prompt, model=model.fingerprint
         )
         for (request, completion), pair in zip(sampled, pairs, strict=True)
     ]
-    _refuse_ungradable(samples)
-    return samples
 
 
-def _refuse_ungradable(samples: Sequence[EvalSample]) -> None:
+def _refuse_ungradable(
+    samples: Sequence[EvalSample], runs: Sequence[OwnRun], *, limit: float, has_judge: bool
+) -> None:
+    """EngineError by benchmark, reading by reading; what waits for a judge counts without one."""
+    judged = {(run.benchmark, p.id) for run in runs for p in run.problems if p.kind == "open"}
     readings: dict[str, tuple[list[Verdict], list[Verdict]]] = {}
     for sample in samples:
+        if has_judge and (sample.benchmark, sample.trace.problem_id) in judged:
+            continue
         strict, lenient = readings.setdefault(sample.benchmark, ([], []))
         strict.append(sample.trace.verdict)
         lenient.append(sample.lenient)
     for benchmark, both in readings.items():
         try:
             for verdicts in both:
-                check_ungradable(verdicts)
+                check_ungradable(verdicts, limit=limit)
         except EngineError as error:
             raise EngineError(f"benchmark {benchmark}: {error}") from error
 

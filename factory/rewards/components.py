@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
+from factory.grading.judge import JudgeSettings
 from factory.records import AddedLater, Record, RewardModelRef
 from factory.registry import Named
 from factory.rewards.reward import REWARDS, GradedCompletion, component, settings_of
@@ -15,7 +16,7 @@ class RewardConfig(Record):
     """One reward component, its weight in the total, and when it counts."""
 
     name: Annotated[str, Named("rewards"), AfterValidator(REWARDS.check)]
-    """accuracy, format, language, overlong, repetition, helpful, safety, or a plug-in's."""
+    """accuracy, format, language, overlong, repetition, helpful, safety, judge, or a plug-in's."""
     weight: float = Field(default=1.0, allow_inf_nan=False, ge=-1e6, le=1e6)
     """R1 adds accuracy, format and language with equal weights (arXiv 2501.12948 v2, 2.2, 3.2)."""
     start_step: int = Field(default=1, ge=1, le=10**7)
@@ -29,12 +30,18 @@ class RewardConfig(Record):
     """The reward model, of `helpful` one that learned from pairs, of `safety` from labels."""
     settings: Annotated[dict[str, JsonValue], AddedLater()] = Field(default_factory=dict)
     """Of a reward that takes any, by its own names."""
+    judge: Annotated[JudgeSettings | None, AddedLater()] = None
+    """Of `judge`: who is asked about answers to general prompts, and how: a model on a server, or
+    one with weights, which every rank then holds beside what it trains."""
 
     @model_validator(mode="after")
     def _has_its_model(self) -> "RewardConfig":
-        if self.is_learned != (self.model is not None):
-            needed = "needs" if self.is_learned else "takes no"
-            raise ValueError(f"{self.name} {needed} model: the reward model that gives it")
+        for is_needed, value, what in (
+            (self.is_learned, self.model, "model: the reward model that gives it"),
+            (REWARDS[self.name].is_judged, self.judge, "judge: {model: ...}"),
+        ):
+            if is_needed != (value is not None):
+                raise ValueError(f"{self.name} {'needs' if is_needed else 'takes no'} {what}")
         return self
 
     @model_validator(mode="after")

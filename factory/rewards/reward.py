@@ -54,7 +54,7 @@ F = TypeVar("F", bound=Function)
 
 @dataclass(frozen=True)
 class Reward:
-    """A reward: of a function, or of a reward model that learned from `learns_from`."""
+    """A reward: of a function, of a reward model that learned from `learns_from`, or of a judge."""
 
     function: Function | None
     """Gives a finite number within `bounds`, or None where it does not apply."""
@@ -62,6 +62,8 @@ class Reward:
     """What a recipe may set under `settings`; the function's second argument."""
     bounds: tuple[float, float]
     learns_from: Literal["pairs", "labels"] | None = None
+    is_judged: bool = False
+    """A model is asked, by the settings `judge` of the component."""
 
 
 REWARDS: Door[Reward] = Door("rewards", "reward", ["factory.rewards.rules"])

@@ -56,3 +56,5 @@ def repetition(completion: GradedCompletion) -> float:
 BOUNDS = (float("-inf"), float("inf"))
 REWARDS.register("helpful", Reward(None, None, BOUNDS, learns_from="pairs"), version=1)
 REWARDS.register("safety", Reward(None, None, BOUNDS, learns_from="labels"), version=1)
+# Given by a judge model that is asked about answers to general prompts.
+REWARDS.register("judge", Reward(None, None, (0.0, 1.0), is_judged=True), version=1)

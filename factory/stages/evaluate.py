@@ -18,6 +18,7 @@ from factory.cost.shapes import Unpriced
 from factory.cost.work import drawing_work
 from factory.errors import DataError, RecipeError
 from factory.grading import GRADING_PACKAGES
+from factory.grading.judge import JudgeSettings
 from factory.jsonl import read_records, write_records
 from factory.problems.benchmark import BENCHMARKS, benchmark_problems
 from factory.records import (
@@ -33,9 +34,11 @@ from factory.records import (
     Score,
 )
 from factory.shipped import shipped
-from factory.stages.small import SAMPLES, small_sampling
+from factory.stages.judged import judge_blocks, judge_work
+from factory.stages.small import SAMPLES, small_judge, small_sampling
 from factory.stages.stage import (
     Fields,
+    Shows,
     StageConfig,
     register,
     sampling_stage,
@@ -70,7 +73,7 @@ class BenchmarkConfig(Record):
     """A [benchmark](#rows-benchmarks) by name, or a task of lm-eval's registry, whose data may come
     from the hub."""
     version: Annotated[str | None, AddedLater()] = None
-    """The task's version that is meant; another one is refused, since its scores do not compare."""
+    """The task's version that is meant; another one is refused: its scores do not compare."""
     limit: int | None = Field(default=None, ge=1, le=10**9)
     """Use only the first N problems."""
     sampling: SamplingConfig | None = None
@@ -115,6 +118,12 @@ class EvaluateConfig(StageConfig):
     stop_at: Annotated[EarlyStop | None, AddedLater()] = None
     """Ends the sampling of a benchmark of ours as soon as its error bar is so narrow, in whole
     rounds over all its problems; k is then what the rule led to, at most `samples`."""
+    judge: Annotated[JudgeSettings | None, AddedLater()] = None
+    """Decides answers to problems of kind `open` of our own benchmarks, once all are drawn; its
+    requests and replies are in judgements.jsonl. None: a benchmark of such problems is refused."""
+    max_ungradable: Annotated[float, AddedLater()] = Field(default=0.01, ge=0.0, le=1.0)
+    """Largest share of a benchmark's answers that graders may leave ungradable; these are counted
+    and not right. A judge has a bound of its own."""
 
     @model_validator(mode="after")
     def _asks_something(self) -> "EvaluateConfig":
@@ -122,6 +131,11 @@ class EvaluateConfig(StageConfig):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"benchmarks of equal name: {', '.join(twice)}")
+        if self.judge is not None and self.stop_at is not None:
+            raise ValueError(
+                "stop_at: looks at verdicts while answers are drawn; a judge decides "
+                "when all are: leave one of the two out"
+            )
         for benchmark in self.benchmarks:
             if not self.greedy and self.samples_of(benchmark) == 0:
                 raise ValueError(f"benchmark {benchmark.name}: samples is 0 and greedy is off")
@@ -137,22 +151,28 @@ def run(config: EvaluateConfig, inputs: Inputs, out: Path, context: Context) -> 
     EngineError if a grader fails on more than 1 % of a benchmark's samples; RecipeError or
     DataError if a task is unknown, has no data, or leaves no problems.
     """
+    from factory.evaluation.judged import Judging, check_open
     from factory.evaluation.run import evaluate_own
     from factory.evaluation.summary import trap
 
     folder = inputs["model"].path
     model = _evaluated_model(config, inputs["model"], context)
     own, parts = _own_runs(config, inputs), []
+    judging = None
+    if config.judge is not None:
+        judging = Judging(config.judge, inputs["judge.model"].path, context)
     with _registry_runs(config, folder, context) as tasks:
         _check_versions(config, [*own, *tasks])
         if own:
-            parts.append(evaluate_own(own, model))
+            limit = config.max_ungradable
+            check_open(own, limit, has_judge=judging is not None)
+            parts.append(evaluate_own(own, model, judging=judging, max_ungradable=limit))
         if tasks:
             from factory.evaluation.registry_tasks import evaluate_tasks
 
             scorer = partial(_likelihood_model, folder, context)
-            limit = config.sampling.max_new_tokens
-            parts.append(evaluate_tasks(tasks, model, max_new_tokens=limit, open_scorer=scorer))
+            longest = config.sampling.max_new_tokens
+            parts.append(evaluate_tasks(tasks, model, max_new_tokens=longest, open_scorer=scorer))
     by_run = {name: result for part in parts for name, result in part.by_run.items()}
     scores: list[Score] = []
     samples: list[EvalSample] = []
@@ -172,11 +192,14 @@ def run(config: EvaluateConfig, inputs: Inputs, out: Path, context: Context) -> 
             record.setdefault(key, {}).update(entries)
     write_records(out / "scores.jsonl", scores)
     write_records(out / "samples.jsonl", samples)
+    if judging is not None:
+        write_records(out / "judgements.jsonl", judging.votes)
     text = json.dumps(record, indent=2, sort_keys=True, default=float)
     (out / "harness.json").write_text(text + "\n", encoding="utf-8")
     return {
         **{f"{score.benchmark}.{score.metric}": score.value for score in scores},
         "completion_tokens": float(sum(part.completion_tokens for part in parts)),
+        **({} if judging is None else judging.metrics),
     }
 
 
@@ -359,6 +382,13 @@ def estimate(config: EvaluateConfig, cost: CostContext) -> tuple[StageCost, None
                     rows=problems * samples, completion=completion, limit=limit,
                 )  # fmt: skip
                 parts.append(drawing_work(cost, model, load, is_assumed=is_assumed))
+                if config.judge is not None and benchmark.problems is not None:
+                    # As if all of its problems were open ones, each answer another.
+                    work = judge_work(
+                        cost, "judge.model", config.judge, question=question,
+                        completion=completion, rows=problems * samples,
+                    )  # fmt: skip
+                    parts.append(work)
     start = cost.start
     return StageCost(
         start + HARNESS_SECONDS + sum(part.seconds - start for part in parts),
@@ -409,6 +439,7 @@ def small(fields: Fields) -> Fields:
         "benchmarks": [small_benchmark(benchmark) for benchmark in fields["benchmarks"]],
         "sampling": small_sampling(fields["sampling"]),
         "samples": min(fields["samples"], SAMPLES),
+        "judge": fields["judge"] and small_judge(fields["judge"]),
     }
 
 
@@ -425,5 +456,6 @@ STAGE = register(
         estimate=estimate,
         completions=completions,
         small=small,
+        shows=Shows("stages", judge_blocks),
     )
 )

@@ -9,84 +9,40 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
-
 from factory.artifacts import Inputs
-from factory.chat import PromptConfig, render, with_stops
 from factory.context import Context, Metrics
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers
-from factory.cost.work import reading_work
 from factory.errors import DataError
 from factory.grading import check_ungradable
-from factory.grading.judge import Judgement, judge_request, judged, read_reply
+from factory.grading.judge import JudgeSettings
 from factory.jsonl import read_records, write_records
-from factory.records import (
-    AskedModelRef,
-    FinishReason,
-    Outcome,
-    Problem,
-    ProblemsRef,
-    Record,
-    SamplingConfig,
-    Trace,
-    TracesRef,
-    Verdict,
+from factory.records import Problem, ProblemsRef, Trace, TracesRef
+from factory.sampling.judging import (
+    Item,
+    Opinion,
+    agreement,
+    ask_judge,
+    is_ruled,
+    spread,
 )
-from factory.sampling import Request
-from factory.sampling.blocks import ask_model
-from factory.seeds import derive
-from factory.stages.small import SAMPLES, small_sampling
+from factory.stages.judged import judge_blocks, judge_work
+from factory.stages.small import small_judge
 from factory.stages.stage import (
-    Fields,
+    Shows,
     StageConfig,
     register,
     sampling_stage,
 )
-from factory.templates import open_tokenizer
 
 
-class JudgeConfig(StageConfig):
+class JudgeConfig(JudgeSettings, StageConfig):
     """Writes traces.jsonl, open ones with the judge's verdict, and judgements.jsonl."""
 
     kind: Literal["judge"]
     traces: TracesRef
     problems: ProblemsRef
     """What the traces answer; their references are in it."""
-    model: AskedModelRef
-    """The judge: any model with a chat template."""
-    votes: int = Field(default=1, ge=1, le=10**4)
-    """Replies for each answer; more than half of them must agree. Not stated by the paper."""
-    prompt: PromptConfig = PromptConfig()
-    """Style chat; a system message and a prefill may be given."""
-    sampling: SamplingConfig = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=1024)
-    """Greedy; above one vote it needs a temperature above 0."""
-    max_ungradable: float = Field(default=0.01, ge=0.0, le=1.0)
-    """Largest share of judged answers that the judge may leave undecided."""
-
-    @model_validator(mode="after")
-    def _can_vote(self) -> "JudgeConfig":
-        if self.votes > 1 and self.sampling.temperature == 0:
-            raise ValueError("votes: greedy replies are all the same; give a temperature above 0")
-        if self.prompt.style != "chat":
-            raise ValueError(f"prompt.style {self.prompt.style}: a judge is asked in style chat")
-        return self
-
-
-class Vote(Record):
-    """One reply of the judge, kept beside the traces."""
-
-    problem_id: str
-    sample: int
-    vote: int
-    prompt: str
-    """The exact text the judge was given."""
-    reply: str
-    """The exact text it returned."""
-    finish_reason: FinishReason
-    seed: int
-    judgement: Judgement | None
-    """None: the reply decides nothing."""
 
 
 def run(config: JudgeConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
@@ -103,13 +59,16 @@ def run(config: JudgeConfig, inputs: Inputs, out: Path, context: Context) -> Met
     waiting = [index for index, trace in enumerate(traces) if _waits(trace, problems)]
     if not waiting:
         context.note(f"judge: none of the {len(traces)} traces answers a problem of kind open")
-    answered = [(problems[traces[index].problem_id], traces[index]) for index in waiting]
-    votes = _ask(config, answered, inputs["model"].path, context) if answered else []
-    write_records(out / "judgements.jsonl", votes)
-    verdicts: dict[int, Verdict] = {}
-    for number, index in enumerate(waiting):
-        own = votes[number * config.votes : (number + 1) * config.votes]
-        verdicts[index] = judged(traces[index].answer or "", [vote.judgement for vote in own])
+    ruled = [
+        index
+        for index, trace in enumerate(traces)
+        if is_ruled(problems[trace.problem_id], trace.verdict)
+    ]
+    compared = spread(ruled, config.agreement)
+    items = [_item(traces[index], problems) for index in (*waiting, *compared)]
+    results = ask_judge(items, config, model=inputs["model"].path, context=context)
+    write_records(out / "judgements.jsonl", (vote for result in results for vote in result.votes))
+    verdicts = {i: result.verdict for i, result in zip(waiting, results, strict=False)}
     check_ungradable(list(verdicts.values()), limit=config.max_ungradable)
     write_records(
         out / "traces.jsonl",
@@ -118,7 +77,19 @@ def run(config: JudgeConfig, inputs: Inputs, out: Path, context: Context) -> Met
             for index, trace in enumerate(traces)
         ),
     )
-    return _metrics(len(traces), votes, [verdict.outcome for verdict in verdicts.values()])
+    judges = [result.verdict for result in results[len(waiting) :]]
+    rules = [traces[index].verdict for index in compared]
+    return {
+        **_metrics(len(traces), results[: len(waiting)]),
+        **agreement(list(zip(rules, judges, strict=True))),
+    }
+
+
+def _item(trace: Trace, problems: dict[str, Problem]) -> Item:
+    return Item(
+        f"{trace.problem_id}/{trace.sample}", problems[trace.problem_id], trace.sample,
+        trace.answer or "", seeded_by=("judge", trace.problem_id, trace.sample),
+    )  # fmt: skip
 
 
 def _waits(trace: Trace, problems: dict[str, Problem]) -> bool:
@@ -133,58 +104,12 @@ def _waits(trace: Trace, problems: dict[str, Problem]) -> bool:
     return problem.kind == "open" and is_undecided
 
 
-def _ask(
-    config: JudgeConfig,
-    answered: Sequence[tuple[Problem, Trace]],
-    model: Path,
-    context: Context,
-) -> list[Vote]:
-    """`config.votes` votes on each answer, in order."""
-    tokenizer = open_tokenizer(model)
-    entries = []
-    for problem, trace in answered:
-        request = judge_request(
-            problem, trace.answer or "", control_texts=tokenizer.all_special_tokens
-        )
-        prompt = render(request, config.prompt, tokenizer)
-        ids = tuple(tokenizer(prompt, add_special_tokens=False)["input_ids"])
-        for vote in range(config.votes):
-            seed = derive(context.seed, "judge", trace.problem_id, trace.sample, vote)
-            entries.append((trace, vote, prompt, Request(ids, seed)))
-    keyed = [
-        (f"{trace.problem_id}/{trace.sample}/{vote}", request)
-        for trace, vote, _, request in entries
-    ]
-    replies = ask_model(
-        model,
-        keyed,
-        with_stops(config.sampling, config.prompt),
-        segment="replies.jsonl",
-        on_block=lambda start, block: context.progress(
-            start + len(block), len(keyed), unit="replies"
-        ),
-        context=context,
-    )
-    return [
-        Vote(
-            problem_id=trace.problem_id,
-            sample=trace.sample,
-            vote=vote,
-            prompt=prompt,
-            reply=reply.text,
-            finish_reason=reply.finish_reason,
-            seed=request.seed,
-            judgement=read_reply(reply.text) if reply.finish_reason == "stop" else None,
-        )
-        for (trace, vote, prompt, request), reply in zip(entries, replies, strict=True)
-    ]
-
-
-def _metrics(traces: int, votes: Sequence[Vote], outcomes: Sequence[Outcome]) -> Metrics:
-    counts = Counter(outcomes)
+def _metrics(traces: int, results: Sequence[Opinion]) -> Metrics:
+    counts = Counter(result.verdict.outcome for result in results)
+    votes = [vote for result in results for vote in result.votes]
     return {
         "traces": float(traces),
-        "judged": float(len(outcomes)),
+        "judged": float(len(results)),
         **{name: float(counts[name]) for name in ("correct", "wrong", "ungradable")},
         "unread_share": sum(vote.judgement is None for vote in votes) / max(1, len(votes)),
     }
@@ -192,20 +117,10 @@ def _metrics(traces: int, votes: Sequence[Vote], outcomes: Sequence[Outcome]) ->
 
 def estimate(config: JudgeConfig, cost: CostContext) -> tuple[StageCost, Answers]:
     traces: Answers = cost.read("traces")
-    return reading_work(
-        cost, "model", config.sampling, question=600 + traces.question,
-        extra=traces.completion, prompts=traces.rows, samples=config.votes,
+    return judge_work(
+        cost, "model", config, question=traces.question, completion=traces.completion,
+        rows=traces.rows,
     ), traces  # fmt: skip
-
-
-def small(fields: Fields) -> Fields:
-    # A random model decides nothing.
-    return {
-        **fields,
-        "votes": min(fields["votes"], SAMPLES),
-        "sampling": small_sampling(fields["sampling"]),
-        "max_ungradable": 1.0,
-    }
 
 
 STAGE = register(
@@ -215,6 +130,7 @@ STAGE = register(
         version=2,
         run=run,
         estimate=estimate,
-        small=small,
+        small=small_judge,
+        shows=Shows("stages", judge_blocks),
     )
 )

@@ -1,21 +1,45 @@
-"""What stages share whose data a judge may make: pairs and labels."""
+"""What stages share in which a judge decides: answers, pairs, labels."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from factory.artifacts import Artifact
-from factory.blocks import Table
+from factory.blocks import Block, Table, Text
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers, Texts
 from factory.cost.work import reading_work
+from factory.grading.judge import JudgeSettings
 from factory.readable import count, plural
 from factory.records import SamplingConfig
+from factory.sampling.judging import agreement_table
 from factory.stages.stage import Origin, file_origin
 
 JUDGED_SHARE = 0.5
 """Of pairs that a judge decides and that balancing keeps; an assumption."""
 INSTRUCTION_CHARACTERS = 1500
 """Of what a judge is told before it reads."""
+
+
+def judge_work(
+    cost: CostContext, path: str, settings: JudgeSettings, *, question: float, completion: float,
+    rows: float,
+) -> StageCost:  # fmt: skip
+    """A judge, at the field path of its reference, that decides so many answers."""
+    return reading_work(
+        cost, path, settings.sampling, question=600 + question, extra=completion, prompts=rows,
+        samples=settings.votes,
+    )  # fmt: skip
+
+
+def judge_blocks(artifact: Artifact) -> list[Block]:
+    """How much a judge decided, and how often it agreed with rules, where there was one."""
+    metrics = artifact.manifest.metrics
+    table = agreement_table(artifact.manifest.name, metrics)
+    blocks: list[Block] = [] if table is None else [table]
+    if "judged" not in metrics:
+        return blocks
+    answers = plural(round(metrics["judged"]), "different answer")
+    return [Text(f"A judge model decided {answers}."), *blocks]
 
 
 def judged_texts(

@@ -45,3 +45,14 @@ def keeping_all(fields: Fields) -> Fields:
         "min_language_consistency": 0.0,
         "readable": None,
     }
+
+
+def small_judge(fields: Fields) -> Fields:
+    """A judge's settings for a rehearsal: a random model decides nothing."""
+    return {
+        **fields,
+        "votes": min(fields["votes"], SAMPLES),
+        "sampling": small_sampling(fields["sampling"]),
+        "max_ungradable": 1.0,
+        "agreement": min(fields["agreement"], SAMPLES),
+    }

@@ -26,9 +26,10 @@ from factory.jsonl import read_records, write_records
 from factory.machine import Machine
 from factory.records import Problem, ProblemKind, SamplingConfig, Trace, Verdict
 from factory.sampling import blocks
+from factory.sampling.judging import Vote
 from factory.sampling.scripted import ScriptedSampler
 from factory.stages import judge
-from factory.stages.judge import JudgeConfig, Vote
+from factory.stages.judge import JudgeConfig
 from factory.tiny import byte_tokenizer, tiny_model
 
 CONTROLS = ("<|im_end|>", "[INST]", "zz")

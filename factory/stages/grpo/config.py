@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from factory.chat import PromptConfig, stop_texts
+from factory.grading.judge import JudgeSettings
 from factory.records import (
     AddedLater,
     Beta,
@@ -101,6 +102,9 @@ class GrpoConfig(StageConfig):
     )
     """Components with their weights. R1-Zero adds accuracy and format with the same weight; R1's
     RL stages add language consistency (R1v2 2.2 and 3.2.1)."""
+    max_ungradable: Annotated[float, AddedLater()] = Field(default=0.01, ge=0.0, le=1.0)
+    """Share of the latest 2,000 answers that their graders may leave ungradable, which then earn
+    nothing; of a single rollout a tenth may be in any case."""
     language: str = "en"
     """What the language component wants the reasoning to be written in."""
     steps: int = Field(ge=1, le=10**7)
@@ -165,6 +169,8 @@ class GrpoConfig(StageConfig):
         learned = [reward.name for reward in self.rewards if reward.is_learned]
         if learned and self.general is None:
             raise ValueError(f"general: {learned} reward answers to general prompts; give some")
+        if self.judge is not None and self.general is None:
+            raise ValueError("general: a judge rewards answers to general prompts; give some")
         if self.general is not None and self.dynamic_sampling is not None:
             raise ValueError("dynamic_sampling: replaces problems only; not with general prompts")
         if self.lora and self.kl > 0 and self.reference_refresh_steps:
@@ -181,6 +187,16 @@ class GrpoConfig(StageConfig):
         if steps != sorted(set(steps)):
             raise ValueError(f"length_jumps: from_step {steps} must rise")
         return self
+
+    @property
+    def judge(self) -> JudgeSettings | None:
+        """The judge that gives one of the rewards."""
+        return next((reward.judge for reward in self.rewards if reward.judge), None)
+
+    @property
+    def judge_field(self) -> str:
+        """The path of its model's field."""
+        return next(f"rewards.{i}.judge.model" for i, r in enumerate(self.rewards) if r.judge)
 
     @property
     def largest_limit(self) -> int:

@@ -8,8 +8,10 @@ from factory.cost.flows import Questions
 from factory.cost.formulas import DecodeLoad
 from factory.cost.memory import Held, host_bytes
 from factory.cost.memory import learned as learned_parameters
+from factory.cost.shapes import Unpriced
 from factory.cost.work import training_bytes
 from factory.stages.grpo.config import GrpoConfig
+from factory.stages.judged import judge_work
 from factory.trainers.lowmem import held as held_by
 
 PARITY_ROWS = 4
@@ -78,8 +80,10 @@ def _rollout_seconds(
         size, speed, tokens=flat, context=row, share=speed.rl,
         passes=load.prompts / cost.machine.micro_groups,
     )  # fmt: skip
+    judge = _judge_work(config, cost, update)
     return (
         cost.draw_seconds(model, load)
+        + (0.0 if judge is None else judge.seconds - cost.start)
         + passes * formulas.pass_seconds(size, speed, flat, row)
         + _preference_seconds(config, cost, model, update, row)
         + training * (formulas.LORA_WORK if config.lora else 1.0)
@@ -93,6 +97,23 @@ def _preference_seconds(
     models = sum(reward.model is not None for reward in config.rewards)
     rows = config.general_at(update) * config.group * config.updates_per_rollout
     return models * formulas.pass_seconds(model.shape.size(4), cost.speed, rows * row, row)
+
+
+def _judge_work(config: GrpoConfig, cost: CostContext, update: int) -> StageCost | None:
+    """Of a judge over the answers to a rollout's general prompts; None where a server does it."""
+    settings = config.judge
+    rows = config.general_at(update) * config.group * config.updates_per_rollout
+    if settings is None or config.general is None or not rows:
+        return None
+    supply: Questions = cost.read("general.problems")
+    _, question = supply.count_and_length("train", ())
+    try:
+        return judge_work(
+            cost, config.judge_field, settings, question=question,
+            completion=cost.expected(config.limit_at(update))[0], rows=rows,
+        )  # fmt: skip
+    except Unpriced:
+        return None
 
 
 def _parity_seconds(config: GrpoConfig, cost: CostContext, model: Model, load: DecodeLoad) -> float:
@@ -132,4 +153,6 @@ def _grpo_memory(
     # The engine's libraries and the trainer's are half the same.
     libraries = (ENGINE_BYTES - TRAINER_BYTES / 2) * (not cost.on_gpu)
     engine = cost.engine_memory(model, load, training=True)
+    judge = _judge_work(config, cost, config.steps)
+    engine += 0.0 if judge is None else judge.memory
     return trainer + rewards * cost.engine_number * shape.parameters + engine + libraries

@@ -24,22 +24,24 @@ class Graded:
 
 
 class GraderFailures:
-    """Stops a run whose graders fail: more than a tenth of one rollout, or 1 % of the latest 2,000.
+    """Stops a run whose graders fail: more than a tenth of one rollout, or of the latest 2,000 more
+    than the recipe allows.
 
     A rollout may be small, so that a single failure is more than 1 % of it.
     """
 
     ROLLOUT_LIMIT, LATEST = 0.1, 2000
 
-    def __init__(self) -> None:
+    def __init__(self, limit: float = 0.01) -> None:
+        self.limit = limit
         self._latest: deque[Verdict] = deque(maxlen=self.LATEST)
 
     def check(self, verdicts: Sequence[Verdict]) -> None:
         """Take a rollout's verdicts; EngineError if too many are ungradable."""
-        check_ungradable(verdicts, limit=self.ROLLOUT_LIMIT)
+        check_ungradable(verdicts, limit=max(self.limit, self.ROLLOUT_LIMIT))
         self._latest.extend(verdicts)
         if len(self._latest) == self.LATEST:
-            check_ungradable(self._latest)
+            check_ungradable(self._latest, limit=self.limit)
 
 
 def figures(
@@ -54,18 +56,22 @@ def figures(
     `accuracy` is over the answers that rules decide, canaries left out (0 where there are only
     those), and missing where no rule decides any; `canary_accuracy` is over canaries, and missing
     where none was asked. `accuracy` and `format_share` are shares whether or not they are rewarded;
-    `truncated_share` counts completions cut at max_new_tokens; `words/<word>` is how often a
-    reflective word occurs in a completion. `language_mix_share` is the mean share of words in
-    another language, over completions that reason at all; missing where none does.
+    `ungradable_share` is missing where it is 0; `truncated_share` counts completions cut at
+    max_new_tokens; `words/<word>` is how often a reflective word occurs in a completion.
+    `language_mix_share` is the mean share of words in another language, over completions that
+    reason at all; missing where none does.
     """
     count = len(graded)
     words = [reflective_words(completion) for completion in text]
     foreign = [1 - row.components["language"] for row in graded if row.response.reasoning]
     caught = [g.verdict.is_correct for g, p in zip(graded, problems, strict=True) if is_canary(p)]
-    ruled = [row.verdict.is_correct for row in graded if "accuracy" in row.components]
-    right = (sum(ruled) - sum(caught)) / max(1, len(ruled) - len(caught))
+    ruled = [row.verdict for row in graded if "accuracy" in row.components]
+    failed = sum(verdict.outcome == "ungradable" for verdict in ruled)
+    solved = sum(verdict.is_correct for verdict in ruled) - sum(caught)
+    right = solved / max(1, len(ruled) - len(caught))
     return {
         **({"accuracy": right} if ruled else {}),
+        **({"ungradable_share": failed / len(ruled)} if failed else {}),
         **({"canary_accuracy": sum(caught) / len(caught)} if caught else {}),
         "format_share": sum(row.response.is_well_formed for row in graded) / count,
         "truncated_share": sum(reason == "length" for reason in finish_reason) / count,

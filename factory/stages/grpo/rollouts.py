@@ -32,6 +32,7 @@ from factory.stages.grpo.config import DynamicSampling
 from factory.stages.grpo.dynamic_sampling import AskedRow, Questions, fill
 from factory.stages.grpo.efficiency import Drawn
 from factory.stages.grpo.graded import Graded, GraderFailures, close_figures, figures
+from factory.stages.grpo.judge_rewards import JudgeRewards
 from factory.stages.grpo.preference_rewards import PreferenceRewards
 from factory.stages.grpo.trainer import FactoryGrpoTrainer
 from factory.stages.grpo.watch import Ranks, Watcher
@@ -68,6 +69,8 @@ class RolloutSettings:
     kept_steps: frozenset[int]
     """Steps whose rollout is kept in part."""
     dynamic_sampling: DynamicSampling | None = None
+    max_ungradable: float = 0.01
+    """Of the latest answers that rules decide."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +115,12 @@ class Rollouts:
         folder: Path,
         watcher: Watcher | None = None,
         preferences: PreferenceRewards | None = None,
+        judge: JudgeRewards | None = None,
     ) -> None:
         self.settings = settings
         self.watcher = watcher
         self.preferences = preferences
+        self.judge = judge
         self.problems = problems
         self.prompts = prompts
         self.sampler = sampler
@@ -134,7 +139,8 @@ class Rollouts:
         self._loaded_step = 0
         self._check_reference: Callable[[], None] = lambda: None
         self._plugins = PluginRewards(settings.rewards)
-        self._failures = GraderFailures()
+        self._failures = GraderFailures(settings.max_ungradable)
+        self._agreement: dict[str, float] = {}
         self._has_redone = False
         dynamic = settings.dynamic_sampling
         self._questions = Questions(
@@ -149,6 +155,7 @@ class Rollouts:
         step and its row only, so a resumed run draws the same completions.
         """
         self.totals_drawn = Drawn(0, 0, 0, 0)
+        self._agreement = {}
         self._check_reference = trainer.check_reference
         step = trainer.state.global_step
         self._sampling = self.settings.sampling_at(step + 1)
@@ -178,7 +185,7 @@ class Rollouts:
             "logprobs": [list(row.completion.logprobs) for row in rows],
             "total": [row.total for row in rows],
             # Not a list: TRL hands the same to every row.
-            "figures": {**self._figures(rows, trainer), **shares},
+            "figures": {**self._figures(rows, trainer), **shares, **self._agreement},
         }
 
     def reward(
@@ -373,6 +380,12 @@ class Rollouts:
             with self.clock.measure("score"):
                 texts = [completion.text for completion in completions]
                 graded = self.preferences.added(graded, problems, texts, weights=self._weights)
+        if self.judge is not None and self._weights[self.judge.name]:
+            requests = [request for group in groups for request in group.requests]
+            with self.clock.measure("judge"):
+                graded, self._agreement = self.judge.added(
+                    graded, problems, requests, step=self._loaded_step
+                )
         each = iter(graded)
         return [replace(g, graded=[next(each) for _ in g.completions]) for g in groups]
 

@@ -21,6 +21,7 @@ from factory.blocks import Block, Text
 from factory.context import Context, Metrics
 from factory.errors import DataError, RecipeError
 from factory.grading import GRADING_PACKAGES
+from factory.grading.judge import require_basis
 from factory.jsonl import recover_rows
 from factory.problems.canaries import canaries
 from factory.readable import count
@@ -30,7 +31,8 @@ from factory.stages.generate import chosen_problems
 from factory.stages.grpo.config import GrpoConfig
 from factory.stages.grpo.estimate import estimate
 from factory.stages.grpo.passthrough import passthrough_problems
-from factory.stages.small import HELD_OUT, SAMPLES, TOKENS
+from factory.stages.judged import judge_blocks
+from factory.stages.small import HELD_OUT, SAMPLES, TOKENS, small_judge
 from factory.stages.stage import (
     Fields,
     Shows,
@@ -80,6 +82,7 @@ def run(config: GrpoConfig, inputs: Inputs, out: Path, context: Context) -> Metr
             reward.name: inputs[f"rewards.{index}.model"].path
             for index, reward in enumerate(config.rewards) if reward.is_learned
         },
+        judge=inputs[config.judge_field].path if config.judge else None,
     )  # fmt: skip
     if not is_first_rank():
         return {}  # the first rank may be writing the files below
@@ -105,6 +108,8 @@ def _asked(config: GrpoConfig, inputs: Inputs) -> tuple[list[Problem], list[Prob
     general = chosen_problems(inputs["general.problems"].file("train.jsonl"), ())
     if any(problem.kind != "open" for problem in general):
         raise DataError(f"{inputs['general.problems'].path}: not all problems are of kind open")
+    if config.judge is not None:
+        require_basis(general, config.judge)
     return problems, general
 
 
@@ -120,6 +125,8 @@ def _summary(config: GrpoConfig, rows: Sequence[Mapping[str, float]]) -> Metrics
         for end, part in (("first", values[:SUMMARY]), ("last", values[-SUMMARY:])):
             if part:
                 metrics[f"{name}_{end}"] = sum(part) / len(part)
+    for name in sorted({name for row in rows for name in row if name.startswith("judge/")}):
+        metrics[name.removeprefix("judge/")] = sum(row.get(name, 0.0) for row in rows)
     if config.canaries:
         metrics["canary_alarms"] = float(sum(row.get("canary_accuracy", 0) > 0 for row in rows))
     return metrics
@@ -135,7 +142,13 @@ def completions(artifact: Artifact) -> float:
 def small(fields: Fields) -> Fields:
     # A reward that starts late starts at the last step, so that its start is rehearsed too.
     rewards = [
-        {**reward, "start_step": min(reward["start_step"], 2), "end_step": None, "ramp_steps": 0}
+        {
+            **reward,
+            "start_step": min(reward["start_step"], 2),
+            "end_step": None,
+            "ramp_steps": 0,
+            "judge": reward["judge"] and small_judge(reward["judge"]),
+        }
         for reward in fields["rewards"]
     ]
     # So does the last jump of the length.
@@ -164,16 +177,17 @@ def small(fields: Fields) -> Fields:
 
 
 def shown(artifact: Artifact) -> Sequence[Block]:
-    """A sentence where an alarm ended the run."""
+    """A sentence where an alarm ended the run, and how a judge agreed with rules."""
     metrics = artifact.manifest.metrics
+    agreed = judge_blocks(artifact)
     last, kept = metrics.get("stopped_step"), metrics.get("weights_step")
     if last is None or kept is None:
-        return []
+        return agreed
     text = (
         f"{artifact.manifest.name} was ended after step {count(last)} by the alarm of its watch; "
         f"its weights are those of step {count(kept)}, the best measurement before."
     )
-    return [Text(text, "worse")]
+    return [Text(text, "worse"), *agreed]
 
 
 STAGE = register(

@@ -26,6 +26,7 @@ from factory.stages.grpo.arguments import plain_rows, prompts_per_rank, training
 from factory.stages.grpo.config import GrpoConfig
 from factory.stages.grpo.early_stop import EarlyStop
 from factory.stages.grpo.efficiency import Efficiency
+from factory.stages.grpo.judge_rewards import judge_rewards
 from factory.stages.grpo.pass_choice import FasterPass
 from factory.stages.grpo.preference_rewards import PreferenceRewards
 from factory.stages.grpo.rollouts import Rollouts, RolloutSettings
@@ -54,8 +55,8 @@ RENAMED = {
 
 AS_THEY_ARE = (
     "loss", "grad_norm", "learning_rate", "reward", "reward_std", "kl", "entropy", "ratio_max",
-    "accuracy", "canary_accuracy", "format_share", "truncated_share", "language_mix_share",
-    "redone", "runs_on_share", "code_share", "bare_share",
+    "accuracy", "ungradable_share", "canary_accuracy", "format_share", "truncated_share",
+    "language_mix_share", "redone", "runs_on_share", "code_share", "bare_share",
 )  # fmt: skip
 
 
@@ -67,13 +68,15 @@ def train(
     watched: Sequence[Problem] = (),
     model: Artifact,
     reward_models: Mapping[str, Path] = MappingProxyType({}),
+    judge: Path | None = None,
     out: Path,
     context: Context,
 ) -> dict[str, float]:
     """Train the model of an artifact and write it to `out`; `watched` are measured on the way.
 
     Returns what there is to say of a run that an alarm ended, else nothing. `general` are prompts
-    that only reward models judge, `reward_models` the folders of those by component. Leaves
+    that only reward models and a judge rate, whose folders are `reward_models`, by component, and
+    `judge`. Leaves
     telemetry.jsonl, rollouts.jsonl and (with a watch) watch.jsonl in scratch.
     """
     tokenizer = open_tokenizer(model.path)
@@ -87,7 +90,10 @@ def train(
     ends = training_ends(model.path, tokenizer, config.prompt)
     machine = context.machine
     policy = open_policy(model.path, config.lora, machine, ends=ends)
-    with GradingPool(machine.thread_count(), is_isolated=not machine.unsandboxed) as pool:
+    with (
+        GradingPool(machine.thread_count(), is_isolated=not machine.unsandboxed) as pool,
+        judge_rewards(config.judge, judge, context) as judging,
+    ):
         sampler = open_sampler(
             model.path, machine, max_length=length, training=True, notify=context.note, ends=ends
         )
@@ -102,15 +108,11 @@ def train(
                 clock=PhaseClock(),
                 watcher=_watcher(config, watched, watch_prompts, context=context, parts=parts),
                 preferences=_preferences(config, reward_models, context),
+                judge=judging,
                 **parts,
             )
             trainer = make_trainer(config, policy=policy, rollouts=rollouts, context=context)
-            rollouts.clock.take()
-            run_trainer(trainer, context)
-            early = _early_stop(trainer)
-            if early is None or not early.has_stopped:
-                rollouts.watch(trainer)
-            stopped = {} if early is None else _go_back(early, trainer, context)
+            stopped = _trained(trainer, rollouts, context)
             # Before vLLM goes: it takes along the process group, by which shards are gathered.
             save_model(
                 trainer, model.path, out, ends=ends, keeps_adapters=keeps_adapters(config.lora)
@@ -118,6 +120,16 @@ def train(
         finally:
             sampler.close()
     return stopped
+
+
+def _trained(trainer: FactoryGrpoTrainer, rollouts: Rollouts, context: Context) -> dict[str, float]:
+    """Train to the end or to an alarm; what there is to say of the latter."""
+    rollouts.clock.take()
+    run_trainer(trainer, context)
+    early = _early_stop(trainer)
+    if early is None or not early.has_stopped:
+        rollouts.watch(trainer)
+    return {} if early is None else _go_back(early, trainer, context)
 
 
 def _go_back(early: EarlyStop, trainer: FactoryGrpoTrainer, context: Context) -> dict[str, float]:
@@ -289,7 +301,7 @@ def telemetry_values(logs: Logs, *, components: Sequence[str]) -> dict[str, floa
     if "frac_reward_zero_std" in logs:
         values["signal_share"] = 1.0 - logs["frac_reward_zero_std"]
     names = [f"rewards/{component}" for component in components]
-    names += [name for name in logs if name.startswith(("words/", "drawn_"))]
+    names += [name for name in logs if name.startswith(("words/", "drawn_", "judge/"))]
     return values | {name: logs[name] for name in names if name in logs}
 
 
@@ -329,6 +341,7 @@ def _settings(config: GrpoConfig, model: Artifact, context: Context) -> RolloutS
         dtype=context.machine.torch_dtype_name(on_gpu=context.machine.takes_gpu()),
         model=model.fingerprint,
         dynamic_sampling=config.dynamic_sampling,
+        max_ungradable=config.max_ungradable,
         kept_steps=frozenset(phase * config.updates_per_rollout + 1 for phase in phases),
     )
 
