@@ -207,7 +207,7 @@ class Figures:
     """Charts side by side."""
 
     figures: tuple[Figure, ...]
-    size: Literal["small", "wide", "full"] = "small"
+    size: Literal["small", "wide", "full", "picture"] = "small"
     instead: "tuple[Block, ...]" = ()
     """What is shown where there are no pictures."""
     block: Literal["figures"] = "figures"
@@ -232,7 +232,7 @@ class Section:
     blocks: "tuple[Block, ...]"
     note: Cell | str = ""
     """Beside the title."""
-    look: Literal["", "fold", "closed", "card", "half"] = ""
+    look: Literal["", "fold", "closed", "card", "half", "point"] = ""
     facts: tuple[Any, ...] = ()
     """Records that stand in report.json."""
     block: Literal["section"] = "section"

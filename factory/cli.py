@@ -36,6 +36,7 @@ from factory.ui.storing import list_artifacts, prune
 from factory.ui.submitting import submit
 from factory.ui.talking import chat, serve
 from factory.ui.verbs import begin, errors_in_words, open_console, print_json, say_next
+from factory.ui.watching import watch
 
 app = typer.Typer(
     name="factory",
@@ -211,6 +212,7 @@ app.command()(publish)
 app.command()(verify)
 app.command()(review)
 app.command()(audit)
+app.command()(watch)
 
 
 @app.command()

@@ -9,9 +9,14 @@ import unicodedata
 UNSEEN = frozenset(
     {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0}
     | {*range(0x180B, 0x1810), *range(0xFE00, 0xFE0E), *range(0xE0100, 0xE01F0)}
+    | {
+        *range(0xFDD0, 0xFDF0),
+        *(0x10000 * plane + end for plane in range(17) for end in (0xFFFE, 0xFFFF)),
+    }
 )
 """Fillers and variation selectors: marks or letters by category that have no shape of their own
-(Unicode's Default_Ignorable_Code_Point). The two selectors that emoji are written with stay."""
+(Unicode's Default_Ignorable_Code_Point), and noncharacters, some of which no XML may hold. The two
+selectors that emoji are written with stay."""
 
 
 def visible(text: str) -> str:

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,18 @@ class Page:
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1,
             mobile=width < 500,
         )  # fmt: skip
+
+    def accessibility_faults(self) -> list[str]:
+        """What axe-core calls serious or critical: rule and element of each."""
+        script = files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+        self.run(f"{script}; true")
+        found = self.run(
+            "axe.run(document, {resultTypes: ['violations']}).then(done => done.violations"
+            ".filter(one => ['serious', 'critical'].includes(one.impact))"
+            ".flatMap(one => one.nodes.map(node => one.id + ': ' + node.target.join(' ') + ': '"
+            " + node.failureSummary.split('\\n').slice(1, 2).join(' '))))"
+        )
+        return list(found)
 
     def shoot(self, target: Path, selector: str = "body") -> None:
         """A picture of one element, to be looked at."""

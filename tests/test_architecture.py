@@ -64,11 +64,11 @@ LAYERS = (
     ("plan", "rehearse", "rescore", "suite", "auditing", "why"),
     ("attempts", "pruning"),
     ("launch", "worker"),
-    ("pricing",),
+    ("pricing", "builds"),
     ("fit",),
     ("pipeline",),
     ("findings", "devices", "doctor"),
-    ("report", "publish", "ui", "reference"),
+    ("report", "publish", "live", "ui", "reference"),
     ("cli", "plugins"),
 )
 HEAVY = ("torch", "transformers", "vllm", "trl", "datasets", "lm_eval", "numpy")

@@ -79,6 +79,22 @@
   fill("beside", [["", "none"], ...numbered(index.models)], "");
   fill("other", [["", "any"], ...outcomes], "");
 
+  // Text search: everything is unpacked once, when the first letter is typed.
+  const search = part("search");
+  let texted = null; // by row: question, thoughts, answer and whole text in small letters
+  const needle = () => search.value.trim().toLowerCase();
+  const unpackAll = async () => {
+    const lines = new Array(rows).fill("");
+    for (let problem = 0; problem < index.ids.length; problem++) {
+      const [question, reference, answers] = await texts(problem);
+      const start = `${index.ids[problem]}\n${question}\n${reference ?? ""}\n`.toLowerCase();
+      answers.forEach((one, number) => {
+        lines[firstRow[problem] + number] = start + `${one[2]}\n${one[3]}`.toLowerCase();
+      });
+    }
+    texted = lines;
+  };
+
   const correct = index.outcomes.indexOf("correct");
   // The other model's answer of the same mode and sample, else its first to the problem.
   const counterpart = (row, model) => {
@@ -92,8 +108,10 @@
       Object.entries(controls).map(([name, control]) => [name, control.value]),
     );
     const is = (value, column, place) => value === "" || Number(value) === column[place];
+    const words = texted === null ? "" : needle();
     const found = [];
     for (let row = 0; row < rows; row++) {
+      if (words !== "" && !texted[row].includes(words)) continue;
       if (!is(wanted.benchmark, index.benchmark, index.problem[row])) continue;
       if (!is(wanted.model, index.model, row) || !is(wanted.mode, index.mode, row)) continue;
       if (wanted.outcome === "lenient") {
@@ -117,11 +135,11 @@
   const drawList = () => {
     const start = at - (at % PAGE);
     const buttons = found.slice(start, start + PAGE).map((row, number) => {
-      const id = element("span", { class: "id" }, index.ids[index.problem[row]]);
+      const id = element("span", { class: "id" }, index.questions[index.problem[row]]);
       const who = controls.model.value === "" ? `${index.models[index.model[row]]}, ` : "";
       const facts = element("span", { class: "dim" }, `${who}${which(row)}`);
       const button = element("button", { type: "button" }, verdict(outcome(row), ""), id, facts);
-      button.setAttribute("aria-label", `${WORDS[outcome(row)]}: ${id.textContent}, ${facts.textContent}`);
+      button.setAttribute("aria-label", `${WORDS[outcome(row)]}: ${index.ids[index.problem[row]]}, ${facts.textContent}`);
       button.setAttribute("aria-current", String(start + number === at));
       button.tabIndex = start + number === at ? 0 : -1;
       button.addEventListener("click", () => show(start + number));
@@ -206,6 +224,7 @@
       element("blockquote", {}, element("pre", {}, problem[0])),
       element("p", { class: "answer gold" }, element("span", { class: "dim" }, "Reference "), element("bdi", {}, gold)),
       element("div", { class: shown.length > 1 ? "samples beside" : "samples one" }, ...shown.map((one) => article(one, problem))),
+      element("p", { class: "address" }, element("a", { href: `#${address(row)}` }, "Link to this answer")),
       element("p", { class: "others", role: "group", "aria-label": "Put a model's answer beside it" }, element("span", { class: "dim" }, "Beside it: "), ...others),
     );
   };
@@ -218,13 +237,39 @@
     if (current) list.scrollTop += current.getBoundingClientRect().top - list.getBoundingClientRect().top - list.clientHeight / 3;
     await drawDetail();
   };
+  // An answer's own link: #a=problem/model/mode/sample, each encoded.
+  const address = (row) =>
+    `a=${[index.ids[index.problem[row]], index.models[index.model[row]], index.modes[index.mode[row]], index.sample[row]].map((part) => encodeURIComponent(part)).join("/")}`;
+  const addresses = new Map();
+  const follow = async () => {
+    if (!location.hash.startsWith("#a=")) return;
+    if (!addresses.size) for (let row = 0; row < rows; row++) addresses.set(address(row), row);
+    const row = addresses.get(location.hash.slice(1));
+    if (row === undefined) return;
+    for (const control of Object.values(controls)) control.value = "";
+    controls.model.value = String(index.model[row]);
+    search.value = "";
+    await refilter(row);
+    section.scrollIntoView();
+  };
   const refilter = (row) => {
+    for (const option of controls.beside.options) {
+      option.disabled = option.value !== "" && option.value === controls.model.value;
+      if (option.disabled && option.selected) controls.beside.value = "";
+    }
     found = matches();
     controls.other.disabled = controls.beside.value === "";
     return show(Math.max(0, found.indexOf(row)));
   };
 
   for (const control of Object.values(controls)) control.addEventListener("change", () => refilter(found[at]));
+  let typed = 0;
+  search.addEventListener("input", async () => {
+    const mine = ++typed;
+    if (texted === null && needle() !== "") await unpackAll();
+    if (mine === typed) await refilter(found[at]);
+  });
+  addEventListener("hashchange", follow);
   part("earlier").addEventListener("click", () => show(at - (at % PAGE) - PAGE));
   part("later").addEventListener("click", () => show(at - (at % PAGE) + PAGE));
   const steps = { ArrowDown: () => at + 1, ArrowUp: () => at - 1, PageDown: () => at + PAGE, PageUp: () => at - PAGE, Home: () => 0, End: () => found.length - 1 };
@@ -237,5 +282,6 @@
   await refilter();
   part("notice").hidden = true;
   part("browser").hidden = false;
+  await follow();
   section.dataset.ready = "yes";
 })();

@@ -1,6 +1,6 @@
 """Curves of a training run as small multiples: which panels there are, and their drawing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -19,6 +19,7 @@ TITLES = {
     "reward": "Reward",
     "rewards": "Reward by component",
     "accuracy": "Accuracy",
+    "held_out": "Held-out accuracy",
     "format_share": "Well-formed share",
     "reward_std": "Reward spread",
     "completion_length": "Response length, tokens",
@@ -35,6 +36,11 @@ TITLES = {
     "learning_rate": "Learning rate",
     "tokens_per_second": "Tokens a second",
     "generated_per_second": "Generated tokens a second",
+    "trained_per_second": "Trained tokens a second",
+    "mean_reward": "Mean reward of the model",
+    "prompt_run_share": "Prompt tokens run, of all",
+    "roofline": "Share of the roofline",
+    "margin": "Reward margin, chosen over rejected",
     "parity": "Log-prob gap, engine to trainer",
 }
 EXACT = {"learning_rate"}
@@ -44,13 +50,18 @@ ORDER = {name: position for position, name in enumerate(TITLES)}
 
 
 def panels(run: TrainingRun) -> list[Figure]:
-    """All charts of a run: known quantities first, then others by name; nothing is left out.
+    """All charts of a run."""
+    return quantity_panels((*run.series, *run.seconds))
+
+
+def quantity_panels(quantities: Iterable[Series]) -> list[Figure]:
+    """Charts: known quantities first, then others by name; nothing is left out.
 
     Quantities called `a/b` share a panel; `words/...` become a heat strip and `seconds/...`
     stacked areas, since ten lines in one panel cannot be told apart.
     """
     groups: dict[str, list[Series]] = {}
-    for series in (*run.series, *run.seconds):
+    for series in quantities:
         groups.setdefault(series.name.partition("/")[0], []).append(series)
     names = sorted(groups, key=lambda name: (ORDER.get(name, len(ORDER)), name))
     names.sort(key=lambda name: name in {"words", "seconds"})

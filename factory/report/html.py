@@ -1,28 +1,29 @@
 """Blocks -> one page that asks for nothing outside itself: inline SVG and CSS, no loading.
 
-Style sheet and script are allowed by their own hashes, so nothing injected works, not even a
-`style` attribute; and where the browser knows trusted types, no text can become markup. The one
-script is the browser of answers, where there are answers. All text passes `svg.tag`.
+Style sheet and scripts are allowed by their own hashes, so nothing injected works, not even a
+`style` attribute; and where the browser knows trusted types, no text can become markup. All text
+passes `svg.tag`.
 """
 
-import base64
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 
 from markupsafe import Markup
 
 from factory import blocks as show
 from factory.readable import count, plural, tied
 from factory.records import Outcome
+from factory.report.document import document, lines
 from factory.report.figures import draw_bar
 from factory.report.svg import tag
 
-FOLDER = Path(__file__).parent
-GRIDS = {"card": "wide-panels", "half": "two"}
+GRIDS = {"card": "wide-panels", "half": "two", "point": "points"}
 """How parts of one look stand beside each other."""
+NARROW = 2
+"""Columns up to which a table fits a phone as it is."""
+WIDE = 5
+"""Columns from which on a tablet is too narrow too."""
 OUTCOME_MARKS: dict[Outcome, str] = {
     "correct": "✓", "wrong": "✗", "no_answer": "∅", "truncated": "✂", "timeout": "⧗",
     "crashed": "↯", "ungradable": "?",
@@ -37,54 +38,36 @@ def page(
     kind: str = "Build report",
 ) -> str:
     """The whole page; each section has a name, by which it is linked to."""
-    style, style_hash = _inlined("report.css")
     packed = [block for _, section in sections for block in _answers(section.blocks)]
-    allowed, scripts = "", Markup()
-    if packed:
-        script, script_hash = _inlined("browser.js")
-        allowed = f"script-src '{script_hash}'; require-trusted-types-for 'script'; "
-        scripts = _lines([*_data(packed[0]), tag("script", script)])
-    policy = (
-        f"default-src 'none'; style-src '{style_hash}'; {allowed}img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    head = [
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name_="color-scheme", content="light dark"),
-        tag("meta", name_="referrer", content="no-referrer"),
-        tag("link", rel="icon", href="data:,"),
-        tag("title", f"{title} · {kind.lower()}"),
-        tag("style", style),
-    ]
-    names = [tag("li", tag("a", _nav(name), href=f"#{name}")) for name, _ in sections]
     header = [
         tag("p", kind, class_="eyebrow"),
         tag("h1", title),
         tag("p", lead, class_="lead") if lead else Markup(),
         tag("p", facts, class_="dim"),
-        tag("nav", tag("ul", *names), aria_label="Sections"),
     ]
-    main = [_section(section, 2, name) for name, section in sections]
-    body = [tag("header", _lines(header), class_="top"), tag("main", _lines(main)), scripts]
-    document = tag("html", tag("head", _lines(head)), tag("body", _lines(body)), lang="en")
-    return f"<!doctype html>\n{document}\n"
+    main = [section_of_page(name, section) for name, section in sections]
+    body = [
+        *(
+            tag("a", "Skip the contents", href=f"#{name}", class_="skip")
+            for name, _ in sections[:1]
+        ),
+        tag("header", lines(header), class_="top"),
+        contents([(name, _nav(name)) for name, _ in sections]),
+        tag("main", lines(main)),
+    ]
+    scripts = ["page.js", *(["browser.js"] if packed else [])]
+    data = _data(packed[0]) if packed else ()
+    return document(f"{title} · {kind.lower()}", body, scripts=scripts, data=data)
+
+
+def contents(names: Sequence[tuple[str, str]]) -> Markup:
+    """Links to the sections of a page, in view wherever the reader is: (name, words)."""
+    links = [tag("li", tag("a", words, href=f"#{name}")) for name, words in names]
+    return tag("nav", tag("ul", *links), aria_label="Sections")
 
 
 def _nav(name: str) -> str:
     return name.replace("_", " ").capitalize()
-
-
-def _lines(parts: Iterable[Markup]) -> Markup:
-    return Markup("\n" + "\n".join(part for part in parts if part) + "\n")
-
-
-def _inlined(name: str) -> tuple[Markup, str]:
-    """A file of ours as the content of an element, and the hash by which the policy allows it."""
-    text = "\n" + (FOLDER / name).read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return Markup(text), f"sha256-{digest}"
 
 
 def _answers(blocks: Iterable[show.Block]) -> Iterator[show.Answers]:
@@ -98,6 +81,11 @@ def _data(block: show.Answers) -> Iterator[Markup]:
         yield tag("script", text, type_="text/plain", id_=name)
 
 
+def section_of_page(name: str, section: show.Section) -> Markup:
+    """A section as it stands on a page, under its name."""
+    return _section(section, 2, name)
+
+
 def _section(section: show.Section, level: int, name: str | None = None) -> Markup:
     note = _span(show.cell_of(section.note), "dim") if section.note else ""
     title = tag(f"h{level}", section.title, " " if note else "", note)
@@ -107,8 +95,8 @@ def _section(section: show.Section, level: int, name: str | None = None) -> Mark
         return tag("details", tag("summary", title), content, class_="run", open_=is_open)
     if section.look == "card":
         return tag("div", title, content, class_="card fates")
-    if section.look == "half":
-        return tag("div", title, content)
+    if section.look in ("half", "point"):
+        return tag("div", title, content, class_="card point" if section.look == "point" else None)
     if name is None:
         return Markup(title + content)
     return tag("section", title, content, id_=name, **_attributes(section))
@@ -125,8 +113,8 @@ def _blocks(blocks: Iterable[show.Block], level: int) -> Markup:
     marked_up: list[Markup] = []
     for look, group in groupby(blocks, key=_grid):
         parts = [_block(block, level) for block in group]
-        marked_up += [tag("div", _lines(parts), class_=look)] if look else parts
-    return _lines(marked_up)
+        marked_up += [tag("div", lines(parts), class_=look)] if look else parts
+    return lines(marked_up)
 
 
 def _grid(block: show.Block) -> str:
@@ -150,10 +138,10 @@ def _block(block: show.Block, level: int) -> Markup:
         case show.Figure():
             return _figure(block)
         case show.Figures(figures, size) if size == "full":
-            return _lines(_wide(figure) for figure in figures)
+            return lines(_wide(figure) for figure in figures)
         case show.Figures(figures, size):
-            look = {"small": "panels", "wide": "wide-panels"}[size]
-            return tag("div", _lines(map(_figure, figures)), class_=look)
+            look = {"small": "panels", "wide": "wide-panels", "picture": "picture"}[size]
+            return tag("div", lines(map(_figure, figures)), class_=look)
         case show.Legend(items):
             marks = [
                 tag("li", tag("span", "", class_=f"swatch {look}"), words)
@@ -185,33 +173,46 @@ def _text(block: show.Text) -> Markup:
 
 def _table(block: show.Table) -> Markup:
     heads = [
-        tag("th", name or tag("span", "bar", class_="quiet"), scope="col",
+        tag("th", name or tag("span", "bar", class_="quiet"), scope="col", role="columnheader",
             class_="n" if column in block.right else None)
         for column, name in enumerate(block.header)
     ]  # fmt: skip
-    body = [_row(row, block.right) for row in block.rows]
-    parts = [tag("thead", tag("tr", *heads)), tag("tbody", _lines(body))]
+    body = [_row(row, block) for row in block.rows]
+    parts = [
+        tag("thead", tag("tr", *heads, role="row"), role="rowgroup"),
+        tag("tbody", lines(body), role="rowgroup"),
+    ]
     if block.foot:
-        parts.append(tag("tfoot", _row(block.foot, block.right)))
-    element = tag("table", *parts, class_=block.look or None)
+        parts.append(tag("tfoot", _row(block.foot, block), role="rowgroup"))
+    size = (
+        "cards wide" if len(block.header) > WIDE else "cards" if len(block.header) > NARROW else ""
+    )
+    looks = [block.look, size]
+    # Roles are said: a phone shows the rows as cards, and what is no table to look at would be none
+    # to a screen reader either.
+    element = tag("table", *parts, class_=" ".join(filter(None, looks)) or None, role="table")
     label = block.label or block.header[0]
     return tag("div", element, class_="scroll", tabindex="0", role="region", aria_label=label)
 
 
-def _row(row: Sequence[show.AnyCell], right: set[int]) -> Markup:
+def _row(row: Sequence[show.AnyCell], block: show.Table) -> Markup:
     cells, column = [], 0
     for cell in map(show.cell_of, row):
         name = "th" if column == 0 else "td"
         is_bare = cell.bar is not None and not cell.text
-        look = "barcell" if is_bare else "n" if column in right and cell.span == 1 else None
+        look = "barcell" if is_bare else "n" if column in block.right and cell.span == 1 else None
         if cell.span > 1:
             look = cell.look or None
+        is_empty = not cell.text and cell.bar is None
         cells.append(
-            tag(name, *_content(cell), scope="row" if column == 0 else None, class_=look,
+            tag(name, *_content(cell), scope="row" if column == 0 else None,
+                role="rowheader" if column == 0 else "cell",
+                class_=" ".join(filter(None, [look, "empty" if is_empty else ""])) or None,
+                data_label=block.header[column] if column and cell.span == 1 else None,
                 colspan=cell.span if cell.span > 1 else None)
         )  # fmt: skip
         column += cell.span
-    return tag("tr", *cells)
+    return tag("tr", *cells, role="row")
 
 
 def _content(cell: show.Cell) -> Iterator[str]:
@@ -280,7 +281,7 @@ def _sample(sample: show.Sample) -> Markup:
         left_out = f"{count(sample.cut)} further characters are not shown here; they are in the "
         parts.append(tag("p", f"{left_out}artifact.", class_="dim"))
     parts.append(tag("p", tag("bdi", sample.explanation), class_="why dim"))
-    return tag("article", _lines(parts), class_="sample")
+    return tag("article", lines(parts), class_="sample")
 
 
 def _hidden(title: str, text: str) -> Markup:
@@ -299,6 +300,8 @@ this page's script.</p>
     <label>Outcome <select name="outcome"></select></label>
     <label>Beside it <select name="beside"></select></label>
     <label>Its outcome <select name="other" disabled></select></label>
+    <label class="search">Text in question, thoughts or answer <input type="search" \
+data-part="search" autocomplete="off" spellcheck="false"></label>
   </div>
   <div class="finder">
     <div class="found">

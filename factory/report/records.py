@@ -150,6 +150,21 @@ class Headline(Record):
     remarks: tuple[str, ...]
 
 
+class Verdict(Record):
+    """What a reader must know who reads nothing else."""
+
+    sentence: str
+    """At most 25 words."""
+    sureness: str
+    """What the sentence rests on: interval, problems, test."""
+    built: str = ""
+    helped: tuple[str, ...] = ()
+    unhelped: tuple[str, ...] = ()
+    unproven: tuple[str, ...] = ()
+    """What no single build of this kind shows; what is wrong with this one is in its remarks."""
+    cost: str = ""
+
+
 class Report(Record):
     """What report.json holds: the facts behind the page, and what `factory diff` compares.
 
@@ -160,6 +175,8 @@ class Report(Record):
     recipe: str
     description: str
     headline: Headline
+    verdict: Verdict | None = None
+    """None in reports of earlier versions."""
     stages: tuple[StageRow, ...]
     evaluations: tuple[Evaluation, ...]
     comparisons: tuple[Comparison, ...]

@@ -20,6 +20,7 @@ from factory.report.scorecard import tallies
 from factory.report.section import SECTIONS, SectionRow, in_order
 from factory.report.sections.cost import totals
 from factory.report.sections.result import headline
+from factory.report.verdict import verdict
 
 
 def write(build: Build, folder: Path) -> Path:
@@ -58,6 +59,7 @@ def report_of(build: Build) -> Report:
         recipe=build.recipe,
         description=build.description,
         headline=headline(build),
+        verdict=verdict(build),
         stages=build.stages,
         evaluations=build.evaluations,
         comparisons=build.comparisons,

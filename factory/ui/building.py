@@ -9,6 +9,7 @@ import typer
 
 from factory import pipeline
 from factory.artifacts import Artifact, find
+from factory.builds import kept_build
 from factory.errors import EngineError
 from factory.fit import require_fit
 from factory.launch.measure import resolve_matmul
@@ -49,7 +50,11 @@ def build_and_report(
             _open(recipe.name, plan, store, machine, console, priced=priced)
         display_type = PlainDisplay if plain or not console.is_terminal else LiveDisplay
         display = display_type(len(plan), console, machine.price_per_hour)
-        made = pipeline.build(plan, store, machine, display)
+        with kept_build(
+            store, plan, recipe=recipe.name, description=recipe.header.description, command=again,
+            price_per_hour=machine.price_per_hour,
+        ):  # fmt: skip
+            made = pipeline.build(plan, store, machine, display)
         display.close()
         say_report(recipe, store, console)
     except KeyboardInterrupt:

@@ -122,7 +122,7 @@ def test_filters_by_model_outcome_and_mode_count_what_they_say(page):
     # 1, 11, 21, 31, 41, 51 without those that three divides: 21 and 51.
     assert count(page) == "1 to 4 of 4 answers"
     assert {text.split("\n")[1] for text in page.texts("#answers ol li")} == {
-        "sums-0001", "sums-0011", "sums-0031", "sums-0041",
+        "…1 + 7 - 2", "…11 + 7 - 2", "…31 + 7 - 2", "…41 + 7 - 2",
     }  # fmt: skip
     page.choose("select[name=outcome]", "right by lenient grading only")
     assert count(page) == "1 to 40 of 40 answers"
@@ -130,6 +130,46 @@ def test_filters_by_model_outcome_and_mode_count_what_they_say(page):
     assert count(page) == "1 to 40 of 70 answers"  # 40 of base, 30 of tuned
     page.click("[data-part=later]")
     assert count(page) == "41 to 70 of 70 answers"
+
+
+def test_text_search_finds_what_stands_in_question_or_answer(page):
+    page.choose("select[name=model]", "all")
+    search = (
+        "(() => { const box = document.querySelector('[data-part=search]'); box.value = %r;"
+        " box.dispatchEvent(new Event('input')); })()"
+    )
+    shown = "document.querySelector('[data-part=count]').textContent"
+    page.run(search % "compute 17 + 7")
+    page.wait_for(
+        "document.querySelector('[data-part=count]').textContent === '1 to 6 of 6 answers'"
+    )
+    assert page.texts("#answers h3") == ["sums-0017 sums"]
+    page.run(search % "<script>alert('model')")  # every answer of the example has it
+    page.wait_for(f"{shown}.endsWith('360 answers')")
+    page.run(search % "no such words")
+    page.wait_for(f"{shown} === '0 answers'")
+
+
+def test_every_answer_has_an_address_that_leads_back_to_it(page, file):
+    page.choose("select[name=model]", "base")
+    page.choose("select[name=mode]", "greedy")
+    page.run("document.querySelector('#answers ol button').focus()")
+    page.press("ArrowDown")
+    address = page.run("document.querySelector('.address a').getAttribute('href')")
+    assert address == "#a=sums-0001/base/greedy/0"
+    page.open(file, ready=READY)
+    assert page.texts("#answers h3") == ["sums-0000 sums"]
+    page.run(f"location.hash = {address!r}")
+    page.wait_for("document.querySelector('#answers h3').innerText === 'sums-0001 sums'")
+    assert page.texts("#answers article .who") == ["base"]
+    page.requests[:] = [file.as_uri()]  # it was opened twice here
+
+
+def test_a_models_answer_is_never_put_beside_itself(page):
+    page.choose("select[name=beside]", "base")
+    page.choose("select[name=model]", "base")
+    assert page.run("document.querySelector('select[name=beside]').value") == ""
+    assert count(page).endswith("of 180 answers")
 
 
 def test_thinking_is_folded_and_gold_answer_and_reason_are_shown(page):

@@ -9,12 +9,13 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from pydantic import Field
 
 from factory.blocks import Answers, Section, Text
-from factory.readable import abridged, count, plural
+from factory.readable import abridged, clip, count, plural
 from factory.records import OUTCOMES, EvalSample, Mode, Outcome, Problem, Record
 from factory.report.asked import AllAsked, eval_problems
 from factory.report.build import Build, once
@@ -26,6 +27,8 @@ from factory.visible import visible
 MOST_ANSWERS = 20_000
 MOST_CHARACTERS = 40_000_000
 """Of all texts together, as shown: some 10 MB of page."""
+FIRST_WORDS = 70
+"""Characters of a question that the list of answers shows."""
 SHOWN = 4_000
 """Characters of one text; of a longer one the beginning and the end are kept."""
 BLOCK = 250_000
@@ -233,6 +236,7 @@ def packed(result: Browser) -> tuple[str, list[str]]:
         "outcomes": OUTCOMES,
         "blocks": starts,
         "ids": [visible(problem.problem_id) for problem in problems],
+        "questions": _first_words(problems),
         "benchmark": [names.index(problem.benchmark) for problem in problems],
         "problem": [number for number, _ in rows],
         "model": [models.index(row.label) for _, row in rows],
@@ -243,6 +247,33 @@ def packed(result: Browser) -> tuple[str, list[str]]:
         "tokens": [row.tokens for _, row in rows],
     }
     return _deflated(index), [_deflated(block) for block in blocks]
+
+
+def _first_words(problems: Sequence[Answered]) -> list[str]:
+    """What the list calls each problem: its question from where the benchmark's questions differ,
+    on one line."""
+    flat = [" ".join(problem.question.split()) for problem in problems]
+    common = {
+        name: _shared(
+            [text for text, row in zip(flat, problems, strict=True) if row.benchmark == name]
+        )
+        for name in {problem.benchmark for problem in problems}
+    }
+    names = []
+    for text, problem in zip(flat, problems, strict=True):
+        start = common[problem.benchmark]
+        words, cut = clip(text[start:], FIRST_WORDS)
+        names.append(visible(f"{'…' if start else ''}{words}{'…' if cut else ''}"))
+    return names
+
+
+def _shared(texts: Sequence[str]) -> int:
+    """Characters of whole words with which all of several texts begin."""
+    if len(texts) < 2:
+        return 0
+    pairs = zip(min(texts), max(texts), strict=False)
+    common = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return common.rfind(" ") + 1
 
 
 def _texts(problem: Answered) -> list[Any]:

@@ -3,19 +3,23 @@
 from collections.abc import Iterable, Sequence
 
 from factory.artifacts import Manifest
-from factory.blocks import Block, Bullets, Figure, Figures, Legend, Section, Text
+from factory.blocks import Block, Bullets, Figure, Figures, Fold, Legend, Section, Text
 from factory.readable import listing, percent, plural, point_span, points, span
 from factory.records import Score
 from factory.report.build import Build, once
 from factory.report.figures import interval_panel
+from factory.report.picture import LEGEND, picture
 from factory.report.records import Comparison, Evaluation, Headline, StageRow
 from factory.report.scorecard import benchmarks, find_score, main_benchmark, main_score, traps
 from factory.report.section import section
 from factory.report.sections.contamination import Contamination, contaminations
+from factory.report.verdict import verdict
 
 NOTICEABLE = 0.10
 """Shares above this (answers cut off, strict against lenient grading) are said in a sentence."""
 
+MOST_LINES = 5
+"""Of each of the three things to know."""
 
 MARKS = Legend(
     (
@@ -29,15 +33,53 @@ MARKS = Legend(
 
 @section("result")
 def result(build: Build) -> Section:
-    said = headline(build)
-    parts: list[Block] = [Text(said.sentence, "headline")]
+    """The first screen: verdict, picture, three things to know, cost; the rest is folded."""
+    said, short = headline(build), verdict(build)
+    parts: list[Block] = [Text(short.sentence, "headline"), Text(f"How sure: {short.sureness}")]
+    image = picture(build)
+    if image is not None:
+        parts += [LEGEND, image]
+    parts += [
+        _point("What helped", short.helped or ("Nothing is shown to help.",)),
+        _point("What did not", short.unhelped or ("Nothing was compared.",)),
+        _point("What is unproven", (*short.unproven, *caveats(build))),
+    ]
+    parts.append(Text(f"{short.built} Cost: {short.cost}."))
+    detail: list[Block] = [Text(said.sentence)]
     if said.remarks:
-        parts.append(Bullets(said.remarks, "remarks"))
+        detail.append(Bullets(said.remarks, "remarks"))
     names = benchmarks(build.evaluations)
     if names:
         figures = [Figure(name, interval_panel(build.evaluations, name)) for name in names]
-        parts += [MARKS, Figures(tuple(figures), "wide")]
+        detail += [MARKS, Figures(tuple(figures), "wide")]
+    number = plural(len(names), "benchmark")
+    parts.append(Fold(f"Every score on {number}, and every remark", tuple(detail)))
     return Section("Result", tuple(parts))
+
+
+def _point(title: str, lines: Sequence[str]) -> Section:
+    """One of the three things to know; what has no room is in the fold below."""
+    shown = [*lines[:MOST_LINES]]
+    if len(lines) > MOST_LINES:
+        shown.append(f"and {len(lines) - MOST_LINES} more, below")
+    return Section(title, (Bullets(tuple(shown)),), look="point")
+
+
+@once
+def caveats(build: Build) -> tuple[str, ...]:
+    """What a fair reader must know beside the verdict, the gravest first."""
+    rows = build.evaluations
+    benchmark = main_benchmark(rows)
+    lines = [*_unfinished(build.stages), *_trained_on(contaminations(build))]
+    lines += _unsandboxed(build.manifests)
+    lines += traps(rows, build.answers)
+    if benchmark is not None:
+        cut = _cut_off(rows)
+        if len(cut) > 2:
+            share = percent(NOTICEABLE, 0)
+            cut = [f"{len(cut)} evaluations had more than {share} of their answers cut off, below"]
+        lines += [*_extraction(rows, benchmark), *cut]
+    return (*lines, *_unreviewed(build.stages))
 
 
 @once

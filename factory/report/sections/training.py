@@ -14,7 +14,7 @@ from factory.report.charts import TITLES, panels
 from factory.report.curves import WINDOW, TrainingRun, mean, training_runs
 from factory.report.section import section
 
-UNFOLDED = 8
+UNFOLDED = 1
 """Runs of a section whose plots are shown at once; a recipe may have dozens."""
 HEADER = ("quantity", "steps", "first 8 steps, mean", "last 8 steps, mean")
 Look = Literal["fold", "closed"]

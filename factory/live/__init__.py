@@ -1,0 +1,1 @@
+"""A page that shows builds while they run: it reads a store's files and writes none."""

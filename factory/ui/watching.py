@@ -1,0 +1,48 @@
+"""The verb `factory watch`: the live page of a store's builds."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from factory.errors import RecipeError
+from factory.ui.options import STORE, Store
+from factory.ui.verbs import errors_in_words, open_console
+
+NICENESS = 10
+"""The page must not take time from what it shows."""
+
+
+@errors_in_words
+def watch(
+    what: Annotated[
+        Path | None, typer.Argument(help="A store, or a recipe whose builds alone are shown.")
+    ] = None,
+    store: Store = STORE,
+    port: Annotated[
+        int | None, typer.Option(help="The port; else the first free one from 8765 on.")
+    ] = None,
+) -> None:
+    """Show the builds of a store on a page of this machine, while they run and after."""
+    from factory.live.server import listen, new_token, run
+
+    recipe = None
+    if what is not None and what.is_file():
+        from factory.recipe import load_recipe
+
+        recipe = load_recipe(what).name
+    elif what is not None:
+        store = what
+    if not store.is_dir():
+        raise RecipeError(f"{store}: no such store; `factory build` makes one, --store names it")
+    own = listen(port)
+    token = new_token()
+    with suppress(OSError):
+        os.nice(NICENESS)
+    console = open_console()
+    address = f"http://127.0.0.1:{own.getsockname()[1]}/?token={token}"
+    console.print(f"live page: {address}", highlight=False, soft_wrap=True)
+    console.print("Ctrl-C ends the page, not the builds.", highlight=False)
+    run(store, own, token=token, recipe=recipe)
