@@ -149,7 +149,9 @@ def ours(options: argparse.Namespace, folder: Path) -> Measured:
     from factory.context import Context
     from factory.grading import GradingPool
     from factory.sampling import Request, open_sampler
-    from factory.stages.generate import GenerateConfig, Writer, write_traces
+    from factory.stages.generate.blocks import write_traces
+    from factory.stages.generate.config import GenerateConfig
+    from factory.stages.generate.writer import Writer
 
     torch.set_num_threads(options.threads)
     machine = Machine(

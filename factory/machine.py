@@ -96,6 +96,11 @@ class Machine(Record):
     rows: int = Field(default=0, ge=0, le=10**6)
     """Requests that vLLM decodes at once; 0 takes `block`. With fewer, the next request of a block
     takes the place of one that has ended, so that only the end of a block waits for its slowest."""
+    drawing: Literal["auto", "exact", "full"] = "auto"
+    """How completions share an engine. `exact`: in blocks that wait for their slowest, the same
+    bytes after any resume. `full`: the next request takes the row of a completion as soon as it
+    ends, so long ones hold up none; which samples are drawn is the same, but which of them share a
+    product is not, so a text may differ where rounding decides. `auto`: `full` on CUDA."""
     micro_batch: int = Field(default=8, ge=1, le=10**6)
     """SFT rows a forward pass; gradient accumulation follows from the recipe's batch."""
     micro_groups: int = Field(default=1, ge=1, le=10**5)
@@ -234,6 +239,11 @@ class Machine(Record):
     def requests_at_once(self) -> int:
         """Requests that a stage asks an engine for in one call."""
         return self.block * (self.cluster.blocks if self.cluster else 1)
+
+    @property
+    def draws_full(self) -> bool:
+        """Whether rows of an engine are filled as they become free."""
+        return self.drawing == "full" or (self.drawing == "auto" and self.takes_gpu())
 
     @property
     def local_ranks(self) -> int:

@@ -15,8 +15,8 @@ from factory.jsonl import read_records, write_records
 from factory.machine import Machine
 from factory.records import Problem, SamplingConfig, Trace
 from factory.sampling import Completion, Request
-from factory.stages import generate
-from factory.stages.generate import GenerateConfig
+from factory.stages.generate import run as generate
+from factory.stages.generate.config import GenerateConfig
 from factory.tiny import byte_tokenizer
 
 BLOCK = 128

@@ -14,7 +14,7 @@ from factory.context import Context
 from factory.evaluation.rounds import IsEnough, rounds
 from factory.evaluation.runs import EvalRequest, Run, Sampled
 from factory.records import SamplingConfig
-from factory.sampling.blocks import sample_blocks
+from factory.sampling.blocks import sample_all
 from factory.sampling.sampler import Completion, Request, Sampler
 from factory.seeds import derive
 
@@ -64,12 +64,12 @@ class EvaluatedModel:
                 completions: dict[str, Completion] = {}
                 for sampling in dict.fromkeys(request.sampling for request in batch):
                     members = [r for r in batch if r.sampling == sampling]
-                    texts = sample_blocks(
+                    texts = sample_all(
                         sampler,
                         [(r.key, Request(r.prompt_ids, r.seed)) for r in members],
                         sampling,
                         segment=context.scratch / f"{segment}-{number}.jsonl",
-                        block=context.machine.requests_at_once,
+                        machine=context.machine,
                         on_block=lambda start, block, before=finished: context.progress(
                             before + start + len(block), len(requests), unit="samples"
                         ),

@@ -1,19 +1,20 @@
-"""Sampling in fixed blocks, each kept on disk as soon as it is done.
+"""Sampling of many requests, each completion kept on disk as soon as it is there.
 
 Matrix products round differently at other batch sizes, so what shares a batch must not depend on
-where a run was cut: a block is always sampled whole, by one engine call, or replayed whole.
+where a run was cut: a block is always sampled whole, by one engine call, or replayed whole. A
+machine that draws `full` gives that up, and waits for no slowest of a block.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from factory.context import Context
-from factory.jsonl import append_rows, recover_rows
+from factory.jsonl import append_rows
+from factory.machine import Machine
 from factory.records import SamplingConfig
 from factory.sampling import open_sampler
 from factory.sampling.sampler import Completion, Request, Sampler
-
-OnBlock = Callable[[int, Sequence[Completion]], None]
+from factory.sampling.streams import OnBlock, kept_completions, sample_stream
 
 
 def ask_model(
@@ -41,16 +42,31 @@ def ask_model(
         figures=context.figures,
     )
     try:
-        return sample_blocks(
+        return sample_all(
             sampler,
             keyed,
             sampling,
             segment=context.scratch / segment,
-            block=context.machine.requests_at_once,
+            machine=context.machine,
             on_block=on_block,
         )
     finally:
         sampler.close()
+
+
+def sample_all(
+    sampler: Sampler,
+    keyed: Sequence[tuple[str, Request]],
+    sampling: SamplingConfig,
+    *,
+    segment: Path,
+    machine: Machine,
+    on_block: OnBlock = lambda start, completions: None,
+) -> list[Completion]:
+    """`sample_blocks`, or `sample_stream` on a machine that draws so."""
+    sample = sample_stream if machine.draws_full else sample_blocks
+    block = machine.requests_at_once
+    return sample(sampler, keyed, sampling, segment=segment, block=block, on_block=on_block)
 
 
 def sample_blocks(
@@ -67,9 +83,7 @@ def sample_blocks(
     `on_block(start, completions)` gets every block as soon as it is there, replayed ones too;
     `start` is the place of its first request.
     """
-    if len({key for key, _ in keyed}) != len(keyed):
-        raise ValueError("sample_blocks: keys must be unique")
-    kept = {row["key"]: Completion.from_row(row) for row in recover_rows(segment)}
+    kept = kept_completions(keyed, segment)
     completions: list[Completion] = []
     for start in range(0, len(keyed), block):
         part = keyed[start : start + block]

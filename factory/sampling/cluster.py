@@ -118,7 +118,7 @@ class ClusterSampler:
     def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
         size = self._block
         blocks = [requests[start : start + size] for start in range(0, len(requests), size)]
-        order = [[list(request.prompt_ids), request.seed] for request in requests]
+        order = [[list(r.prompt_ids), r.seed, *filter(None, [r.limit])] for r in requests]
         completions = self._kept.begin([order, sampling.model_dump(mode="json"), size])
         rows = [
             range(number * size, number * size + len(block)) for number, block in enumerate(blocks)

@@ -240,52 +240,97 @@ class DecoderBatch:
     """Rows that decode together: every call of `next` draws all of them one token further.
 
     Of U distinct prompts, the longest of P tokens, B rows are left; `room` is the number of tokens
-    that a row can still take before its cache grows.
+    that a row can still take before its cache grows. Rows that come later begin in the column that
+    the others have reached: what lies before it, their `gap`, they do not see.
     """
 
     def __init__(self, decoder: Decoder, prompts: Sequence[Sequence[int]], *, longest: int) -> None:
-        """Run each distinct prompt once, and the `common` tokens that all begin with only once.
-
-        `longest` is the most tokens that a row will draw.
-        """
+        """The first rows, as `add` takes them."""
         self._decoder = decoder
-        self._longest = longest
-        unique = list(dict.fromkeys(map(tuple, prompts)))
-        number_of = {prompt: number for number, prompt in enumerate(unique)}
-        self._owners = [number_of[tuple(prompt)] for prompt in prompts]
-        self._drawn = 0
+        self._longest = self._drawn = 0
         self._room = min(longest, ROOM)
+        self._prompts: list[tuple[int, ...]] = []
+        self._owners: list[int] = []
+        self._gaps: list[int] = []
         first = decoder.layers[0]
-        heads, width = first.key_heads, first.width
-        size = max(map(len, unique))
+        empty = torch.empty(2, 0, first.key_heads, 0, first.width)
         # Per layer: keys and values of prompts (2, U, KV, P, D), of rows (2, B, KV, room, D).
-        self._shared = [torch.empty(2, len(unique), heads, size, width) for _ in decoder.layers]
-        self._own = [torch.empty(2, len(prompts), heads, self._room, width) for _ in decoder.layers]
-        lengths = torch.tensor([len(prompt) for prompt in unique])
-        padding = torch.arange(size) >= lengths[:, None]
+        # Both may have space for more of U and of B than there are.
+        self._shared = [empty] * len(decoder.layers)
+        self._own = [empty] * len(decoder.layers)
+        self._padding = torch.empty(0, 0)
+        self._positions = torch.empty(0, dtype=torch.long)
+        self._ends = torch.empty(0, decoder.embedding.shape[1])
+        self.common = 0
+        """Tokens that all prompts begin with and that were run once."""
+        self.logits = self.add(prompts, longest=longest)
+        """Scores of every first row's next token (B, vocabulary)."""
+
+    def add(self, prompts: Sequence[Sequence[int]], *, longest: int) -> Tensor:
+        """Scores of the next tokens (rows, vocabulary) of rows that join the others.
+
+        Runs each prompt that no row has yet once, and what all of them begin with only once.
+        `longest` is the most tokens that a row of these will draw.
+        """
+        rows = [tuple(prompt) for prompt in prompts]
+        unique = [prompt for prompt in dict.fromkeys(rows) if prompt not in self._prompts]
+        before, present = len(self._prompts), len(self._owners)
+        self._prompts += unique
+        number_of = {prompt: number for number, prompt in enumerate(self._prompts)}
+        own = [number_of[row] for row in rows]
+        self._owners += own
+        self._gaps += [self._drawn] * len(rows)
+        self._longest = max(self._longest, self._drawn + longest)
+        self._make_space(before, present)
+        lengths = torch.tensor([len(prompt) for prompt in self._prompts])
+        padding = torch.arange(self._shared[0].shape[3]) >= lengths[:, None]
         self._padding = torch.zeros(padding.shape).masked_fill_(padding, float("-inf"))
-        owners = torch.tensor(self._owners)
-        self._positions = lengths[owners]
-        self.common = _common(unique)
-        if self.common:
-            self._prefill([unique[0][: self.common]], 0, end=self.common)
-            for shared in self._shared:
-                shared[:, 1:, :, : self.common] = shared[:, :1, :, : self.common]
-        step = max(1, PREFILL_CELLS // (size - self.common))
-        ends = [
-            self._prefill(unique[start : start + step], start, cached=self.common, end=size)
-            for start in range(0, len(unique), step)
-        ]
-        self.logits = decoder.logits(torch.cat(ends))[owners]
-        """Scores of every row's next token (B, vocabulary)."""
+        self._positions = torch.cat([self._positions, lengths[torch.tensor(own)]])
+        if unique:
+            self._ends = torch.cat([self._ends, self._run(unique, before)])
+        # Of the prompts of a first call all at once, as many rows round as they always did.
+        needed = sorted(set(own))
+        scores = self._decoder.logits(self._ends[torch.tensor(needed)])
         self._arrange()
+        return scores[torch.tensor([needed.index(owner) for owner in own])]
+
+    def _run(self, prompts: Sequence[tuple[int, ...]], start: int) -> Tensor:
+        """Keep the keys and values of prompts from `start` on; hidden states at their ends."""
+        size = max(map(len, prompts))
+        if start == 0:
+            self.common = _common(prompts)
+            if self.common:
+                self._prefill([prompts[0][: self.common]], 0, end=self.common)
+        common = self.common
+        if any(prompt[:common] != self._prompts[0][:common] for prompt in prompts):
+            common = 0
+        if any(len(prompt) <= common for prompt in prompts):
+            common = 0
+        for shared in self._shared:
+            shared[:, start : len(self._prompts), :, :common] = shared[:, :1, :, :common]
+        step = max(1, PREFILL_CELLS // (size - common))
+        return torch.cat(
+            [
+                self._prefill(prompts[at : at + step], start + at, cached=common, end=size)
+                for at in range(0, len(prompts), step)
+            ]
+        )
+
+    def _make_space(self, prompts: int, rows: int) -> None:
+        """Let the caches hold all prompts and rows; so many of each are there already."""
+        size = max(map(len, self._prompts))
+        for number, (shared, own) in enumerate(zip(self._shared, self._own, strict=True)):
+            # Columns stay where the longest prompt has ended, unless they are twice too many.
+            columns = size if shared.shape[3] > 2 * size else max(size, shared.shape[3])
+            self._shared[number] = _resized(shared, len(self._prompts), columns, kept=prompts)
+            self._own[number] = _resized(own, len(self._owners), self._room, kept=rows)
 
     def _prefill(
         self, prompts: Sequence[tuple[int, ...]], start: int, *, cached: int = 0, end: int
     ) -> Tensor:
         """Keep keys and values of prompts from `start` on; returns hidden states at their ends.
 
-        Those of their first `known` tokens are there already; `end` are kept, padding included.
+        Those of their first `cached` tokens are there already; `end` are kept, padding included.
         """
         rows, size = len(prompts), end - cached
         ids = torch.zeros(rows, size, dtype=torch.long)
@@ -313,6 +358,7 @@ class DecoderBatch:
             self._grow()
         hidden = self._decoder.embedding[tokens]
         turns = self._decoder.turns(self._positions)
+        self._unseen = _before(self._gaps, self._drawn + 1) if any(self._gaps) else None
         for number, layer in enumerate(self._decoder.layers):
             heads = layer.heads(hidden, turns)
             layer.finish(hidden, self._attended(number, heads, layer.query_heads))
@@ -328,11 +374,14 @@ class DecoderBatch:
         own = self._own[number]
         own[:, :rows, :, self._drawn] = fresh.unflatten(1, (2, count)).transpose(0, 1)
         own_key, own_value = own[:, :rows, :, : self._drawn + 1]
-        shared_key, shared_value = self._shared[number]
+        shared_key, shared_value = self._shared[number][:, : len(self._prompts)]
         query = query.unflatten(1, (count, -1))
         scores = self._by_prompt(query) @ shared_key.transpose(-1, -2)
         scores = self._by_row(scores + self._padding[:, None, None, :])
-        scores = torch.cat([scores, query @ own_key.transpose(-1, -2)], dim=-1)
+        of_own = query @ own_key.transpose(-1, -2)
+        if self._unseen is not None:
+            of_own += self._unseen[:, None, None, :]
+        scores = torch.cat([scores, of_own], dim=-1)
         weights = scores.softmax(dim=-1)
         of_prompt, of_own = weights.split([shared_key.shape[2], self._drawn + 1], dim=-1)
         mixed = self._by_row(self._by_prompt(of_prompt) @ shared_value)
@@ -341,7 +390,7 @@ class DecoderBatch:
     def _by_prompt(self, rows: Tensor) -> Tensor:
         """(B, KV, folds, X), rows of a prompt side by side: (U, KV, most rows x folds, X)."""
         slots = rows if self._row_of_slot is None else rows[self._row_of_slot]
-        return slots.unflatten(0, (len(self._padding), -1)).transpose(1, 2).flatten(2, 3)
+        return slots.unflatten(0, (len(self._prompts), -1)).transpose(1, 2).flatten(2, 3)
 
     def _by_row(self, slots: Tensor) -> Tensor:
         """The way back from `_by_prompt`."""
@@ -350,7 +399,7 @@ class DecoderBatch:
 
     def _arrange(self) -> None:
         """Give every prompt as many slots as the prompt with the most rows has rows."""
-        members: list[list[int]] = [[] for _ in range(len(self._padding))]
+        members: list[list[int]] = [[] for _ in self._prompts]
         for row, owner in enumerate(self._owners):
             members[owner].append(row)
         self._most = max(map(len, members))
@@ -370,24 +419,56 @@ class DecoderBatch:
             _move(own[:, :, :, : self._drawn], places)
         self._positions = self._positions[torch.tensor(places)]
         self._owners = [self._owners[index] for index in places]
+        self._gaps = [self._gaps[index] for index in places]
+        if min(self._gaps) >= ROOM:
+            self._close_gap(min(self._gaps))
         living = set(self._owners)
-        prompts = without_gaps([number in living for number in range(len(self._padding))])
-        if len(prompts) < len(self._padding):
-            for number, shared in enumerate(self._shared):
+        prompts = without_gaps([number in living for number in range(len(self._prompts))])
+        if len(prompts) < len(self._prompts):
+            for shared in self._shared:
                 _move(shared, prompts)
-                self._shared[number] = shared[:, : len(prompts)]
+            self._prompts = [self._prompts[number] for number in prompts]
             self._padding = self._padding[torch.tensor(prompts)]
+            self._ends = self._ends[torch.tensor(prompts)]
             places_of = {old: new for new, old in enumerate(prompts)}
             self._owners = [places_of[owner] for owner in self._owners]
         self._arrange()
+
+    def _close_gap(self, columns: int) -> None:
+        """Forget the first columns, which no row sees any more."""
+        rows = len(self._owners)
+        for own in self._own:
+            left = own[:, :rows, :, columns : self._drawn].clone()
+            own[:, :rows, :, : self._drawn - columns] = left
+        self._drawn -= columns
+        self._longest -= columns
+        self._gaps = [gap - columns for gap in self._gaps]
 
     def _grow(self) -> None:
         self._room = min(self._longest, self._room + max(ROOM, self._room // 2))
         rows = len(self._owners)
         for number, own in enumerate(self._own):
-            grown = own.new_empty(2, rows, own.shape[2], self._room, own.shape[4])
-            grown[:, :, :, : self._drawn] = own[:, :rows, :, : self._drawn]
-            self._own[number] = grown
+            self._own[number] = _resized(own[:, :rows], rows, self._room, kept=rows)
+
+
+def _resized(cache: Tensor, rows: int, columns: int, *, kept: int) -> Tensor:
+    """A cache (2, at least `rows`, KV, columns, D) with the `kept` first rows of another; that one
+    itself where it fits.
+
+    Zeros, for no weight is on columns that a row does not see, but no weight makes a NaN nothing.
+    """
+    if rows <= cache.shape[1] and columns == cache.shape[3]:
+        return cache
+    resized = cache.new_zeros(2, max(rows, cache.shape[1]), cache.shape[2], columns, cache.shape[4])
+    both = min(columns, cache.shape[3])
+    resized[:, :kept, :, :both] = cache[:, :kept, :, :both]
+    return resized
+
+
+def _before(gaps: Sequence[int], columns: int) -> Tensor:
+    """Added to scores: -inf before each row's first column, else 0 (rows, columns)."""
+    unseen = torch.arange(columns) < torch.tensor(gaps)[:, None]
+    return torch.zeros(unseen.shape).masked_fill_(unseen, float("-inf"))
 
 
 def without_gaps(going: Sequence[bool]) -> list[int]:

@@ -147,7 +147,7 @@ class EndpointSampler:
         return True
 
     def _question(self, request: Request, sampling: SamplingConfig) -> _Question:
-        served, limit = self._served, sampling.max_new_tokens
+        served, limit = self._served, request.new_tokens(sampling)
         if sampling.loop is not None:
             self._tell("loop", "does not look for loops: completions that repeat go to their limit")
         body: dict[str, Any] = {

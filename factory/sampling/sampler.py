@@ -16,6 +16,12 @@ class Request:
 
     prompt_ids: tuple[int, ...]
     seed: int
+    limit: int | None = None
+    """New tokens, at most; None takes `max_new_tokens` of the sampling settings."""
+
+    def new_tokens(self, sampling: SamplingConfig) -> int:
+        """How many new tokens it may draw."""
+        return self.limit or sampling.max_new_tokens
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class ScriptedSampler:
     def _complete(self, request: Request, sampling: SamplingConfig) -> Completion:
         ids = self._tokenizer(self._reply(request), add_special_tokens=False)["input_ids"]
         all_ids = [*ids, self._tokenizer.eos_token_id]
-        kept = all_ids[: sampling.max_new_tokens]
+        kept = all_ids[: request.new_tokens(sampling)]
         reason: FinishReason = "stop" if len(kept) == len(all_ids) else "length"
         if sampling.loop is not None:
             ends = (n for n in range(1, len(kept)) if ends_in_loop(kept[:n], sampling.loop))

@@ -38,6 +38,11 @@ class Segment:
         self.cut_off = 0
         """Bytes of whole traces that were cut off because they belong to other blocks."""
 
+    @property
+    def size(self) -> int:
+        """Bytes of an earlier attempt, and of this one."""
+        return self._path.stat().st_size
+
     def replay(self, keys: Sequence[Key]) -> list[tuple[int, Trace]] | None:
         """A block's traces, each with its place in the file; None if it has to be drawn."""
         if not self._is_replaying:
@@ -61,6 +66,15 @@ class Segment:
         self._is_replaying = False
         self._file.truncate(self._end)
         return None
+
+    def recover(self) -> Iterator[tuple[int, Trace]]:
+        """Every trace of an earlier attempt with its place in the file; a torn end is cut off."""
+        while (line := self._file.readline()).endswith(b"\n"):
+            self._lines += 1
+            yield self._end, parse_record(line, Trace, f"{self._path}:{self._lines}")
+            self._end = self._file.seek(self._end + len(line))
+        self._is_replaying = False
+        self._file.truncate(self._end)
 
     def append(self, traces: Sequence[Trace]) -> list[int]:
         """Write a block and force it to disk; the place of each trace in the file."""

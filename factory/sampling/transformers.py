@@ -6,7 +6,9 @@ last row takes the place of one that has ended. On CPUs the layers of models tha
 covers run from there.
 """
 
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -29,7 +31,11 @@ from factory.sampling.draw import draw, inverse
 from factory.sampling.ends import decoded, end_ids, without_end
 from factory.sampling.loop import ends_in_loop
 from factory.sampling.sampler import Completion, Request
+from factory.sampling.streams import Listed, Supply
 from factory.templates import open_tokenizer
+
+REFILL = 1 / 8
+"""Share of the rows that must be free before others join: each time the caches are copied."""
 
 STOP_WINDOW = 24
 """Tokens decoded at the end of a row to look for a stop text; longer than any stop text we use."""
@@ -39,7 +45,7 @@ class Batch(Protocol):
     """Rows that decode together."""
 
     logits: Tensor
-    """Scores of every row's first token (rows, vocabulary)."""
+    """Scores of the first token of every first row (rows, vocabulary)."""
     common: int
     """Tokens that all prompts begin with and that were run once."""
 
@@ -59,6 +65,21 @@ class End(NamedTuple):
     stop: str | None = None
 
 
+@dataclass
+class _Row:
+    """A completion under way."""
+
+    number: int
+    request: Request
+    limit: int
+    uniforms: "array[float]"
+    """Numbers in [0, 1) of its own random stream, one for each token."""
+    cached: int
+    """Tokens of its prompt that were run for another."""
+    ids: list[int] = field(default_factory=list[int])
+    logprobs: list[float] = field(default_factory=list[float])
+
+
 class TransformersSampler:
     """Holds one model in memory and samples from it with forward passes alone."""
 
@@ -70,9 +91,10 @@ class TransformersSampler:
         on_gpu = machine.takes_gpu()
         self._device = torch.device("cuda" if on_gpu else "cpu")
         self._max_length = max_length
+        self._rows = machine.rows or machine.block
         self._cache_bytes = machine.engine_memory_gib * 2**30
         self._tokenizer = open_tokenizer(model)
-        self._ends = torch.tensor([*end_ids(model, self._tokenizer), *ends], dtype=torch.long)
+        self._ends = frozenset([*end_ids(model, self._tokenizer), *ends])
         loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             model,
             dtype=getattr(torch, machine.torch_dtype_name(on_gpu=on_gpu)),
@@ -87,9 +109,8 @@ class TransformersSampler:
         elif not on_gpu:
             _turn_weights(loaded)
         self._vocabulary = len(embedding_of(loaded).weight)
-        self._closing: dict[tuple[str, ...], Tensor] = {}
+        self._closing: dict[tuple[str, ...], frozenset[int]] = {}
 
-    @torch.no_grad()
     def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
         size = self._rows_at_once(requests, sampling)
         return [
@@ -98,113 +119,140 @@ class TransformersSampler:
             for completion in self._sample(requests[start : start + size], sampling)
         ]
 
+    def _sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
+        completions = dict(self._decode(Listed(requests), sampling, size=len(requests)))
+        return [completions[number] for number in range(len(requests))]
+
+    def stream(self, supply: Supply, sampling: SamplingConfig) -> Iterator[tuple[int, Completion]]:
+        size = self._rows
+        if isinstance(self._model, Decoder):
+            room = int(self._cache_bytes) // (self._model.cache_bytes * self._max_length)
+            size = min(size, max(FEWEST_ROWS, room))
+        yield from self._decode(supply, sampling, size=size)
+
     def _rows_at_once(self, requests: Sequence[Request], sampling: SamplingConfig) -> int:
         """Equal parts of a call whose keys and values stay within the machine's bound."""
         if not isinstance(self._model, Decoder):
             return len(requests)
         prompts = {request.prompt_ids for request in requests}
-        tokens = sum(map(len, prompts)) + len(requests) * sampling.max_new_tokens
+        tokens = sum(map(len, prompts)) + sum(r.new_tokens(sampling) for r in requests)
         parts = -(-tokens * self._model.cache_bytes // int(self._cache_bytes))
         return max(FEWEST_ROWS, -(-len(requests) // parts))
 
-    def _sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
-        """One completion a request; all rows take their n-th token together."""
-        limit = sampling.max_new_tokens
-        uniforms = torch.stack([_uniforms(request.seed, limit) for request in requests])
-        uniforms = uniforms.to(self._device)
-        prompts = [request.prompt_ids for request in requests]
-        batch = self._open(prompts, limit)
-        first = {prompt: row for row, prompt in reversed(list(enumerate(prompts)))}
-        cached = [
-            len(prompt) if first[prompt] < row else batch.common if row else 0
-            for row, prompt in enumerate(prompts)
-        ]
-        sampled = torch.zeros(len(requests), limit, dtype=torch.long)
-        chances = torch.zeros(len(requests), limit)
-        lengths, ends = [limit] * len(requests), [End("length")] * len(requests)
-        active = torch.arange(len(requests))
-        loop = sampling.loop
-        window = STOP_WINDOW if loop is None else max(STOP_WINDOW, loop.longest * loop.times)
-        logits = batch.logits
-        for step in range(limit):
-            tokens, logprobs = _draw(logits, sampling, uniforms[:, step])
-            sampled[active, step], chances[active, step] = tokens.cpu(), logprobs.cpu()
-            tail = sampled[active, max(0, step + 1 - window) : step + 1]
-            ended = self._ended(tail, sampling, is_last=step + 1 == limit)
+    @torch.no_grad()
+    def _decode(
+        self, supply: Supply, sampling: SamplingConfig, *, size: int
+    ) -> Iterator[tuple[int, Completion]]:
+        """Each completion when it ends, of at most `size` rows at once.
+
+        Where REFILL of them are free others join them, if the model is one of those that
+        `Decoder` covers, else when all have ended.
+        """
+        rows: list[_Row] = []
+        batch, logits, number = None, torch.empty(0), 0
+        while True:
+            free = size - len(rows)
+            if not rows or (isinstance(batch, DecoderBatch) and free >= max(1, size * REFILL)):
+                requests = supply.take(free)
+                if requests:
+                    batch, logits = self._joined(rows, batch, logits, requests, sampling, number)
+                    number += len(requests)
+                elif not rows:
+                    return
+            assert batch is not None
+            uniforms = [row.uniforms[len(row.ids)] for row in rows]
+            tokens, logprobs = _draw(logits, sampling, torch.tensor(uniforms, device=self._device))
+            for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
+                row.ids.append(token)
+                row.logprobs.append(logprob)
+            ended = self._ended(rows, sampling)
             for index, end in ended.items():
-                row = int(active[index])
-                lengths[row], ends[row] = step + 1, end
-            if len(ended) == len(active) or step + 1 == limit:
-                break
-            if ended:
-                places = without_gaps([index not in ended for index in range(len(active))])
+                yield rows[index].number, self._completion(rows[index], end)
+            given_up = set(supply.given_up())
+            going = [
+                index not in ended and row.number not in given_up for index, row in enumerate(rows)
+            ]
+            if not any(going):
+                rows = []
+                continue
+            if not all(going):
+                places = without_gaps(going)
                 batch.keep(places)
-                kept = torch.tensor(places)
-                active = active[kept]
-                kept = kept.to(self._device)
-                tokens, uniforms = tokens[kept], uniforms[kept]
+                rows = [rows[index] for index in places]
+                tokens = tokens[torch.tensor(places, device=self._device)]
             logits = batch.next(tokens)
-        return [
-            self._completion(
-                sampled[row, :length].tolist(),
-                chances[row, :length].tolist(),
-                ends[row],
-                cached=cached[row],
-            )
-            for row, length in enumerate(lengths)
-        ]
+
+    def _joined(
+        self, rows: list["_Row"], batch: "Batch | None", logits: Tensor,
+        requests: Sequence[Request], sampling: SamplingConfig, number: int,
+    ) -> tuple["Batch", Tensor]:  # fmt: skip
+        """The batch with the rows of further requests, and scores of all; `rows` gets them too."""
+        prompts = [request.prompt_ids for request in requests]
+        limits = [request.new_tokens(sampling) for request in requests]
+        present = {row.request.prompt_ids for row in rows}
+        if rows:
+            assert isinstance(batch, DecoderBatch)
+            logits = torch.cat([logits, batch.add(prompts, longest=max(limits))])
+        else:
+            batch = self._open(prompts, max(limits))
+            logits = batch.logits
+        for request, limit in zip(requests, limits, strict=True):
+            is_run = request.prompt_ids in present
+            cached = len(request.prompt_ids) if is_run else batch.common if present else 0
+            present.add(request.prompt_ids)
+            rows.append(_Row(number, request, limit, _uniforms(request.seed, limit), cached))
+            number += 1
+        return batch, logits
 
     def _open(self, prompts: Sequence[tuple[int, ...]], limit: int) -> Batch:
         if isinstance(self._model, Decoder):
             return DecoderBatch(self._model, prompts, longest=limit)
         return ModelBatch(self._model, prompts)
 
-    def _ended(self, tail: Tensor, sampling: SamplingConfig, *, is_last: bool) -> dict[int, End]:
-        """Rows that have ended before their limit, or (`is_last`) with it, and how.
-
-        `tail` are every row's last tokens (rows, tokens), as many as a rule may look at.
-        """
-        last = tail[:, -1]
-        is_end = torch.isin(last, self._ends)
-        ended = dict.fromkeys(is_end.nonzero()[:, 0].tolist(), End("stop"))
-        if sampling.stop:
-            closes = self._closing_tokens(tuple(sampling.stop))[last] & ~is_end
-            for index in closes.nonzero()[:, 0].tolist():
-                text = self._text(tail[index, -STOP_WINDOW:].tolist())
+    def _ended(self, rows: Sequence["_Row"], sampling: SamplingConfig) -> dict[int, End]:
+        """Rows, by place, that have ended with their last token, and how."""
+        closing = self._closing_tokens(tuple(sampling.stop)) if sampling.stop else frozenset[int]()
+        loop = sampling.loop
+        window = 0 if loop is None else loop.longest * loop.times
+        ended: dict[int, End] = {}
+        for index, row in enumerate(rows):
+            last, is_full = row.ids[-1], len(row.ids) == row.limit
+            if last in self._ends:
+                ended[index] = End("stop")
+                continue
+            if last in closing:
+                text = self._text(row.ids[-STOP_WINDOW:])
                 stop_text = next((stop for stop in sampling.stop if stop in text), None)
                 if stop_text is not None:
                     ended[index] = End("stop", stop_text)
-        if sampling.loop is not None and not is_last:
-            for index, tokens in enumerate(tail.tolist()):
-                if index not in ended and ends_in_loop(tokens, sampling.loop):
-                    ended[index] = End("loop")
+                    continue
+            if is_full:
+                ended[index] = End("length")
+            elif loop is not None and ends_in_loop(row.ids[-window:], loop):
+                ended[index] = End("loop")
         return ended
 
-    def _closing_tokens(self, stop: tuple[str, ...]) -> Tensor:
-        """Which tokens (vocabulary,) can complete a stop text: those that hold its last character.
+    def _closing_tokens(self, stop: tuple[str, ...]) -> frozenset[int]:
+        """Which tokens can complete a stop text: those that hold its last character.
 
         A last character that is a space or not ASCII may come from several tokens; then all can.
         """
         if stop not in self._closing:
             last = {text[-1] for text in stop}
+            every = range(self._vocabulary)
             if all(character.isascii() and not character.isspace() for character in last):
-                every = [[token] for token in range(self._vocabulary)]
-                texts = self._tokenizer.batch_decode(every)
-                closing = torch.tensor([not last.isdisjoint(text) for text in texts])
-            else:
-                closing = torch.ones(self._vocabulary, dtype=torch.bool)
-            self._closing[stop] = closing
+                texts = self._tokenizer.batch_decode([[token] for token in every])
+                every = [token for token in every if not last.isdisjoint(texts[token])]
+            self._closing[stop] = frozenset(every)
         return self._closing[stop]
 
-    def _completion(
-        self, ids: list[int], logprobs: list[float], end: End, *, cached: int
-    ) -> Completion:
-        text = self._text(ids)
+    def _completion(self, row: "_Row", end: End) -> Completion:
+        text = self._text(row.ids)
         if end.stop is not None:
             text = text[: text.rindex(end.stop) + len(end.stop)]
         elif end.reason == "stop":
-            text = without_end(text, ids[-1], self._tokenizer)
-        return Completion(text, tuple(ids), tuple(logprobs), end.reason, cached)
+            text = without_end(text, row.ids[-1], self._tokenizer)
+        return Completion(text, tuple(row.ids), tuple(row.logprobs), end.reason, row.cached)
 
     def _text(self, ids: list[int]) -> str:
         return decoded(self._tokenizer, ids)
@@ -286,9 +334,10 @@ def _draw(logits: Tensor, sampling: SamplingConfig, uniforms: Tensor) -> tuple[T
     return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
 
 
-def _uniforms(seed: int, count: int) -> Tensor:
+def _uniforms(seed: int, count: int) -> "array[float]":
     """The first numbers in [0, 1) of a row's own random stream."""
-    return torch.rand(count, generator=torch.Generator().manual_seed(seed))
+    numbers = torch.rand(count, generator=torch.Generator().manual_seed(seed))
+    return array("d", numbers.double().numpy().tobytes())
 
 
 def _turn_weights(model: PreTrainedModel) -> None:

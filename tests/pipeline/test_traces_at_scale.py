@@ -19,7 +19,7 @@ from trace_runs import BLOCK, FORK, Run, Script, inputs_of, sealed
 
 from factory.errors import DataError
 from factory.sampling import Completion
-from factory.stages import generate
+from factory.stages.generate import run as generate
 from factory.tiny import save_tiny_model
 
 SAMPLES, KILLS = 8, 10

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from factory.jsonl import write_records
 from factory.records import FinishReason, Problem, SamplingConfig, Trace, Verdict
-from factory.stages.drawing import Draw, Line, Retry
-from factory.stages.generate import GenerateConfig, sources_cut_off
+from factory.stages.chosen import sources_cut_off
+from factory.stages.generate.config import GenerateConfig
+from factory.stages.generate.drawing import Draw, Line, Retry
 
 Ended = Callable[[Draw], tuple[bool, FinishReason]]
 LIMIT, HIGHER = 10, 30

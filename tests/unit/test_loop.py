@@ -13,7 +13,7 @@ from factory.records import Loop, Problem, SamplingConfig
 from factory.sampling import Request, Sampler, open_sampler
 from factory.sampling.loop import ends_in_loop
 from factory.sampling.scripted import ScriptedSampler
-from factory.stages.generate import GenerateConfig
+from factory.stages.generate.config import GenerateConfig
 from factory.tiny import byte_tokenizer, save_tiny_model
 
 RULE = Loop(times=3, shortest=2, longest=4)

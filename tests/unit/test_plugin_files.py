@@ -252,7 +252,7 @@ def test_an_unknown_kind_of_problem_is_told_with_its_line(tmp_path: Path) -> Non
 
 
 def test_a_plugin_that_imports_a_built_in_stage_first_does_not_take_it_over(tmp_path: Path) -> None:
-    path = plugin(tmp_path, "from factory.stages.generate import GenerateConfig\n")
+    path = plugin(tmp_path, "from factory.stages.generate.config import GenerateConfig\n")
     code = (
         "from pathlib import Path; from factory.plugin_files import load_plugins; import sys\n"
         "load_plugins([Path(sys.argv[1])])\n"

@@ -21,8 +21,8 @@ from factory.cost.context import CostContext, Model, StageCost
 from factory.cost.flows import Questions
 from factory.cost.work import training_work
 from factory.jsonl import recover_rows
+from factory.stages.chosen import chosen_problems
 from factory.stages.distill.config import DistillConfig
-from factory.stages.generate import chosen_problems
 from factory.stages.small import TOKENS
 from factory.stages.stage import (
     Fields,

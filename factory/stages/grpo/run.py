@@ -27,7 +27,7 @@ from factory.problems.canaries import canaries
 from factory.readable import count
 from factory.records import Problem
 from factory.rewards.language import SCRIPTS
-from factory.stages.generate import chosen_problems
+from factory.stages.chosen import chosen_problems
 from factory.stages.grpo.config import GrpoConfig
 from factory.stages.grpo.estimate import estimate
 from factory.stages.grpo.passthrough import passthrough_problems

@@ -1,0 +1,167 @@
+"""From draws to graded traces, and what is counted of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from factory.chat import PromptConfig, parse_completion, render, with_stops
+from factory.context import Metrics
+from factory.errors import DataError
+from factory.grading import GradeItem, GradingPool, check_ungradable_count
+from factory.records import Problem, SamplingConfig, Trace, Verdict
+from factory.sampling import Completion, Request, Sampler
+from factory.seeds import derive
+from factory.stages.generate.config import GenerateConfig
+from factory.stages.generate.drawing import Draw, Retry
+
+
+@dataclass
+class Writer:
+    """Draws and grades blocks of traces; its engine starts with the first block that needs it."""
+
+    config: GenerateConfig
+    model: str
+    """Fingerprint."""
+    tokenizer: Any
+    open_sampler: Callable[[], Sampler]
+    pool: GradingPool
+    seed: int
+    _sampler: Sampler | None = None
+
+    @property
+    def sampler(self) -> Sampler:
+        if self._sampler is None:
+            self._sampler = self.open_sampler()
+        return self._sampler
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How completions are drawn, but for the limit of those that are drawn once more."""
+        return with_stops(self.config.sampling, self.config.prompt)
+
+    def draw(self, draws: Sequence[Draw]) -> list[Trace]:
+        """A graded trace of each, drawn in one call of the engine."""
+        completions = self.sampler.sample(self.requests(draws), self.sampling)
+        answered = list(zip(draws, completions, strict=True))
+        return self.traces(answered, self.pool.grade(self.items(answered)))
+
+    def requests(self, draws: Sequence[Draw]) -> list[Request]:
+        """What an engine is asked; each has the seed that belongs to its problem and sample."""
+        prompts = self._prompts(draws)
+        ids = {index: token_ids(text, self.tokenizer) for index, text in prompts.items()}
+        return [Request(ids[d.index], self._seed(d), d.max_new_tokens) for d in draws]
+
+    def items(self, answered: Sequence[tuple[Draw, Completion]]) -> list[GradeItem]:
+        """What the pool has to grade."""
+        return [
+            GradeItem.for_prompt(
+                draw.problem, completion.text, completion.finish_reason, self.config.prompt
+            )
+            for draw, completion in answered
+        ]
+
+    def traces(
+        self, answered: Sequence[tuple[Draw, Completion]], verdicts: Sequence[Verdict]
+    ) -> list[Trace]:
+        """The trace of each completion with its verdict."""
+        prompts = self._prompts([draw for draw, _ in answered])
+        return [
+            Trace(
+                problem_id=draw.problem.id,
+                sample=draw.sample,
+                question=draw.problem.prompt,
+                prompt=prompts[draw.index],
+                completion=completion.text,
+                **_parts(completion, self.config.prompt),
+                finish_reason=completion.finish_reason,
+                completion_tokens=completion.tokens,
+                seed=self._seed(draw),
+                sampling=self.sampling.model_copy(update={"max_new_tokens": draw.max_new_tokens}),
+                style=self.config.prompt.style,
+                model=self.model,
+                verdict=verdict,
+            )
+            for (draw, completion), verdict in zip(answered, verdicts, strict=True)
+        ]
+
+    def _prompts(self, draws: Sequence[Draw]) -> dict[int, str]:
+        problems = {draw.index: draw.problem for draw in draws}
+        return {
+            index: render(problem.prompt, self.config.prompt, self.tokenizer)
+            for index, problem in problems.items()
+        }
+
+    def _seed(self, draw: Draw) -> int:
+        return derive(self.seed, "generate", draw.problem.id, draw.sample)
+
+
+@dataclass
+class Tally:
+    """Counts over the traces that are kept."""
+
+    traces: int = 0
+    correct: int = 0
+    cut: int = 0
+    looped: int = 0
+    tokens: int = 0
+    judged: int = 0
+    """Answers that a rule decides; open ones wait for the stage `judge`."""
+    ungradable: int = 0
+    first_ungradable: str = ""
+
+    def add(self, problem: Problem, trace: Trace) -> None:
+        self.traces += 1
+        self.correct += trace.verdict.is_correct
+        self.cut += trace.finish_reason == "length"
+        self.looped += trace.finish_reason == "loop"
+        self.tokens += trace.completion_tokens
+        if problem.kind == "open":
+            return
+        self.judged += 1
+        if trace.verdict.outcome == "ungradable":
+            self.ungradable += 1
+            self.first_ungradable = self.first_ungradable or trace.verdict.explanation
+
+    def check_ungradable(self, of: int) -> None:
+        """EngineError if too many of so many answers are ungradable."""
+        check_ungradable_count(self.ungradable, of, first=self.first_ungradable)
+
+
+class Counts(Protocol):
+    """What became of problems and samples."""
+
+    answered: int
+    solved: int
+    dropped: int
+    retried: int
+
+
+def metrics(config: GenerateConfig, tally: Tally, line: Counts) -> Metrics:
+    """The stage's metrics; DataError if nothing is kept."""
+    if not tally.traces:
+        raise DataError(f"all {line.dropped} completions were cut at their limit and dropped")
+    return {
+        "traces": float(tally.traces),
+        "problems": float(line.answered),
+        "problems_solved": float(line.solved),
+        "correct_share": tally.correct / tally.traces,
+        "truncated_share": tally.cut / tally.traces,
+        "completion_tokens": float(tally.tokens),
+        **({"looped_share": tally.looped / tally.traces} if config.sampling.loop else {}),
+        **({"dropped": float(line.dropped)} if config.length_stops == "drop" else {}),
+        **({"retried": float(line.retried)} if isinstance(config.length_stops, Retry) else {}),
+    }
+
+
+def token_ids(text: str, tokenizer: Any) -> tuple[int, ...]:
+    """Of a prompt, which brings its own special tokens."""
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _parts(completion: Completion, prompt: PromptConfig) -> dict[str, str | None]:
+    response = parse_completion(completion.text, completion.finish_reason, prompt)
+    return {
+        "reasoning": response.reasoning,
+        "answer": response.answer,
+        "summary": response.summary,
+    }

@@ -1,0 +1,219 @@
+"""Traces drawn without blocks: the same ones whoever is fast, and through kills.
+
+The scripted engine ends requests in an order of its own, which differs from run to run; what it
+replies depends on the request alone.
+"""
+
+import itertools
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trace_runs import Run, Script, inputs_of
+
+from factory.errors import EngineError
+from factory.records import Problem, SamplingConfig, Trace, Verdict
+from factory.sampling import Completion
+from factory.sampling.streams import Supply
+from factory.stages.generate import run as generate
+from factory.stages.generate.config import GenerateConfig
+from factory.stages.generate.streaming import Flow
+from factory.tiny import save_tiny_model
+
+EVERYTHING = {
+    "samples": 16,
+    "enough": 2,
+    "length_stops": {"retry": 90},
+    "sampling": {"max_new_tokens": 60, "loop": {}},
+}
+ROWS = 24
+KILLS = 10
+
+
+class Streamer(Script):
+    """Decodes as many rows at once; a row ends after as many steps as its completion has tokens."""
+
+    def __init__(self, haste: int = 0) -> None:
+        self._haste = random.Random(haste)
+        self.asked = self.busy = self.steps = self.given_up = 0
+
+    def stream(self, supply: Supply, sampling: SamplingConfig) -> Iterator[tuple[int, Completion]]:
+        rows: dict[int, tuple[float, Completion]] = {}
+        numbers = itertools.count()
+        while True:
+            for request in supply.take(ROWS - len(rows)):
+                limited = sampling.model_copy(update={"max_new_tokens": request.limit})
+                completion = self._complete(request, "none", limited)
+                length = completion.tokens * self._haste.uniform(0.5, 1.5)
+                rows[next(numbers)] = (length, completion)
+                self.asked += 1
+            for number in supply.given_up():
+                del rows[number]
+                self.given_up += 1
+            if not rows:
+                return
+            first = min(rows, key=lambda number: rows[number][0])
+            passed, completion = rows.pop(first)
+            self.steps += passed
+            self.busy += passed * (len(rows) + 1) / ROWS
+            rows = {number: (left - passed, c) for number, (left, c) in rows.items()}
+            yield first, completion
+
+
+def stream_run(folder: Path, inputs: Any, **fields: Any) -> Run:
+    run = Run(folder, inputs, block=8 if "engine" in fields else ROWS, **fields)
+    run.machine = run.machine.model_copy(update={"drawing": "full"})
+    return run
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[Streamer]:
+    opened: list[Streamer] = []
+
+    def opener(*_: Any, **__: Any) -> Streamer:
+        opened.append(Streamer(len(opened)))
+        return opened[-1]
+
+    monkeypatch.setattr(generate, "open_sampler", opener)
+    return opened
+
+
+@pytest.mark.parametrize("settings", [{"samples": 8}, EVERYTHING], ids=["plain", "everything"])
+def test_the_traces_do_not_depend_on_which_completion_ends_first(
+    engines: list[Streamer], tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    inputs = inputs_of(tmp_path / "inputs", problems=60)
+    runs = [stream_run(tmp_path / f"run{n}", inputs, **settings) for n in range(3)]
+    metrics = [run.here() for run in runs]
+    assert runs[0].bytes() == runs[1].bytes() == runs[2].bytes()
+    assert metrics[0] == metrics[1] == metrics[2]
+    assert len({engine.steps for engine in engines}) == 3
+
+
+def test_what_is_kept_of_a_problem_is_what_asking_one_by_one_would_keep(
+    engines: list[Streamer], tmp_path: Path
+) -> None:
+    """`enough` looks at samples in their order: the short ones, which end first, win nothing."""
+    inputs = inputs_of(tmp_path / "inputs", problems=80)
+    settings = {"samples": 16, "sampling": {"max_new_tokens": 60}}
+    every = stream_run(tmp_path / "every", inputs, **settings)
+    every.here()
+    run = stream_run(tmp_path / "run", inputs, enough=2, **settings)
+    run.here()
+    expected = []
+    for _, own in itertools.groupby(every.traces(), key=lambda trace: trace.problem_id):
+        right = 0
+        for trace in own:
+            expected.append(trace)
+            right += trace.verdict.is_correct
+            if right == 2:
+                break
+    assert run.traces() == expected
+    assert len(expected) < len(every.traces()) * 3 / 4
+
+
+def test_a_problem_gives_its_rows_back_as_soon_as_its_samples_in_order_are_enough() -> None:
+    problem = Problem(id="p", prompt="?", reference="7", kind="exact", source="s")
+    document = {"kind": "generate", "model": "m", "problems": "p", "samples": 5, "enough": 1}
+    flow = Flow(iter([problem]), GenerateConfig.model_validate(document), count=1)
+    # The sample that it needs, and further ones, since no other problem wants the rows.
+    draws = flow.take(4)
+    assert [draw.sample for draw in draws] == [0, 1, 2, 3]
+    for sample in (1, 0):
+        assert not flow.is_done and flow.given_up() == []
+        flow.settle(draws[sample], right_trace(sample), begin=100 + sample)
+    assert flow.is_done and sorted(flow.given_up()) == [(0, 2), (0, 3)]
+    assert [*flow.kept(0)] == [100]
+
+
+def right_trace(sample: int) -> Trace:
+    return Trace(
+        problem_id="p", sample=sample, question="?", prompt="?", completion="7", reasoning=None,
+        answer="7", finish_reason="stop", completion_tokens=1, seed=0, sampling=SamplingConfig(),
+        style="zero", model="m", verdict=Verdict(outcome="correct", answer="7", explanation=""),
+    )  # fmt: skip
+
+
+def test_rows_stay_busy_until_nothing_is_left_to_ask(
+    engines: list[Streamer], tmp_path: Path
+) -> None:
+    inputs = inputs_of(tmp_path / "inputs", problems=200)
+    stream_run(tmp_path / "run", inputs, samples=8).here()
+    assert engines[0].busy / engines[0].steps > 0.97
+
+
+@pytest.mark.parametrize("settings", [{"samples": 8}, EVERYTHING], ids=["plain", "everything"])
+def test_no_trace_is_lost_or_doubled_by_kills(
+    engines: list[Streamer], tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    inputs = inputs_of(tmp_path / "inputs", problems=150)
+    undisturbed = stream_run(tmp_path / "undisturbed", inputs, **settings)
+    metrics = undisturbed.here()
+    disturbed = stream_run(tmp_path / "disturbed", inputs, **settings)
+    disturbed.killed(KILLS, expected_bytes=undisturbed.written())
+    assert disturbed.bytes() == undisturbed.bytes()
+    assert disturbed.here() == metrics
+
+
+def test_a_run_cut_at_any_byte_keeps_all_before_it_and_ends_the_same(
+    engines: list[Streamer], tmp_path: Path
+) -> None:
+    inputs = inputs_of(tmp_path / "inputs", problems=12)
+    undisturbed = stream_run(tmp_path / "undisturbed", inputs, **EVERYTHING)
+    undisturbed.here()
+    segment = (undisturbed.scratch / "traces.jsonl").read_bytes()
+    for cut in (0, 1, *range(700, len(segment), len(segment) // 7), len(segment) - 1):
+        torn = stream_run(tmp_path / f"cut{cut}", inputs, **EVERYTHING)
+        (torn.scratch / "traces.jsonl").write_bytes(segment[:cut])
+        torn.here()
+        assert torn.bytes() == undisturbed.bytes()
+        kept = segment[: segment.rfind(b"\n", 0, cut) + 1]
+        assert (torn.scratch / "traces.jsonl").read_bytes().startswith(kept)
+
+
+def test_an_engine_that_fails_leaves_what_it_has_drawn(
+    engines: list[Streamer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    inputs = inputs_of(tmp_path / "inputs", problems=40)
+    whole = stream_run(tmp_path / "whole", inputs, samples=4)
+    whole.here()
+    run = stream_run(tmp_path / "run", inputs, samples=4)
+    stream = Streamer.stream
+
+    def failing(self: Streamer, supply: Supply, sampling: SamplingConfig) -> Iterator[Any]:
+        yield from itertools.islice(stream(self, supply, sampling), 60)
+        raise EngineError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Streamer, "stream", failing)
+        with pytest.raises(EngineError, match="out of memory"):
+            run.here()
+    lines = (run.scratch / "traces.jsonl").read_bytes().count(b"\n")
+    assert 0 < lines <= 60
+    run.here()
+    assert run.bytes() == whole.bytes()
+    assert engines[-1].asked == 160 - lines
+
+
+@pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
+def test_real_engines_stream_the_traces_that_blocks_give(engine: str, tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path / "model", "llama", hidden=32, seed=3)
+    inputs = inputs_of(tmp_path / "inputs", problems=12, model=model)
+    settings = {
+        "samples": 4, "length_stops": {"retry": 24},
+        "sampling": {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 16},
+    }  # fmt: skip
+    exact = Run(tmp_path / "exact", inputs, block=6, engine=engine, **settings)
+    full = stream_run(tmp_path / "full", inputs, engine=engine, **settings)
+    for run in (exact, full):
+        process = run.start()
+        process.join()
+        assert process.exitcode == 0
+    pairs = list(zip(full.traces(), exact.traces(), strict=True))
+    assert len(pairs) == 48
+    for streamed, drawn in pairs:
+        assert streamed.seed == drawn.seed and streamed.sampling == drawn.sampling
+    # Other rows share a product, so rounding may decide a token; on some processor it will.
+    assert sum(streamed == drawn for streamed, drawn in pairs) >= 44
