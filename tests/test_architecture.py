@@ -56,7 +56,6 @@ LAYERS = (
     ("sharding", "slurm", "engines"),
     ("artifacts", "machine", "context", "ranks"),
     ("lookalike", "templates", "chat", "lint", "grading"),
-    ("reading",),
     ("problems",),
     ("rewards", "sampling", "preferences", "review", "cost"),
     ("trainers", "evaluation"),

@@ -15,13 +15,14 @@ from factory.fit import require_fit
 from factory.launch.measure import resolve_matmul
 from factory.machine import Machine
 from factory.plan import Step, make_plan, missing
-from factory.pricing import record
+from factory.pricing import Bill, record
 from factory.pruning import unneeded
 from factory.readable import plural
 from factory.recipe import Recipe
 from factory.ui.console import Console
 from factory.ui.display import LiveDisplay, PlainDisplay
 from factory.ui.measuring import Measuring, outlook
+from factory.ui.outlook import TimeLeft
 
 
 def build_and_report(
@@ -46,10 +47,12 @@ def build_and_report(
     display: PlainDisplay | None = None
     try:
         plan = make_plan(recipe, until=until)
+        left = None
         if not missing(plan):
-            _open(recipe.name, plan, store, machine, console, priced=priced)
+            left = _open(recipe.name, plan, store, machine, console, priced=priced)
+        number = len(plan) - len(unneeded(plan, store))
         display_type = PlainDisplay if plain or not console.is_terminal else LiveDisplay
-        display = display_type(len(plan), console, machine.price_per_hour)
+        display = display_type(number, console, machine.price_per_hour, left)
         with kept_build(
             store, plan, recipe=recipe.name, description=recipe.header.description, command=again,
             price_per_hour=machine.price_per_hour,
@@ -94,19 +97,21 @@ def _open(
     console: Console,
     *,
     priced: bool,
-) -> None:
-    """The first lines of a build: what it is, what this machine does, and how long it may take."""
+) -> TimeLeft | None:
+    """The first lines of a build: what it is, what this machine does, and how long it may take,
+    which comes back; None where it is not known."""
     reused = sum(find(store, step.fingerprint) is not None for step in plan)
     stages, skipped = plural(len(plan), "stage"), unneeded(plan, store)
     pruned = f", {len(skipped)} pruned and not needed" if skipped else ""
     console.print(f"{name}: {stages}, {reused} reused{pruned}", highlight=False, soft_wrap=True)
     if reused + len(skipped) == len(plan):
-        return
+        return None
     pipeline.check_store(store)
     measuring = Measuring(console)
     resolved = resolve_matmul(machine, store, measuring)
     if not priced:
-        return
+        return None
+    left = None
     try:
         bill = record(plan, store, machine, measuring, check=require_fit)
     except EngineError as error:
@@ -114,5 +119,16 @@ def _open(
         lines = [f"no estimate of the time: {error}"]
     else:
         lines = outlook(bill, resolved, is_measured=measuring.has_begun)
+        left = time_left(bill)
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
+    return left
+
+
+def time_left(bill: Bill | None) -> TimeLeft | None:
+    """What a bill's stages are to take, for a display."""
+    if bill is None:
+        return None
+    priced = [(row.step.name, row.estimate) for row in bill.rows]
+    expected = {name: estimate.seconds for name, estimate in priced if estimate is not None}
+    return TimeLeft(expected, bill.seconds)

@@ -2,24 +2,21 @@
 
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 
 from factory.artifacts import Artifact
 from factory.plan import Step
-from factory.ui.console import Console
+from factory.readable import duration
+from factory.ui.console import Console, Text
+from factory.ui.outlook import TimeLeft
 
 PLAIN_SECONDS = 15.0
+BAR_WIDTH, FULL_WIDTH = 76, 140
+"""Columns of a terminal from which on there is room for a bar, and for figures beside it."""
 SHOWN = ("reward", "accuracy", "correct_share", "loss", "pass@1", "kept", "greedy")
 """Figures worth a glance, in this order; the rest is in metrics.jsonl and the report."""
 
@@ -27,8 +24,13 @@ SHOWN = ("reward", "accuracy", "correct_share", "loss", "pass@1", "kept", "greed
 class PlainDisplay:
     """One line an occasion, for logs and CI."""
 
-    def __init__(self, total: int, console: Console, price: float | None = None) -> None:
-        """`price` is that of an hour of the machine."""
+    def __init__(
+        self, total: int, console: Console, price: float | None = None,
+        left: TimeLeft | None = None,
+    ) -> None:  # fmt: skip
+        """`price` is that of an hour of the machine; `left` knows what the stages are to take."""
+        self._left = left or TimeLeft({}, 0.0)
+        self._ended = 0
         self._console = console
         self._total = total
         self._price = price
@@ -39,6 +41,7 @@ class PlainDisplay:
         self._waits: set[str] = set()
 
     def reused(self, step: Step, artifact: Artifact) -> None:
+        self._ended += 1
         self._line(step, f"reused {artifact.path}")
 
     def started(self, step: Step, folder: Path) -> None:
@@ -56,7 +59,12 @@ class PlainDisplay:
         elif event["event"] == "progress":
             self.progress(step, event)
 
+    def _heard(self, step: Step, event: Mapping[str, Any]) -> None:
+        if event["total"]:
+            self._left.progress(step.name, event["done"] / event["total"])
+
     def progress(self, step: Step, event: Mapping[str, Any]) -> None:
+        self._heard(step, event)
         now = time.monotonic()
         finished = event["done"] >= event["total"]
         if now - self._last[step.name] < PLAIN_SECONDS and not finished:
@@ -75,7 +83,12 @@ class PlainDisplay:
         return ", ".join(part for part in parts if part)
 
     def made(self, step: Step, artifact: Artifact) -> None:
-        self._line(step, made_text(artifact))
+        self._ended += 1
+        self._left.progress(step.name, 1.0)
+        left = self._left.left
+        is_told = left is not None and self._ended < self._total
+        time_left = f"; about {duration(left)} left of all" if left is not None and is_told else ""
+        self._line(step, f"{made_text(artifact)}{time_left}")
 
     def waiting(self, step: Step, holder: str) -> None:
         if step.name not in self._waits:
@@ -97,49 +110,78 @@ class PlainDisplay:
 
 
 class LiveDisplay(PlainDisplay):
-    """The same lines for what is finished, and a bar for each stage at work."""
+    """The same lines for what is finished, a bar for each stage at work, and one for all."""
 
-    def __init__(self, total: int, console: Console, price: float | None = None) -> None:
-        super().__init__(total, console, price)
-        self._bar = Progress(
-            TextColumn("{task.description}", style="bold", markup=False),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}", markup=False),
-            TextColumn("{task.fields[rate]}", markup=False),
-            TextColumn("{task.fields[figures]}", style="cyan", markup=False),
-            TimeElapsedColumn(),
-            TextColumn("left", markup=False),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
+    def __init__(
+        self, total: int, console: Console, price: float | None = None,
+        left: TimeLeft | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(total, console, price, left)
+        width = console.width
+        fields: list[ProgressColumn] = [
+            TextColumn("{task.description}", style="bold", markup=False)
+        ]
+        if width >= BAR_WIDTH:
+            fields.append(BarColumn(bar_width=min(28, width // 10)))
+        fields += [TextColumn("{task.fields[count]}", markup=False), Times()]
+        if width >= FULL_WIDTH:
+            fields.append(TextColumn("{task.fields[figures]}", style="cyan", markup=False))
+        self._bar = Progress(*fields, console=console, transient=True)
         self._tasks: dict[str, TaskID] = {}
+        self._all = self._bar.add_task(
+            "all", total=self._left.total or None, count=f"0/{total}", figures="", left=self._left
+        )
         self._bar.start()
 
     def started(self, step: Step, folder: Path) -> None:
-        description = f"[{self._place(step)}] {step.name} ({step.kind})"
+        title = f"[{self._place(step)}] {step.name}"
+        room = self._console.width // 4
+        description = title if len(title) <= room else title[: room - 1] + "\u2026"
         self._tasks[step.name] = self._bar.add_task(
-            description, total=None, unit="starting", rate="", figures=""
+            description, total=None, count=f"{step.kind} starts", figures=""
         )
 
     def progress(self, step: Step, event: Mapping[str, Any]) -> None:
-        at = event["at"] or 1.0
+        self._heard(step, event)
+        unit = f" {event['unit']}" if self._console.width >= BAR_WIDTH else ""
         self._bar.update(
             self._tasks[step.name],
             completed=event["done"],
             total=event["total"],
-            unit=event["unit"],
-            rate=f"{event['done'] / at:.2g}/s",
+            count=f"{event['done']:,.0f}/{event['total']:,.0f}{unit}",
             figures=self.figures(step, event),
         )
+        self._show_all()
+
+    def reused(self, step: Step, artifact: Artifact) -> None:
+        super().reused(step, artifact)
+        self._show_all()
 
     def made(self, step: Step, artifact: Artifact) -> None:
         self._bar.remove_task(self._tasks.pop(step.name))
         super().made(step, artifact)
+        self._show_all()
+
+    def _show_all(self) -> None:
+        count = f"{self._ended}/{self._total}"
+        self._bar.update(self._all, completed=self._left.done, count=count)
 
     def close(self) -> None:
         self._bar.stop()
+
+
+class Times(ProgressColumn):
+    """`0:02:05 so far, 0:04:10 left`; what is left is said once it can be known."""
+
+    def render(self, task: Task) -> Text:
+        left = task.fields.get("left")
+        remaining = task.time_remaining if left is None else left.left
+        words = f"{_clock(task.elapsed or 0.0)} so far"
+        return Text(words if remaining is None else f"{words}, {_clock(remaining)} left")
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
 
 
 def made_text(artifact: Artifact) -> str:

@@ -1,1 +1,0 @@
-"""Data files as people publish them: their rows, which column means what, and the texts in them."""
