@@ -1,5 +1,6 @@
 """The files that a recipe names: where they lie, and what is recorded of them."""
 
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ class DataFile(str):
 
     A relative path is looked for beside the recipe and those it extends, then in the current
     folder, then among what comes with the factory. Nothing there: it is meant from the current
-    folder. What is written enters the fingerprint, so that a moved recipe stays the same; a job,
+    folder. A pattern means the first folder where something is called like it. `~` is the user's
+    home. What is written enters the fingerprint, so that a moved recipe stays the same; a job,
     which another process reads, holds the path. ValueError where it means two files.
     """
 
@@ -46,10 +48,16 @@ class DataFile(str):
 
 
 def _file_of(written: str, folders: Sequence[Path]) -> str:
+    if written.startswith("~/"):
+        return str(Path(written).expanduser())
     if not written or Path(written).is_absolute():
         return written
     candidates = [folder / written for folder in (*folders, Path())]
+    is_pattern = any(sign in written for sign in "*?[")
     existing = [path for path in candidates if path.exists()]
+    if is_pattern and not existing:
+        matched = [p for p in candidates if next(glob.iglob(str(p), recursive=True), None)]
+        return str(next(iter(matched), written))
     for other in existing[1:]:
         if not other.samefile(existing[0]):
             raise ValueError(f"means {existing[0]} or {other}; write the whole path")

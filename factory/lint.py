@@ -1,8 +1,7 @@
 """Finds what is wrong with a completion that is to be learned from, beyond its grammar."""
 
-import unicodedata
-
 from factory.chat import OutputForm, canonical_text, parse
+from factory.visible import hidden_characters
 
 
 def lint(text: str, *, form: OutputForm | None = None, prefill: str = "") -> list[str]:
@@ -15,8 +14,7 @@ def lint(text: str, *, form: OutputForm | None = None, prefill: str = "") -> lis
     if response.reasoning is None or response.answer is None:
         return [response.problem]
     faults: list[str] = []
-    hidden = {c for c in text if c not in "\n\t" and unicodedata.category(c) in HIDDEN}
-    if hidden:
+    if hidden := hidden_characters(text):
         faults.append(
             "invisible characters: " + " ".join(f"U+{ord(c):04X}" for c in sorted(hidden))
         )
@@ -29,7 +27,3 @@ def lint(text: str, *, form: OutputForm | None = None, prefill: str = "") -> lis
         elif response.reasoning.split() == (response.summary or "").split():
             faults.append("the summary repeats the thoughts")
     return faults
-
-
-HIDDEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
-"""Unicode categories of characters without a shape: controls, formats, private, separators."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 from pydantic import BaseModel
 
 from factory.artifacts import sha256_file
-from factory.errors import ArtifactError, RecipeError
+from factory.errors import ArtifactError, DataError, RecipeError
 from factory.files import check_regular
 from factory.recipe import Recipe
 from factory.records import AddedLater, Consumes
@@ -70,7 +70,7 @@ def make_plan(recipe: Recipe, *, until: str | None = None) -> tuple[Step, ...]:
         input_fingerprints = {path: fingerprints[reference] for path, reference in inputs.items()}
         try:
             fingerprints[name] = _fingerprint(config, stage, seed, input_fingerprints)
-        except (ArtifactError, OSError) as error:
+        except (ArtifactError, DataError, OSError) as error:
             raise ArtifactError(f"stages.{name}: {str(error)[:500]}") from error
         steps.append(Step(name, config, stage, inputs, seed, fingerprints[name]))
     return tuple(steps)

@@ -56,6 +56,7 @@ LAYERS = (
     ("sharding", "slurm", "engines"),
     ("artifacts", "machine", "context", "ranks"),
     ("lookalike", "templates", "chat", "lint", "grading"),
+    ("reading",),
     ("problems",),
     ("rewards", "sampling", "preferences", "review", "cost"),
     ("trainers", "evaluation"),

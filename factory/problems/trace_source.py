@@ -1,10 +1,12 @@
-"""The door of trace sources: where the worked examples of a `written` stage come from, by `type`.
+"""The door of trace sources: where the texts of `imported` and `written` come from, by `type`.
+
+`local` and `hub` give rows of any shape, a plug-in's function gives worked examples:
 
 @trace_source(Forum, version=1, files=lambda config: (Path(config.path),))
 def forum(config: Forum) -> Iterator[WorkedExample]: ...
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -12,12 +14,15 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import Field
 
 from factory.data_file import DataFile
-from factory.jsonl import read_records
+from factory.errors import DataError
 from factory.plugin_files import guarded
 from factory.problems.foreign import foreign_rows
+from factory.problems.hub import data_set_rows
 from factory.problems.local import plugin_kinds
-from factory.problems.source import no_files, variant_name
-from factory.records import ProblemKind, Record
+from factory.problems.source import no_files, nothing_missing, variant_name
+from factory.reading.files import RawRow, data_files, read_rows
+from factory.reading.survey import TableOfRows
+from factory.records import COMMIT, AddedLater, ProblemKind, Record
 from factory.registry import Door, current_origin
 from factory.variants import Variant, VariantOf
 
@@ -53,12 +58,17 @@ class TraceSource:
     function: Callable[[Any], Iterable[WorkedExample]] | None
     """A plug-in's, which is called in a process of its own."""
     examples: Callable[[Any], Iterator[WorkedExample]]
+    """What that gives."""
+    tables: Callable[[Any], list[TableOfRows]] | None
+    """Of a built-in one: its files, whose rows a recipe maps."""
     files: Callable[[Any], tuple[Path, ...]]
     """Files outside the store that decide what it gives."""
     graders: Callable[[Any], set[str]]
     """Graders of plug-ins that decide its examples."""
     size: Callable[[Any], int] | None
     """How many it gives; None: the lines of its files."""
+    missing: Callable[[Any], list[str]]
+    """What a recipe leaves open, e.g. the revision."""
     gives: ClassVar[type[WorkedExample]] = WorkedExample
 
 
@@ -95,9 +105,11 @@ def trace_source(
             examples=lambda chosen: foreign_rows(
                 "trace_sources", name, chosen, WorkedExample, graders=graders
             ),
+            tables=None,
             files=guarded(files or no_files, f"{where}: files", origin, tuple),
             graders=lambda chosen: set(graders),
             size=size and guarded(size, f"{where}: size", origin, int),
+            missing=nothing_missing,
         )
         TRACE_SOURCES.register(name, row, version=version)
         return function
@@ -106,11 +118,71 @@ def trace_source(
 
 
 class LocalExamples(TraceSourceConfig):
-    """Lines of a JSONL file; `path` of the stage itself is short for it."""
+    """Rows of files: JSON Lines, a JSON list, CSV, parquet, Arrow, plain or compressed by gzip or
+    Zstandard. `path` of `written` is short for it."""
 
     type: Literal["local"] = "local"
     path: DataFile
-    """Relative to the recipe, or to the current folder."""
+    """A file, a pattern (`traces/*.jsonl.gz`) or a folder, as `datasets` saves one too; relative
+    to the recipe, or to the current folder."""
+    split: Annotated[str | None, AddedLater()] = None
+    """Of a folder that holds several."""
+
+
+class HubExamples(TraceSourceConfig):
+    """Rows of a data set of the hub at a pinned revision."""
+
+    type: Literal["hub"]
+    id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    """Owner and name of the data set."""
+    revision: str | None = Field(default=None, pattern=COMMIT)
+    """The commit's 40 hex digits. A recipe may leave it open; it must be filled in to be built."""
+    config: str | None = None
+    """The data set's configuration (subset), where it has several."""
+    split: str = "train"
+    """Of the data set."""
+
+
+def local_tables(source: LocalExamples) -> list[TableOfRows]:
+    """The files of a path, each with its rows."""
+    files = data_files(source.path, source.split)
+    names = {file.name for file in files}
+
+    def table(file: Path) -> TableOfRows:
+        name = file.name if len(names) == len(files) else file.as_posix()
+        return TableOfRows(name, lambda columns: read_rows(file, columns=columns))
+
+    return [table(file) for file in files]
+
+
+def hub_tables(source: HubExamples) -> list[TableOfRows]:
+    """The data set, which `datasets` keeps in memory-mapped files."""
+
+    def rows(columns: Sequence[str] | None) -> Iterator[RawRow]:
+        table = data_set_rows(
+            source.id, source.revision, config=source.config, split=source.split, columns=()
+        )
+        if columns is not None:
+            table = table.select_columns([n for n in table.column_names if n in columns])
+        for number, fields in enumerate(table, start=1):
+            yield RawRow(source.id, number, fields)
+
+    return [TableOfRows(source.id, rows, source.id)]
+
+
+def hub_gaps(source: HubExamples) -> list[str]:
+    """The commit, where the recipe leaves it open."""
+    if source.revision is not None:
+        return []
+    return [f"source.revision: the commit of huggingface.co/datasets/{source.id} to read"]
+
+
+def _mapped(source: TraceSourceConfig) -> Iterator[WorkedExample]:
+    raise DataError(f"trace source {source.type}: its rows are mapped, see factory/reading")
+
+
+def _plugin_kinds(source: LocalExamples) -> set[str]:
+    return set().union(*(plugin_kinds(file) for file in data_files(source.path, source.split)))
 
 
 TRACE_SOURCES.register(
@@ -118,10 +190,26 @@ TRACE_SOURCES.register(
     TraceSource(
         config=LocalExamples,
         function=None,
-        examples=lambda source: read_records(Path(source.path), WorkedExample),
-        files=lambda source: (Path(source.path),),
-        graders=lambda source: plugin_kinds(Path(source.path)),
+        examples=_mapped,
+        tables=local_tables,
+        files=lambda source: tuple(data_files(source.path, source.split)),
+        graders=_plugin_kinds,
         size=None,
+        missing=nothing_missing,
+    ),
+    version=1,
+)
+TRACE_SOURCES.register(
+    "hub",
+    TraceSource(
+        config=HubExamples,
+        function=None,
+        examples=_mapped,
+        tables=hub_tables,
+        files=no_files,
+        graders=lambda source: set(),
+        size=None,
+        missing=hub_gaps,
     ),
     version=1,
 )

@@ -25,6 +25,10 @@ class StageConfig(Record):
     seed: int | None = Field(default=None, ge=0, lt=2**31)
     """Instead of the recipe's: several stages with all else equal show how much is chance."""
 
+    def outlook(self) -> list[str]:
+        """What `factory plan` says of the stage beforehand, e.g. how it reads a file."""
+        return []
+
 
 @dataclass(frozen=True)
 class Origin:

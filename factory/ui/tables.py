@@ -31,6 +31,7 @@ def show_plan(
             {
                 "stage": step.name, "kind": step.kind, "fingerprint": step.fingerprint,
                 "inputs": dict(step.inputs), "fate": fates[step.name],
+                "outlook": step.config.outlook(),
             }
             for step in plan
         ]  # fmt: skip
@@ -81,6 +82,9 @@ def _show_fates(plan: Sequence[Step], fates: Mapping[str, str], console: Console
     left = len(plan) - counts["reused"] - skipped
     text = f"{counts['reused']} of {len(plan)} stages are reused, {left} to make{pruned}."
     console.print(text, soft_wrap=True)
+    for step in plan:
+        for line in step.config.outlook():
+            console.print(f"{step.name}: {line}", soft_wrap=True)
     for gap in missing(plan):
         console.print(f"to be filled in before it can be built: {gap}", soft_wrap=True)
 

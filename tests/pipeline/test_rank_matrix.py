@@ -58,6 +58,10 @@ stages:
   distill:
     {kind: distill, model: sft, teacher: teacher, problems: sums, steps: 3, prompts: 4,
      learning_rate: 1e-3, max_new_tokens: 8}
+  # Of two ranks the second has traces alone.
+  distill_mixed:
+    {like: distill, traces: worked, completions: verbatim, on_policy_share: 0.5,
+     max_new_tokens: 64}
   reward_model:
     {kind: reward_model, model: base, pairs: preferred, learning_rate: 5e-5, batch: 16,
      context: 256, held_out_share: 0.25}
@@ -77,12 +81,12 @@ MODES: Mapping[str, dict[str, Any]] = {
 }
 BOUNDS = {
     "sft": 1e-6, "lora_sft": 1e-6, "reward_model": 1e-6, "grpo": 5e-5, "lora_grpo": 5e-5,
-    "distill": 2e-5,
+    "distill": 2e-5, "distill_mixed": 2e-5,
 }  # fmt: skip
 """Largest difference of a weight: sums are taken in another order, and Adam's first steps are of
 the size of the learning rate whatever the gradient's."""
 SUITE = {
-    ("lora_sft", "fsdp2"), ("grpo", "fsdp2"), ("grpo", "ddp-rows"), ("distill", "fsdp2"),
+    ("lora_sft", "fsdp2"), ("grpo", "fsdp2"), ("grpo", "ddp-rows"), ("distill_mixed", "fsdp2"),
     ("reward_model", "fsdp2"),
 }  # fmt: skip
 ALL = {

@@ -12,8 +12,9 @@ from factory.errors import DataError
 from factory.jsonl import read_records
 from factory.lint import lint
 from factory.machine import Machine
+from factory.problems.trace_source import WorkedExample
 from factory.records import Trace
-from factory.stages.written import STAGE, WorkedExample, WrittenConfig
+from factory.stages.written import STAGE, WrittenConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 GENERAL = ROOT / "recipes" / "data" / "general.jsonl"

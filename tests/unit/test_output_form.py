@@ -130,9 +130,9 @@ def test_graders_see_the_boxed_answer_of_the_form_and_nothing_of_the_other_form(
 @pytest.mark.parametrize("piece", ["|", MARK[:-1], MARK, "\\boxed{", "<think", "\u0316\u0301"])
 def test_hostile_text_is_parsed_in_linear_time(piece: str) -> None:
     text = f"{MARK} a {MARK}" + piece * (500_000 // len(piece))
-    began = time.perf_counter()
+    began = time.process_time()
     parse(text, form=FORM)
-    assert time.perf_counter() - began < 3.0
+    assert time.process_time() - began < 3.0
 
 
 @pytest.mark.parametrize(

@@ -299,7 +299,7 @@ def test_a_trace_source_is_graded_like_a_file_of_worked_examples(tmp_path: Path)
          "still no end after 50 rows"),
         ("return []", "none of 0 examples is left"),
         ("yield WorkedExample(question='a', reasoning='b', answer='1', reference='2')",
-         "trace source mine: 'a' is worked to '1': wrong"),
+         "trace source mine:1: wrong: 'a' is worked to '1': wrong"),
     ],
 )  # fmt: skip
 def test_what_a_trace_source_does_wrong_is_told(

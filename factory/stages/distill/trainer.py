@@ -100,17 +100,21 @@ class OnPolicyTrainer(GivenTextsTrainer):
         The seed of a text depends on its row in the plan only, so a resumed run draws the same.
         """
         requests = {
-            row: Request(
-                self.planned[row].prompt_ids, derive(self.args.seed, "distill", "text", row)
-            )
-            for row in self._rows
-            if not self.planned[row].completion_ids
+            row: self._request(row) for row in self._rows if not self.planned[row].completion_ids
         }
         sampled = dict(zip(requests, self._sample(list(requests.values())), strict=True))
         # TRL now shuffles the rows over micro-batches by the global stream. What else drew from it
         # differs between a resumed run and an undisturbed one, so the shuffle gets its own state.
         torch.manual_seed(derive(self.args.seed, "distill", "shuffle", self.state.global_step))
         return [list(sampled.get(row, self.planned[row].completion_ids)) for row in self._rows]
+
+    def _request(self, row: int) -> Request:
+        seed = derive(self.args.seed, "distill", "text", row)
+        return Request(self.planned[row].prompt_ids, seed)
+
+    def _first_own(self) -> Request:
+        """The first text of this update, which the student writes."""
+        return self._request(self._rows[0] // self.config.prompts * self.config.prompts)
 
     def _sample(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
         """Completions by the engine, after it took the weights and, now and then, was checked."""
@@ -119,14 +123,17 @@ class OnPolicyTrainer(GivenTextsTrainer):
             with clock.measure("sync"):
                 sampler.load_weights(policy_weights(self.accelerator.unwrap_model(self.model)))
                 self._loaded_step = step
+        # A rank whose texts are all traces draws one all the same: ranks hold parts of one engine,
+        # or gather the student's shards for the check, together or not at all.
+        to_draw = requests or [self._first_own()]
         with clock.measure("generate"):
-            completions = sampler.sample(requests, self.config.sampling) if requests else []
+            completions = sampler.sample(to_draw, self.config.sampling)[: len(requests)]
         self._checks += 1
-        if requests and self._checks.bit_count() == 1:
+        if self._checks.bit_count() == 1:
             with clock.measure("parity"):
                 tokens = min(PARITY_TOKENS, self.config.max_new_tokens)
                 self.parity = engine_parity(
-                    sampler, requests,
+                    sampler, to_draw,
                     self.config.sampling.model_copy(update={"max_new_tokens": tokens}),
                     logprobs=self.completion_logprobs, device=self.accelerator.device,
                     dtype=self.engine.dtype, step=step + 1,
