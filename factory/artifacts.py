@@ -26,8 +26,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from factory.errors import ArtifactError
 from factory.files import fsync, read_file, with_hash, without_hash, write_file
-from factory.jsonl import StoredRecords, read_records
+from factory.jsonl import read_records
 from factory.records import ArtifactKind, Record, Trace
+from factory.stored import StoredRecords
 
 MANIFEST = "manifest.json"
 PRUNED = ".pruned"

@@ -4,10 +4,9 @@ import json
 import math
 import os
 import re
-from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -21,38 +20,6 @@ def read_records(path: Path, record: type[R]) -> Iterator[R]:
     """Records of a JSONL file in order; DataError names the file and line of a bad one."""
     for number, line in _lines(path):
         yield parse_record(line, record, f"{path}:{number}")
-
-
-class StoredRecords(Generic[R]):
-    """The records of a JSONL file by their place, each read when it is asked for: 8 bytes a record
-    are held, so that a file may be larger than memory.
-
-    DataError as `read_records`, which is how one iterates over them.
-    """
-
-    def __init__(self, path: Path, record: type[R]) -> None:
-        self._path, self._record = path, record
-        self._ends = array("Q", [0])
-        end = 0
-        with naming(path), path.open("rb") as file:
-            for raw in file:
-                end += len(raw)
-                if raw.strip():
-                    self._ends.append(end)
-        # By position, without a cursor: forks of this process read it too.
-        self._file = path.open("rb", buffering=0)
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __iter__(self) -> Iterator[R]:
-        return read_records(self._path, self._record)
-
-    def __getitem__(self, index: int) -> R:
-        """The record at a place from 0; IndexError past the last."""
-        start, end = self._ends[index], self._ends[index + 1]
-        line = os.pread(self._file.fileno(), end - start, start)
-        return parse_record(line, self._record, f"{self._path}: record {index + 1}")
 
 
 def parse_record(line: str | bytes, record: type[R], where: str) -> R:

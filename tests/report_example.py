@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.artifacts import Artifact, InputEntry, seal
+from factory.evaluation.measured import GroupRow, WatchRow
 from factory.evaluation.statistics import consensus, mean_interval, pass_at_k
 from factory.records import (
     OUTCOMES,
@@ -23,7 +24,6 @@ from factory.records import (
     Verdict,
 )
 from factory.report.records import Step
-from factory.stages.grpo.trends import GroupRow, WatchRow
 
 HOSTILE = (
     "</pre></details><script>alert('model')</script><img src=x onerror=alert(1)>"

@@ -45,6 +45,7 @@ LAYERS = (
     ),
     (
         "jsonl",
+        "stored",
         "yaml12",
         "transformers4",
         "tiny",

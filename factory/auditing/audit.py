@@ -15,7 +15,6 @@ from pydantic import Field
 from factory.auditing.faults import FAULTS, faults
 from factory.chat import PromptConfig
 from factory.errors import FactoryError
-from factory.jsonl import StoredRecords
 from factory.parallel import in_order
 from factory.problems.benchmark import BENCHMARKS, benchmark_problems
 from factory.problems.equal import Digests
@@ -23,6 +22,7 @@ from factory.problems.overlap import HeldOut
 from factory.problems.similar import near_duplicates
 from factory.problems.splits import question_key
 from factory.records import Record, Trace
+from factory.stored import StoredRecords
 from factory.templates import open_tokenizer
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from factory.rewards.language import language_of
 
 FAULTS: dict[str, str] = {
     "wrong": "the answer is graded as wrong",
-    "ungradable": "the answer was not graded, or cannot be",
     "timeout": "its program takes too long",
     "crashed": "its program ends with an error",
     "cut": "it ends at the length limit of who wrote it",
@@ -34,7 +33,7 @@ LEAST_BY_THEMSELVES = 0.8
 def faults(trace: Trace) -> list[str]:
     """The faults that a trace has by itself, by their names in FAULTS."""
     outcome = trace.verdict.outcome
-    names = [outcome] if outcome in ("wrong", "ungradable", "timeout", "crashed") else []
+    names = [outcome] if outcome in ("wrong", "timeout", "crashed") else []
     is_cut = trace.finish_reason == "length" or outcome == "truncated"
     is_loop = trace.finish_reason == "loop" or repetition(trace.completion) > MOST_REPETITION
     tests = {

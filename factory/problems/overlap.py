@@ -59,7 +59,10 @@ class HeldOut:
             for masked in (False, True)
             for size in (QUESTION_WORDS, TEXT_WORDS)
         }
+        self._pairs: dict[bool, set[tuple[str, ...]]] = {False: set(), True: set()}
         for problem in problems:
+            for masked, pairs in self._pairs.items():
+                pairs.update(runs(words(problem.prompt, masked=masked), 2))
             self._whole[question_key(problem.prompt)].append(problem.id)
             for (masked, size), index in self._runs.items():
                 for run in set(runs(words(problem.prompt, masked=masked), size)):
@@ -93,7 +96,10 @@ class HeldOut:
         for masked in (False, True):
             index = self._runs[masked, size]
             text_words = _masked(plain) if masked else plain
-            if index.keys().isdisjoint(runs(text_words, size)):
+            # A run is looked for only where all its pairs are of held-out questions: most texts
+            # have none, and this is five times as fast.
+            is_pair = bytes(map(self._pairs[masked].__contains__, runs(text_words, 2)))
+            if bytes([True]) * (size - 1) not in is_pair:
                 continue
             for run in runs(text_words, size):
                 owners = index.get(run, [])

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 
-from factory.artifacts import StoredRecords
 from factory.auditing.audit import Audit
 from factory.auditing.faults import FAULTS
 from factory.blocks import Bar, Block, Bullets, Cell, Fold, Sample, Samples, Section, Table, Text
 from factory.readable import count, percent, plural
 from factory.records import Trace
 from factory.report import html
+from factory.stored import StoredRecords
 
 MOST_TOPICS = 20
 

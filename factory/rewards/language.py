@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -86,6 +86,7 @@ def _shares(text: str, languages: Sequence[str]) -> dict[str, float]:
     total = sum(map(len, clauses))
     if not total:
         return dict.fromkeys(languages, 1.0)
+    scripts_of = [Counter(script for _, script in clause) for clause in clauses]
     spoken: dict[tuple[str, ...], list[str | None]] = {}
     shares: dict[str, float] = {}
     for language in languages:
@@ -94,8 +95,10 @@ def _shares(text: str, languages: Sequence[str]) -> dict[str, float]:
             rivals = tuple(name for name in FUNCTION_WORDS if SCRIPTS[name] == scripts)
             several = len(rivals) > 1
             spoken[scripts] = _languages(clauses, rivals) if several else [None] * len(clauses)
-        pairs = zip(clauses, spoken[scripts], strict=True)
-        counted = sum(_in_script(clause, language) for clause, s in pairs if s in (None, language))
+        pairs = zip(scripts_of, spoken[scripts], strict=True)
+        counted = sum(
+            _in_script(scripts, language) for scripts, s in pairs if s in (None, language)
+        )
         shares[language] = counted / total
     return shares
 
@@ -134,12 +137,11 @@ def _script(character: str) -> str:
     return unicodedata.name(character, "UNKNOWN").split(" ")[0].split("-")[0]
 
 
-def _in_script(clause: Words, language: str) -> int:
-    """Words of a clause whose script the language is written in."""
-    has_kana = any(script in _KANA for _, script in clause)
-    if (language == "ja" and not has_kana) or (language == "zh" and has_kana):
+def _in_script(scripts: Counter[str], language: str) -> int:
+    """Words of a clause, which are of these scripts, that the language may be written in."""
+    if language in ("ja", "zh") and (language == "ja") != any(map(scripts.__contains__, _KANA)):
         return 0
-    return sum(script in SCRIPTS[language] for _, script in clause)
+    return sum(scripts[script] for script in SCRIPTS[language])
 
 
 def _languages(clauses: list[Words], rivals: tuple[str, ...]) -> list[str | None]:

@@ -26,7 +26,7 @@ from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers
 from factory.cost.work import line_work
 from factory.errors import DataError
-from factory.jsonl import StoredRecords, read_records, write_records
+from factory.jsonl import read_records, write_records
 from factory.parallel import in_order
 from factory.problems.equal import Digests
 from factory.problems.overlap import HeldOut
@@ -41,6 +41,7 @@ from factory.stages.stage import (
     light_stage,
     register,
 )
+from factory.stored import StoredRecords
 
 Domain = Literal["math", "code", "stem", "logic", "general"]
 CHUNK = 512

@@ -2,9 +2,9 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,13 +14,14 @@ from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers, kept_rows
 from factory.cost.work import line_work
 from factory.errors import DataError
-from factory.jsonl import StoredRecords, write_records
+from factory.jsonl import read_records, write_records
 from factory.problems.equal import Digests
-from factory.records import Trace, TracesRef
+from factory.records import AddedLater, Problem, ProblemsRef, Trace, TracesRef
 from factory.stages.fates import fates
 from factory.stages.fitness import Fitness, Rejected, fault
 from factory.stages.small import keeping_all
 from factory.stages.stage import Shows, light_stage, register
+from factory.stored import StoredRecords
 
 Preference = Literal["first", "shortest", "diverse"]
 
@@ -32,6 +33,9 @@ class SelectConfig(Fitness):
     traces: TracesRef
     max_per_problem: int = Field(default=4, ge=1, le=10**6)
     """Good traces of a problem beyond these are rejected (`over_quota`)."""
+    among: Annotated[ProblemsRef | None, AddedLater()] = None
+    """Only traces of the train split of these problems are kept (else `not_among`): those of a
+    `pass_rates` stage leave out what is too easy or too hard."""
     prefer: Preference = "first"
     """Which of a problem's good traces are kept: the first sampled, the shortest, or those whose
     words overlap least with the ones already kept."""
@@ -40,7 +44,7 @@ class SelectConfig(Fitness):
 def run(config: SelectConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
     """Judge every trace; metrics `kept`, `problems` and `rejected.<reason>`."""
     traces = inputs["traces"].stored_traces()
-    reasons = select(traces, config)
+    reasons = select(traces, config, among=_among(inputs))
     counts = Counter(reason for reason in reasons if reason is not None)
     if len(reasons) == counts.total():
         counted = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
@@ -75,8 +79,18 @@ def _kept(
             yield trace
 
 
+def _among(inputs: Inputs) -> set[str] | None:
+    """Ids of the problems that count; None where all do."""
+    if "among" not in inputs:
+        return None
+    return {problem.id for problem in read_records(inputs["among"].file("train.jsonl"), Problem)}
+
+
 def select(
-    traces: Sequence[Trace] | StoredRecords[Trace], config: SelectConfig
+    traces: Sequence[Trace] | StoredRecords[Trace],
+    config: SelectConfig,
+    *,
+    among: Container[str] | None = None,
 ) -> list[str | None]:
     """Why each trace is rejected, None for those that are kept, in the order given.
 
@@ -86,7 +100,8 @@ def select(
     reasons: list[str | None] = []
     problems, texts, lengths = Digests(), Digests(), array("Q")
     for trace in traces:
-        reasons.append(fault(trace, config))
+        is_among = among is None or trace.problem_id in among
+        reasons.append(fault(trace, config) or (None if is_among else "not_among"))
         problems.add(trace.problem_id)
         texts.add(trace.completion)
         lengths.append(trace.completion_tokens)

@@ -7,10 +7,11 @@ import pytest
 from factory.auditing.audit import Audit, Settings, audit
 from factory.auditing.faults import FAULTS, faults
 from factory.chat import completion_text, parse
-from factory.jsonl import StoredRecords, write_records
+from factory.jsonl import write_records
 from factory.problems.benchmark import benchmark_problems
 from factory.records import SamplingConfig, Trace, Verdict
 from factory.report.auditing import audit_page
+from factory.stored import StoredRecords
 from factory.tiny import byte_tokenizer, save_tiny_model
 
 THOUGHTS = "First we add both numbers, since the question is about what they are together"
@@ -39,7 +40,6 @@ CHINESE = "然后我们把两个数字加起来得到答案"
 FIVE = " ".join(f"word{at} and" for at in range(60))
 PLANTED: dict[str, list[Trace]] = {
     "wrong": [trace(n, verdict=verdict("wrong")) for n in range(100, 103)],
-    "ungradable": [trace(110, verdict=verdict("ungradable"))],
     "timeout": [trace(111, verdict=verdict("timeout"))],
     "crashed": [trace(112, verdict=verdict("crashed"))],
     "cut": [

@@ -13,8 +13,8 @@ from factory.jsonl import read_records
 from factory.machine import Machine
 from factory.problems.hub import HubSource, supply
 from factory.records import Problem
-from factory.stages.grpo.watch import group_of
 from factory.stages.problems import STAGE, ProblemsConfig
+from factory.trainers.watch import group_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -7,14 +7,16 @@ import pytest
 from transformers import AutoTokenizer
 
 from factory.chat import PromptConfig
+from factory.evaluation.measured import WatchRow
 from factory.evaluation.statistics import mean_interval
 from factory.grading import GradingPool
 from factory.jsonl import append_rows, read_records
 from factory.records import Problem, SamplingConfig, Verdict
 from factory.sampling.sampler import Request
 from factory.sampling.scripted import ScriptedSampler
-from factory.stages.grpo.watch import Looked, Ranks, Watcher, WatchRow, group_of, spread, summary
+from factory.stages.grpo.watch import Watcher
 from factory.tiny import save_tiny_model
+from factory.trainers.watch import Looked, Ranks, group_of, spread, summary
 
 
 def problem(number: int, source: str = "sums", **data: Any) -> Problem:

@@ -20,6 +20,7 @@ from factory.blocks import (
     Table,
     Text,
 )
+from factory.evaluation.measured import WatchRow
 from factory.jsonl import read_records
 from factory.readable import figure, percent, plural, span
 from factory.records import Record
@@ -31,7 +32,7 @@ from factory.report.sections.training import UNFOLDED, Rollout, read_rollouts
 from factory.report.shown import shown
 from factory.report.svg import drawing, line, nice_ticks, path, tag, text
 from factory.rewards import doubts
-from factory.stages.grpo.trends import Alarm, LengthFall, WatchRow, alarm, length_fall
+from factory.stages.grpo.trends import Alarm, LengthFall, alarm, length_fall
 
 AROUND = 240
 """Characters shown before a doubt, and twice as many after it."""

@@ -89,6 +89,9 @@ class GrpoConfig(StageConfig):
     """Its train split is asked; the held-out one is never read."""
     sources: tuple[str, ...] = ()
     """Only problems of these sources; empty takes all."""
+    order: Annotated[Literal["shuffled", "listed"], AddedLater()] = "shuffled"
+    """`listed` asks the problems in the order of their file, pass after pass: a curriculum, where
+    a `pass_rates` stage has ordered them."""
     general: Annotated[GeneralPrompts | None, AddedLater()] = None
     """Where reward models decide: `accuracy` is for the problems, `helpful` and `safety` are for
     these prompts, all other components for both."""

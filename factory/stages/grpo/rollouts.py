@@ -35,11 +35,12 @@ from factory.stages.grpo.graded import Graded, GraderFailures, close_figures, fi
 from factory.stages.grpo.judge_rewards import JudgeRewards
 from factory.stages.grpo.preference_rewards import PreferenceRewards
 from factory.stages.grpo.trainer import FactoryGrpoTrainer
-from factory.stages.grpo.watch import Ranks, Watcher
+from factory.stages.grpo.watch import Watcher
 from factory.trainers.checkpoints import is_first_rank
 from factory.trainers.parity import engine_parity
 from factory.trainers.phases import PhaseClock
 from factory.trainers.telemetry import truncate_rows
+from factory.trainers.watch import Ranks
 from factory.trainers.weights import policy_weights
 
 if TYPE_CHECKING:

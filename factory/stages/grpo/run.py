@@ -61,8 +61,8 @@ def run(config: GrpoConfig, inputs: Inputs, out: Path, context: Context) -> Metr
     about log-probs, or a loss is not finite.
     """
     from factory.stages.grpo.train import train
-    from factory.stages.grpo.watch import spread
     from factory.trainers.checkpoints import is_first_rank
+    from factory.trainers.watch import spread
 
     objections = check(config)
     if objections:

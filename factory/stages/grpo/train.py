@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -281,6 +282,8 @@ def planned_questions(config: GrpoConfig, problems: int, general: int, seed: int
     counts = [config.general_at(phase * updates + 1) for phase in range(config.rollouts)]
     most = config.rollouts * updates * config.prompts
     ruled = iter(question_order(problems, most, seed))
+    if config.order == "listed":
+        ruled = cycle(range(problems))
     free = iter(question_order(general, most, derive(seed, "general")) if general else ())
     order: list[int] = []
     for count in counts:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from factory.evaluation.measured import mean
 from factory.evaluation.statistics import Interval, paired_difference
 from factory.records import Record
 
@@ -18,40 +19,6 @@ FALL = 0.2
 """Part of its greatest length that a response must have lost."""
 NOTABLE = 0.1
 """Share of responses from which a cause is worth its name."""
-
-
-class GroupRow(Record):
-    """The problems of one level, or of one source where they state no level."""
-
-    n: int
-    accuracy: float
-
-
-class WatchRow(Record):
-    """One measurement: a line of `watch.jsonl`."""
-
-    step: int
-    """Updates done before it; 0 is the model that training starts from."""
-    n: int
-    """Problems."""
-    samples: int
-    """Completions of each, k."""
-    accuracy: float
-    """pass@1, strict: mean over problems of the share of right answers."""
-    low: float
-    high: float
-    """Its 95 % interval over problems."""
-    consensus: float
-    """cons@k: right by majority vote."""
-    completion_length: float
-    """Mean tokens."""
-    format_share: float
-    truncated_share: float
-    language_share: float | None
-    """Mean share of the thoughts' words in the wanted language; None where nothing reasons."""
-    groups: dict[str, GroupRow]
-    correct: tuple[int, ...]
-    """Right answers of each problem, in order: two measurements can be paired."""
 
 
 class Measurement(Protocol):
@@ -218,8 +185,3 @@ def _is_above(a: Sequence[float], b: Sequence[float]) -> bool:
 def _variance(values: Sequence[float]) -> float:
     centre = mean(values)
     return sum((value - centre) ** 2 for value in values) / (len(values) - 1)
-
-
-def mean(values: Sequence[float]) -> float:
-    """Their arithmetic mean; ZeroDivisionError of none."""
-    return sum(values) / len(values)

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from factory.chat import PromptConfig
 from factory.records import AddedLater, Beta, ModelRef, OtherSettings, TracesRef
+from factory.stages.sft.watch_config import SftWatch
 from factory.stages.stage import StageConfig
 from factory.trainers.lora import LoraConfig
 from factory.trainers.lowmem import Optimizer
@@ -58,6 +59,8 @@ class SftConfig(StageConfig):
     add_tokens: Annotated[bool, AddedLater()] = False
     """Gives the marks of `prompt.form` token ids of their own where they have none; each starts as
     the mean of the pieces that it was. False writes them with the tokens that are there."""
+    watch: Annotated[SftWatch | None, AddedLater()] = None
+    """Held-out problems measured during the run; none by default."""
     trl: OtherSettings = Field(default_factory=dict)
     """Further arguments of trl.SFTConfig, by its own names."""
 

@@ -20,9 +20,11 @@ from factory.cost.work import training_work
 from factory.errors import DataError, RecipeError
 from factory.jsonl import recover_rows
 from factory.stages.sft.config import SftConfig
-from factory.stages.small import CONTEXT, ROWS
+from factory.stages.sft.watched import shown, watch_seconds, watched_problems
+from factory.stages.small import CONTEXT, HELD_OUT, ROWS, TOKENS
 from factory.stages.stage import (
     Fields,
+    Shows,
     register,
     training_stage,
 )
@@ -80,9 +82,9 @@ def run(config: SftConfig, inputs: Inputs, out: Path, context: Context) -> Metri
     )
     limit = row_limit(folder, config.context)
     kept, report = _keep_whole_rows(rows, limit, config, out=out, context=context)
-    trainer.train(
+    watched = trainer.train(
         config, kept, folder=folder, tokenizer=tokenizer, micro_batch=micro_batch,
-        out=out, context=context, pieces=pieces,
+        out=out, context=context, pieces=pieces, watched=watched_problems(config, inputs),
     )  # fmt: skip
     if not is_first_rank():
         return {}  # the first rank may be writing the files below
@@ -95,6 +97,7 @@ def run(config: SftConfig, inputs: Inputs, out: Path, context: Context) -> Metri
         "loss_last": steps[-1]["loss"],
         "token_accuracy": steps[-1]["token_accuracy"],
         "stopped_share": _stopped_share(out, kept, context),
+        **watched,
     }
 
 
@@ -159,10 +162,13 @@ def estimate(config: SftConfig, cost: CostContext) -> tuple[StageCost, Model]:
     )  # fmt: skip
     c, n = traces.completion, REPEATED_QUESTIONS
     few = DecodeLoad(n, n, 0, prompt, c, c, block=n, at_once=n)
-    return replace(taken, seconds=taken.seconds + cost.draw_seconds(model, few)), model
+    seconds = taken.seconds + cost.draw_seconds(model, few)
+    return replace(taken, seconds=seconds + watch_seconds(config, cost, model, steps)), model
 
 
 def small(fields: Fields) -> Fields:
+    watch = fields["watch"]
+    small_watch = {"sources": [], "limit": HELD_OUT, "max_new_tokens": TOKENS}
     return {
         **fields,
         "epochs": 1,
@@ -170,6 +176,7 @@ def small(fields: Fields) -> Fields:
         "context": min(fields["context"], CONTEXT),
         "max_dropped_share": 0.5,
         "completions": "verbatim",
+        "watch": watch and {**watch, **small_watch, "every": 1},
     }
 
 
@@ -188,5 +195,6 @@ STAGE = register(
         tokens="learned",
         small=small,
         visible=("model", "prompt", "completions", "add_tokens", "lora"),
+        shows=Shows("stages", shown),
     )
 )

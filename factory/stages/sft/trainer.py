@@ -2,7 +2,7 @@
 
 import gc
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from factory.context import Context
 from factory.cpu.attention import TWO_PRODUCTS
@@ -19,8 +19,10 @@ from factory.cpu.packed import COVERED
 from factory.errors import EngineError, RecipeError, is_out_of_memory
 from factory.machine import Machine
 from factory.model_parts import causal_model, head_of, trained_model
+from factory.records import Problem
 from factory.sampling.ends import training_ends
 from factory.stages.sft.config import SftConfig
+from factory.stages.sft.watching import open_watch
 from factory.trainers.adapters import open_policy
 from factory.trainers.arguments import trainer_arguments
 from factory.trainers.checkpoints import CompleteCheckpoints
@@ -37,7 +39,6 @@ from factory.trainers.trl_hooks import SFTTrainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 
 OURS = {
     "max_length": "context",
@@ -63,8 +64,8 @@ REFUSED = {
     "assistant_only_loss": "the loss is on completions, always",
     "auto_find_batch_size": "set micro_batch in the machine file",
     "resume_from_checkpoint": "resume is automatic",
-    "load_best_model_at_end": "there is no evaluation inside a stage",
-    "eval_packing": "there is no evaluation inside a stage",
+    "load_best_model_at_end": "set watch.keep instead",
+    "eval_packing": "set watch instead",
     "project": "nothing is reported to services",
 }
 
@@ -229,6 +230,7 @@ def make_trainer(
     tokenizer: "PreTrainedTokenizerBase",
     micro_batch: int,
     context: Context,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> CompletionTrainer:
     """The trainer with all its callbacks, ready to `train`."""
     order = plan_order(
@@ -250,6 +252,7 @@ def make_trainer(
         callbacks=[
             CompleteCheckpoints(),
             Telemetry(telemetry_path(context), context, values=telemetry_values),
+            *callbacks,
         ],
         share=lambda step, total: learning_rate_share(
             step,
@@ -286,29 +289,40 @@ def train(
     out: Path,
     context: Context,
     pieces: Pieces = MappingProxyType({}),
-) -> None:
+    watched: Sequence[Problem] = (),
+) -> dict[str, float]:
     """Fine-tune the model in `folder` on the rows and write it to `out` in its own dtype.
 
-    `pieces` are the tokens that `tokenizer` has beyond the model's own, and what they were before.
+    Returns what there is to say of `watched`, the problems that are measured on the way. `pieces`
+    are the tokens that `tokenizer` has beyond the model's own, and what they were before.
 
     Where memory runs out, a single process goes on from its last checkpoint with micro-batches of
     half the rows and twice as many of them a step. What shares a batch, and the loss as a mean over
     the whole batch, do not depend on how it is cut. EngineError where one row is too much.
     """
-
     ends = training_ends(folder, tokenizer, config.prompt)
+    figures: dict[str, float] = {}
 
     def attempt() -> None:
         model = open_policy(folder, config.lora, context.machine)
         _fit_to_texts(model, tokenizer, pieces)
-        trainer = make_trainer(
-            config, rows, model=model, tokenizer=tokenizer, micro_batch=micro_batch, context=context
-        )
-        run_trainer(trainer, context)
-        save_model(
-            trainer, folder, out, new_tokens=tuple(pieces), ends=ends,
-            keeps_adapters=keeps_adapters(config.lora),
-        )  # fmt: skip
+
+        def save(target: Path) -> None:
+            save_model(
+                trainer, folder, target, new_tokens=tuple(pieces), ends=ends,
+                keeps_adapters=keeps_adapters(config.lora),
+            )  # fmt: skip
+
+        with open_watch(config, watched, folder, tokenizer, save, context) as watch:
+            trainer = make_trainer(
+                config, rows, model=model, tokenizer=tokenizer, micro_batch=micro_batch,
+                context=context, callbacks=[watch] if watch else [],
+            )  # fmt: skip
+            run_trainer(trainer, context)
+            if watch is None:
+                save(out)
+            elif trainer.is_world_process_zero():
+                figures.update(watch.finish(out))
 
     share = config.batch // context.machine.processes
     while not _fits(attempt, context.machine):
@@ -324,6 +338,7 @@ def train(
             f"{smaller} in the machine file"
         )
         micro_batch = smaller
+    return figures
 
 
 def half_micro_batch(share: int, micro_batch: int) -> int:

@@ -1,0 +1,241 @@
+"""A large trace set through the data path: seconds, rows a second, peak memory of any process.
+
+    python bench/scale.py [--rows 100000 --bytes 1000] [--store FOLDER]
+
+Synthetic rows (question, reasoning, answer in JSON Lines: 1 % repeat an earlier one, 2 % differ
+from an earlier one in a word, 0.1 % hold a question of GSM8K-100) are imported, audited, selected,
+mixed with near duplicates and held-out questions left out, tokenised for the embedded model, and
+packed into batches of one epoch. All but the last two are the factory's own commands with all that
+belongs to them: hashing, sealing, verifying. `peak` is the largest resident set of any process,
+pages of mapped files included; `private` is without these.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from factory.artifacts import open_artifact
+from factory.interpreter import program_command
+
+SYLLABLES = [
+    "ka",
+    "to",
+    "mi",
+    "ren",
+    "sol",
+    "va",
+    "pe",
+    "lu",
+    "dor",
+    "an",
+    "is",
+    "the",
+    "we",
+    "qu",
+    "or",
+    "bli",
+    "sta",
+    "gra",
+]
+SMALL = [
+    "the",
+    "a",
+    "of",
+    "so",
+    "we",
+    "then",
+    "number",
+    "sum",
+    "is",
+    "and",
+    "to",
+    "find",
+    "because",
+    "wait",
+    "check",
+]
+LOOK_SECONDS = 0.05
+RECIPE = """
+name: scale
+stages:
+  base: {{kind: model, source: {{type: embedded}}}}
+  held: {{kind: problems, sources: [{{type: bundled, name: gsm8k_100}}]}}
+  traces: {{kind: imported, source: {{type: local, path: {rows}}}, licence: apache-2.0}}
+  selected: {{kind: select, traces: traces, outcomes: [correct, ungradable]}}
+  mixed: {{kind: mix, parts: [{{traces: selected}}], unlike: [held], near_duplicates: 0.8}}
+"""
+STEPS = {"traces": "import", "selected": "select", "mixed": "mix"}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--bytes", type=int, default=1000, help="of a row")
+    parser.add_argument("--store", type=Path, help="kept afterwards; else a temporary folder")
+    parser.add_argument("--tokenise", nargs=3, type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def rows(count: int, size: int) -> Iterator[dict[str, str]]:
+    """The synthetic rows."""
+    from factory.problems.benchmark import benchmark_problems
+
+    stream = random.Random(1)
+    leaks = [problem.prompt for problem in benchmark_problems("gsm8k_100")]
+    words = ["".join(stream.choices(SYLLABLES, k=stream.choice((1, 2, 2, 3)))) for _ in range(8000)]
+    words += SMALL * 200
+
+    def text(characters: int) -> str:
+        chosen = stream.choices(words, k=characters // 6)
+        for end in range(9, len(chosen), 11):
+            chosen[end] += "."
+        return " ".join(chosen)
+
+    earlier: list[dict[str, str]] = []
+    for number in range(count):
+        chance = stream.random()
+        if earlier and chance < 0.01:
+            yield stream.choice(earlier)
+            continue
+        row = {"question": f"{text(120)} {number}?", "reasoning": text(size - 250), "answer": "7"}
+        if earlier and chance < 0.03:
+            row = dict(stream.choice(earlier))
+            row["reasoning"] = row["reasoning"].replace(" the ", f" {number} ", 1)
+        elif chance < 0.031:
+            row["question"] = stream.choice(leaks)
+        elif len(earlier) < 2000:
+            earlier.append(row)
+        yield row
+
+
+class Peaks:
+    """The largest memory of any process below this one, MiB."""
+
+    def __init__(self) -> None:
+        self.resident = self.private = 0.0
+
+    def watch(self, process: subprocess.Popen[bytes]) -> int:
+        """Look again and again until the process ends; its status."""
+        while process.poll() is None:
+            for child in _tree(process.pid):
+                self._look(child)
+            time.sleep(LOOK_SECONDS)
+        return process.returncode
+
+    def _look(self, process: int) -> None:
+        try:
+            lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
+        except OSError:  # it has ended
+            return
+        fields = dict(line.split(":", 1) for line in lines if ":" in line)
+        self.resident = max(self.resident, _mebibytes(fields.get("VmHWM", "0")))
+        self.private = max(self.private, _mebibytes(fields.get("RssAnon", "0")))
+
+
+def _mebibytes(text: str) -> float:
+    return int(text.split()[0]) / 2**10
+
+
+def _tree(process: int) -> list[int]:
+    found = [process]
+    for parent in found:
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            try:
+                found += map(int, task.read_text().split())
+            except OSError:  # it has ended
+                continue
+    return found
+
+
+def run(name: str, command: list[str], count: int) -> float:
+    """Run a command, print its line of the table; its seconds."""
+    started, peaks = time.monotonic(), Peaks()
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+        status = peaks.watch(process)
+        output.seek(0)
+        text = output.read().decode(errors="replace")
+    if status:
+        sys.exit(f"{name}: {text[-2000:]}")
+    seconds = time.monotonic() - started
+    print(
+        f"| {name} | {seconds:.1f} | {count / seconds:,.0f} | {peaks.resident:.0f} | "
+        f"{peaks.private:.0f} |",
+        flush=True,
+    )
+    return seconds
+
+
+def tokenise(traces: Path, model: Path, scratch: Path) -> None:
+    """Tokenise a set, then go through one epoch of packed batches, as `sft` does before a pass."""
+    from transformers import AutoTokenizer
+
+    from factory.chat import PromptConfig
+    from factory.trainers.rows import plan_order, token_rows
+    from factory.trainers.stored_rows import stored_rows
+
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    prompt = PromptConfig() if tokenizer.chat_template else PromptConfig(style="zero")
+    made = token_rows(open_artifact(traces).traces(), prompt, tokenizer)
+    stored = stored_rows(scratch / "rows.arrow", made, is_first=True)
+    order = plan_order(
+        stored.tokens.tolist(), epochs=1, batch=64, micro_batch=8, level=True, seed=1
+    )
+    dataset, tokens = stored.in_order(order), 0
+    for start in range(0, len(order), 64):
+        batch = dataset[start : start + 64]
+        tokens += sum(map(len, batch["input_ids"]))
+    print(json.dumps({"rows": len(stored), "tokens": tokens}))
+
+
+def main() -> None:
+    options = parse_arguments()
+    if options.tokenise:
+        tokenise(*options.tokenise)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        measure(options, options.store or Path(folder))
+
+
+def measure(options: argparse.Namespace, store: Path) -> None:
+    store.mkdir(parents=True, exist_ok=True)
+    source, recipe = store / "rows.jsonl", store / "scale.yaml"
+    with source.open("w", encoding="utf-8") as file:
+        for row in rows(options.rows, options.bytes):
+            file.write(json.dumps(row) + "\n")
+    recipe.write_text(RECIPE.format(rows=source), encoding="utf-8")
+    made = ["--store", str(store / "artifacts"), "--plain"]
+    for stage in ("base", "held"):
+        quiet = [*program_command("build", str(recipe), "--until", stage), *made]
+        subprocess.run(quiet, check=True, capture_output=True)
+    size = source.stat().st_size / 2**20
+    print(f"{options.rows:,} rows, {size:,.0f} MiB, {len(os.sched_getaffinity(0))} cores\n")
+    print("| step | seconds | rows/s | peak MiB | private MiB |\n|---|---:|---:|---:|---:|")
+    total = 0.0
+    for stage, name in STEPS.items():
+        build = [*program_command("build", str(recipe), "--until", stage), *made]
+        total += run(name, build, options.rows)
+        if stage == "traces":
+            audit = program_command("audit", "traces", "--store", str(store / "artifacts"))
+            total += run("audit", audit, options.rows)
+    mixed, base = (newest(store / "artifacts", name) for name in ("mixed", "base"))
+    command = [sys.executable, __file__, "--tokenise", str(mixed), str(base), str(store)]
+    (store / "rows.arrow").unlink(missing_ok=True)
+    total += run("tokenise, pack", command, options.rows)
+    print(f"| all | {total:.1f} | {options.rows / total:,.0f} | | |")
+
+
+def newest(store: Path, name: str) -> Path:
+    """The artifact of a stage."""
+    return max(store.glob(f"{name}-*/manifest.json"), key=lambda path: path.stat().st_mtime).parent
+
+
+if __name__ == "__main__":
+    main()
