@@ -42,7 +42,6 @@ class KeptBuild(Record):
     """One build as it was started, and how it ended."""
 
     recipe: str
-    description: str = ""
     command: str
     """That goes on with it."""
     process: int
@@ -58,19 +57,18 @@ class KeptBuild(Record):
 
 @contextmanager
 def kept_build(
-    store: Path, plan: Sequence[Step], *, recipe: str, description: str, command: str,
-    price_per_hour: float | None,
-) -> Iterator[None]:  # fmt: skip
-    """Keep a build for whoever looks on while the block runs, and how it ended."""
+    store: Path, plan: Sequence[Step], recipe: str, *, command: str, price: float | None
+) -> Iterator[None]:
+    """Keep a build for whoever looks on while the block runs, and how it ended; `price` is that of
+    an hour."""
     folder = store / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     build = KeptBuild(
         recipe=recipe,
-        description=description,
         command=command,
         process=os.getpid(),
         started=_now(),
-        price_per_hour=price_per_hour,
+        price_per_hour=price,
         steps=tuple(
             PlannedStep(
                 name=step.name,

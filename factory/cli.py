@@ -15,6 +15,7 @@ from factory.ui.commands import command_line, next_of
 from factory.ui.demonstrating import demo
 from factory.ui.explaining import why
 from factory.ui.exporting import publish, verify
+from factory.ui.indexing import index
 from factory.ui.installing import setup
 from factory.ui.options import (
     STORE,
@@ -206,13 +207,8 @@ app.command()(demo)
 app.command()(why)
 app.command("ls")(list_artifacts)
 app.command()(prune)
-app.command()(chat)
-app.command()(serve)
-app.command()(publish)
-app.command()(verify)
-app.command()(review)
-app.command()(audit)
-app.command()(watch)
+for verb in (chat, serve, publish, verify, review, audit, watch, index):
+    app.command()(verb)
 
 
 @app.command()

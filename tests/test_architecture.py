@@ -70,7 +70,7 @@ LAYERS = (
     ("fit",),
     ("pipeline",),
     ("findings", "devices", "doctor"),
-    ("report", "publish", "live", "ui", "reference"),
+    ("report", "publish", "live", "indexing", "ui", "reference"),
     ("cli", "plugins"),
 )
 HEAVY = ("torch", "transformers", "vllm", "trl", "datasets", "lm_eval", "numpy")

@@ -53,10 +53,8 @@ def build_and_report(
         number = len(plan) - len(unneeded(plan, store))
         display_type = PlainDisplay if plain or not console.is_terminal else LiveDisplay
         display = display_type(number, console, machine.price_per_hour, left)
-        with kept_build(
-            store, plan, recipe=recipe.name, description=recipe.header.description, command=again,
-            price_per_hour=machine.price_per_hour,
-        ):  # fmt: skip
+        keeping = kept_build(store, plan, recipe.name, command=again, price=machine.price_per_hour)
+        with keeping:
             made = pipeline.build(plan, store, machine, display)
         display.close()
         say_report(recipe, store, console)

@@ -172,9 +172,7 @@ def test_what_is_no_object_is_left_out(tmp_path, line):
 
 def test_a_build_is_kept_while_it_runs_and_with_how_it_ended(tmp_path):
     def keep():
-        return kept_build(
-            tmp_path, (), recipe="r", description="", command="c", price_per_hour=None
-        )
+        return kept_build(tmp_path, (), "r", command="c", price=None)
 
     with keep():
         ((name, build),) = kept_builds(tmp_path).items()

@@ -1,0 +1,1 @@
+"""All models of a store, or of several reports, on all benchmarks: one table."""
