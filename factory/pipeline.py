@@ -143,7 +143,7 @@ def _checkpoint(running: "Sequence[_Making]", machine: Machine) -> None:
     training = [making for making in running if making.step.stage.trains]
     for making in training:
         making.ask_to_stop()
-    while time.monotonic() < end and any(making._worker.poll() is None for making in training):
+    while time.monotonic() < end and any(making.is_running for making in training):
         time.sleep(POLL_SECONDS)
 
 
@@ -206,6 +206,10 @@ class _Making:
         )
         text = job.model_dump_json(indent=2) + "\n"
         write_file(self._run / "job.json", text)
+
+    @property
+    def is_running(self) -> bool:
+        return self._worker.poll() is None
 
     @property
     def sentinel(self) -> int | None:

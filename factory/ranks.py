@@ -8,10 +8,11 @@ that they say what its job says.
 
 import os
 import traceback
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Generator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 from factory.errors import EngineError
@@ -161,8 +162,8 @@ def join(machine: Machine) -> None:
     if rank.count == 1 and "LOCAL_RANK" not in os.environ:
         return
     import torch
-    from accelerate import PartialState
 
+    state: Any = import_module("accelerate.state")  # it has no types of its own
     on_gpu = machine.takes_gpu()
     if on_gpu and rank.local >= torch.cuda.device_count():
         raise EngineError(
@@ -175,10 +176,11 @@ def join(machine: Machine) -> None:
         os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
         if machine.train.is_sharded:
             _shard_on_processors()
-    group = PartialState(cpu=not on_gpu, timeout=timedelta(seconds=JOIN_SECONDS))
-    if group.num_processes != rank.count:
+    group = state.PartialState(cpu=not on_gpu, timeout=timedelta(seconds=JOIN_SECONDS))
+    together: int = group.num_processes
+    if together != rank.count:
         raise EngineError(
-            f"rank {rank.index} of {rank.count} is in a process group of {group.num_processes}: "
+            f"rank {rank.index} of {rank.count} is in a process group of {together}: "
             "something opened a group before the ranks joined theirs, and each would train alone; "
             "open engines after factory.ranks.join"
         )
@@ -187,20 +189,20 @@ def join(machine: Machine) -> None:
 def _shard_on_processors() -> None:
     """Let accelerate 1.15 shard among ranks on CPUs: it would train whole replicas, unasked."""
     import torch
-    from accelerate.state import PartialState
-    from accelerate.utils import DistributedType
 
-    def prepare_backend(*_: Any, **rest: Any) -> tuple[str, DistributedType]:
+    state: Any = import_module("accelerate.state")
+
+    def prepare_backend(*_: Any, **rest: Any) -> tuple[str, Any]:
         if not torch.distributed.is_initialized():
             timeout = timedelta(seconds=JOIN_SECONDS)
             torch.distributed.init_process_group("gloo", timeout=timeout)
-        return "gloo", DistributedType.MULTI_GPU
+        return "gloo", state.DistributedType.MULTI_GPU
 
-    PartialState._prepare_backend = prepare_backend
+    state.PartialState._prepare_backend = prepare_backend
 
 
 @contextmanager
-def whole_weights() -> Iterator[None]:
+def whole_weights() -> Generator[None]:
     """Models opened meanwhile hold their weights on every rank.
 
     With fsdp_cpu_ram_efficient_loading transformers gives them to the first rank of a node alone,

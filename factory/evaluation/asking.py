@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from factory.chat import PromptConfig
-from factory.chat import render as rendered  # pyright: ignore[reportUnknownVariableType] - takes a tokenizer
+from factory.chat import render as rendered
 from factory.context import Context
 from factory.evaluation.rounds import IsEnough, rounds
 from factory.evaluation.runs import EvalRequest, Run, Sampled

@@ -22,7 +22,7 @@ GROUPS = Path("/sys/fs/cgroup")
 class MemoryKills(NamedTuple):
     """Processes that the kernel has killed for want of memory until now."""
 
-    count: int
+    number: int
     file: Path
     """Where the kernel says so."""
 
@@ -113,9 +113,9 @@ def _free_files(folder: Path) -> float:
 def _killed_for_memory(before: MemoryKills | None) -> str:
     """What the kernel counted since; empty where it was nothing, or nobody counts."""
     now = memory_kills()
-    if now is None or before is None or now.file != before.file or now.count <= before.count:
+    if now is None or before is None or now.file != before.file or now.number <= before.number:
         return ""
-    return f"the kernel killed {now.count - before.count} for want of memory ({now.file})"
+    return f"the kernel killed {now.number - before.number} for want of memory ({now.file})"
 
 
 def _of_a_kill(kind: str, machine: Machine, killed: str, before: MemoryKills | None) -> str:

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from multiprocessing import forkserver
@@ -31,6 +31,7 @@ from factory.machine import Machine, environment
 from factory.ranks import is_launched, strip, without_ranks
 from factory.slurm import Allocation, allocation, ranks_command
 from factory.stages import Stage
+from factory.yaml12 import is_mapping
 
 GRACE_SECONDS = 10.0
 UNTOLD = 255
@@ -123,7 +124,7 @@ class _Forked:
             raise EngineError(
                 f"{job}: the process that workers are forked from ended: start again (it resumes)"
             ) from error
-        server: Any = forkserver._forkserver
+        server: Any = vars(forkserver)["_forkserver"]
         self._server: int = server._forkserver_pid
         self.sentinel = self._process.sentinel
 
@@ -217,7 +218,7 @@ def _let_the_server_go() -> None:
     too: a worker would keep it after a build that was killed, and itself, since it dies with the
     server (worker.py).
     """
-    server: Any = forkserver._forkserver
+    server: Any = vars(forkserver)["_forkserver"]
     os.close(server._forkserver_alive_fd)
     server._forkserver_alive_fd = None
 
@@ -240,7 +241,7 @@ def _modules(machine: Machine, stages: Sequence[Stage]) -> list[str]:
 
 
 @contextmanager
-def _output_to(path: Path) -> Iterator[None]:
+def _output_to(path: Path) -> Generator[None]:
     """Let processes started meanwhile inherit `path` as their output."""
     kept = [os.dup(1), os.dup(2)]
     target = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -310,7 +311,7 @@ def _check_config(machine: Machine) -> None:
         raise RecipeError(
             f"machine file: accelerate_config: {path}: cannot be read: {error}"
         ) from error
-    if not isinstance(config, dict):
+    if not is_mapping(config):
         raise RecipeError(f"machine file: accelerate_config: {path}: must be a mapping")
     stated = config.get("num_processes", machine.processes)
     if stated not in (machine.processes, -1):

@@ -160,7 +160,7 @@ def measure(threads: int) -> dict[str, float]:
 
     torch.set_num_threads(threads)
     rows, inputs, outputs = SHAPE
-    rates = {}
+    rates: dict[str, float] = {}
     for kind in ("float32", "rounded", "bfloat16", "float16"):
         dtype = torch.float32 if kind == "rounded" else getattr(torch, kind)
         torch.set_float32_matmul_precision("medium" if kind == "rounded" else "highest")

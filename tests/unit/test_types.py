@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-MOST_IGNORES = 6
+MOST_IGNORES = 5
 """Lower it when one goes; it never rises."""
 IGNORE = re.compile(r"#\s*(?:pyright|type):\s*ignore(.*)")
 
@@ -34,7 +34,7 @@ def test_what_everything_stands_on_is_checked_strictly() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     strict = settings["tool"]["basedpyright"]["strict"]
     assert all((ROOT / path).exists() for path in strict)
-    folders = {"factory/rewards", "factory/evaluation"}
+    folders = {"factory/rewards", "factory/evaluation", "factory/launch"}
     files = {
         "records",
         "artifacts",
@@ -45,7 +45,19 @@ def test_what_everything_stands_on_is_checked_strictly() -> None:
         "errors",
         "recipe",
     }
-    files |= {"plan", "chat", "yaml12", "lint", "suite", "rehearse", "worker", "machine", "context"}
+    files |= {
+        "plan",
+        "chat",
+        "yaml12",
+        "lint",
+        "suite",
+        "rehearse",
+        "worker",
+        "machine",
+        "context",
+        "pipeline",
+        "ranks",
+    }
     assert folders | {f"factory/{name}.py" for name in files} <= set(strict)
 
 
