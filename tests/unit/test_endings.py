@@ -167,7 +167,8 @@ if child == 0:
     os._exit(0)
 status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 after = memory_kills()
-print(status, after.number - before.number, after.file == before.file == group / "memory.oom_control")
+is_same = after.file == before.file == group / "memory.oom_control"
+print(status, after.number - before.number, is_same)
 (group.parent / "cgroup.procs").write_text(str(os.getpid()))
 """
 
