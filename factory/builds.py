@@ -105,6 +105,11 @@ def kept_build(
                 lock.unlink()
 
 
+def is_alarm(note: str) -> bool:
+    """Whether a note of a stage says that something is wrong with a run."""
+    return "alarm" in note or "ended after step" in note
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from factory.artifacts import MANIFEST, PRUNED
-from factory.builds import KeptBuild, PlannedStep, is_running, kept_builds
+from factory.builds import KeptBuild, PlannedStep, is_alarm, is_running, kept_builds
 from factory.live.follow import Stream, last_bytes, last_rows
 
 SILENT_SECONDS = 90.0
@@ -20,7 +20,7 @@ NOTES = 12
 ROLLOUTS = 8
 LOG_BYTES = 6_000
 Phase = Literal["running", "finished", "failed", "stopped", "killed"]
-StageState = Literal["made", "at work", "waiting", "failed"]
+StageState = Literal["made", "at work", "waiting", "failed", "not needed"]
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,8 @@ class Watcher:
             seconds = float(manifest.get("seconds", 0.0))
             return stage(state="made", seconds=seconds, left=0.0)
         if not (self.store / f"{step.folder}.partial").exists():
+            if phase == "finished":  # of what is left out since nothing that is asked for needs it
+                return stage(state="not needed", left=0.0)
             return stage(state="waiting", left=expected)
         rows = self.rows(run / "metrics.jsonl")
         progress = [row for row in rows if row.get("event") == "progress"][-1:]
@@ -176,8 +178,7 @@ class Watcher:
                 if row.get("event") == "error" and text not in build.message:
                     alarms.append(f"{step.name}: {text}")
                 elif row.get("event") == "note":
-                    is_alarm = "alarm" in text or "ended after step" in text
-                    (alarms if is_alarm else notes).append(f"{step.name}: {text}")
+                    (alarms if is_alarm(text) else notes).append(f"{step.name}: {text}")
         return notes, alarms
 
     def rollouts(self, build: KeptBuild, stage: Stage) -> tuple[list[dict[str, Any]], bool]:

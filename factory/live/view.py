@@ -39,7 +39,13 @@ PHASES = {
     "killed": "Ended without a word: it was killed, or its machine stopped",
 }
 HEADER = ("stage", "kind", "state", "progress", "", "time", "expected")
-LOOKS = {"made": "better", "at work": "strong", "failed": "worse", "waiting": "dim"}
+LOOKS = {
+    "made": "better",
+    "at work": "strong",
+    "failed": "worse",
+    "waiting": "dim",
+    "not needed": "dim",
+}
 RATES = (("tokens_per_second", "tokens a second"), ("generated_per_second", "generated a second"))
 ROOFLINES = (("roofline/generate", "sampling"), ("roofline/train", "training"))
 Sections = dict[str, Section]

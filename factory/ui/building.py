@@ -19,6 +19,7 @@ from factory.pricing import Bill, record
 from factory.pruning import unneeded
 from factory.readable import plural
 from factory.recipe import Recipe
+from factory.ui.alerts import alerting
 from factory.ui.console import Console
 from factory.ui.display import LiveDisplay, PlainDisplay
 from factory.ui.measuring import Measuring, outlook
@@ -54,8 +55,8 @@ def build_and_report(
         display_type = PlainDisplay if plain or not console.is_terminal else LiveDisplay
         display = display_type(number, console, machine.price_per_hour, left)
         keeping = kept_build(store, plan, recipe.name, command=again, price=machine.price_per_hour)
-        with keeping:
-            made = pipeline.build(plan, store, machine, display)
+        with keeping, alerting(display, recipe.name, machine.price_per_hour) as observer:
+            made = pipeline.build(plan, store, machine, observer)
         display.close()
         say_report(recipe, store, console)
     except KeyboardInterrupt:
