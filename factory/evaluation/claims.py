@@ -86,7 +86,7 @@ def crossed_difference(values: np.ndarray, *, samples: int = 1) -> tuple[Interva
     sum of squares over problems. One seed leaves the second term out: the interval then speaks of
     other problems only. p is two-sided, that the mean is zero.
     """
-    from scipy.special import stdtr  # pyright: ignore[reportMissingTypeStubs] - scipy has no types
+    from scipy.special import stdtr
 
     seeds, problems = values.shape
     mean = float(values.mean())

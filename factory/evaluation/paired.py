@@ -146,7 +146,7 @@ def fall_p(
 
     Student's t with the error of `paired_difference`; 1 where one cluster leaves no error.
     """
-    from scipy.special import stdtr  # pyright: ignore[reportMissingTypeStubs] - scipy has no types
+    from scipy.special import stdtr
 
     differences = paired_values(a, b)
     error, degrees = paired_error(differences, samples=samples, groups=groups)

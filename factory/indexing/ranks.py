@@ -38,7 +38,7 @@ def certain(entries: Sequence[Entry]) -> np.ndarray:
 
         sum_g (d_g)^2 = |c_i|^2 + |c_j|^2 - 2 c_i c_j,    c = a model's centred cluster sums
     """
-    from scipy.special import stdtr  # pyright: ignore[reportMissingTypeStubs] - scipy has no types
+    from scipy.special import stdtr
 
     number = len(entries)
     names = sorted(entries[0].shares)

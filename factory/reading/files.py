@@ -255,7 +255,8 @@ def _json_values(file: BinaryIO, columns: Any, limit: int) -> Iterator[_Item]:
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="strict", newline="")
     buffer, at, number, is_list, is_closed = text.read(_PIECE), 0, 0, False, False
     while True:
-        at = _GAP.match(buffer, at).end()  # pyright: ignore[reportOptionalMemberAccess]  it may be empty
+        gap = _GAP.match(buffer, at)
+        at = gap.end() if gap else at
         if at == len(buffer):
             buffer, at = text.read(_PIECE), 0
             if not buffer:

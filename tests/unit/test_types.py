@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-MOST_IGNORES = 5
+MOST_IGNORES = 3
 """Lower it when one goes; it never rises."""
 IGNORE = re.compile(r"#\s*(?:pyright|type):\s*ignore(.*)")
 
@@ -79,4 +79,4 @@ def test_no_library_of_training_sampling_and_evaluation_counts_as_anything() -> 
         if "def __getattr__" in path.read_text(encoding="utf-8")
     }
     assert anything == {"py3langid", "reasoning_gym", "sympy"}
-    assert {path.name for path in stubs.iterdir()} - anything == {"yaml"}
+    assert {path.name for path in stubs.iterdir()} - anything == {"scipy", "yaml"}
