@@ -36,7 +36,7 @@ from factory.ui.reviewing import review
 from factory.ui.storing import list_artifacts, prune
 from factory.ui.submitting import submit
 from factory.ui.talking import chat, serve
-from factory.ui.verbs import begin, errors_in_words, open_console, print_json, say_next
+from factory.ui.verbs import REFUSED, begin, errors_in_words, open_console, print_json, say_next
 from factory.ui.watching import watch
 
 app = typer.Typer(
@@ -224,12 +224,12 @@ def grade(
     form: Annotated[str, typer.Option(help="`r1`: of rows that name none, see docs.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
 ) -> None:
-    """Grade stored responses again, without generating; exit 1 if some rows are broken."""
+    """Grade stored responses again, without generating; exit 3 if some rows are broken."""
     from factory.ui.audits import grade_stored
 
     shown = grade_stored(file, out, processes, form, is_isolated=not unsandboxed, as_json=as_json)
     if shown.get("broken"):
-        raise typer.Exit(1)
+        raise typer.Exit(REFUSED)
 
 
 @app.command("eval")
@@ -274,7 +274,7 @@ def compare(
         str | None, typer.Argument(help="The scores to compare with, named likewise.")
     ] = None,
     fail_below: Annotated[
-        float | None, typer.Option(help="Exit 1 if a score fell further than this, in points.")
+        float | None, typer.Option(help="Exit 3 if a score fell further than this, in points.")
     ] = None,
     published: Annotated[
         bool, typer.Option("--published", help="Against published scores.")
@@ -290,7 +290,7 @@ def compare(
     if baseline is None:
         compare_published(run, model, store, open_console())
     elif compare_runs(run, baseline, store, open_console(), fail_below=fail_below):
-        raise typer.Exit(1)
+        raise typer.Exit(REFUSED)
 
 
 @app.command()
@@ -325,11 +325,11 @@ def audit_graders(
     decided: Annotated[Path | None, typer.Option(help="JSONL of decisions on them.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Grade the shipped suites, or stored answers beside other graders; exit 1 if we err."""
+    """Grade the shipped suites, or stored answers beside other graders; exit 3 if we err."""
     from factory.ui.audits import show_audits
 
     if show_audits(kind, answers, decided, as_json=as_json):
-        raise typer.Exit(1)
+        raise typer.Exit(REFUSED)
 
 
 @app.command("plugins")

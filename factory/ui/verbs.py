@@ -14,6 +14,9 @@ from factory.visible import visible_json
 if TYPE_CHECKING:
     from factory.ui.console import Console
 
+REFUSED = 3
+"""Exit status where a gate says no: 2 is a mistake of the user's, 1 a bug of ours."""
+
 P = ParamSpec("P")
 
 

@@ -111,7 +111,7 @@ def test_the_gate_passes_what_did_not_fall_and_says_what_it_could_see(store: Pat
 
 def test_the_gate_fails_with_its_evidence(store: Path) -> None:
     done = factory("compare", "broken", "old", "--fail-below", "-1.0", "--store", store)
-    assert done.exit_code == 1, done.output
+    assert done.exit_code == 3, done.output
     assert "sums pass@1: a change below -1 points? FELL: -30.0 points [" in done.output
     assert "products pass@1: a change below -1 points? no evidence of it" in done.output
     assert "worse" in done.output

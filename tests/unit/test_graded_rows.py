@@ -82,7 +82,7 @@ def test_the_command_writes_rows_and_tells_the_broken_ones(tmp_path: Path) -> No
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("\n".join(map(json.dumps, ROWS[:3])) + "\n{\n", encoding="utf-8")
     result = CliRunner().invoke(app, ["grade", str(source), "--out", str(target)])
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     rows = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
     assert [row["outcome"] for row in rows] == [*EXPECTED[:3], "ungradable"]
     keys = {"id", "outcome", "lenient", "extracted", "explanation", "seconds"}

@@ -61,11 +61,15 @@ def recipe(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(tmp_path: Path, recipe: Path) -> Path:
     """Every stage of the recipe, sealed; models have a file of weights and a small one."""
-    folder = tmp_path / "store"
+    seal_all(tmp_path / "store", recipe)
+    return tmp_path / "store"
+
+
+def seal_all(store: Path, recipe: Path) -> None:
+    """Seal a folder for each of a recipe's stages, as if they had been made."""
     steps = make_plan(load_recipe(recipe))
     for step in steps:
-        _seal(folder, step, {other.name: other.fingerprint for other in steps})
-    return folder
+        _seal(store, step, {other.name: other.fingerprint for other in steps})
 
 
 def _seal(store: Path, step: Step, fingerprints: dict[str, str]) -> None:
