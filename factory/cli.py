@@ -33,6 +33,7 @@ from factory.ui.options import (
 )
 from factory.ui.referencing import reference
 from factory.ui.reviewing import review
+from factory.ui.starting import init, pin
 from factory.ui.storing import list_artifacts, prune
 from factory.ui.submitting import submit
 from factory.ui.talking import chat, serve
@@ -93,6 +94,8 @@ def build(
     say_next(console, next_of(context, made))
 
 
+app.command()(init)
+app.command()(pin)
 app.command()(submit)
 
 

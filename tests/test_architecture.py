@@ -63,7 +63,7 @@ LAYERS = (
     ("trainers", "evaluation"),
     ("stages",),
     ("recipe",),
-    ("plan", "rehearse", "rescore", "suite", "auditing", "why"),
+    ("plan", "rehearse", "rescore", "suite", "auditing", "why", "drafting", "pinning"),
     ("attempts", "pruning"),
     ("launch", "worker"),
     ("pricing", "builds"),

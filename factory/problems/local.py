@@ -2,15 +2,17 @@
 
 import json
 import random
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from factory.data_file import DataFile
 from factory.errors import DataError
 from factory.grading.grader import deciding
-from factory.jsonl import read_records
+from factory.jsonl import parse_record
 from factory.problems.references import final_answer, reference_verdict
 from factory.problems.sizes import first_rows, lines, mean, text_length
 from factory.problems.source import (
@@ -23,12 +25,19 @@ from factory.problems.source import (
     of_splits,
 )
 from factory.problems.splits import Supply, problem_id
-from factory.records import GRADERS, Problem, ProblemKind, Record
+from factory.reading.columns import Columns, field_of, guessed_problem, text_of
+from factory.reading.files import data_files, read_rows
+from factory.reading.programs import program_tests
+from factory.reading.thoughts import without_requests
+from factory.records import GRADERS, AddedLater, Problem, ProblemKind, Record
 from factory.seeds import derive
+
+SHOWN = 5
+"""Rows that an error names."""
 
 
 class LocalSource(ProblemSource):
-    """Questions of a JSONL file with the fields of `LocalRow`."""
+    """Questions of a file, with the fields of `LocalRow` or by column; see docs/traces.md."""
 
     type: Literal["local"]
     path: DataFile
@@ -37,6 +46,14 @@ class LocalSource(ProblemSource):
     """How many; None takes all that remain."""
     held_out: int | None = Field(default=0, ge=0, le=10**8)
     """How many, drawn at random; None takes all (then `train` must be 0)."""
+    columns: Annotated[Columns | None, AddedLater()] = None
+    """The column of question, reference, kind, tests and licence, where they are called otherwise;
+    None: those of `LocalRow`, else by their names (`problem`, `answer`, ...)."""
+    kind: Annotated[ProblemKind | None, AddedLater()] = None
+    """Of all its problems, where they are read by column; None: the row's, or `math`."""
+    max_refused_share: Annotated[float, AddedLater()] = Field(default=0.0, ge=0, le=1)
+    """Share of rows that may be left out, since they cannot be read or their own grader refuses
+    their reference; by default none."""
 
     @model_validator(mode="after")
     def _one_split_takes_the_rest(self) -> "LocalSource":
@@ -84,13 +101,85 @@ def _kind(line: str) -> str | None:
 def supply(source: LocalSource, seed: int) -> Supply:
     """The file's problems, shuffled if they are split.
 
-    DataError names the file and line of a broken row, and a reference that its grader refuses.
+    DataError names the file and line of broken rows, and references that their graders refuse,
+    where they are more than `max_refused_share`.
     """
     path = Path(source.path)
-    problems = [_problem(row, path) for row in read_records(path, LocalRow)]
+    problems, faults, count = [], [], 0
+    for count, (where, fields) in enumerate(_rows(source), start=1):  # noqa: B007
+        try:
+            problems.append(_problem(_record(fields, where), path))
+        except DataError as error:
+            faults.append(str(error))
+    if len(faults) > source.max_refused_share * count:
+        more = f"\nand {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise DataError("\n".join(faults[:SHOWN]) + more)
     if source.held_out and source.train != 0:
         random.Random(derive(seed, path.name)).shuffle(problems)
     return Supply(path.stem, iter(problems), source.held_out, source.train)
+
+
+def _rows(source: LocalSource) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """(where, fields of a LocalRow, or why there are none) of every row of a file."""
+    files = data_files(source.path)
+    for file in files:
+        first = [row.fields for row in islice(read_rows(file), 100) if row.fields is not None]
+        columns = None if _is_plain(source, first) else _columns(source, first, file.name)
+        for row in read_rows(file):
+            where = f"{file}:{row.number}"
+            if row.fields is None:
+                yield where, row.fault
+            elif columns is None:
+                yield where, row.fields
+            else:
+                yield where, _named(row.fields, columns, source.kind)
+
+
+def _is_plain(source: LocalSource, first: list[dict[str, Any]]) -> bool:
+    return source.columns is None and (not first or any("prompt" in row for row in first))
+
+
+def _columns(source: LocalSource, first: list[dict[str, Any]], name: str) -> Columns:
+    columns = source.columns or guessed_problem(first)
+    present = {column for row in first for column in row}
+    wanted = {"question": columns.question, "reference": columns.reference or columns.tests}
+    missing = [role for role, column in wanted.items() if not column]
+    if missing:
+        raise DataError(
+            f"{name}: no column for {' and '.join(missing)}; it has {', '.join(sorted(present))}: "
+            "say which as columns: {question: ..., reference: ...}"
+        )
+    return columns
+
+
+def _named(fields: dict[str, Any], columns: Columns, kind: str | None) -> dict[str, Any]:
+    """A row by the names of LocalRow."""
+    texts = [text_of(field_of(fields, name)) for name in columns.question]
+    question = "\n".join(text for text in texts if text)
+    row: dict[str, Any] = {"prompt": without_requests(question) if question else ""}
+    tests = program_tests(field_of(fields, columns.tests)) if columns.tests else None
+    reference = text_of(field_of(fields, columns.reference)) if columns.reference else None
+    row["reference"] = reference or ("" if tests is None else "tests")
+    stated = text_of(field_of(fields, columns.kind)) if columns.kind else None
+    row["kind"] = kind or (stated if stated in GRADERS else "math" if tests is None else "code")
+    if tests is not None:
+        row["data"] = tests
+    if columns.licence:
+        row["licence"] = text_of(field_of(fields, columns.licence)) or ""
+    return row
+
+
+def _record(fields: dict[str, Any] | str, where: str) -> LocalRow:
+    """The row; DataError says where it stands and what is wrong with it."""
+    if isinstance(fields, str):
+        raise DataError(f"{where}: {fields}")
+    numbers = {
+        k: str(v) for k, v in fields.items() if k == "reference" and isinstance(v, int | float)
+    }
+    extra = {name for name in fields if name not in LocalRow.model_fields}
+    kept = {name: value for name, value in fields.items() if name not in extra}
+    text = json.dumps({**kept, **numbers}, ensure_ascii=False, default=str)
+    return parse_record(text, LocalRow, where)
 
 
 def _problem(row: LocalRow, path: Path) -> Problem:
@@ -116,7 +205,8 @@ def _problem(row: LocalRow, path: Path) -> Problem:
 
 def size(source: LocalSource, seed: int) -> SourceSize:
     path = Path(source.path)
-    length = mean(text_length(row, "prompt") for row in first_rows(path))
+    names = ("prompt", "problem", "question", *(source.columns.question if source.columns else ()))
+    length = mean(text_length(row, *dict.fromkeys(names)) for row in first_rows(path))
     return of_splits(source, path.stem, length, count=lambda: lines(path))
 
 
@@ -132,7 +222,7 @@ SOURCES.register(
         supply=lambda source, seed, processes: supply(source, seed),
         size=size,
         small=small,
-        files=lambda source: (Path(source.path),),
+        files=lambda source: tuple(data_files(source.path)),
         graders=lambda source: plugin_kinds(Path(source.path)),
         missing=nothing_missing,
         licence="",

@@ -136,7 +136,7 @@ class HubExamples(TraceSourceConfig):
     id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
     """Owner and name of the data set."""
     revision: str | None = Field(default=None, pattern=COMMIT)
-    """The commit's 40 hex digits. A recipe may leave it open; it must be filled in to be built."""
+    """The commit's 40 hex digits. A recipe may leave it open; `factory pin` writes it."""
     config: str | None = None
     """The data set's configuration (subset), where it has several."""
     split: str = "train"

@@ -72,6 +72,15 @@ def write_card(card: Card, folder: Path) -> None:
     _write_eval_results(card, folder)
 
 
+def add_gaps(folder: Path, gaps: Sequence[str]) -> None:
+    """Say at the end of a card that its folder is a private export, and what others would miss."""
+    path = folder / "README.md"
+    lines = "\n".join(f"- {plain(gap)}" for gap in gaps) or "- nothing"
+    head = "## Private export\n\nWritten by publish --private, for one's own use. It lacks:"
+    text = f"\n{head}\n\n{lines}\n"
+    write_file(path, path.read_text(encoding="utf-8") + text)
+
+
 CHECKING = (
     f"`{LINEAGE}` holds the way from prompts to traces, filters, checkpoint and scores with the "
     "sha256 of every file, and under `files` that of every file here. distill-factory's `factory "

@@ -12,7 +12,7 @@ from factory.errors import ArtifactError, RecipeError
 from factory.files import fsync
 from factory.machine import Machine
 from factory.publish import dataset
-from factory.publish.card import Card, write_card
+from factory.publish.card import Card, add_gaps, write_card
 from factory.publish.export import (
     is_weights,
     refuse_served,
@@ -24,6 +24,7 @@ from factory.publish.export import (
 from factory.publish.gate import (
     Check,
     Subject,
+    as_gaps,
     examine_settings,
     examine_text,
     examine_weights,
@@ -91,11 +92,13 @@ def publish(
     *,
     licences: Mapping[str, str],
     is_trial: bool,
+    is_private: bool = False,
     tokens: int = TOKENS,
 ) -> Outcome:
     """Write the artifact as `target`, unless a check refuses it; a trial leaves nothing behind.
 
-    A trial makes the checks that need neither weights nor rows. ArtifactError for artifacts that
+    A private export names in its card what it lacks for others, and is written without it. A trial
+    makes the checks that need neither weights nor rows. ArtifactError for artifacts that
     are neither model nor traces, whose ancestry is not whole, or whose folder exists already.
     """
     _check_target(target.folder, artifact)
@@ -111,7 +114,7 @@ def publish(
     try:
         draft = _write_small(artifact, partial, target, licences)
         draft.checks.extend(_write_large(draft))
-        return _finish(draft, target.folder, machine, tokens=tokens)
+        return _finish(draft, target.folder, machine, tokens=tokens, is_private=is_private)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -153,16 +156,22 @@ def _write_large(draft: _Draft) -> list[Check]:
     return dataset.write_rows(subject.artifact, draft.ancestors, subject.folder, subject.places)
 
 
-def _finish(draft: _Draft, target: Path, machine: Machine, *, tokens: int) -> Outcome:
+def _finish(
+    draft: _Draft, target: Path, machine: Machine, *, tokens: int, is_private: bool
+) -> Outcome:
     """Run the model, write gate and lineage, and give the folder its name if nothing refuses."""
-    subject, checks, folder = draft.subject, draft.checks, draft.subject.folder
+    subject, folder = draft.subject, draft.subject.folder
+    checks = as_gaps(draft.checks) if is_private else draft.checks
     terms_asked = subject.terms
     if subject.artifact.manifest.kind == "model" and not refused(checks):
         from factory.publish.running import examine_running
 
         checks = [*checks, *examine_running(subject, machine, tokens=tokens)]
+        checks = as_gaps(checks) if is_private else checks
     if refused(checks):
         return Outcome(_sizes(folder), checks, terms_asked)
+    if is_private:
+        add_gaps(folder, [f"{c.name}: {c.reason}" for c in checks if c.status == "gap"])
     write_json(folder / "gate.json", [check.model_dump() for check in checks])
     digest = write_lineage(
         folder,

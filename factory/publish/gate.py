@@ -28,7 +28,16 @@ from factory.templates import open_tokenizer, written_messages
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Status = Literal["passed", "refused", "not run"]
+Status = Literal["passed", "refused", "not run", "gap"]
+"""A gap would be refused where others are to use the folder; a private export names it."""
+GAPS = frozenset(
+    {
+        "licences", "scores", "secrets", "paths", "row secrets", "row paths", "transformers 4",
+        "stops", "benchmark", "vllm",
+    }
+)  # fmt: skip
+"""Checks of what others would have to know. The rest asks whether the folder is the checkpoint, and
+refuses a private export too."""
 TOLD = 3
 """Faults of one check that its reason names."""
 
@@ -60,6 +69,16 @@ def check(name: str, faults: Sequence[str], passed: str) -> Check:
         return Check(name=name, status="passed", reason=passed)
     more = f"; and {len(faults) - TOLD} more" if len(faults) > TOLD else ""
     return Check(name=name, status="refused", reason="; ".join(faults[:TOLD]) + more)
+
+
+def as_gaps(checks: Sequence[Check]) -> list[Check]:
+    """The checks of a private export."""
+    return [
+        check.model_copy(update={"status": "gap"})
+        if check.status == "refused" and check.name in GAPS
+        else check
+        for check in checks
+    ]
 
 
 def examine_text(subject: Subject) -> list[Check]:

@@ -375,3 +375,12 @@ def as_line(columns: Columns) -> str:
         f"{role}: {json.dumps(v) if isinstance(v, list) else v}" for role, v in plain.items()
     )
     return f"columns: {{{pairs}}}"
+
+
+def guessed_problem(rows: Sequence[Mapping[str, Any]]) -> Columns:
+    """The columns of a file of problems by their names; those that are not there stay out."""
+    present = list(dict.fromkeys(name for row in rows for name in row))
+    roles: dict[str, Any] = {"question": _question(present)}
+    for role in ("reference", "tests", "kind", "licence"):
+        roles[role] = _name(role, present, roles)
+    return _columns(**{role: name for role, name in roles.items() if name})

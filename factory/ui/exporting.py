@@ -18,6 +18,10 @@ def publish(
     yes: Annotated[bool, typer.Option("--yes", help="Do it; else only show what would be.")] = (
         False
     ),
+    private: Annotated[
+        bool,
+        typer.Option("--private", help="For yourself: write it, and name what others would miss."),
+    ] = False,
     licence: Annotated[
         list[str] | None,
         typer.Option("--licence", help="State a source's licence: base=apache-2.0."),
@@ -26,7 +30,10 @@ def publish(
     machine: MachinePath = None,
     store: Store = STORE,
 ) -> None:
-    """Export a checkpoint or a trace set with card and lineage, if the gate lets it through."""
+    """Export a checkpoint or a trace set with card and lineage, if the gate lets it through.
+
+    With --private it is for your own use: what the gate would refuse for others is named instead.
+    """
     from factory.publish.folder import target_of
     from factory.recipe import load_machine
     from factory.ui.publishing import publish as publish_artifact
@@ -38,7 +45,8 @@ def publish(
         target_of(to, store),
         load_machine(machine),
         licences=stated_licences(licence or []),
-        is_agreed=yes,
+        is_agreed=yes or private,
+        is_private=private,
         tokens=tokens,
         console=open_console(),
     )
@@ -46,7 +54,7 @@ def publish(
         say_error("refused: nothing is published")
         raise typer.Exit(2)
     done = command_line(context, "verify", folder=folder)
-    say_next(open_console(), done if yes else command_line(context, yes=True))
+    say_next(open_console(), done if yes or private else command_line(context, yes=True))
 
 
 @errors_in_words

@@ -23,7 +23,7 @@ def stated_licences(options: Sequence[str]) -> dict[str, str]:
     return dict(option.split("=", 1) for option in options)
 
 
-STYLES = {"passed": "green", "refused": "red", "not run": "yellow"}
+STYLES = {"passed": "green", "refused": "red", "not run": "yellow", "gap": "yellow"}
 
 
 def publish(
@@ -35,6 +35,7 @@ def publish(
     is_agreed: bool,
     tokens: int,
     console: Console,
+    is_private: bool = False,
 ) -> str | None:
     """Publish and show it; returns what to check it with, None where the gate refuses.
 
@@ -42,6 +43,8 @@ def publish(
     an earlier call wrote for a hub is taken as it is.
     """
     on_hub = bool(target.repository)
+    if on_hub and is_private:
+        raise RecipeError("--private writes a folder of one's own: give --to a folder, not a hub")
     if on_hub and is_written(target, artifact):
         if licences:
             raise RecipeError(f"--licence: {target.folder} is written already; remove it first")
@@ -49,8 +52,9 @@ def publish(
     else:
         is_trial = not is_agreed and not on_hub
         outcome = write(
-            artifact, target, machine, licences=licences, is_trial=is_trial, tokens=tokens
-        )
+            artifact, target, machine, licences=licences, is_trial=is_trial,
+            is_private=is_private, tokens=tokens,
+        )  # fmt: skip
         show_outcome(outcome, console, is_trial=is_trial)
         if refused(outcome.checks):
             return None

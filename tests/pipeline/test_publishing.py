@@ -22,6 +22,7 @@ from factory.publish.folder import Outcome, Target, publish, refused
 from factory.publish.gate import (
     Check,
     Subject,
+    as_gaps,
     examine_settings,
     examine_text,
     examine_weights,
@@ -480,3 +481,17 @@ def test_the_server_listens_on_this_machine_only_and_serves_under_the_stages_nam
     assert (pairs["--served-model-name"], pairs["--max-model-len"]) == ("student", "512")
     assert "--trust-remote-code" not in words and "--no-enable-chunked-prefill" in words
     assert server_environment(machine)["VLLM_CPU_KVCACHE_SPACE"] == "1"
+
+
+def test_a_private_export_names_what_it_lacks_and_refuses_a_broken_folder(
+    made: Made, tmp_path: Path
+) -> None:
+    base, target = made.artifacts["base"], Target(tmp_path / "mine")
+    outcome = publish(base, target, MACHINE, licences={}, is_trial=False, is_private=True)
+    gaps = [check.name for check in outcome.checks if check.status == "gap"]
+    assert "scores" in gaps and not refused(outcome.checks)
+    card = (target.folder / "README.md").read_text(encoding="utf-8")
+    assert "## Private export" in card and "- scores: base: no evaluation" in card
+    assert not faults(target.folder)
+    (kept,) = as_gaps([Check(name="weights", status="refused", reason="x")])
+    assert kept.status == "refused"

@@ -169,7 +169,7 @@ def test_local_problems_get_ids_kinds_and_splits(tmp_path):
     [
         ("{", r"mine\.jsonl:2: "),
         ({"prompt": "q"}, r"mine\.jsonl:2: reference: "),
-        ({"prompt": "q", "reference": 7}, r"mine\.jsonl:2: reference: "),
+        ({"prompt": "q", "reference": [7]}, r"mine\.jsonl:2: reference: "),
         ({"prompt": "", "reference": "7"}, r"mine\.jsonl:2: prompt: "),
         ({"prompt": "q", "reference": "7", "kind": "maths"}, r"mine\.jsonl:2: kind: "),
         ({"prompt": "q", "reference": ""}, "problem mine-.*does not grade as correct"),

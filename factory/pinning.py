@@ -1,0 +1,91 @@
+"""Open revisions of a recipe's hub models and data sets, resolved to commits in its own file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from factory.errors import EngineError
+from factory.files import write_file
+from factory.yaml12 import load_mapping
+
+
+@dataclass(frozen=True)
+class OpenRevision:
+    """A source of the hub without a commit."""
+
+    path: str
+    """Where it stands in the recipe, e.g. stages.base.source."""
+    id: str
+    kind: Literal["model", "dataset"]
+
+    @property
+    def label(self) -> str:
+        return f"{self.path}: {self.id} main"
+
+
+def open_revisions(recipe: Path) -> list[OpenRevision]:
+    """Every `type: hub` of a recipe's own file without `revision`, in order."""
+    gaps: list[OpenRevision] = []
+
+    def look(value: Any, path: str, kind: str) -> None:
+        if isinstance(value, dict):
+            kind = str(value.get("kind", kind))
+            if value.get("type") == "hub" and value.get("id") and not value.get("revision"):
+                what = "model" if kind == "model" else "dataset"
+                gaps.append(OpenRevision(path, str(value["id"]), what))
+            for key, inner in value.items():
+                look(inner, f"{path}.{key}" if path else str(key), kind)
+        elif isinstance(value, list):
+            for index, inner in enumerate(value):
+                look(inner, f"{path}.{index}", kind)
+
+    look(load_mapping(recipe), "", "")
+    return gaps
+
+
+def pinned(recipe: Path, gaps: list[OpenRevision]) -> list[tuple[OpenRevision, str]]:
+    """Ask the hub for the commit of each and write it into the file, comments kept.
+
+    EngineError with the whole list where the hub cannot be reached; nothing is written then.
+    """
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    api, commits, failures = HfApi(), [], []
+    for gap in gaps:
+        try:
+            ask = api.model_info if gap.kind == "model" else api.dataset_info
+            commits.append((gap, str(ask(gap.id).sha)))
+        except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            failures.append(f"{gap.label}: {reason[:200]}")
+    if failures:
+        raise EngineError("the hub gives no commit of:\n" + "\n".join(failures))
+    text = recipe.read_text(encoding="utf-8")
+    for gap, commit in commits:
+        text = _with_revision(text, gap, commit)
+    write_file(recipe, text)
+    return commits
+
+
+def _with_revision(text: str, gap: OpenRevision, commit: str) -> str:
+    """The text with the commit behind the source's id."""
+    node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    for key in gap.path.split("."):
+        if isinstance(node, yaml.SequenceNode):
+            node = node.value[int(key)]
+            continue
+        node = next(value for name, value in node.value if name.value == key)
+    entries = {name.value: (name, value) for name, value in node.value}
+    if "revision" in entries:
+        value = entries["revision"][1]
+        return text[: value.start_mark.index] + commit + text[value.end_mark.index :]
+    name, value = entries["id"]
+    end = value.end_mark.index
+    if node.flow_style:
+        return f"{text[:end]}, revision: {commit}{text[end:]}"
+    indent = " " * name.start_mark.column
+    return f"{text[:end]}\n{indent}revision: {commit}{text[end:]}"

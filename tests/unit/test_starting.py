@@ -1,0 +1,120 @@
+"""The first recipe of a user, and the commits that it leaves open."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from factory.cli import app
+from factory.drafting import draft
+from factory.errors import DataError, RecipeError
+from factory.pinning import OpenRevision, _with_revision, open_revisions
+from factory.plan import make_plan
+from factory.recipe import load_recipe
+from factory.tiny import save_tiny_model
+
+ROWS = [
+    {
+        "prompt": f"What is {n} + 1?",
+        "completion": f"<think>\nOne up.\n</think>\n\n\\boxed{{{n + 1}}}",
+        "answer": str(n + 1),
+    }
+    for n in range(40)
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return tmp_path
+
+
+def factory(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(words))
+    return result.exit_code, result.output
+
+
+def test_init_writes_a_recipe_that_plans_and_says_what_it_guessed(folder: Path) -> None:
+    code, said = factory("init", "mine", "--traces", "traces.jsonl")
+    assert code == 0, said
+    assert "columns: {question: prompt, completion: completion, reference: answer}" in said
+    assert "held: 4 questions of traces.jsonl, never trained on" in said
+    assert said.endswith("next: factory build mine.yaml\n")
+    plan = make_plan(load_recipe(folder / "mine.yaml"))
+    assert [step.name for step in plan] == [
+        "base", "held", "traces", "kept", "student", "eval_base", "eval_student",
+    ]  # fmt: skip
+    text = (folder / "mine.yaml").read_text()
+    assert 'prefill: "<think>\\n"' in text and "# Written by: factory init mine" in text
+    before = os.stat(folder / "mine.yaml").st_mtime_ns
+    code, said = factory("init", "mine", "--traces", "traces.jsonl")
+    assert code == 2 and "exists already" in said
+    assert os.stat(folder / "mine.yaml").st_mtime_ns == before
+
+
+def test_a_file_of_questions_measures_and_a_student_without_turns_is_given_some(
+    folder: Path,
+) -> None:
+    (folder / "q.jsonl").write_text('{"problem": "What is 2 + 2?", "answer": 4}\n')
+    save_tiny_model(folder / "bare", "llama")
+    (folder / "bare" / "chat_template.jinja").unlink()
+    written = draft("mine", traces="traces.jsonl", student="bare", questions="q.jsonl")
+    (folder / "mine.yaml").write_text(written.text)
+    recipe = load_recipe(folder / "mine.yaml")
+    held = recipe.stages["held"].model_dump()["sources"][0]
+    assert held["held_out"] is None and held["columns"]["reference"] == "answer"
+    assert recipe.stages["base"].model_dump()["turns"] == "chatml"
+
+
+@pytest.mark.parametrize(
+    ("name", "traces", "student", "kind", "message"),
+    [
+        ("Mine!", "traces.jsonl", "embedded", RecipeError, "a name is small letters"),
+        ("mine", "none.jsonl", "embedded", DataError, "no such file"),
+        ("mine", "traces.jsonl", "nowhere", RecipeError, "no such folder"),
+    ],
+)
+def test_what_cannot_be_begun_says_why(
+    folder: Path, name: str, traces: str, student: str, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        draft(name, traces=traces, student=student)
+
+
+def test_hub_sources_leave_revisions_open_that_pin_names_and_writes(folder: Path) -> None:
+    sources = ("--traces", "hub:open-r1/OpenR1-Math-220k", "--student", "hub:Qwen/Qwen3-0.6B-Base")
+    code, said = factory("init", "r1", *sources)
+    assert code == 0 and "preset openr1_math" in said
+    path = folder / "r1.yaml"
+    gaps = open_revisions(path)
+    assert gaps == [
+        OpenRevision("stages.base.source", "Qwen/Qwen3-0.6B-Base", "model"),
+        OpenRevision("stages.traces.source", "open-r1/OpenR1-Math-220k", "dataset"),
+    ]
+    code, said = factory("pin", "r1.yaml", "--check")
+    assert code == 3 and said.count("open: ") == 2
+    text = path.read_text()
+    for gap in gaps:
+        text = _with_revision(text, gap, "ab" * 20)
+    path.write_text(text)
+    assert open_revisions(path) == [] and text.count("ab" * 20) == 2
+    recipe = load_recipe(path)
+    assert recipe.stages["traces"].model_dump()["source"]["revision"] == "ab" * 20
+    assert factory("pin", "r1.yaml", "--check")[0] == 0
+
+
+def test_pin_without_a_hub_lists_what_stays_open_and_changes_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "name: a\nstages: # kept\n  base:\n    kind: model\n"
+    text += "    source:\n      type: hub\n      id: a/b\n"
+    (folder / "a.yaml").write_text(text)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    code, said = factory("pin", "a.yaml")
+    assert code == 2 and "stages.base.source: a/b main" in said
+    assert (folder / "a.yaml").read_text() == text
+    pinned = _with_revision(text, open_revisions(folder / "a.yaml")[0], "cd" * 20)
+    assert f"      id: a/b\n      revision: {'cd' * 20}\n" in pinned and "# kept" in pinned
