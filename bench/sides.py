@@ -26,7 +26,8 @@ def run_alone(
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, **settings},
+        # The settings of a worker leave a script's own folder out of what it imports from.
+        env={**os.environ, **settings, "PYTHONPATH": os.path.dirname(os.path.abspath(script))},
     )
     if child.returncode:
         sys.exit(f"{title}: {child.stderr[-2000:]}")

@@ -1,6 +1,7 @@
 """Trace tokens a second: plain vLLM and plain transformers against the factory's `generate`.
 
     python bench/traces.py [--model MODEL_FOLDER|tiny] [--problems 64 --samples 4 --tokens 64]
+                           [--lengths long-tail --rows 64]
 
 Every side runs in a process of its own, one after the other, in float32 with the same number of
 threads, prompts and sampling settings, and draws `samples` completions a problem:
@@ -10,8 +11,15 @@ threads, prompts and sampling settings, and draws `samples` completions a proble
                        compiles the model before the clock starts; --eager leaves that out
     ours, vLLM         the factory's `generate` with that engine: fixed blocks, a seed a sample,
                        every block graded and on disk before the next
+    ours, vLLM, full   the same with `drawing: full`: no blocks, graded and on disk one by one
     transformers       model.generate, `block` completions at once, padded on the left
     ours, transformers the factory's `generate` with its own decode loop
+    ours, transformers, full
+
+With `--lengths long-tail` every completion has a stated length, the same for all sides, and no
+token ends it: log-normal with a median of 0.183 of `tokens` and a sigma of 0.9, cut at `tokens`, as
+R1's (6,000 of 32,768). `rows` decode at once on each side; plain vLLM gets all prompts at once. The
+share of rows that are busy is simulated for the same lengths.
 
 The clock runs from prompts as text to the last completion as text, for ours to the finished
 traces.jsonl. Models are loaded and have answered once before. Tokens are those that the side itself
@@ -23,24 +31,30 @@ import argparse
 import json
 import os
 import platform
+import random
 import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from grpo_step import save_model
 from sides import passed_on, run_alone
 
+from factory.cost.filling import fill
 from factory.machine import Machine, environment
 from factory.records import Problem, SamplingConfig
+from factory.seeds import derive
 
 SIDES = {
     "vllm": "vLLM",
     "ours-vllm": "ours, vLLM",
+    "ours-vllm-full": "ours, vLLM, full",
     "transformers": "transformers",
     "ours-transformers": "ours, transformers",
+    "ours-transformers-full": "ours, transformers, full",
 }
 Measured = dict[str, float]
 
@@ -51,7 +65,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--problems", type=int, default=64)
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=64, help="new ones, at most")
+    parser.add_argument("--lengths", choices=["own", "long-tail"], default="own")
     parser.add_argument("--block", type=int, default=128)
+    parser.add_argument("--rows", type=int, default=0, help="decode at once; 0: the block")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--eager", action="store_true", help="plain vLLM without compiling")
     parser.add_argument("--sides", choices=SIDES, nargs="+", default=list(SIDES))
@@ -87,6 +103,12 @@ def timed(work: Callable[[], int]) -> Measured:
     return {"tokens": tokens, "seconds": time.monotonic() - began}
 
 
+def length_of(options: argparse.Namespace, problem: int, sample: int) -> int:
+    """Tokens of a completion under `--lengths long-tail`."""
+    chance = random.Random(derive(0, "length", problem, sample))
+    return min(options.tokens, round(0.183 * options.tokens * chance.lognormvariate(0, 0.9)) + 1)
+
+
 def plain_vllm(options: argparse.Namespace, folder: Path) -> Measured:
     from transformers import AutoTokenizer
     from vllm import LLM, SamplingParams
@@ -94,20 +116,34 @@ def plain_vllm(options: argparse.Namespace, folder: Path) -> Measured:
     prompts = prompts_of(AutoTokenizer.from_pretrained(folder), problems_of(options.problems))
     engine = LLM(
         str(folder), dtype="float32", max_model_len=512 + options.tokens,
-        enforce_eager=options.eager,
+        enforce_eager=options.eager, **({"max_num_seqs": options.rows} if options.rows else {}),
     )  # fmt: skip
     asked = sampling_of(options)
-    settings = SamplingParams(
+    settings: Any = SamplingParams(
         n=options.samples, temperature=asked.temperature, top_p=asked.top_p,
         max_tokens=asked.max_new_tokens,
     )  # fmt: skip
+    if options.lengths == "long-tail":
+        pairs = [(n, m) for n in range(options.problems) for m in range(options.samples)]
+        prompts = [prompts[number] for number, _ in pairs]
+        settings = [
+            SamplingParams(
+                temperature=asked.temperature, top_p=asked.top_p, ignore_eos=True,
+                max_tokens=length_of(options, *pair),
+            )
+            for pair in pairs
+        ]  # fmt: skip
 
     def work(prompts: list[str] = prompts) -> int:
-        outputs = engine.generate(prompts, settings, use_tqdm=False)
+        outputs = engine.generate(prompts, first(settings, len(prompts)), use_tqdm=False)
         return sum(len(one.token_ids) for output in outputs for one in output.outputs)
 
     work(prompts[:1])
     return timed(work)
+
+
+def first(settings: Any, count: int) -> Any:
+    return settings[:count] if isinstance(settings, list) else settings
 
 
 def plain_transformers(options: argparse.Namespace, folder: Path) -> Measured:
@@ -151,12 +187,26 @@ def ours(options: argparse.Namespace, folder: Path) -> Measured:
     from factory.sampling import Request, open_sampler
     from factory.stages.generate.blocks import write_traces
     from factory.stages.generate.config import GenerateConfig
+    from factory.stages.generate.streaming import stream_traces
     from factory.stages.generate.writer import Writer
+
+    class Scripted(Writer):
+        """Asks for completions of stated lengths."""
+
+        def requests(self, draws: Any) -> list[Request]:
+            requests = super().requests(draws)
+            if options.lengths == "own":
+                return requests
+            return [
+                replace(request, limit=length_of(options, draw.index, draw.sample))
+                for request, draw in zip(requests, draws, strict=True)
+            ]
 
     torch.set_num_threads(options.threads)
     machine = Machine(
-        device="cpu", threads=options.threads, block=options.block,
-        engine="vllm" if options.side == "ours-vllm" else "transformers",
+        device="cpu", threads=options.threads, block=options.block, rows=options.rows,
+        engine="vllm" if "vllm" in options.side else "transformers",
+        engine_memory_gib=4.0 if options.lengths == "long-tail" else 1.0,
     )  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(folder)
     problems = problems_of(options.problems)
@@ -167,18 +217,25 @@ def ours(options: argparse.Namespace, folder: Path) -> Measured:
     sampler = open_sampler(folder, machine, max_length=512 + options.tokens)
     first = tuple(tokenizer(prompts_of(tokenizer, problems[:1])[0])["input_ids"])
     sampler.sample([Request(first, n) for n in range(options.samples)], config.sampling)
+    if options.lengths == "long-tail":
+        sampler._ends = type(sampler._ends)()  # pyright: ignore - no token ends a completion
     with tempfile.TemporaryDirectory() as place, GradingPool() as pool:
-        writer = Writer(config, "", tokenizer, lambda: sampler, pool, seed=0)
+        writer = Scripted(config, "", tokenizer, lambda: sampler, pool, seed=0)
         scratch, out = Path(place, "scratch"), Path(place, "out")
         scratch.mkdir()
         out.mkdir()
         context = Context(0, machine, scratch)
 
         def work() -> int:
-            found = write_traces(
-                writer, iter(problems), count=len(problems), out=out, context=context
-            )
-            return int(found["completion_tokens"])
+            if options.side.endswith("-full"):
+                metrics = stream_traces(
+                    writer, lambda: iter(problems), count=len(problems), out=out, context=context
+                )
+            else:
+                metrics = write_traces(
+                    writer, iter(problems), count=len(problems), out=out, context=context
+                )
+            return int(metrics["completion_tokens"])
 
         return timed(work)
 
@@ -193,7 +250,9 @@ def measure(options: argparse.Namespace, folder: Path) -> Measured:
 def run_side(options: argparse.Namespace, side: str, folder: Path) -> Measured:
     """The figures of one side, measured in a process of its own."""
     arguments = ["--side", side, "--model", str(folder)]
-    arguments += passed_on(options, ("problems", "samples", "tokens", "block", "threads"))
+    arguments += passed_on(
+        options, ("problems", "samples", "tokens", "block", "threads", "rows", "lengths")
+    )
     arguments += ["--eager"] if options.eager else []
     machine = Machine(device="cpu", threads=options.threads, matmul="float32")
     cores = sorted(os.sched_getaffinity(0))[: options.threads]
@@ -212,7 +271,7 @@ def table(results: dict[str, Measured]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     rates = {side: found["tokens"] / found["seconds"] for side, found in results.items()}
     for side, found in results.items():
-        plain = rates.get(side.removeprefix("ours-"))
+        plain = rates.get(side.removeprefix("ours-").removesuffix("-full"))
         ratio = f"{rates[side] / plain:.2f}" if side.startswith("ours") and plain else ""
         yield (
             f"| {SIDES[side]} | {found['tokens']:.0f} | {found['seconds']:.1f} | "
@@ -233,6 +292,18 @@ def main() -> None:
         f"tokens, threads {options.threads}, float32, {platform.machine()}, one run each"
     )
     print("\n".join(table(results)))
+    if options.lengths == "long-tail":
+        lengths = [
+            length_of(options, n, m)
+            for n in range(options.problems) for m in range(options.samples)
+        ]  # fmt: skip
+        rows = options.rows or options.block
+        blocks = fill(lengths, rows=rows, block=options.block)
+        stream = fill(lengths, rows=rows)
+        print(
+            f"rows busy, simulated: blocks {blocks.busy:.1%} in {blocks.steps:.0f} steps, full "
+            f"{stream.busy:.1%} in {stream.steps:.0f} steps"
+        )
 
 
 if __name__ == "__main__":
