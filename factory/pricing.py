@@ -43,6 +43,10 @@ class Estimate(Record):
     """Whether a model writes, so that lengths of completions matter."""
     is_assumed: bool
     """Whether these were assumed, not taken from an earlier run."""
+    busy: float | None = None
+    """Share of an engine's row-steps that draw a token, simulated; None where nothing is drawn."""
+    tail: float | None = None
+    """Share of its steps after the last request was given a row."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +224,8 @@ def _row(step: Step, artifact: Artifact | None, site: CostContext) -> tuple[Row,
         scratch_gib=round(taken.scratch / GIB, 2),
         is_drawn=taken.is_assumed is not None,
         is_assumed=bool(taken.is_assumed),
+        busy=taken.filling and round(taken.filling.busy, 3),
+        tail=taken.filling and round(taken.filling.tail, 3),
     )
     return Row(step, None, estimate, context=context), flow
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from factory.chat import PromptConfig
 from factory.cost import formulas
+from factory.cost.filling import Filling
 from factory.cost.flows import Answers, Questions, Texts, completion_tokens, prompt_tokens
 from factory.cost.formulas import DecodeLoad, Speed
 from factory.cost.memory import GIB, Base, Held
@@ -56,6 +57,8 @@ class StageCost:
     is_assumed: bool | None = None
     """Whether lengths of completions are an assumption, not those of an earlier run; None where
     nothing is drawn."""
+    filling: Filling | None = None
+    """Of the engines of a stage that does nothing but draw."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,12 @@ class CostContext:
 
     def model(self, path: str = "model") -> Model:
         return cast("Model", self.read(path))
+
+    @property
+    def draws_full(self) -> bool:
+        """As `Machine.draws_full`, by what is known without torch."""
+        drawing = self.machine.drawing
+        return drawing == "full" or (drawing == "auto" and self.on_gpu)
 
     @property
     def start(self) -> float:
@@ -182,7 +191,7 @@ class CostContext:
         room = self.engine_room(model.shape.parameters * self.engine_number, training=training)
         row = formulas.cache_bytes(size, 1, prompted.tokens + completion)
         # A trainer hands a whole rollout to its engine in one call.
-        block = rows if training else min(rows, self.machine.block)
+        block = rows if training or self.draws_full else min(rows, self.machine.block)
         at_once = block
         if self.on_gpu or self.engine == "vllm":
             rows_allowed = self.machine.rows or self.machine.block

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MOST = 50_000
+MOST = 5_000
 """Requests of a simulation; of more, as many rows fewer are simulated."""
 
 
@@ -34,8 +34,8 @@ def long_tail(
     Sigma 0.9 is that of R1's traces, of which the median has 6,000 tokens.
     """
     chance, middle = random.Random(seed), math.log(max(1.0, mean)) - sigma**2 / 2
-    drawn = (math.exp(middle + sigma * chance.gauss(0, 1)) for _ in range(count))
-    return [max(1, min(round(limit), round(length))) for length in drawn]
+    lengths = (math.exp(middle + sigma * chance.gauss(0, 1)) for _ in range(count))
+    return [max(1, min(round(limit), round(length))) for length in lengths]
 
 
 def fill(
@@ -61,11 +61,16 @@ def expected_filling(
     count: float, *, mean: float, limit: float, rows: float, engines: int, block: float | None
 ) -> Filling:
     """Of so many completions of a long tail; counts may be any, lengths are in tokens."""
-    scale = min(1.0, MOST / max(1.0, count))
-    simulated = max(1, round(rows * scale))
-    lengths = long_tail(max(1, round(count * scale)), mean=mean, limit=limit)
-    size = None if block is None else max(1, round(block * scale))
-    return fill(lengths, rows=simulated, engines=engines, block=size)
+    if block is None:
+        simulated = max(1, min(MOST, round(count)))
+        share = min(1.0, simulated / max(1.0, count))
+        lengths = long_tail(simulated, mean=mean, limit=limit)
+        return fill(lengths, rows=max(1, round(rows * engines * share)))
+    blocks, size = math.ceil(max(1.0, count) / block), max(1, round(block))
+    lengths = long_tail(size * min(blocks, 1 + MOST // size), mean=mean, limit=limit)
+    alone = fill(lengths, rows=max(1, round(rows)), block=size)
+    rounds = math.ceil(blocks / engines)
+    return Filling(alone.steps, alone.busy * blocks / (rounds * engines), alone.tail)
 
 
 def _run(lengths: Sequence[int], rows: int) -> tuple[float, float]:

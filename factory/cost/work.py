@@ -1,10 +1,12 @@
 """What work of one sort takes, whichever stage does it: reading lines, drawing, training."""
 
 import math
+from dataclasses import replace
 
 from factory.chat import PromptConfig
 from factory.cost import formulas
 from factory.cost.context import ENGINE_BYTES, TRAINER_BYTES, CostContext, Model, StageCost
+from factory.cost.filling import expected_filling
 from factory.cost.flows import Answers
 from factory.cost.formulas import DecodeLoad
 from factory.cost.memory import Held, host_bytes, learned, total, training
@@ -29,12 +31,23 @@ def drawing_work(
     text twice (whole and in parts)."""
     letters = model.shape.characters_per_token
     line = 400 + letters * (load.frame + 2 * load.own + 2 * load.completion)
+    filling = expected_filling(
+        load.rows, mean=load.completion, limit=load.longest, rows=load.at_once,
+        engines=cost.engines, block=None if cost.draws_full else load.block,
+    )  # fmt: skip
+    if cost.draws_full:
+        # Each waits for the last of its own.
+        share = {"rows": load.rows / cost.engines, "prompts": load.prompts / cost.engines}
+        seconds = cost.draw_seconds(model, replace(load, **share, block=share["rows"]))
+    else:
+        seconds = cost.draw_seconds(model, load) / cost.engines
     return StageCost(
-        cost.start + cost.draw_seconds(model, load) / cost.engines,
+        cost.start + seconds,
         load.tokens,
         ENGINE_BYTES * (not cost.on_gpu) + cost.engine_memory(model, load),
         load.rows * line,
         is_assumed=is_assumed,
+        filling=filling,
     )
 
 

@@ -100,6 +100,21 @@ def _sums(costs: Bill) -> list[str]:
     ]
 
 
+def _busy_lines(costs: Bill) -> list[str]:
+    """How full engines stay that share the longest work, by the simulation."""
+    stages = [
+        (row.estimate.seconds, row.step.name, row.estimate.busy, row.estimate.tail)
+        for row in costs.rows if row.estimate is not None and row.estimate.busy is not None
+    ]  # fmt: skip
+    if not stages:
+        return []
+    _, name, busy, tail = max(stages)
+    return [
+        f"Rows: {name} keeps {busy:.0%} of its engines' rows busy, with no request left to start "
+        f"in the last {tail:.0%} of its steps (simulated for log-normal lengths)."
+    ]
+
+
 def _grounds(costs: Bill, machine: Machine) -> list[str]:
     """What the table rests on, and what it does not know."""
     peaks = costs.speed.peaks
@@ -120,6 +135,7 @@ def _grounds(costs: Bill, machine: Machine) -> list[str]:
             f"Lengths: assumed, {COMPLETION_SHARE:.2f} of max_new_tokens, {RL_SHARE:.2f} in RL, at "
             f"most {COMPLETION_TOKENS:,.0f}."
         )
+    lines += _busy_lines(costs)
     if any(estimate.is_drawn and not estimate.is_assumed for estimate in estimates):
         lines.append("* by the lengths of an earlier run of this store.")
     if costs.misfits:

@@ -1,6 +1,9 @@
 """The benches run on tiny models. Of GRPO steps TRL's trainer and ours: the two tuned sides are
 the same code with other environments."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,3 +75,18 @@ def test_the_bench_of_traces_compares_both_ways_on_one_model() -> None:
     # A random model hardly ever ends before its limit, but it may.
     assert all(6 <= int(row[1]) <= 3 * 2 * 8 for row in (plain, ours))
     assert plain[5] == "" and float(ours[5]) > 0
+
+
+def test_the_bench_of_long_tails_draws_the_same_lengths_in_both_ways() -> None:
+    """As a command of its own, whose sides leave its folder out of what they import from."""
+    small = "--model tiny --problems 6 --samples 4 --tokens 32 --block 4 --threads 1"
+    small += " --lengths long-tail --sides ours-transformers ours-transformers-full"
+    done = subprocess.run(
+        [sys.executable, str(BENCH / "traces.py"), *small.split()],
+        capture_output=True, text=True, check=False, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "| ours" in line]
+    assert [row[0] for row in rows[1:]] == ["ours, transformers", "ours, transformers, full"]
+    assert rows[1][1] == rows[2][1]
+    assert "rows busy, simulated: blocks" in done.stdout
