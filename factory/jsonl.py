@@ -92,9 +92,14 @@ def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     Where they find no room the file keeps none of them, since half a row would spoil the next one.
     """
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    append_bytes(path, text.encode())
+
+
+def append_bytes(path: Path, data: bytes) -> None:
+    """`append_rows` of lines that are bytes already."""
     with naming(path), path.open("ab", buffering=0) as file:
         end = os.fstat(file.fileno()).st_size
-        data, done = text.encode("utf-8"), 0
+        done = 0
         try:
             while done < len(data):
                 done += file.write(data[done:])
@@ -112,17 +117,20 @@ def recover_rows(path: Path) -> list[dict[str, Any]]:
     Only the tail can be torn (appends are sequential), so a broken line before it is damage and
     raises DataError.
     """
-    if not path.exists():
-        return []
-    raw = path.read_bytes()
-    full_text = raw[: raw.rfind(b"\n") + 1]
-    if len(full_text) != len(raw):
-        with path.open("r+b") as file:
-            file.truncate(len(full_text))
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(full_text.splitlines(), start=1):
+    for number, line in enumerate(recover_lines(path), start=1):
         try:
             rows.append(json.loads(line))
         except ValueError as error:
             raise DataError(f"{path}:{number}: broken line: {error}") from error
     return rows
+
+
+def recover_lines(path: Path) -> list[bytes]:
+    """Whole lines of an append-only file, which is cut back to them; none where it is not there."""
+    raw = path.read_bytes() if path.exists() else b""
+    text = raw[: raw.rfind(b"\n") + 1]
+    if len(text) != len(raw):
+        with path.open("r+b") as file:
+            file.truncate(len(text))
+    return text.split(b"\n")[:-1]

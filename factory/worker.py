@@ -19,6 +19,7 @@ from factory.files import write_file
 from factory.interpreter import die_with_parent
 from factory.jsonl import append_rows
 from factory.machine import Machine, apply_matmul
+from factory.noting import passing_notes
 from factory.plugin_files import PluginFile, load_same
 from factory.ranks import enter, failure_of_rank, is_launched, join, this_rank
 from factory.records import Record
@@ -62,7 +63,8 @@ def main(path: Path) -> int:
         context = Context(job.seed, job.machine, folder / "scratch", events)
         try:
             enter(job.machine)
-            metrics = _run(job, context)
+            with passing_notes(context):
+                metrics = _run(job, context)
             context.finished()
         except FactoryError as error:
             traceback.print_exc()

@@ -46,6 +46,7 @@ LAYERS = (
     (
         "jsonl",
         "stored",
+        "guarded",
         "yaml12",
         "transformers4",
         "tiny",
@@ -55,7 +56,7 @@ LAYERS = (
         "parallel",
     ),
     ("sharding", "slurm", "engines"),
-    ("artifacts", "machine", "context", "ranks"),
+    ("artifacts", "machine", "context", "noting", "ranks"),
     ("lookalike", "templates", "chat", "lint", "grading"),
     ("reading",),
     ("problems",),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from factory.context import Context
-from factory.jsonl import append_rows
+from factory.guarded import append_guarded
 from factory.machine import Machine
 from factory.records import SamplingConfig
 from factory.sampling import open_sampler
@@ -92,7 +92,7 @@ def sample_blocks(
         else:
             fresh = sampler.sample([request for _, request in part], sampling)
             rows = ({"key": key, **c.row()} for (key, _), c in zip(part, fresh, strict=True))
-            append_rows(segment, rows)
+            append_guarded(segment, rows)
         completions += fresh
         on_block(start, fresh)
     return completions

@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from factory.jsonl import append_rows, recover_rows
+from factory.guarded import append_guarded, intact_rows
 from factory.sampling.sampler import Completion
 
 
@@ -33,7 +33,7 @@ class Kept:
         before, self._path = self._path, self._scratch / f"{self._name}-{digest}.jsonl"
         if before is not None and before != self._path:
             before.unlink(missing_ok=True)
-        return {row["place"]: Completion.from_row(row) for row in recover_rows(self._path)}
+        return {row["place"]: Completion.from_row(row) for row in intact_rows(self._path)}
 
     def add(self, completions: Mapping[int, Completion]) -> None:
         """Force completions to disk, by place."""
@@ -42,4 +42,4 @@ class Kept:
                 {"place": index, **completion.row()} for index, completion in completions.items()
             ]
             with self._lock:
-                append_rows(self._path, rows)
+                append_guarded(self._path, rows)

@@ -8,7 +8,9 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from factory.files import naming
+from factory.errors import DataError
+from factory.files import naming, note
+from factory.guarded import guarded, unguarded
 from factory.jsonl import parse_record
 from factory.records import Trace
 
@@ -53,8 +55,9 @@ class Segment:
             line = self._file.readline()
             if not line.endswith(b"\n"):
                 break
-            number = self._lines + len(entries) + 1
-            trace = parse_record(line, Trace, f"{self._path}:{number}")
+            trace = self._trace(line, self._lines + len(entries) + 1)
+            if trace is None:
+                break
             if key_of(trace) != key:
                 self.cut_off = self._file.seek(0, os.SEEK_END) - self._end
                 break
@@ -71,10 +74,19 @@ class Segment:
         """Every trace of an earlier attempt with its place in the file; a torn end is cut off."""
         while (line := self._file.readline()).endswith(b"\n"):
             self._lines += 1
-            yield self._end, parse_record(line, Trace, f"{self._path}:{self._lines}")
+            if (trace := self._trace(line, self._lines)) is None:
+                break
+            yield self._end, trace
             self._end = self._file.seek(self._end + len(line))
         self._is_replaying = False
         self._file.truncate(self._end)
+
+    def _trace(self, line: bytes, number: int) -> Trace | None:
+        """A line's trace; None, with a note, where the disk has changed it."""
+        if (text := unguarded(line)) is None:
+            note(f"{self._path}:{number}: not what was written; drawn again from here on")
+            return None
+        return parse_record(text, Trace, f"{self._path}:{number}")
 
     def append(self, traces: Sequence[Trace]) -> list[int]:
         """Write a block and force it to disk; the place of each trace in the file."""
@@ -83,17 +95,20 @@ class Segment:
             self._file.seek(self._end)
             for trace in traces:
                 places.append(self._file.tell())
-                self._file.write(trace.model_dump_json().encode() + b"\n")
+                self._file.write(guarded(trace.model_dump_json().encode()))
             self._file.flush()
             os.fsync(self._file.fileno())
         self._end = self._file.tell()
         return places
 
     def lines(self, places: Iterable[int]) -> Iterator[bytes]:
-        """The lines at some places, as they are."""
+        """The traces at some places as lines of JSON; DataError for one that the disk changed."""
         for offset in places:
             self._file.seek(offset)
-            yield self._file.readline()
+            text = unguarded(self._file.readline())
+            if text is None:
+                raise DataError(f"{self._path}: changed at byte {offset}: start again (it resumes)")
+            yield text + b"\n"
 
     def close(self) -> None:
         self._file.close()

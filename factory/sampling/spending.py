@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition
 
-from factory.errors import EngineError
-from factory.jsonl import append_rows, recover_rows
+from factory.errors import DataError, EngineError
+from factory.guarded import append_guarded, guarded_rows
 from factory.machine import EndpointAccess
 
 
@@ -36,7 +36,13 @@ class Spending:
         self.requests = 0
         self.prompt_tokens = 0
         self.completion_tokens = 0
-        for row in recover_rows(path) if path else []:
+        rows, lost = guarded_rows(path) if path else ([], [])
+        if lost:
+            raise DataError(
+                f"{path}:{lost[0]}: not what was written, so nobody knows what is spent; delete "
+                "the file to count from nothing again, under a lower most_spend"
+            )
+        for row in rows:
             self._add(Usage(row["prompt"], row["completion"]))
 
     @property
@@ -77,7 +83,7 @@ class Spending:
             self._add(usage)
             if self._path is not None:
                 row = {"prompt": usage.prompt, "completion": usage.completion}
-                append_rows(self._path, [row])
+                append_guarded(self._path, [row])
 
     def __str__(self) -> str:
         text = (

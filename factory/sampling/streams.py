@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from factory.jsonl import append_rows, recover_rows
+from factory.guarded import append_guarded, intact_rows
 from factory.records import SamplingConfig
 from factory.sampling.sampler import Completion, Request, Sampler
 
@@ -87,7 +87,7 @@ def sample_stream(
     report()
     for number, completion in stream(sampler, supply, sampling, block=block):
         key, _ = missing[number]
-        append_rows(segment, [{"key": key, **completion.row()}])
+        append_guarded(segment, [{"key": key, **completion.row()}])
         kept[key] = completion
         report()
     return [kept[key] for key, _ in keyed]
@@ -97,4 +97,4 @@ def kept_completions(keyed: Sequence[tuple[str, Request]], segment: Path) -> dic
     """Completions of an earlier attempt, by key; ValueError if two requests have one key."""
     if len({key for key, _ in keyed}) != len(keyed):
         raise ValueError("keys of requests must be unique")
-    return {row["key"]: Completion.from_row(row) for row in recover_rows(segment)}
+    return {row["key"]: Completion.from_row(row) for row in intact_rows(segment)}

@@ -10,6 +10,7 @@ the callbacks, and train with `running.run_trainer`, which goes on from `resume_
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from factory.context import STOP
 from factory.errors import ArtifactError, EngineError
-from factory.files import fsync, write_file
+from factory.files import fsync, note, write_file
 from factory.machine import free_gib
 from factory.ranks import this_rank
 from factory.trainers.marked import MARKER, Completion, checkpoints, latest_complete, marked_step
+from factory.trainers.unchanged import changed_file, hashes
 
 
 def saving_fields(steps: int) -> dict[str, Any]:
@@ -105,25 +107,31 @@ def _in_a_group() -> bool:
 
 def mark_complete(checkpoint: Path, step: int) -> None:
     """Force every file of a checkpoint to disk, then write its marker, atomically and last."""
-    files: dict[str, int] = {}
-    for path in sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != MARKER):
+    paths = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != MARKER)
+    for path in paths:
         fsync(path)
-        files[path.relative_to(checkpoint).as_posix()] = path.stat().st_size
+    files = {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in paths}
+    completion = Completion(step=step, files=files, sha256=hashes(paths, checkpoint))
     for path in sorted(p for p in checkpoint.rglob("*") if p.is_dir()):
         fsync(path)
-    write_file(checkpoint / MARKER, Completion(step=step, files=files).model_dump_json() + "\n")
+    write_file(checkpoint / MARKER, completion.model_dump_json() + "\n")
     fsync(checkpoint.parent)
 
 
-def resume_point(folder: Path) -> Path | None:
+def resume_point(folder: Path, notify: Callable[[str], None] = note) -> Path | None:
     """Delete the torn checkpoints under `folder`; returns the newest complete one, or None.
 
-    Call it before the trainer starts. Of several ranks only rank 0 deletes.
+    One with a file that the disk has changed counts as torn, and `notify` is told. Call it before
+    the trainer starts. Of several ranks only rank 0 deletes, and the others wait for it.
     """
     if is_first_rank():
         for path in checkpoints(folder):
             if marked_step(path) is None:
                 _discard(path)
+        while (newest := latest_complete(folder)) and (changed := changed_file(newest)):
+            notify(f"{changed}: not what was written: its checkpoint is left out")
+            _discard(newest)
+    _wait_for_ranks()
     return latest_complete(folder)
 
 

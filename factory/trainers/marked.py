@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+from pydantic import Field
+
 from factory.records import Record
 
 MARKER = "COMPLETE"
@@ -11,10 +13,13 @@ _FOLDER = re.compile(r"checkpoint-\d+")
 
 
 class Completion(Record):
-    """What the marker says: the step, and the size of every file of the checkpoint in bytes."""
+    """What the marker says of a checkpoint."""
 
     step: int
     files: dict[str, int]
+    """Size of every file in bytes."""
+    sha256: dict[str, str] = Field(default_factory=dict)
+    """Of every file; empty in checkpoints of earlier versions."""
 
 
 def latest_complete(folder: Path) -> Path | None:

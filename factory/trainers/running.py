@@ -27,7 +27,7 @@ def run_trainer(trainer: Trainer, context: Context) -> None:
     require_ranks(trainer, launched)
     require_memory(context.machine)
     model = trained_model(trainer)
-    resumed = resume_point(output_folder(trainer.args))
+    resumed = resume_point(output_folder(trainer.args), context.note)
     require_space(context.scratch, model)
     set_reduction(trainer, context.machine)
     _widen(model)

@@ -18,6 +18,7 @@ import pytest
 from trace_runs import BLOCK, FORK, Run, Script, inputs_of, sealed
 
 from factory.errors import DataError
+from factory.guarded import unguarded
 from factory.sampling import Completion
 from factory.stages.generate import run as generate
 from factory.tiny import save_tiny_model
@@ -168,19 +169,32 @@ def test_another_block_size_keeps_what_is_there_and_loses_nothing(
     first.machine = first.machine.model_copy(update={"block": 6})
     first.here()
     # Eighteen traces are three whole blocks of six.
-    assert first.bytes().splitlines(keepends=True)[:18] == lines[:18]
+    kept = [(unguarded(line) or b"") + b"\n" for line in lines[:18]]
+    assert first.bytes().splitlines(keepends=True)[:18] == kept
     assert [(t.problem_id, t.sample) for t in first.traces()] == [
         (f"sums/{n}", sample) for n in range(12) for sample in range(4)
     ]
 
 
-def test_damage_inside_the_segment_is_named(scripted: None, tmp_path: Path) -> None:
-    run = Run(tmp_path / "run", inputs_of(tmp_path / "inputs", problems=4), samples=2)
-    run.here()
-    segment = run.scratch / "traces.jsonl"
-    segment.write_bytes(b"x" + segment.read_bytes())
-    with pytest.raises(DataError, match=r"traces\.jsonl:1: line: Invalid JSON"):
+def test_a_changed_byte_of_the_segment_is_named_and_drawn_again(
+    scripted: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    inputs = inputs_of(tmp_path / "inputs", problems=4)
+    whole = Run(tmp_path / "whole", inputs, block=3, samples=2)
+    whole.here()
+    segment = (whole.scratch / "traces.jsonl").read_bytes()
+    for at in range(7, len(segment), len(segment) // 9):
+        run = Run(tmp_path / f"at{at}", inputs, block=3, samples=2)
+        changed = bytearray(segment)
+        changed[at] ^= 2
+        (run.scratch / "traces.jsonl").write_bytes(changed)
+        caplog.clear()
         run.here()
+        assert run.bytes() == whole.bytes()
+        assert (run.scratch / "traces.jsonl").read_bytes() == segment
+        (told,) = [record.getMessage() for record in caplog.records]
+        number = segment[:at].count(b"\n") + 1
+        assert f"traces.jsonl:{number}: not what was written" in told
 
 
 def test_two_problems_of_one_id_and_a_run_without_traces_are_refused(

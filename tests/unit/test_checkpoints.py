@@ -65,6 +65,20 @@ def test_a_torn_checkpoint_is_never_trusted_and_is_deleted(tmp_path: Path, damag
     assert not torn.exists()
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "trainer_state.json"])
+def test_a_checkpoint_with_a_changed_byte_is_named_and_left_out(tmp_path: Path, name: str):
+    from factory.trainers.checkpoints import resume_point
+
+    whole = checkpoint(tmp_path, "checkpoint-2", step=2)
+    changed = checkpoint(tmp_path, "checkpoint-4", step=4)
+    data = (changed / name).read_bytes()
+    (changed / name).write_bytes(bytes([data[0] ^ 4]) + data[1:])
+    told: list[str] = []
+    assert resume_point(tmp_path, told.append) == whole
+    assert len(told) == 1 and told[0].startswith(f"{changed / name}: not what was written")
+    assert not changed.exists() and resume_point(tmp_path, told.append) == whole
+
+
 def test_only_the_first_rank_deletes_torn_checkpoints(tmp_path: Path, monkeypatch):
     from factory.trainers.checkpoints import resume_point
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from factory.chat import Demonstration, PromptConfig, completion_text, render
 from factory.errors import EngineError
-from factory.jsonl import recover_rows
+from factory.guarded import intact_rows
 from factory.machine import EndpointAccess, Machine
 from factory.records import SamplingConfig
 from factory.sampling import Completion, Request, open_sampler
@@ -370,7 +370,7 @@ def test_a_limit_of_spending_is_kept_and_what_is_answered_is_never_paid_again(
         assert "start again" in str(caught.value)
         # 24 + 10 > 33: after six answers the next might have gone beyond.
         assert server.answered == 6
-        assert len(recover_rows(tmp_path / "s.jsonl")) == 5
+        assert len(intact_rows(tmp_path / "s.jsonl")) == 5
         found = build(server, 60.0)
     assert texts(found) == WANTED
     assert server.answered == len(REQUESTS)

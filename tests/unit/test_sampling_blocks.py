@@ -1,11 +1,11 @@
 """Sampling in blocks: what a cut run has is replayed, whole blocks only, in the same batches."""
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from factory.errors import DataError
 from factory.records import SamplingConfig
 from factory.sampling.blocks import sample_blocks
 from factory.sampling.sampler import Completion, Request
@@ -70,10 +70,23 @@ def test_equal_keys_are_a_bug(tmp_path: Path) -> None:
         sampled(scripted(), tmp_path / "s.jsonl", [KEYED[0], KEYED[0]])
 
 
-def test_damage_inside_a_segment_is_named(tmp_path: Path) -> None:
+def test_a_changed_byte_of_a_segment_is_named_and_its_block_drawn_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     segment = tmp_path / "s.jsonl"
-    sampled(scripted(), segment)
+    first = sampled(scripted(), segment)
     raw = segment.read_bytes()
-    segment.write_bytes(b"x" + raw)
-    with pytest.raises(DataError, match=r"s\.jsonl:1: broken line"):
-        sampled(scripted(), segment)
+    chance = random.Random(3)
+    for at in [0, len(raw) - 1, *(chance.randrange(len(raw)) for _ in range(60))]:
+        changed = bytearray(raw)
+        changed[at] ^= 1 << chance.randrange(8)
+        segment.write_bytes(changed)
+        caplog.clear()
+        sampler = scripted()
+        assert sampled(sampler, segment) == first
+        assert sampler.calls
+        told = [record.getMessage() for record in caplog.records]
+        # A line break that is another byte joins the last line to nothing: torn, as by a kill.
+        assert at == len(raw) - 1 or (len(told) == 1 and f"{segment}:" in told[0]), at
+        sampler = scripted()
+        assert sampled(sampler, segment) == first and not sampler.calls
