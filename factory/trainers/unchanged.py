@@ -1,6 +1,6 @@
 """Whether a checkpoint is what was written: the hashes in its marker."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from factory.artifacts import sha256_file
 from factory.trainers.marked import MARKER, Completion
 
 
-def hashes(paths: Sequence[Path], folder: Path) -> Mapping[str, str]:
+def hashes(paths: Sequence[Path], folder: Path) -> dict[str, str]:
     """sha256 of each file by its name below a folder; several are read side by side."""
     with ThreadPoolExecutor(max_workers=8) as threads:
         digests = threads.map(sha256_file, paths)
