@@ -1,15 +1,20 @@
 """Verdicts a second, one worker against two: maths and sandboxed programs.
 
-    python bench/grading.py math|programs [--count 400]
+    python bench/grading.py math|programs|slow [--count 400] [--against CHECKOUT]
 
 maths: correct answers of many forms (integers, decimals, fractions, LaTeX, units), each another
 one, so that no cache helps; those that our own code decides and those that sympy has to. programs:
 short Python programs with one test on standard output each, every one in a sandbox of its own.
-Workers are started and warm before the clock. p50 and p99 are of single verdicts in one worker.
+slow: answers made to take long, of which only the longest verdict counts.
+Workers are started and warm before the clock. p50, p99 and the longest are of single verdicts in
+one worker. `--against` measures the code of another checkout first, in the same run.
 """
 
 import argparse
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -53,7 +58,26 @@ def programs(count: int) -> list[GradeItem]:
     return items
 
 
-KINDS = {"math": maths, "programs": programs}
+SLOW = (
+    (r"(a+b+c+d+x+y)^{90}", r"(a+b+c+d+x+y)^{89}\cdot a+(a+b+c+d+x+y)^{89}(b+c+d+x+y)"),
+    (r"(a+b+c+d+x+y)^{20}", r"(a+b+c+d+x+y)^{19}\cdot a+(a+b+c+d+x+y)^{19}(b+c+d+x+y)"),
+    (r"\sqrt{x+1}\sqrt{x+2}\sqrt{x+3}\sqrt{x+4}", r"\sqrt{(x+1)(x+2)(x+3)(x+4)}"),
+    (r"\sin(x)^{40}\cos(y)^{40}", r"(1-\cos(x)^2)^{20}(1-\sin(y)^2)^{20}"),
+)
+
+
+def slow(count: int) -> list[GradeItem]:
+    items = []
+    for number in range(count):
+        reference, answer = SLOW[number % len(SLOW)]
+        problem = Problem(
+            id=str(number), prompt="", reference=reference, kind="math", source="bench"
+        )
+        items.append(GradeItem(problem, completion_text(f"so {number}", answer)))
+    return items
+
+
+KINDS = {"math": maths, "programs": programs, "slow": slow}
 
 
 def rate(items: list[GradeItem], workers: int) -> tuple[float, list[float]]:
@@ -66,7 +90,7 @@ def rate(items: list[GradeItem], workers: int) -> tuple[float, list[float]]:
         verdicts = pool.grade(rest)
         seconds = time.perf_counter() - began
     wrong = [v.explanation for v in verdicts if not v.is_correct]
-    if wrong:
+    if wrong and len({item.problem.reference for item in items}) > len(SLOW):
         raise SystemExit(f"{len(wrong)} of {len(verdicts)} are not correct: {wrong[0]}")
     return len(rest) / seconds, [v.seconds for v in verdicts]
 
@@ -75,14 +99,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--count", type=int, default=400)
+    parser.add_argument("--against", help="the folder of another checkout")
     options = parser.parse_args()
+    if options.against:
+        arguments = [options.kind, "--count", str(options.count)]
+        print(f"of {options.against}:", flush=True)
+        environment = {**os.environ, "PYTHONPATH": options.against}
+        subprocess.run([sys.executable, __file__, *arguments], env=environment, check=True)
+        print("here:")
     items = KINDS[options.kind](options.count)
     one, each = rate(items, 1)
     two, _ = rate(items, 2)
     cuts = statistics.quantiles([1000 * s for s in each if s > 0] or [0.0, 0.0], n=100)
-    print("| kind | n | one worker, /s | two workers, /s | ratio | p50, ms | p99, ms |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| kind | n | one worker, /s | two workers, /s | ratio | p50, ms | p99, ms | longest, s |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     figures = f"{one:.0f} | {two:.0f} | {two / one:.2f} | {cuts[49]:.1f} | {cuts[98]:.1f}"
+    figures += f" | {max(each):.2f}"
     print(f"| {options.kind} | {options.count} | {figures} |")
 
 

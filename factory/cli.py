@@ -283,6 +283,7 @@ def compare(
         bool, typer.Option("--published", help="Against published scores.")
     ] = False,
     model: Annotated[str, typer.Option("--as", help="The hub id, if the store has none.")] = "",
+    as_json: AsJson = False,
     store: Store = STORE,
 ) -> None:
     """Compare two evaluations problem by problem; with --fail-below, a gate against regressions."""
@@ -291,8 +292,8 @@ def compare(
     if (baseline is None) != published:
         raise RecipeError("give either a BASELINE or --published")
     if baseline is None:
-        compare_published(run, model, store, open_console())
-    elif compare_runs(run, baseline, store, open_console(), fail_below=fail_below):
+        compare_published(run, model, store, open_console(), as_json=as_json)
+    elif compare_runs(run, baseline, store, open_console(), fail_below=fail_below, as_json=as_json):
         raise typer.Exit(REFUSED)
 
 

@@ -9,6 +9,7 @@ import sys
 from pydantic_core import PydanticSerializationError
 
 from factory.chat import OutputForm
+from factory.grading.bounded import TooSlowError, bounded, too_slow
 from factory.grading.grade import GradeItem, grade_item
 from factory.plugin_files import PluginFile, load_same
 from factory.records import Problem, Verdict
@@ -52,7 +53,12 @@ def _item(line: str) -> GradeItem:
 
 def _answer(item: GradeItem) -> Verdict:
     try:
-        return grade_item(item)
+        if item.problem.kind != "math":
+            return grade_item(item)
+        with bounded():
+            return grade_item(item)
+    except TooSlowError:
+        return too_slow()
     except (MemoryError, RecursionError) as error:
         explanation = f"grading ran out of memory or stack ({type(error).__name__})"
         return Verdict(outcome="ungradable", answer=None, explanation=explanation)

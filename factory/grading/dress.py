@@ -4,6 +4,7 @@ import re
 import unicodedata
 
 from factory.grading.numbers import plain_number
+from factory.grading.numerals import in_digits
 from factory.grading.units import UPRIGHT
 
 _SIGNS = {
@@ -95,11 +96,15 @@ _AMOUNT_OF = r"\d{1,30}(?:,\d{3}){0,9}(?:\.\d{1,30})?"
 _MAGNITUDE = re.compile(
     rf"(?<![\d./^_A-Za-z}}])({_AMOUNT_OF})\s?({'|'.join(_MAGNITUDES)})(?![A-Za-z])(?!\s?\d)"
 )
+_CODES = {
+    "USD": "dollars", "EUR": "euros", "GBP": "gbp", "JPY": "yen", "INR": "rupees",
+}  # fmt: skip
 _CURRENCIES = {"\u20ac": "euros", "\u00a3": "gbp", "\u00a5": "yen", "\u20b9": "rupees"}
 _AMOUNT = re.compile(
     rf"(\\\$|[{''.join(_CURRENCIES)}])\s?(-?{_AMOUNT_OF}(?:\s?(?:{'|'.join(_MAGNITUDES)}))?)"
     r"(?=\s*(?:$|[,;)\]}]|\.$|/|per\b|and\b|or\b))"
 )
+_CODED = re.compile(rf"(?<![A-Za-z])({'|'.join(_CODES)})\s?(-?{_AMOUNT_OF})(?=\s*\.?$)")
 _FUNCTION = re.compile(r"\\?(?:sin|cos|tan|sec|csc|cot)(?![a-z])")
 _ANGLE = re.compile(
     r"((?<!\d)\d{1,20}(?:\.\d{1,20})?|\\[a-z]{1,20}|(?<![A-Za-z\\])[A-Za-z]|\([^()]{0,80}\)|\{[^{}]{0,80}\})\s?\u00b0"
@@ -123,6 +128,10 @@ _LEAD = re.compile(
     r"|(?:the )?(?:final |correct )?(?:answer|result)(?=\s+\S)"
     r"|(?:die |das )?(?:richtige |endg\u00fcltige )?(?:antwort|ergebnis|l\u00f6sung)"
     r"(?: ist| lautet| betr\u00e4gt|(?=\s*[:=*_]))"
+    r"|(?:la r\u00e9ponse|le r\u00e9sultat) est|la (?:respuesta|soluci\u00f3n) es|el resultado es"
+    r"|la (?:risposta|soluzione) \u00e8|a resposta \u00e9"
+    r"|\u7b54\u3048(?:\u306f|(?=\s*[:=]))"
+    r"|(?:\u4e00\u5171|\u603b\u5171|\u5171\u6709|\u6545\u9009|\u9009)(?=[\d$\\\\A-D])"
     r"|(?:\u6240\u4ee5|\u56e0\u6b64|\u6545)?,?(?:\u6700\u7ec8|\u6b63\u786e)?(?:\u7b54\u6848|\u7ed3\u679c|\u7b54)(?:\u662f|\u4e3a|(?=\s*[:=]))"
     r")[*_`]*\s*[:=]?[*_`\s]*)+",
     re.IGNORECASE,
@@ -131,7 +140,7 @@ _SENTENCE = re.compile(
     r"(?:[A-Za-z][A-Za-z',-]*\s+){1,12}(?:is|are|was|equals|will be|must be|lautet|ist)\s*:?\s+"
     r"(?=[\d$\\(\[{+-])"
 )
-_HEDGES = re.compile(
+HEDGES = re.compile(
     r"\b(?:not|least|most|about|approximately|around|roughly|more|less|than|between|either|or|if|"
     r"nearly|almost|under|over|wrong|unless|except|nicht|kein)\b",
     re.IGNORECASE,
@@ -160,6 +169,11 @@ _REWRITES = tuple(
         (r"\\(?:wedge)(?![A-Za-z])", r"\\land "),
         (r"\\[dtc]frac", r"\\frac"),
         (r"\\%", "%"),
+        (r"(?<=\d)\s?per ?cent(?![a-z])", "%"),
+        (r"\^\s*([+-])\s*(\d{1,4})(?![\d.])", r"^{\1\2}"),
+        (r"(?<=\d)\s?\*\s?(?=10\s?\^)", r" \\times "),
+        (r"</?(?:b|strong|i|em|u|p|span)>", " "),
+        (r"(?<![\w)}\]])\*\*(\S(?:[^*]*\S)?)\*\*(?![\w({\[])", r"\1"),
         (r"\\lbrace(?![a-z])", r"\\{"),
         (r"\\rbrace(?![a-z])", r"\\}"),
         (r"\{[bB]matrix\}", "{pmatrix}"),
@@ -180,7 +194,7 @@ def undress(text: str, *, in_box: bool = False) -> str:
     if "~" in text and not in_box and "$" not in text and "\\(" not in text:
         text = re.sub(r"^((?:.*[\s=:])?)~\s?(?=[\d.\\])", r"\1\\approx ", text)
     text = THOUSANDS.sub("", text)
-    text = _AMOUNT.sub(_amount, text)
+    text = _AMOUNT.sub(_amount, _CODED.sub(lambda m: f"{m[2]} {_CODES[m[1]]} ", text))
     text = re.sub(r"\\[()\[\]]|\\?\$", " ", text)
     for pattern, written in _REWRITES:
         text = pattern.sub(written, text)
@@ -194,9 +208,8 @@ def undress(text: str, *, in_box: bool = False) -> str:
     text = _degrees(text)
     text = _UPRIGHT_UNIT.sub(lambda match: f" {UPRIGHT[match.group(1)]} ", text)
     text = _WRAPPED.sub(r" \1 ", text)
-    text = " ".join(text.split())
-    text = _spoken(_without_markdown(text))
-    return text
+    text = re.sub(r"(?<!\\)\\$", "", " ".join(text.split()))
+    return in_digits(_spoken(_without_markdown(text)))
 
 
 def _signs(text: str) -> str:
@@ -279,16 +292,31 @@ def _spoken(text: str) -> str:
     if lead and text[lead.end() :].strip(" .*_`"):
         text = text[lead.end() :].rstrip("*`_ ")
     sentence = _SENTENCE.match(text)
-    if sentence and not _HEDGES.search(sentence.group()):
+    if sentence and not HEDGES.search(sentence.group()):
         text = text[sentence.end() :]
     text = re.sub(r"^=\s*(?!=)", "", text.strip())
     text = text.rstrip(".").strip() if not text.endswith("...") else text
+    if len(text) > 2 and text[0] == text[-1] == '"' and '"' not in text[1:-1]:
+        text = text[1:-1].strip()
+    text = _outward(text)
     text = _without_markdown(text).removesuffix("\\\\").strip()
     if _GROUPED.fullmatch(text):
         return re.sub(r"(?<=\d)[ _.](?=\d{3})", "", text)
     text = _BASE.sub(_in_base, text)
     ordinal = _ORDINAL.fullmatch(text)
     return ordinal.group(1) if ordinal else _set_in_words(text)
+
+
+_OUTWARD = re.compile(r"([\[\]])([^\[\](){},]{1,60},[^\[\](){},]{1,60})([\[\]])")
+
+
+def _outward(text: str) -> str:
+    """(a, b) of ]a, b[, as it is written in French."""
+    if not (text.startswith("]") or text.endswith("[")):
+        return text
+    return _OUTWARD.sub(
+        lambda m: f"{'(' if m[1] == ']' else '['}{m[2]}{')' if m[3] == '[' else ']'}", text
+    )
 
 
 def _in_base(match: re.Match[str]) -> str:

@@ -37,11 +37,23 @@ _SENTENCE = re.compile(r"[.!?](?=[\s*]|$)|[\u3002\uff01\uff1f]")
 _LINES_TOGETHER = re.compile(r"\\\[|\\\]|\$\$|\\begin\{|\\end\{")
 _OPTION = re.compile(r"([\[(]{0,2}[A-Za-z][\])]{0,2})[.:)]\s+(?=[A-Z])(.*)", re.DOTALL)
 _NEXT = re.compile(r"(?<=[^\W\d_]{3})[.!]\s+(?=[A-Z])")
+SINGLE = 200
+"""Characters of a text that is read as one answer."""
+_COMMAND = re.compile(
+    r"\\[A-Za-z]+|(?<![A-Za-z])(?:sin|cos|tan|log|ln|exp|sqrt|pi|inf)(?![A-Za-z])"
+)
+_WORDS_OF = re.compile(r"[^\W\d_]{2,}")
+_SETS = re.compile(
+    r"[<>\u2264\u2265\u2208\u222a\u00b1]|\\(?:in|le|ge|lt|gt|leq|geq|leqslant|geqslant|cup|pm)(?![A-Za-z])"
+    r"|\b(?:or|and)\b"
+)
 LINE, MARKS = 1000, 20
 """Characters that are read behind "answer is", and how many of those at the end of a text."""
 TOGETHER = 2000
 """Characters of displayed mathematics over several lines that are read as one line."""
-_MINUS = str.maketrans({"\u2212": "-", "\ufe63": "-", "\uff0d": "-"})
+_MINUS = str.maketrans(
+    {"\u2212": "-", "\ufe63": "-", "\uff0d": "-", "\uff08": "(", "\uff09": ")", "\uff0c": ","}
+)
 
 _FUNCTION = r"(?:sin|cos|tan|sec|csc|cot|log|ln|exp|sqrt)(?=\s?[\d({\\^_]|\s[a-z](?![a-z]))|pi"
 # No letters: superscripts, subscripts, fractions and numerals in circles.
@@ -130,6 +142,9 @@ def lenient_answer(problem: Problem, text: str) -> str | None:
     if marks:
         return _polished(max(marks)[1], wanted, problem)
     if wanted != "text":
+        single = _single(flat, wanted) if problem.kind == "math" else None
+        if single is not None:
+            return _polished(single, wanted, problem)
         for line in reversed(flat.splitlines()):
             candidate = _last_in(line, wanted, problem)
             if candidate is not None:
@@ -138,6 +153,19 @@ def lenient_answer(problem: Problem, text: str) -> str | None:
         return None
     lines = [line.strip() for line in flat.splitlines() if line.strip()]
     return lines[-1] if lines else None
+
+
+def _single(flat: str, wanted: Wanted) -> str | None:
+    """A text of one line that is nothing but a value, or a set, a list or both signs of one."""
+    line = flat.strip()
+    if not line or len(line) > SINGLE or "\n" in line or _PLAIN.fullmatch(line):
+        return None
+    if wanted == "number":
+        is_written = any(c.isdigit() or c in "\\\u00bd" for c in line)
+        return line if is_written and reading(undress(line)) is not None else None
+    words = [w for w in _WORDS_OF.findall(_COMMAND.sub(" ", line)) if w not in ("or", "and", "in")]
+    is_one = _SETS.search(line) is not None and not words
+    return line if is_one else None
 
 
 def _wanted(problem: Problem) -> Wanted:

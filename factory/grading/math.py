@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from factory.chat import boxes
 from factory.errors import DataError
-from factory.grading.dress import undress
+from factory.grading.dress import HEDGES, undress
 from factory.grading.exact import fold_text, says
 from factory.grading.expressions import NEARLY
 from factory.grading.numbers import plain_number
@@ -34,6 +34,7 @@ from factory.grading.sets import RealSet, Value, real_set
 from factory.grading.units import contradict, split_unit
 from factory.records import Problem, Verdict
 
+_INDEX = re.compile(r"_?\{?\d{1,2}\}?$")
 Leaf = Callable[[str, str], bool | None]
 """Whether an expression (second) equals the reference (first); None: not decided here."""
 
@@ -135,9 +136,29 @@ def _without_option(reference: str, candidate: str) -> str:
     return candidate[match.end() :]
 
 
+_ARTICLE = re.compile(r"^(?:an?|the)\s+(?=\w)")
+_MEANS = re.compile(r"^(?:[^\W\d_][\w'-]*\s+){1,8}(?:is|are|was)\s+")
+
+
 def _same_text(reference: str, candidate: str, leaf: Leaf) -> bool:
-    is_equal = tight(reference) == tight(candidate) or fold_text(reference) == fold_text(candidate)
-    return is_equal or says(candidate, reference)
+    if tight(reference) == tight(candidate) or says(candidate, reference):
+        return True
+    sentence = _MEANS.match(candidate)
+    if sentence and not HEDGES.search(candidate) and is_words(reference):
+        candidate = candidate[sentence.end() :]
+    return _same_words(reference, candidate)
+
+
+def _same_words(reference: str, candidate: str) -> bool:
+    return _folded(reference) == _folded(candidate)
+
+
+def _folded(text: str) -> str:
+    """Folded, without an article, with one spelling of a.m., of 5th and of 7 : 2."""
+    text = _ARTICLE.sub("", fold_text(text))
+    text = re.sub(r"(?<![a-z])([ap])\.?\s?m\.?(?![a-z])", r"\1m", text)
+    text = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", text)
+    return re.sub(r"(?<=\d)\s*(?::|\bto\b)\s*(?=\d)", ":", text)
 
 
 def parts_of(reference: str) -> list[str]:
@@ -177,7 +198,7 @@ def same_answer(reference: str, candidate: str, leaf: Leaf) -> bool | None:
     if as_sets is not None:
         return as_sets[0]
     if is_words(reference) or ":" in reference or ":" in candidate:
-        return fold_text(reference) == fold_text(candidate)
+        return _same_words(reference, candidate)
     reference, candidate = bare(without_signs(reference)), bare(candidate)
     as_named = _same_named(reference, without_signs(candidate), leaf)
     if as_named is not None:
@@ -261,6 +282,15 @@ def _paired(expected: RealSet, given: RealSet) -> list[tuple[str, str]]:
 def _same_named(reference: str, candidate: str, leaf: Leaf) -> Decided:
     """Values by different names, which fix their order: "x = 4, y = -1" is (4, -1)."""
     expected, given = named_values(reference), named_values(candidate)
+    named = given if expected is None else expected
+    listed = elements(reference if expected is None else candidate)
+    if named and len(named) > 1 and (expected is None) != (given is None):
+        # x_1 = 1, x_2 = 2 number the values of one name: they have no order.
+        is_numbered = len({_INDEX.sub("", name) for name in named}) == 1
+        if is_numbered and listed and listed[0] in ("", "{}"):
+            values = ("", [*named.values()])
+            both = (listed, values) if expected is None else (values, listed)
+            return (_same_list(*both, leaf),)
     if expected is not None and given is not None:
         if expected.keys() != given.keys():
             return (False,)

@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any
 
+from factory.grading.bounded import too_slow, was_ended
 from factory.grading.grade import GradeItem, grade_plainly
 from factory.grading.process import LineProcess
 from factory.grading.sandbox import proven_bwrap
@@ -153,9 +154,9 @@ class _Worker(LineProcess):
         self.send(_encoded(item), seconds=self._deadline + item.seconds)
 
     def verdict(self) -> tuple[Verdict | None, str]:
-        """(verdict, "") or (None, what happened to the worker)."""
+        """(verdict, ""), or what happened to the worker, with a verdict where it shows one."""
         line, failure = self.receive()
         if line is None:
-            return None, failure
+            return too_slow() if was_ended(self.status) else None, failure
         seconds = time.monotonic() - self.sent
         return Verdict.model_validate_json(line).model_copy(update={"seconds": seconds}), ""

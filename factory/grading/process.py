@@ -66,6 +66,11 @@ class LineProcess:
             return None, f"{self._purpose} took longer than {self.expires - self.sent:g} s"
         return None, f"the {self._purpose} process died with status {status}"
 
+    @property
+    def status(self) -> int | None:
+        """Of a process that has ended: negative where a signal ended it."""
+        return self._process.poll()
+
     def _line(self, expires: float) -> str | None:
         """One line within the time left, or None on deadline or death."""
         collected = b""

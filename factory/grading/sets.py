@@ -26,6 +26,10 @@ _BUILDER = re.compile(
     re.DOTALL,
 )
 _SIDE = re.compile(r"\s*(\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|<|>|=)\s*")
+_ONE_SIDED = re.compile(r"<|>|\\[lg]e(?![a-z])")
+_DISTANCE = re.compile(
+    r"\s*\|\s*([A-Za-z])\s*(?:([+-])\s*([^|<>]{1,40}?))?\s*\|\s*(<|>|\\[lg]e(?![a-z]))\s*([^|<>]{1,40})"
+)
 _INFINITE = re.compile(r"([+-]?)\s?(?:\\infty|infinity|inf|oo)\s*")
 _OPEN, _CLOSE = "([{", ")]}"
 MOST_PARTS = 32
@@ -89,6 +93,9 @@ class _Reader:
         unequal = split_at(text, (",",))
         if len(unequal) > 1 and any(r"\ne" in part for part in unequal):
             return self._joined(unequal, intersection, depth)
+        if len(unequal) > 1 and all(_ONE_SIDED.search(part) for part in unequal):
+            # "x > -1, x < 4" are both; "x < -1, x > 1", which cannot both hold, say nothing.
+            return self._joined(unequal, intersection, depth) or None
         return self._atom(text, depth)
 
     def _joined(
@@ -144,7 +151,29 @@ class _Reader:
             total = union(total, (((key, 0), (key, 1)),))
         return total
 
+    def _distance(self, text: str) -> Spans | None:
+        """Of "|x - a| < b"; None for any other text."""
+        match = _DISTANCE.fullmatch(text)
+        if match is None:
+            return None
+        name, sign, middle, relation, radius = match.groups()
+        at = Fraction(0) if middle is None else self.value(middle.strip())
+        wide = self.value(radius.strip())
+        if at is None or wide is None or wide <= 0:
+            return None
+        at = -at if sign == "+" else at
+        self.names.add(name)
+        self.is_marked = True
+        is_closed = relation in (r"\le", r"\ge")
+        inside: Spans = (((at - wide, int(not is_closed)), (at + wide, int(is_closed))),)
+        if relation in ("<", r"\le"):
+            return inside
+        return difference(REALS, (((at - wide, int(is_closed)), (at + wide, int(not is_closed))),))
+
     def _inequality(self, text: str) -> Spans | None:
+        distance = self._distance(text)
+        if distance is not None:
+            return distance
         parts = _SIDE.split(text)
         sides, signs = parts[::2], parts[1::2]
         named = [n for n, side in enumerate(sides) if _SYMBOL.fullmatch(side.strip())]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from factory.chat import boxes, completion_text
 from factory.grading import GradeItem, GradingPool, grade
+from factory.grading.bounded import TOO_SLOW
 from factory.grading.math import AS_TEXT, COMPARED_AS, parts_of
 from factory.grading.numbers import plain_number
 from factory.records import Problem, Verdict
@@ -75,9 +76,10 @@ def decide_as_text(
             verdicts = pool.grade([GradeItem(p, completion_text("", ANOTHER)) for p in parts])
             for (number, _), verdict in zip(batch, verdicts, strict=True):
                 problem = problems[number]
-                if verdict.outcome == "ungradable":
+                is_slow = verdict.explanation == TOO_SLOW
+                if verdict.outcome == "ungradable" or is_slow:
                     data = {**problem.data, COMPARED_AS: "text"}
                     marked[number] = problem.model_copy(update={"data": data})
-                if verdict.outcome == "ungradable" or AS_TEXT in verdict.explanation:
+                if verdict.outcome == "ungradable" or is_slow or AS_TEXT in verdict.explanation:
                     texts[number] = problem.reference
     return marked, list(texts.values())

@@ -13,6 +13,7 @@ from factory.evaluation.summary import Summary, summaries
 from factory.ui.console import Console, Text
 from factory.ui.grid import Column, columns, print_table
 from factory.ui.tables import resolve
+from factory.ui.verbs import print_json
 
 
 def show_summaries(rows: Sequence[Summary], console: Console) -> None:
@@ -52,7 +53,13 @@ def show_summaries(rows: Sequence[Summary], console: Console) -> None:
 
 
 def compare_runs(
-    run: str, baseline: str, store: Path, console: Console, *, fail_below: float | None
+    run: str,
+    baseline: str,
+    store: Path,
+    console: Console,
+    *,
+    fail_below: float | None,
+    as_json: bool = False,
 ) -> bool:
     """Show how two scores artifacts differ; whether one fell by more than `fail_below` points.
 
@@ -65,11 +72,18 @@ def compare_runs(
     rows = compare(first, second, allowed_fall=allowed)
     if not rows:
         raise RecipeError(f"{run} and {baseline}: no benchmark in common")
+    if as_json:
+        fallen = [f"{row.benchmark} {row.metric}" for row in rows if row.has_fallen]
+        lines = [{**row.model_dump(), "is_difference": row.is_difference} for row in rows]
+        print_json(console, rows=lines, fail_below=fail_below, fallen=fallen)
+        return bool(fallen)
     show_comparisons(rows, console)
     return allowed is not None and bool(show_falls(rows, allowed, console))
 
 
-def compare_published(run: str, model: str, store: Path, console: Console) -> None:
+def compare_published(
+    run: str, model: str, store: Path, console: Console, *, as_json: bool = False
+) -> None:
     """Show a scores artifact beside what was published of its model, `model` where that is given.
 
     RecipeError where the model is not known, or nothing was published of it.
@@ -86,6 +100,9 @@ def compare_published(run: str, model: str, store: Path, console: Console) -> No
         raise RecipeError(
             f"{name}: nothing published to compare with; models: {models}; benchmarks: {names}"
         )
+    if as_json:
+        print_json(console, rows=[row.model_dump() for row in rows])
+        return
     show_reproductions(rows, console)
 
 

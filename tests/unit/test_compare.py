@@ -1,5 +1,6 @@
 """Two evaluations against each other: families of tests, the gate, and what the command says."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,14 @@ def test_two_evaluations_of_one_model_are_not_told_apart(tmp_path: Path) -> None
     rows = compare(first, second, allowed_fall=0.0)
     assert len(rows) == 16
     assert not any(row.is_difference or row.has_fallen for row in rows)
+
+
+def test_programs_get_one_document_with_every_comparison_and_what_fell(store: Path) -> None:
+    result = factory("compare", "broken", "old", "--store", store, "--json", "--fail-below", "-1")
+    document = json.loads(result.stdout)
+    assert result.exit_code == 3
+    assert document["fallen"] == ["sums pass@1"]
+    rows = {(row["benchmark"], row["metric"]): row for row in document["rows"]}
+    assert len(rows) == 4
+    lost = rows["sums", "pass@1"]["difference"]
+    assert (round(lost["value"], 6), rows["sums", "pass@1"]["is_difference"]) == (-0.3, True)

@@ -1,0 +1,29 @@
+"""Some 300 answers in further spellings, decided by hand before they were graded."""
+
+import json
+from pathlib import Path
+
+from factory.chat import completion_text
+from factory.grading import GradeItem, GradingPool
+from factory.records import Problem
+
+ROWS = [
+    json.loads(line)
+    for line in Path(__file__).with_name("more_answers.jsonl").read_text("utf-8").splitlines()
+]
+
+
+def test_answers_are_graded_as_a_person_did_and_lenient_is_never_below_strict() -> None:
+    items = []
+    for number, row in enumerate(ROWS):
+        problem = Problem(
+            id=str(number), prompt="", reference=row["reference"], kind="math", source="s"
+        )
+        text = completion_text("so", row["answer"])
+        items += [GradeItem(problem, text), GradeItem(problem, text, lenient=True)]
+    with GradingPool(1) as pool:
+        verdicts = pool.grade(items)
+    pairs = list(zip(ROWS, verdicts[::2], verdicts[1::2], strict=True))
+    assert [row for row, strict, _ in pairs if strict.is_correct != row["right"]] == []
+    assert [row for row, strict, lenient in pairs if strict.is_correct > lenient.is_correct] == []
+    assert len(ROWS) >= 300
