@@ -95,8 +95,8 @@ class Build:
     def descendants(self) -> list[int]:
         """All processes below this one: fork server, workers, and what they have started."""
         parents, below = _processes()[0], [self.process.pid]
-        for one in below:
-            below += [pid for pid, parent in parents.items() if parent == one]
+        for item in below:
+            below += [pid for pid, parent in parents.items() if parent == item]
         return below[1:]
 
     def fork_server(self) -> int:
@@ -111,8 +111,8 @@ class Build:
             if self.has_sealed(stage) or not self.is_running():
                 return []
             jobs = [path.stat().st_mtime_ns for path in self.store.glob(f"{stage}-*.run/job.json")]
-            if any(at > self.began for at in jobs) and (found := self.workers()):
-                return found
+            if any(at > self.began for at in jobs) and (result := self.workers()):
+                return result
             time.sleep(0.02)
         raise AssertionError(f"no worker of {stage} within {timeout} s:\n{self.output()}")
 
@@ -151,8 +151,8 @@ def wait_until_gone(pids: Sequence[int], timeout: float = 30.0) -> None:
 def sealed(store: Path) -> dict[str, Artifact]:
     """The sealed artifacts of a store by stage name."""
     folders = [path.parent for path in store.glob("*/manifest.json")]
-    found = [open_artifact(folder) for folder in folders if not folder.suffix]
-    return {artifact.name: artifact for artifact in found}
+    results = [open_artifact(folder) for folder in folders if not folder.suffix]
+    return {artifact.name: artifact for artifact in results}
 
 
 def _processes() -> tuple[dict[int, int], list[int]]:

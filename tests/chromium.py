@@ -91,7 +91,9 @@ class Page:
         message = json.loads(raw)
         params = message.get("params", {})
         if message.get("method") == "Runtime.consoleAPICalled":
-            self.told += [str(one.get("value", one.get("description"))) for one in params["args"]]
+            self.told += [
+                str(item.get("value", item.get("description"))) for item in params["args"]
+            ]
         elif message.get("method") == "Runtime.exceptionThrown":
             self.told.append(str(params["exceptionDetails"]))
         elif message.get("method") == "Log.entryAdded":
@@ -125,7 +127,7 @@ class Page:
 
     def click(self, selector: str) -> None:
         """A click of the mouse on the middle of the first such element."""
-        place = self.run(
+        position = self.run(
             f"(() => {{ const one = document.querySelector({json.dumps(selector)});"
             " one.scrollIntoView({block: 'center', behavior: 'instant'});"
             " const box = one.getBoundingClientRect();"
@@ -133,7 +135,7 @@ class Page:
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.send(
-                "Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left",
+                "Input.dispatchMouseEvent", type=kind, x=position[0], y=position[1], button="left",
                 clickCount=1,
             )  # fmt: skip
 
@@ -161,7 +163,7 @@ class Page:
         """Seconds of processor time that the page's main thread has used: the load of a machine
         does not change it much."""
         metrics = self.send("Performance.getMetrics")["metrics"]
-        return next(one["value"] for one in metrics if one["name"] == "ThreadTime")
+        return next(metric["value"] for metric in metrics if metric["name"] == "ThreadTime")
 
     def look_like(self, *, width: int, dark: bool = False, media: str = "") -> None:
         """Another width, colour scheme or medium (print)."""

@@ -83,12 +83,12 @@ class Hub:
         return {
             "files": [
                 {
-                    "path": one["path"],
-                    "uploadMode": "lfs" if one["path"].endswith(LARGE) else "regular",
+                    "path": item["path"],
+                    "uploadMode": "lfs" if item["path"].endswith(LARGE) else "regular",
                     "shouldIgnore": False,
-                    "oid": there.get(one["path"]),
+                    "oid": there.get(item["path"]),
                 }
-                for one in asked["files"]
+                for item in asked["files"]
             ]
         }
 
@@ -106,9 +106,9 @@ class Hub:
         if header["value"].get("parentCommit") not in (None, repository.commits[-1]):
             return 412, {"error": "A commit has happened since. Please refresh and try again."}
         files = dict(repository.files)
-        for one in operations:
-            value = one["value"]
-            if one["key"] == "lfsFile":
+        for operation in operations:
+            value = operation["value"]
+            if operation["key"] == "lfsFile":
                 files[value["path"]] = self.objects[value["oid"]]
             else:
                 files[value["path"]] = base64.b64decode(value["content"])
@@ -158,7 +158,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return self._answer(401, {"error": "Invalid credentials in Authorization header"})
             if hub.refuses and hub.refuses in path:
                 return self._answer(403, {"error": f"no: {self.headers['Authorization']}"})
-            place = re.fullmatch(r"/api/(\w+/[^/]+/[^/]+)(?:/(tree|preupload|commit)/.+)?", path)
+            position = re.fullmatch(r"/api/(\w+/[^/]+/[^/]+)(?:/(tree|preupload|commit)/.+)?", path)
             if path == "/api/repos/create":
                 self._answer(*hub.create(json.loads(body)))
             elif path == "/api/validate-yaml":
@@ -167,17 +167,17 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self._answer(200, hub.batch(json.loads(body)))
             elif path.startswith("/lfs/"):
                 self._store(path.removeprefix("/lfs/"), body)
-            elif place is None or place[1] not in hub.repositories:
+            elif position is None or position[1] not in hub.repositories:
                 self._answer(404, {"error": "Repository not found"})
-            elif place[2] == "tree":
-                self._answer(200, hub.tree(place[1]))
-            elif place[2] == "preupload":
-                self._answer(200, hub.preupload(place[1], json.loads(body)))
-            elif place[2] == "commit":
-                self._commit(place[1], [json.loads(line) for line in body.splitlines()])
+            elif position[2] == "tree":
+                self._answer(200, hub.tree(position[1]))
+            elif position[2] == "preupload":
+                self._answer(200, hub.preupload(position[1], json.loads(body)))
+            elif position[2] == "commit":
+                self._commit(position[1], [json.loads(line) for line in body.splitlines()])
             else:
-                sha = hub.repositories[place[1]].commits[-1]
-                self._answer(200, {"id": place[1].partition("/")[2], "sha": sha})
+                sha = hub.repositories[position[1]].commits[-1]
+                self._answer(200, {"id": position[1].partition("/")[2], "sha": sha})
 
         def _store(self, oid: str, body: bytes) -> None:
             if hashlib.sha256(body).hexdigest() != oid:

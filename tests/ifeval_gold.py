@@ -56,12 +56,12 @@ class Wanted:
     def __init__(self, problem: Problem) -> None:
         names, arguments = problem.data["instructions"], problem.data["arguments"]
         self._all = [
-            (name.partition(":")[2], {key: value for key, value in one.items() if value})
-            for name, one in zip(names, arguments, strict=True)
+            (name.partition(":")[2], {key: value for key, value in single.items() if value})
+            for name, single in zip(names, arguments, strict=True)
         ]
 
     def of(self, name: str) -> list[dict[str, Any]]:
-        return [arguments for found, arguments in self._all if found == name]
+        return [arguments for result, arguments in self._all if result == name]
 
     def has(self, name: str) -> bool:
         return bool(self.of(name))
@@ -71,8 +71,8 @@ class Wanted:
 
     def least(self, name: str, key: str, relation: str = "relation") -> int:
         """How many at least; 0 where nothing says so."""
-        found = [one[key] for one in self.of(name) if one[relation] == "at least"]
-        return max(found, default=0)
+        results = [item[key] for item in self.of(name) if item[relation] == "at least"]
+        return max(results, default=0)
 
 
 def following(problem: Problem) -> str:
@@ -96,14 +96,14 @@ def _filler(wanted: Wanted) -> str:
         return FOREIGN[wanted.value("response_language", "language", "")]
     forbidden = [word.lower() for word in wanted.value("forbidden_words", "forbidden_words", [])]
     limits = [
-        (one["letter"], one["let_frequency"])
-        for one in wanted.of("letter_frequency")
-        if one["let_relation"] == "less than"
+        (item["letter"], item["let_frequency"])
+        for item in wanted.of("letter_frequency")
+        if item["let_relation"] == "less than"
     ]
     limits += [
-        (one["keyword"], one["frequency"])
-        for one in wanted.of("frequency")
-        if one["relation"] == "less than"
+        (item["keyword"], item["frequency"])
+        for item in wanted.of("frequency")
+        if item["relation"] == "less than"
     ]
     return next(
         filler
@@ -114,11 +114,11 @@ def _filler(wanted: Wanted) -> str:
 
 
 def _keywords(wanted: Wanted) -> Iterable[str]:
-    for one in wanted.of("existence"):
-        yield from one["keywords"]
-    for one in wanted.of("frequency"):
-        if one["relation"] == "at least":
-            yield from [one["keyword"]] * one["frequency"]
+    for item in wanted.of("existence"):
+        yield from item["keywords"]
+    for item in wanted.of("frequency"):
+        if item["relation"] == "at least":
+            yield from [item["keyword"]] * item["frequency"]
 
 
 def _arranged(wanted: Wanted, filler: str) -> str:
@@ -127,16 +127,16 @@ def _arranged(wanted: Wanted, filler: str) -> str:
     words += ["GOOD"] * wanted.least(
         "capital_word_frequency", "capital_frequency", "capital_relation"
     )
-    for one in wanted.of("letter_frequency"):
-        if one["let_relation"] == "at least":
+    for item in wanted.of("letter_frequency"):
+        if item["let_relation"] == "at least":
             # A sign that is no letter stands for a letter that nobody knows beforehand.
-            letters = one["letter"] if one["letter"].isalpha() else SIGNS
-            words.append(letters * one["let_frequency"])
+            letters = item["letter"] if item["letter"].isalpha() else SIGNS
+            words.append(letters * item["let_frequency"])
     marked, short = filler.split()[0], " ".join(filler.split()[:3])
     words += [f"[{marked}]"] * wanted.value("number_placeholders", "num_placeholders", 0)
     words += [f"*{marked}*"] * wanted.value("number_highlighted_sections", "num_highlights", 0)
     is_guessed = wanted.has("response_language") or wanted.has("english_capital")
-    is_short = any(one["relation"] == "less than" for one in wanted.of("number_words"))
+    is_short = any(item["relation"] == "less than" for item in wanted.of("number_words"))
     # What guesses the language must not take keywords or a repeated prompt for most of the text.
     start = [short] if is_short else [filler] * (8 if is_guessed else 1)
     text = " ".join([*start, *words])
@@ -161,16 +161,16 @@ def _arranged(wanted: Wanted, filler: str) -> str:
 
 def _parted(wanted: Wanted, text: str, marked: str) -> str:
     """The text and as many further parts as are asked for, with what stands between them."""
-    for one in wanted.of("multiple_sections"):
-        numbers = range(2, one["num_sections"] + 1)
-        more = [f"{one['section_spliter']} {number}\n{marked}" for number in numbers]
-        text = "\n".join([f"{one['section_spliter']} 1", text, *more])
-    for one in wanted.of("number_paragraphs"):
-        text = "\n***\n".join([text] + [marked] * (one["num_paragraphs"] - 1))
-    for one in wanted.of("nth_paragraph_first_word"):
-        paragraphs = [text] + [marked] * (one["num_paragraphs"] - 1)
-        number = one["nth_paragraph"] - 1
-        paragraphs[number] = f"{one['first_word']} {paragraphs[number]}"
+    for item in wanted.of("multiple_sections"):
+        numbers = range(2, item["num_sections"] + 1)
+        more = [f"{item['section_spliter']} {number}\n{marked}" for number in numbers]
+        text = "\n".join([f"{item['section_spliter']} 1", text, *more])
+    for item in wanted.of("number_paragraphs"):
+        text = "\n***\n".join([text] + [marked] * (item["num_paragraphs"] - 1))
+    for item in wanted.of("nth_paragraph_first_word"):
+        paragraphs = [text] + [marked] * (item["num_paragraphs"] - 1)
+        number = item["nth_paragraph"] - 1
+        paragraphs[number] = f"{item['first_word']} {paragraphs[number]}"
         text = "\n\n".join(paragraphs)
     if wanted.has("two_responses"):
         text += f"\n******\n{marked}"

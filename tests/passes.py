@@ -149,7 +149,7 @@ def relative_distance(expected: dict[str, torch.Tensor], found: dict[str, torch.
     """Length of the difference of all gradients over the length of all gradients."""
     assert expected.keys() == found.keys()
     missed = sum((found[name] - expected[name]).square().sum().item() for name in expected)
-    return (missed / sum(one.square().sum().item() for one in expected.values())) ** 0.5
+    return (missed / sum(value.square().sum().item() for value in expected.values())) ** 0.5
 
 
 def assert_same(

@@ -123,7 +123,7 @@ def _fill(name: str, out: Path, student: Path, made: Mapping[str, Artifact]) -> 
         write_records(out / "held_out.jsonl", problems(0, 6))
     elif name in ("traces", "kept"):
         write_records(
-            out / "traces.jsonl", [_trace(one, PromptConfig()) for one in problems(20, 4)]
+            out / "traces.jsonl", [_trace(problem, PromptConfig()) for problem in problems(20, 4)]
         )
     else:
         _write_scores(out)
@@ -153,18 +153,18 @@ def _trace(problem: Problem, prompt: PromptConfig) -> Trace:
 
 
 def _write_scores(out: Path) -> None:
-    asked = PromptConfig(prefill=PREFILL)
+    requested = PromptConfig(prefill=PREFILL)
     samples = [
         EvalSample(
             benchmark="sevens",
             mode="greedy",
-            trace=_trace(one, asked),
+            trace=_trace(problem, requested),
             lenient=Verdict(outcome="correct", answer="7", explanation="last number"),
         )
-        for one in problems(0, 6)
+        for problem in problems(0, 6)
     ]
-    interval = mean_interval([float(one.trace.verdict.is_correct) for one in samples])
-    outcomes = [one.trace.verdict.outcome for one in samples]
+    interval = mean_interval([float(problem.trace.verdict.is_correct) for problem in samples])
+    outcomes = [problem.trace.verdict.outcome for problem in samples]
     score = Score(
         benchmark="sevens",
         version="1",
@@ -190,20 +190,20 @@ def trained_student(folder: Path) -> Path:
 
     tokenizer = byte_tokenizer()
     model = tiny_model("llama", seed=1)
-    asked = PromptConfig(prefill=PREFILL)
+    requested = PromptConfig(prefill=PREFILL)
     said = [*tokenizer(ANSWER.removeprefix(PREFILL))["input_ids"], tokenizer.eos_token_id]
     rows = []
-    for one in problems(0, 6) + problems(20, 4):
-        before = tokenizer(render(one.prompt, asked, tokenizer))["input_ids"]
+    for item in problems(0, 6) + problems(20, 4):
+        before = tokenizer(render(item.prompt, requested, tokenizer))["input_ids"]
         rows.append((before, said))
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     width = max(len(before) for before, _ in rows) + len(said)
     ids = torch.full((len(rows), width), tokenizer.eos_token_id)
     labels = torch.full((len(rows), width), -100)
     for at, (before, after) in enumerate(rows):
-        whole = torch.tensor([*before, *after])
-        ids[at, : len(whole)] = whole
-        labels[at, len(before) : len(whole)] = torch.tensor(after)
+        full = torch.tensor([*before, *after])
+        ids[at, : len(full)] = full
+        labels[at, len(before) : len(full)] = torch.tensor(after)
     for _ in range(70):
         loss = model(input_ids=ids, labels=labels).loss
         optimizer.zero_grad()

@@ -68,11 +68,11 @@ def sealed(folder: Path, kind: Any, names: Sequence[str]) -> Artifact:
 
 def inputs_of(folder: Path, *, problems: int, model: Path | None = None) -> Inputs:
     folder.mkdir()
-    asked = (
+    requested = (
         Problem(id=f"sums/{n}", prompt=f"{n}?", reference="7", kind="exact", source="sums")
         for n in range(problems)
     )
-    write_records(folder / "train.jsonl", asked)
+    write_records(folder / "train.jsonl", requested)
     if model is None:
         byte_tokenizer().save_pretrained(folder)
     return Inputs(
@@ -120,14 +120,14 @@ class Run:
         """Kill it so many times at random places, and then let it end."""
         chance = random.Random(seed)
         places = sorted(chance.random() for _ in range(kills))
-        for place in places:
+        for position in places:
             process = self.start()
-            while process.is_alive() and self.written() < place * expected_bytes:
+            while process.is_alive() and self.written() < position * expected_bytes:
                 time.sleep(0.001)
             time.sleep(chance.random() * 0.02)
             process.kill()
             process.join()
-            assert process.exitcode == -9, f"ended before it was killed at {place:.2f}"
+            assert process.exitcode == -9, f"ended before it was killed at {position:.2f}"
         process = self.start()
         process.join()
         assert process.exitcode == 0

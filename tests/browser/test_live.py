@@ -93,12 +93,12 @@ def test_a_step_is_seen_and_half_a_line_is_not(played, server, tmp_path):
 
 
 def test_two_look_on_and_a_killed_build_is_told_to_both(played, server, tmp_path):
-    with chromium.page(tmp_path / "one") as one, chromium.page(tmp_path / "two") as two:
-        opened(one, server)
+    with chromium.page(tmp_path / "one") as first, chromium.page(tmp_path / "two") as two:
+        opened(first, server)
         opened(two, server, width=360, dark=True)
         assert two.run("document.documentElement.scrollWidth") <= 360
         played.keep("failed", "stage zero: the disk is full")
-        for tab in (one, two):
+        for tab in (first, two):
             tab.wait_for(text_is_there("Alarm: stage zero: the disk is full"))
             tab.wait_for(text_is_there("factory build first.yaml"))
             assert tab.told == []

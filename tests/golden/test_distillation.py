@@ -74,13 +74,13 @@ class Written:
     def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
         after_zero = torch.tensor([0.0, math.log(3) / sampling.temperature]).log_softmax(0).tolist()
         after = (after_zero, [math.log(0.5)] * 2)
-        found = []
+        results = []
         for request in requests:
             tokens = WRITTEN[request.prompt_ids]
             read = (*request.prompt_ids, *tokens)
             logprobs = tuple(after[before][now] for before, now in itertools.pairwise(read))
-            found.append(Completion("", tokens, logprobs, "stop"))
-        return found
+            results.append(Completion("", tokens, logprobs, "stop"))
+        return results
 
 
 def trainer_of(folder: Path, **settings: Any) -> OnPolicyTrainer:

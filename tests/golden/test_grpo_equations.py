@@ -198,8 +198,8 @@ def test_ratio_is_clipped_at_epsilon_ten(
     advantage: float, ratio: float, loss: float, slope: float,
 ) -> None:  # fmt: skip
     trainer = make_trainer(model_folder, tmp_path, packed_rows=packed_rows)
-    found, gradient = loss_and_gradient(trainer, **one_token(advantage, ratio))
-    assert found == pytest.approx(loss, rel=TOLERANCE, abs=TOLERANCE)
+    result, gradient = loss_and_gradient(trainer, **one_token(advantage, ratio))
+    assert result == pytest.approx(loss, rel=TOLERANCE, abs=TOLERANCE)
     assert gradient == [pytest.approx([slope / 2], rel=TOLERANCE, abs=TOLERANCE)] * 2
     assert trainer._metrics["train"]["ratio_max"][-1] == pytest.approx(ratio, rel=TOLERANCE)
 
@@ -253,14 +253,14 @@ def test_reward_weights_count_before_the_group_is_scaled(
 
 def test_the_papers_settings_reach_trl(model_folder: Path, tmp_path: Path) -> None:
     config = GrpoConfig(kind="grpo", model="-", problems="-", steps=400)
-    found = training_arguments(
+    result = training_arguments(
         config, Context(0, Machine(device="cpu"), tmp_path), rows=32 * config.group
     )
-    assert (found.beta, found.epsilon, found.epsilon_high) == (0.001, 10.0, 10.0)
-    assert (found.learning_rate, found.temperature, found.num_generations) == (3e-6, 1.0, 16)
-    assert (found.loss_type, found.scale_rewards) == ("grpo", "group")
-    assert found.use_bias_correction_kl is False
-    assert found.generation_batch_size == 8192
-    assert found.per_device_train_batch_size * found.gradient_accumulation_steps == 512
-    assert (found.sync_ref_model, found.ref_model_sync_steps) == (True, 400)
-    assert found.ref_model_mixup_alpha == 1.0
+    assert (result.beta, result.epsilon, result.epsilon_high) == (0.001, 10.0, 10.0)
+    assert (result.learning_rate, result.temperature, result.num_generations) == (3e-6, 1.0, 16)
+    assert (result.loss_type, result.scale_rewards) == ("grpo", "group")
+    assert result.use_bias_correction_kl is False
+    assert result.generation_batch_size == 8192
+    assert result.per_device_train_batch_size * result.gradient_accumulation_steps == 512
+    assert (result.sync_ref_model, result.ref_model_sync_steps) == (True, 400)
+    assert result.ref_model_mixup_alpha == 1.0

@@ -123,8 +123,8 @@ def test_grpo_by_phase(
 ) -> None:
     shape, how = HUB[name], held(method, shards)
     trained = training(shape, how, tokens=TOKENS, has_reference=True)
-    drawn = drawing(shape, how, rows=rows, tokens=TOKENS, parallel=parallel, has_reference=True)
-    assert (round(total(trained) / GIB, 2), round(total(drawn) / GIB, 2)) == (train, draw)
+    samples = drawing(shape, how, rows=rows, tokens=TOKENS, parallel=parallel, has_reference=True)
+    assert (round(total(trained) / GIB, 2), round(total(samples) / GIB, 2)) == (train, draw)
 
 
 SMALL = Shape(10, 8, 2, 2, 1, 16, is_tied=True)

@@ -86,7 +86,7 @@ def test_accumulated_batches_give_trls_gradients(
     trainer.current_gradient_accumulation_steps = 2
     batches = [with_old_and_reference(trainer, batch(seed), old=True) for seed in (4, 5)]
     tokens = sum(inputs["num_items_in_batch"] for inputs in batches)
-    found = []
+    results = []
     try:
         for packed_rows in (None, GROUP):
             trainer.packed_rows = packed_rows
@@ -97,10 +97,10 @@ def test_accumulated_batches_give_trls_gradients(
                 loss.backward()
                 losses.append(loss.item())
             gradients = {n: p.grad.clone() for n, p in trainer.model.named_parameters()}
-            found.append((sum(losses), gradients))
-        assert_same(*found)
-        one = loss_and_gradients(trainer, batches[0], GROUP)[1]
-        assert any(not torch.allclose(one[name], found[1][1][name]) for name in one)
+            results.append((sum(losses), gradients))
+        assert_same(*results)
+        single = loss_and_gradients(trainer, batches[0], GROUP)[1]
+        assert any(not torch.allclose(single[name], results[1][1][name]) for name in single)
     finally:
         trainer.loss_type, trainer.current_gradient_accumulation_steps = "grpo", 1
 
@@ -166,12 +166,12 @@ def test_logprobs_without_gradient_do_not_depend_on_the_packs(trainer: FactoryGr
     inputs = batch()
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
     mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
-    found = []
+    results = []
     for packed_rows in (None, 1, ROWS):
         trainer.packed_rows = packed_rows
-        found.append(trainer.completion_logprobs(ids, mask, LENGTH))
-    assert torch.allclose(found[1], found[0], atol=CLOSE)
-    assert torch.allclose(found[2], found[0], atol=CLOSE)
+        results.append(trainer.completion_logprobs(ids, mask, LENGTH))
+    assert torch.allclose(results[1], results[0], atol=CLOSE)
+    assert torch.allclose(results[2], results[0], atol=CLOSE)
 
 
 def test_layers_that_are_computed_again_give_the_same_gradients(

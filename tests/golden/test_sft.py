@@ -90,11 +90,11 @@ def test_the_chunked_head_equals_torch_over_several_chunks():
     weight = torch.randn(37, 16, generator=generator, requires_grad=True)
     targets = torch.randint(37, (600,), generator=generator)
     (completion_loss(hidden, weight, targets).negative_log_likelihood / 600).backward()
-    found = hidden.grad.clone(), weight.grad.clone()
+    results = hidden.grad.clone(), weight.grad.clone()
     hidden.grad = weight.grad = None
     torch.nn.functional.cross_entropy(hidden @ weight.T, targets).backward()
-    torch.testing.assert_close(found[0], hidden.grad, atol=CLOSE, rtol=0)
-    torch.testing.assert_close(found[1], weight.grad, atol=CLOSE, rtol=0)
+    torch.testing.assert_close(results[0], hidden.grad, atol=CLOSE, rtol=0)
+    torch.testing.assert_close(results[1], weight.grad, atol=CLOSE, rtol=0)
 
 
 def test_an_untrained_flat_model_starts_at_the_logarithm_of_the_vocabulary(tmp_path: Path):
@@ -201,14 +201,14 @@ def train_once(folder: Path, settings: SftConfig, micro_batch: int) -> torch.nn.
 def test_micro_batches_and_packing_do_not_change_what_is_learned(tmp_path: Path):
     # Plain gradient descent: Adam's first step would hide a gradient of the wrong scale.
     plain = {"trl": {"optim": "sgd"}, "learning_rate": 0.1, "max_grad_norm": 1000.0}
-    whole = train_once(tmp_path / "a", config(**plain), 3).state_dict()
+    full = train_once(tmp_path / "a", config(**plain), 3).state_dict()
     start = tiny_model("llama").state_dict()
     for name, packing, micro_batch in (("b", False, 1), ("c", True, 3), ("d", True, 1)):
         settings = config(packing=packing, **plain)
         other = train_once(tmp_path / name, settings, micro_batch).state_dict()
-        for key, value in whole.items():
+        for key, value in full.items():
             torch.testing.assert_close(other[key], value, atol=CLOSE, rtol=0, msg=f"{name} {key}")
-    assert max(float((whole[key] - start[key]).abs().max()) for key in whole) > 1e-3
+    assert max(float((full[key] - start[key]).abs().max()) for key in full) > 1e-3
 
 
 def test_four_traces_are_memorised_with_their_end(tmp_path: Path):

@@ -61,16 +61,16 @@ def test_every_task_file_is_a_benchmark_and_the_other_way_round() -> None:
 def test_the_same_completions_score_the_same(
     name: str, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = benchmark_problems(name)[:LIMIT]
-    texts = replies(asked)
+    requested = benchmark_problems(name)[:LIMIT]
+    texts = replies(requested)
     manager = TaskManager(include_path=str(EVALS), include_defaults=False)
-    found: Any = stock_evaluate(
+    result: Any = stock_evaluate(
         lm=Scripted(texts),
         task_dict={"tasks": manager.load(name)["tasks"]},
         samples={name: list(range(LIMIT))},
         bootstrap_iters=0,
     )
-    theirs = found["results"][name]
+    theirs = result["results"][name]
 
     def reply(prompt: str, seed: int) -> str:
         return next(text for question, text in texts.items() if question in prompt)
@@ -84,7 +84,7 @@ def test_the_same_completions_score_the_same(
         "pass@1_lenient": ours["greedy_lenient"].value,
     }
     assert (
-        ours["greedy"].version == str(found["versions"][name]) == str(BENCHMARKS.row(name).version)
+        ours["greedy"].version == str(result["versions"][name]) == str(BENCHMARKS.row(name).version)
     )
     if name != "ifeval_541":  # nothing is the right answer there
         assert ours["greedy"].value == 1 / LIMIT
@@ -99,8 +99,8 @@ def test_what_is_kept_of_a_run_is_what_stock_lm_eval_says_of_it(
     from factory.evaluation.registry_tasks import harness_record
 
     name = "gsm8k_100"
-    asked = benchmark_problems(name)[:LIMIT]
-    texts = replies(asked)
+    requested = benchmark_problems(name)[:LIMIT]
+    texts = replies(requested)
     manager = TaskManager(include_path=str(EVALS), include_defaults=False)
     task = manager.load(name)["tasks"][name]
     assert int(task.VERSION) == PROBLEMS_VERSION
@@ -112,7 +112,7 @@ def test_what_is_kept_of_a_run_is_what_stock_lm_eval_says_of_it(
         "max_gen_toks": 100,
     }  # fmt: skip
     task.set_config("generation_kwargs", kwargs)
-    found: Any = stock_evaluate(
+    result: Any = stock_evaluate(
         lm=Scripted(texts),
         task_dict={"tasks": {run: task}},
         samples={run: list(range(LIMIT))},
@@ -125,7 +125,7 @@ def test_what_is_kept_of_a_run_is_what_stock_lm_eval_says_of_it(
         benchmarks=(benchmark,),
         samples=0,
     )
-    ours, theirs = bench.harness(), harness_record(found)
+    ours, theirs = bench.harness(), harness_record(result)
     # Ours knows only the problems that it asks.
     assert theirs["n-samples"][run].pop("original") == 100
     assert ours["n-samples"][run].pop("original") == LIMIT

@@ -75,14 +75,16 @@ def test_rows_are_tokenised_a_few_at_a_time_and_are_those_of_one_call() -> None:
 
     def counted() -> Iterator[Trace]:
         nonlocal read
-        for one in traces(40):
+        for item in traces(40):
             read += 1
-            yield one
+            yield item
 
     rows = token_rows(counted(), PromptConfig(), byte_tokenizer())
     first = next(rows)
     assert read < 40 and 40 * WORDS * len("39w999 ") > AT_ONCE
-    again = [row for one in traces(40) for row in tokenise([one], PromptConfig(), byte_tokenizer())]
+    again = [
+        row for item in traces(40) for row in tokenise([item], PromptConfig(), byte_tokenizer())
+    ]
     assert [first, *rows] == again
 
 

@@ -110,11 +110,11 @@ def test_deaths_without_end_stop_the_stage_and_cost_no_finished_block(
     expect_deaths(inputs, "first", "second")
     with pytest.raises(EngineError) as caught:
         there.here(Scripted)
-    told = str(caught.value)
-    assert f"cluster {nodes.address}: no engine is left; finished blocks are kept" in told
-    assert "engine 1 on node 127.0.0.1/" in told
-    assert "worker process has died" in told
-    assert "1 engines were started anew before, and cluster.restarts allows no more" in told
+    message = str(caught.value)
+    assert f"cluster {nodes.address}: no engine is left; finished blocks are kept" in message
+    assert "engine 1 on node 127.0.0.1/" in message
+    assert "worker process has died" in message
+    assert "1 engines were started anew before, and cluster.restarts allows no more" in message
     # Each of the two processes finished one of the eight blocks and died in its second.
     (kept,) = run.scratch.glob("cluster-blocks-*.jsonl")
     assert len(kept.read_bytes().splitlines()) == 16
@@ -179,9 +179,9 @@ def test_a_block_with_which_every_engine_fails_ends_the_stage_with_all_reasons(
     there = OnCluster(run, nodes.address, engines=1, retries=1)
     with pytest.raises(EngineError) as caught:
         there.here(Refusing)
-    told = str(caught.value)
-    assert "one block failed 2 times, and cluster.retries allows 1" in told
-    assert told.count("RuntimeError: call 1") == 2
+    message = str(caught.value)
+    assert "one block failed 2 times, and cluster.retries allows 1" in message
+    assert message.count("RuntimeError: call 1") == 2
 
 
 def test_a_node_that_joins_late_takes_part(
@@ -225,10 +225,10 @@ def test_more_engines_than_this_machine_has_room_for_are_refused_with_what_there
     nodes = object.__new__(Nodes)
     nodes._settings = settings
     nodes.ray = cast(ModuleType, SimpleNamespace(nodes=lambda: [there_is]))
-    told = (
+    message = (
         r"cluster\.engines is 3.*room for 2: each takes 2 CPU; .*with 4 CPU, 0 GPU; ask for fewer"
     )
-    with pytest.raises(EngineError, match=told):
+    with pytest.raises(EngineError, match=message):
         nodes.await_room({"CPU": 2})
 
 
@@ -238,8 +238,8 @@ def test_a_node_that_sees_another_model_is_named(
     inputs = inputs_of(tmp_path / "inputs", problems=1)
     monkeypatch.setattr(cluster, "file_sizes", lambda folder: {"model.safetensors": 5})
     run = Run(tmp_path / "there", inputs, samples=1)
-    told = r"engine \d: node 127\.0\.0\.1/\w{8}: .*/model\.safetensors is missing, not 5 bytes"
-    with pytest.raises(EngineError, match=told):
+    message = r"engine \d: node 127\.0\.0\.1/\w{8}: .*/model\.safetensors is missing, not 5 bytes"
+    with pytest.raises(EngineError, match=message):
         OnCluster(run, nodes.address, engines=1).here(Scripted)
 
 
@@ -310,10 +310,10 @@ def test_a_cluster_of_one_machine_is_reached_from_it_alone_and_dies_with_its_sta
         assert "drawn\n" in iter(process.stdout.readline, "")
         own = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         listening = {
-            one.laddr.ip.removeprefix("::ffff:")
+            connection.laddr.ip.removeprefix("::ffff:")
             for each in own
-            for one in each.net_connections("tcp")
-            if one.status == psutil.CONN_LISTEN
+            for connection in each.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
         }
         assert listening == {"127.0.0.1"}
         (raylet,) = [each for each in own if each.name() == "raylet"]
@@ -321,7 +321,9 @@ def test_a_cluster_of_one_machine_is_reached_from_it_alone_and_dies_with_its_sta
         assert any(each.name() == "gcs_server" for each in own)
         # Two helpers of the raylet try for a minute to tell the others of its end.
         helpers = [
-            one for one in own if one.name() in ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+            connection
+            for connection in own
+            if connection.name() in ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
         ]
         assert len(helpers) == 2
     finally:

@@ -186,11 +186,11 @@ def test_a_teacher_of_other_tokens_is_refused_and_a_longer_table_is_cut(
     longer = teacher_with(inputs, tmp_path / "longer", rows=270)["teacher"].path
     student, tokenizer = tiny_model("llama", hidden=32, layers=1), byte_tokenizer()
     cut = load_teacher(longer, student, tokenizer, "float32")
-    whole = AutoModelForCausalLM.from_pretrained(longer)
-    assert (cut.config.vocab_size, whole.config.vocab_size) == (259, 270)
-    torch.testing.assert_close(cut.lm_head.weight, whole.lm_head.weight[:259], atol=0, rtol=0)
+    full = AutoModelForCausalLM.from_pretrained(longer)
+    assert (cut.config.vocab_size, full.config.vocab_size) == (259, 270)
+    torch.testing.assert_close(cut.lm_head.weight, full.lm_head.weight[:259], atol=0, rtol=0)
     with pytest.raises(RecipeError, match="has rows for 259 tokens, the student for 270"):
-        load_teacher(inputs["teacher"].path, whole, tokenizer, "float32")
+        load_teacher(inputs["teacher"].path, full, tokenizer, "float32")
 
 
 def test_a_completion_limit_beyond_the_models_is_refused(inputs: Inputs, tmp_path: Path) -> None:

@@ -20,35 +20,35 @@ def test_sampling_ends_at_its_error_bar_with_the_same_samples_of_every_problem(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     (tmp_path / "whole").mkdir()
-    whole = Bench(tmp_path / "whole", model, problems)
-    whole.run(half_right, monkeypatch, samples=12)
+    full = Bench(tmp_path / "whole", model, problems)
+    full.run(half_right, monkeypatch, samples=12)
     bench.run(half_right, monkeypatch, samples=12, stop_at=EARLY)
-    drawn: dict[str, list[int]] = {}
+    samples: dict[str, list[int]] = {}
     for sample in bench.samples():
         if sample.mode == "sampled":
-            drawn.setdefault(sample.trace.problem_id, []).append(sample.trace.sample)
+            samples.setdefault(sample.trace.problem_id, []).append(sample.trace.sample)
     score = bench.scores()["pass@1"]
     assert score.stopped is not None and (score.stopped.asked, score.stopped.rule) == (12, EARLY)
     assert 2 < score.k < 12 and score.stopped.half_width <= EARLY.half_width
-    assert list(drawn.values()) == [list(range(score.k))] * 6
+    assert list(samples.values()) == [list(range(score.k))] * 6
     assert f"pass@{score.k}" in bench.scores() and sum(score.outcomes.values()) == 6 * score.k
     # One round earlier the bar was still too wide.
     before = [
         sum(s.trace.verdict.is_correct for s in bench.samples()
             if s.mode == "sampled" and s.trace.problem_id == name and s.trace.sample < score.k - 2)
-        for name in drawn
+        for name in samples
     ]  # fmt: skip
     assert sampling_half_width(before, score.k - 2) > EARLY.half_width
     # The samples are the first of those without the rule; greedy answers know nothing of it.
     texts = {
-        (s.mode, s.trace.problem_id, s.trace.sample): s.trace.completion for s in whole.samples()
+        (s.mode, s.trace.problem_id, s.trace.sample): s.trace.completion for s in full.samples()
     }
     kept = {
         (s.mode, s.trace.problem_id, s.trace.sample): s.trace.completion for s in bench.samples()
     }
     assert kept.items() <= texts.items()
     greedy = bench.scores()["greedy"]
-    assert greedy == whole.scores()["greedy"] and greedy.stopped is None
+    assert greedy == full.scores()["greedy"] and greedy.stopped is None
     # lm-eval's own numbers are those of what was drawn, not of what was not.
     assert bench.harness()["results"]["sums.sampled"]["pass@1,samples"] == pytest.approx(
         score.value, abs=1e-12

@@ -51,11 +51,11 @@ stages:
 
 def add_up(body: Body) -> str:
     """The right answer to a sum, or a draft of it told again."""
-    asked = body["messages"][-1]["content"]
-    if draft := re.search(r"^Answer: (.*)$", asked, re.MULTILINE):
+    requested = body["messages"][-1]["content"]
+    if draft := re.search(r"^Answer: (.*)$", requested, re.MULTILINE):
         thoughts = "I take the numbers of the question one by one, and so I find the answer."
         return f"<think> {thoughts} </think> <answer> {draft[1]} </answer>"
-    signs = re.findall(r"([+-]?) ?(\d+)", asked.rpartition("problem: ")[2].partition("=")[0])
+    signs = re.findall(r"([+-]?) ?(\d+)", requested.rpartition("problem: ")[2].partition("=")[0])
     total = sum(-int(number) if sign == "-" else int(number) for sign, number in signs)
     return f"<think> I add them up. </think> <answer> {total} </answer>"
 
@@ -100,20 +100,20 @@ def test_a_served_model_is_measured_and_taught_from_within_its_limit_and_without
         path.write_text(RECIPE.replace("URL", server.url), encoding="utf-8")
         built = factory(store, "build", str(path), server.url, 10000.0)
         assert built.exit_code == 0, built.output
-        asked = len(server.asked)
+        requested = len(server.asked)
     made = sealed(store)
     scores = read_records(made["eval_teacher"].file("scores.jsonl"), Score)
-    assert [(one.value, one.n) for one in scores if one.metric == "greedy"] == [(1.0, 6)]
+    assert [(score.value, score.n) for score in scores if score.metric == "greedy"] == [(1.0, 6)]
     traces = list(made["traces"].traces())
     assert len(traces) == 8 and all(trace.verdict.is_correct for trace in traces)
     served = made["traces"].manifest.inputs["model"].fingerprint
     assert all(trace.completion_tokens == 9 and trace.model == served for trace in traces)
-    told = list(read_records(made["told"].file("traces.jsonl"), Trace))
-    assert [trace.style for trace in told] == ["rewrite"] * 8
+    messages = list(read_records(made["told"].file("traces.jsonl"), Trace))
+    assert [trace.style for trace in messages] == ["rewrite"] * 8
 
     # The server is gone, and nothing asks for it.
     assert factory(store, "eval", model, server.url, 1.0).exit_code == 0
-    assert len(server.asked) == asked
+    assert len(server.asked) == requested
     texts = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert any(b"TEACHER_KEY" in text for text in texts)
     assert not any(KEY.encode() in text for text in texts)

@@ -55,7 +55,7 @@ def test_the_offline_suite_runs_on_llama_and_qwen2_shapes_and_is_reused(
     done = evaluate(store, *models, "--against", models[0])
     assert done.exit_code == 0, done.output
     made = sealed(store)
-    names = {one["name"] for one in suite.load_suite("offline").benchmarks}
+    names = {benchmark["name"] for benchmark in suite.load_suite("offline").benchmarks}
     for name in ("eval_llama", "eval_qwen2"):
         scores = list(read_records(made[name].file("scores.jsonl"), Score))
         assert {score.benchmark for score in scores} == names

@@ -115,15 +115,15 @@ def test_one_is_installed_and_the_others_are_named(tmp_path: Path, recipe: Path)
     resolved = dict(load_recipe(ROOT / "recipes" / "smoke.yaml").resolved)
     stages = {name: dict(fields) for name, fields in resolved["stages"].items()}
     stages["zero"]["rewards"] = [{"name": "accuracy"}, {"name": "few_words"}]
-    whole = tmp_path / "whole.json"
-    whole.write_text(json.dumps({**resolved, "stages": stages}))
+    full = tmp_path / "whole.json"
+    full.write_text(json.dumps({**resolved, "stages": stages}))
     others = plugins(*(path for path in EXAMPLES if path.stem != "few_words"))
     listed = run("plugins", *others, folder=tmp_path, installed=str(installed))
     assert "few_words" in listed and "short" in listed and "tickets" in listed
-    run("plan", str(whole), *others, folder=ROOT, installed=str(installed))
+    run("plan", str(full), *others, folder=ROOT, installed=str(installed))
     run("plan", str(recipe), *others, folder=tmp_path, installed=str(installed))
     with pytest.raises(AssertionError, match="no reward 'few_words'"):
-        run("plan", str(whole), *others, folder=ROOT)
+        run("plan", str(full), *others, folder=ROOT)
 
 
 def test_a_users_stage_is_built_rehearsed_priced_and_shown(tmp_path: Path, recipe: Path) -> None:

@@ -17,14 +17,14 @@ def test_a_disk_that_is_full_at_any_point_is_named_and_the_build_goes_on_with_ro
     disk.mkdir()
     done = run_script(TESTS / "full_disk.py", str(disk), settings={"COLUMNS": "200"})
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    print(*(output.strip().splitlines()[-1] for _, _, output in told["endings"]), sep="\n")
-    assert len(told["endings"]) == 20
-    for limit, status, output in told["endings"]:
+    message = json.loads(done.stdout.splitlines()[-1])
+    print(*(output.strip().splitlines()[-1] for _, _, output in message["endings"]), sep="\n")
+    assert len(message["endings"]) == 20
+    for limit, status, output in message["endings"]:
         assert status == 2, (limit, output)
         assert "Traceback" not in output, output
         last = output.strip().splitlines()[-1]
         assert last.startswith("error: ") and str(disk) in last, output
         assert "No space left on device" in last or "is full: make room" in last, output
-    assert told["made"].keys() >= {"base", "sums", "zero", "eval_zero"}
-    assert told["last"] == told["made"], told["output"]
+    assert message["made"].keys() >= {"base", "sums", "zero", "eval_zero"}
+    assert message["last"] == message["made"], message["output"]

@@ -42,9 +42,9 @@ def alarm_at(step: int, best: int) -> Any:
 def score(self: Any, step: int, **options: Any) -> Any:
     """A measurement whose held-out score is best at step 2."""
     row = self.measured(step, **options)
-    told = row.model_copy(update={"correct": (2, 2, 2, 2) if step == 2 else (0, 0, 0, 1)})
-    self.rows[-1] = told
-    return told
+    message = row.model_copy(update={"correct": (2, 2, 2, 2) if step == 2 else (0, 0, 0, 1)})
+    self.rows[-1] = message
+    return message
 
 
 def test_an_alarm_ends_the_run_and_the_best_weights_come_back(
@@ -57,8 +57,8 @@ def test_an_alarm_ends_the_run_and_the_best_weights_come_back(
     out, metrics, events = run_stage(config(**STOPPING), inputs, tmp_path / "run")
     # Measured before update 5, which is the last one.
     assert (metrics["stopped_step"], metrics["weights_step"], metrics["steps"]) == (5, 2, 5)
-    told = json.loads((out / "stopped.json").read_text())
-    assert (told["step"], told["weights_step"], told["alarm"]["step"]) == (5, 2, 4)
+    message = json.loads((out / "stopped.json").read_text())
+    assert (message["step"], message["weights_step"], message["alarm"]["step"]) == (5, 2, 4)
     assert digests(out)["model.safetensors"] == digests(until_2)["model.safetensors"]
     assert any("ended after step 5, weights of step 2" in e.get("text", "") for e in events)
     kept = sorted(path.name for path in (tmp_path / "run" / "scratch").glob("watched-*"))

@@ -48,8 +48,8 @@ def with_models(folder: Path) -> Inputs:
     inputs["general.problems"] = artifact(
         folder, "open", "problems", lambda path: write_records(path / "train.jsonl", GENERAL)
     )
-    for place, (name, learned) in enumerate((("likes", "pairs"), ("guard", "labels")), start=2):
-        inputs[f"rewards.{place}.model"] = artifact(
+    for position, (name, learned) in enumerate((("likes", "pairs"), ("guard", "labels")), start=2):
+        inputs[f"rewards.{position}.model"] = artifact(
             folder, name, "reward_model", lambda path, learned=learned: judge_folder(path, learned)
         )
     return inputs
@@ -76,26 +76,26 @@ Whole = tuple[Path, dict[str, float], list[tuple[str, int]]]
 @pytest.fixture(scope="module")
 def whole(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """An undisturbed run, and (objective, texts) of every question to a reward model."""
-    asked: list[tuple[str, int]] = []
+    requests: list[tuple[str, int]] = []
     plain = preference_rewards.Scorer.reward
 
     def counted(self: Any, prompts: list[str], responses: list[str]) -> list[float]:
-        asked.append((self.card.objective, len(prompts)))
+        requests.append((self.card.objective, len(prompts)))
         return plain(self, prompts, responses)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preference_rewards.Scorer, "reward", counted)
         out, metrics, _ = run_stage(settings(), inputs, tmp_path_factory.mktemp("whole"))
-    return out, metrics, asked
+    return out, metrics, requests
 
 
 def test_general_prompts_and_preference_rewards_begin_at_their_exact_update(whole: Whole) -> None:
-    out, metrics, asked = whole
+    out, metrics, requested = whole
     rows = [json.loads(line) for line in (out / "telemetry.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "rewards/helpful" in row] == [3, 4, 5, 6]
     assert [row["step"] for row in rows if "rewards/safety" in row] == [5, 6]
     # One of three questions, four samples: the safety model reads them all in every rollout.
-    assert [count for objective, count in asked if objective == "labels"] == [4, 4]
+    assert [count for objective, count in requested if objective == "labels"] == [4, 4]
     assert all(row["rewards/safety"] > 0 for row in rows[4:])
     assert all("accuracy" in row for row in rows) and metrics["steps"] == 6
 
@@ -127,7 +127,7 @@ class Reader:
 
 
 def given(text: str, *, prefill: str = "", step: int = 1) -> dict[str, float]:
-    rewards = [RewardConfig.model_validate(one) for one in (HELPFUL, SAFETY)]
+    rewards = [RewardConfig.model_validate(item) for item in (HELPFUL, SAFETY)]
     models = PreferenceRewards(rewards, {}, prefill=prefill, machine=MACHINE, device="cpu")
     models._scorers = {"helpful": Reader(), "safety": Reader()}  # type: ignore[dict-item]
     response = parse(text, prefill=prefill)
@@ -147,7 +147,7 @@ def test_the_helpful_model_reads_the_summary_and_the_safety_model_everything() -
 
 
 def test_problems_with_a_right_answer_are_left_to_the_rules() -> None:
-    rewards = [RewardConfig.model_validate(one) for one in (HELPFUL, SAFETY)]
+    rewards = [RewardConfig.model_validate(item) for item in (HELPFUL, SAFETY)]
     models = PreferenceRewards(rewards, {}, prefill="", machine=MACHINE, device="cpu")
     problem = GENERAL[0].model_copy(update={"kind": "exact"})
     text = "<think> a </think> <answer> b </answer>"
@@ -161,8 +161,8 @@ def test_what_does_not_apply_adds_nothing() -> None:
     response = parse("<think> a </think> <answer> b </answer>")
     verdict = pytest.importorskip("factory.grading").grade(GENERAL[0], "x")
     result = GradedCompletion.of(GENERAL[0], verdict, response, "", tokens=1, limit=9)
-    found = rule_components(result)
-    assert "accuracy" not in found and found["format"] == 1.0
+    outcome = rule_components(result)
+    assert "accuracy" not in outcome and outcome["format"] == 1.0
 
 
 def test_a_stopped_run_with_reward_models_ends_with_the_same_bytes(

@@ -25,15 +25,15 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 @pytest.fixture
 def kls(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What every check found."""
-    found: list[float] = []
+    results: list[float] = []
     original = reference.mean_kl
 
     def noted(*logprobs: torch.Tensor) -> torch.Tensor:
-        found.append(original(*logprobs).item())
+        results.append(original(*logprobs).item())
         return original(*logprobs)
 
     monkeypatch.setattr(reference, "mean_kl", noted)
-    return found
+    return results
 
 
 def changed(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:

@@ -244,14 +244,14 @@ def test_the_plain_pass_gives_the_same_figures_and_says_why_it_is_taken(
     float64_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = make_inputs(tmp_path / "artifacts")
-    whole, _, _ = run_stage(config(steps=2), inputs, tmp_path / "packed")
+    full, _, _ = run_stage(config(steps=2), inputs, tmp_path / "packed")
     monkeypatch.setattr(grpo_run, "plain_pass_reason", lambda model, arguments: "a test says so")
     machine = MACHINE.model_copy(update={"micro_groups": 3})
     out, _, events = run_stage(config(steps=2), inputs, tmp_path / "plain", machine=machine)
     notes = [row["text"] for row in events if row["event"] == "note"]
     assert any("a test says so" in note for note in notes)
     plain = [json.loads(line) for line in (out / "telemetry.jsonl").read_text().splitlines()]
-    packed = (whole / "telemetry.jsonl").read_text().splitlines()
+    packed = (full / "telemetry.jsonl").read_text().splitlines()
     for row, line in zip(plain, packed, strict=True):
         assert row == pytest.approx(json.loads(line), rel=CLOSE, abs=CLOSE)
 
@@ -297,9 +297,9 @@ def test_in_bfloat16_the_clock_decides_unless_the_machine_file_does(
         ("trl", "TRL's own training pass, since the machine file says so"),
         ("packed", None),
     ):
-        told = machine.model_copy(update={"training_pass": wanted})
+        message = machine.model_copy(update={"training_pass": wanted})
         settings = config(steps=1, updates_per_rollout=1, kl=0.0)
-        _, _, events = run_stage(settings, inputs, tmp_path / wanted, machine=told)
+        _, _, events = run_stage(settings, inputs, tmp_path / wanted, machine=message)
         notes = [row["text"] for row in events if row["event"] == "note"]
         passes = [note for note in notes if "training pass" in note]
         assert len(passes) == (text is not None) and all(text in note for note in passes)
@@ -311,8 +311,8 @@ def test_trls_pass_is_kept_over_an_interruption_where_it_was_faster(
     undisturbed: Any, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clocked(monkeypatch, packed=2.0, plain=1.0)
-    whole, _, _ = run_stage(config(), inputs, tmp_path / "whole", machine=MEASURED)
-    assert digests(whole) != digests(undisturbed[0]), "the passes differ in rounding"
+    full, _, _ = run_stage(config(), inputs, tmp_path / "whole", machine=MEASURED)
+    assert digests(full) != digests(undisturbed[0]), "the passes differ in rounding"
 
     class PowerCut(Exception):
         pass
@@ -325,7 +325,7 @@ def test_trls_pass_is_kept_over_an_interruption_where_it_was_faster(
         run_stage(config(), inputs, tmp_path / "cut", machine=MEASURED, killed_after=3)
     measured = clocked(monkeypatch, packed=1.0, plain=2.0)
     out, _, events = run_stage(config(), inputs, tmp_path / "cut", machine=MEASURED)
-    assert measured == [] and digests(out) == digests(whole)
+    assert measured == [] and digests(out) == digests(full)
     notes = [row["text"] for row in events if row["event"] == "note"]
     assert any("TRL's own training pass, as measured when this run began" in note for note in notes)
 
@@ -420,14 +420,14 @@ def test_dynamic_sampling_fills_batches_and_is_resumed_to_the_same_bytes(
 ) -> None:
     out, _, _ = run_stage(config(**DYNAMIC), inputs, tmp_path / "undisturbed")
     rows = [json.loads(line) for line in (out / "telemetry.jsonl").read_text().splitlines()]
-    drawn = [row["drawn_groups_per_used"] for row in rows]
-    assert max(drawn) > 1, "no group was replaced"
+    samples = [row["drawn_groups_per_used"] for row in rows]
+    assert max(samples) > 1, "no group was replaced"
     # A round draws for what is missing: two rounds make at most three groups of one.
-    assert max(drawn) <= 3
+    assert max(samples) <= 3
     for row in rows:
         assert row["signal_share"] == 1.0 or row["drawn_groups_per_used"] > 1.0
-    asked = [json.loads(line) for line in (out / "asked.jsonl").read_text().splitlines()]
-    assert [len(row["asked"]) / 2 for row in asked] == drawn
+    requests = [json.loads(line) for line in (out / "asked.jsonl").read_text().splitlines()]
+    assert [len(row["asked"]) / 2 for row in requests] == samples
 
     killed_child(inputs, tmp_path / "killed", step=3, settings=DYNAMIC)
     resumed, _, _ = run_stage(config(**DYNAMIC), inputs, tmp_path / "killed")

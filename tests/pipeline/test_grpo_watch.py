@@ -80,12 +80,12 @@ def test_the_completion_that_does_most_again_is_kept_and_the_first_of_a_run(
     settings = config(updates_per_rollout=1, group=8, watch={**WATCH["watch"], "every": 4}, steps=6)
     out, _, _ = run_stage(settings, inputs, tmp_path)
     rows = rows_of(out / "rollouts.jsonl")
-    told = [row for row in rows if "redone" in row]
-    assert all(row["redone"] == row["trace"]["reasoning"].count("e") > 0 for row in told)
+    messages = [row for row in rows if "redone" in row]
+    assert all(row["redone"] == row["trace"]["reasoning"].count("e") > 0 for row in messages)
     kept = sorted({row["step"] for row in rows})
     # The first, middle and last rollout, and the first after a measurement.
     assert set(kept) >= {1, 4, 5, 6}
-    assert kept[0] == told[0]["step"] or kept[0] == 1
+    assert kept[0] == messages[0]["step"] or kept[0] == 1
     for step in (1, 4, 5, 6):
         assert len([row for row in rows if row["step"] == step]) in (4, 5)
 

@@ -95,7 +95,7 @@ def test_a_student_names_every_end_once_and_stops_at_the_one_it_was_taught(
 def test_rollouts_end_at_the_end_of_a_turn_that_a_base_does_not_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainers, drawn = [], []
+    trainers, samples = [], []
     make_trainer, sample = grpo_run.make_trainer, TransformersSampler.sample
 
     def made(*args: Any, **parts: Any) -> FactoryGrpoTrainer:
@@ -103,7 +103,7 @@ def test_rollouts_end_at_the_end_of_a_turn_that_a_base_does_not_name(
         return trainers[-1]
 
     def sampled(self: TransformersSampler, *args: Any) -> list[Completion]:
-        drawn.extend(completions := sample(self, *args))
+        samples.extend(completions := sample(self, *args))
         return completions
 
     monkeypatch.setattr(grpo_run, "make_trainer", made)
@@ -126,12 +126,12 @@ def test_rollouts_end_at_the_end_of_a_turn_that_a_base_does_not_name(
     out, _, _ = run_stage(settings, inputs, tmp_path / "run")
     assert trainers[0].eos_token_ids == [TEXT, TURN]
     assert named(out) == ([TEXT, TURN], [TEXT, TURN])
-    for completion in drawn:
+    for completion in samples:
         *before, last = completion.token_ids
         assert not {TEXT, TURN} & set(before)
         assert (completion.finish_reason == "stop") == (last in (TEXT, TURN))
         assert len(completion.logprobs) == len(completion.token_ids)
-    assert {one.token_ids[-1] for one in drawn if one.finish_reason == "stop"} == {TEXT, TURN}
+    assert {item.token_ids[-1] for item in samples if item.finish_reason == "stop"} == {TEXT, TURN}
 
 
 WORDS = "{% for m in messages %}### {{ m['role'] }}\n{{ m['content'] }} ### End\n{% endfor %}"
@@ -212,11 +212,11 @@ def test_the_gate_asks_for_the_token_that_was_taught(
     machine = Machine(device="cpu", engine="transformers")
     target = Target(tmp_path / "public")
     outcome = publish(artifacts["student"], target, machine, licences={}, is_trial=False)
-    told = {one.name: one.reason for one in refused(outcome.checks)}
+    messages = {item.name: item.reason for item in refused(outcome.checks)}
     if reason:
-        assert reason in told["stop token"]
+        assert reason in messages["stop token"]
     else:
-        assert told == {}
+        assert messages == {}
         stored = json.loads((target.folder / "generation_config.json").read_text(encoding="utf-8"))
         assert stored["eos_token_id"] == [TEXT, TURN]
 
@@ -237,8 +237,8 @@ def test_the_gate_names_an_end_that_the_published_folder_has_lost(
     subject = Subject(
         folder, artifacts["student"], PromptConfig(), scores, Terms("mit", (), ()), (tmp_path,)
     )
-    (found,) = [one for one in examine_settings(subject) if one.name == "stop token"]
+    (result,) = [check for check in examine_settings(subject) if check.name == "stop token"]
     assert (
-        found.status == "refused"
-        and "the checkpoint also ends its answers with [0]" in found.reason
+        result.status == "refused"
+        and "the checkpoint also ends its answers with [0]" in result.reason
     )

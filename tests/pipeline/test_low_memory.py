@@ -168,11 +168,11 @@ def test_eight_bit_adam_learns_and_goes_on_to_the_same_bytes(
     monkeypatch.undo()
     _, events = stage(tmp_path / "stopped", settings, inputs)
     assert next(event["done"] for event in events if event["event"] == "progress") > 1
-    whole, plain, resumed = (
+    full, plain, resumed = (
         (tmp_path / run / "out" / "model.safetensors").read_bytes()
         for run in ("whole", "plain", "stopped")
     )
-    assert whole == resumed != plain
+    assert full == resumed != plain
 
 
 def test_what_is_not_installed_is_said_before_a_build(monkeypatch: pytest.MonkeyPatch) -> None:

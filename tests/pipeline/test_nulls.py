@@ -35,8 +35,8 @@ PROGRAMS = 3
 
 
 def asked(name: BundleName) -> list[Problem]:
-    found = list(supply(BundledSource(type="bundled", name=name), 0).problems)
-    return found[:PROGRAMS] if found[0].kind == "code" else found
+    results = list(supply(BundledSource(type="bundled", name=name), 0).problems)
+    return results[:PROGRAMS] if results[0].kind == "code" else results
 
 
 def run(
@@ -44,19 +44,19 @@ def run(
     *, name: BundleName, answer: Answer, samples: int = 0,
 ) -> dict[str, float]:  # fmt: skip
     """Scores of one task whose every answer is `answer`'s, by metric."""
-    known = asked(name)
-    numbers = {problem.prompt: number for number, problem in enumerate(known)}
+    expected = asked(name)
+    numbers = {problem.prompt: number for number, problem in enumerate(expected)}
 
     def reply(prompt: str, seed: int) -> str:
         question = prompt.split("user\n", 1)[1].rpartition("<|im_end|>\n<|im_start|>assistant")[0]
-        return tagged(answer(known, numbers[question], seed))
+        return tagged(answer(expected, numbers[question], seed))
 
     bench = Bench(root, model, problems)
     room = SamplingConfig(max_new_tokens=7000)
-    benchmark = BenchmarkConfig(name=name, task=name, limit=len(known), sampling=room)
+    benchmark = BenchmarkConfig(name=name, task=name, limit=len(expected), sampling=room)
     bench.run(reply, monkeypatch, benchmarks=(benchmark,), samples=samples, greedy=not samples)
     scores = bench.scores()
-    assert {score.n for score in scores.values()} == {len(known)}
+    assert {score.n for score in scores.values()} == {len(expected)}
     return {metric: score.value for metric, score in scores.items()}
 
 
@@ -93,7 +93,7 @@ def test_what_follows_every_instruction_gives_all(
 ) -> None:
     scores = run(
         tmp_path, model, problems, monkeypatch,
-        name="ifeval_541", answer=lambda known, number, seed: following(known[number]),
+        name="ifeval_541", answer=lambda expected, number, seed: following(expected[number]),
     )  # fmt: skip
     # Five prompts contradict themselves, in one instruction each.
     rest = len(CONTRADICTORY)
@@ -113,7 +113,7 @@ def test_a_random_letter_gives_chance(
 ) -> None:
     scores = run(
         tmp_path, model, problems, monkeypatch,
-        name="gpqa_25", samples=16, answer=lambda known, number, seed: "ABCD"[seed // 7 % 4],
+        name="gpqa_25", samples=16, answer=lambda expected, number, seed: "ABCD"[seed // 7 % 4],
     )  # fmt: skip
     # 400 letters, one of four right: standard error 0.022.
     assert 0.18 < scores["pass@1"] < 0.32
@@ -131,15 +131,15 @@ def test_generated_benchmarks_of_the_offline_suite_have_their_nulls(
     families: dict[str, list[Problem]] = {}
     for problem in read_records(tmp_path / "out" / "held_out.jsonl", Problem):
         families.setdefault(problem.source, []).append(problem)
-    assert {source: len(known) for source, known in families.items()} == {
+    assert {source: len(expected) for source, expected in families.items()} == {
         f"reasoning_gym/{name}": 50 for name in ("chain_sum", "gcd", "leg_counting", "countdown")
     }
-    for known in families.values():
-        for number, problem in enumerate(known):
+    for expected in families.values():
+        for number, problem in enumerate(expected):
             for answer, is_right in ((gold, True), (gold_of_another, False)):
-                text = answer(known, number, 0)
+                text = answer(expected, number, 0)
                 verdicts = grade(problem, tagged(text)), grade_lenient(problem, text)
                 assert [verdict.is_correct for verdict in verdicts] == [is_right] * 2, problem.id
         # What a constant answer gets.
-        ((_, often),) = Counter(problem.reference for problem in known).most_common(1)
-        assert often <= 0.32 * len(known)
+        ((_, often),) = Counter(problem.reference for problem in expected).most_common(1)
+        assert often <= 0.32 * len(expected)

@@ -67,11 +67,11 @@ def theirs(path: Path, evals: Path, task: str) -> dict[str, Any]:
 
     backend = HFLM(pretrained=str(path), device="cpu", dtype="float32", batch_size=2)
     manager = TaskManager(include_path=str(evals), include_defaults=False)
-    found = simple_evaluate(
+    result = simple_evaluate(
         model=backend, tasks=[task], task_manager=manager, bootstrap_iters=0, log_samples=True
     )
-    assert found is not None
-    return dict(found)
+    assert result is not None
+    return dict(result)
 
 
 def ours(root: Path, model: Artifact, task: str) -> tuple[dict[str, Any], list[EvalSample]]:
@@ -89,8 +89,8 @@ def ours(root: Path, model: Artifact, task: str) -> tuple[dict[str, Any], list[E
 
 
 def numbers(results: dict[str, Any]) -> dict[str, float]:
-    found = {name: value for name, value in results.items() if isinstance(value, float)}
-    return {name: value for name, value in found.items() if "stderr" not in name}
+    outcome = {name: value for name, value in results.items() if isinstance(value, float)}
+    return {name: value for name, value in outcome.items() if "stderr" not in name}
 
 
 def said(results: dict[str, Any], task: str) -> list[str]:

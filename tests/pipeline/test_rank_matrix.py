@@ -188,8 +188,8 @@ def require_same(ranks: Ranks, single: Path, bound: float) -> None:
     kept = [folder / "rollouts.jsonl" for folder in (single, ranks.out)]
     if kept[0].exists():
         texts = [[json.loads(line) for line in path.open(encoding="utf-8")] for path in kept]
-        drawn = [[row["trace"]["completion"] for row in each] for each in texts]
-        assert sorted(drawn[0]) == sorted(drawn[1])
+        samples = [[row["trace"]["completion"] for row in each] for each in texts]
+        assert sorted(samples[0]) == sorted(samples[1])
 
 
 @pytest.mark.parametrize(("name", "mode"), sorted(ALL if IS_LONG else SUITE))

@@ -134,8 +134,8 @@ def test_the_pairwise_loss_is_bradley_and_terrys(float64_here: None, tmp_path: P
     wanted = (math.log1p(math.exp(-1)) + math.log1p(math.exp(3))) / 2
     assert wanted == pytest.approx(1.680925, abs=1e-6)
     scores = [2.0, 1.0, 0.0, 3.0]
-    whole, gradient = step(rows, tmp_path / "whole", micro_batch=2, scores=scores)
-    assert whole == pytest.approx(wanted, abs=CLOSE)
+    full, gradient = step(rows, tmp_path / "whole", micro_batch=2, scores=scores)
+    assert full == pytest.approx(wanted, abs=CLOSE)
     # Of the first pair's chosen score: -(1 - sigmoid(1)) / 2 = -0.268941 / 2.
     assert gradient == pytest.approx(-0.1344707, abs=1e-6)
     swapped, _ = step(rows, tmp_path / "swapped", micro_batch=2, scores=[1.0, 2.0, 3.0, 0.0])
@@ -156,9 +156,9 @@ def test_the_pointwise_loss_is_binary_cross_entropy(float64_here: None, tmp_path
 
 def test_micro_batches_add_up_to_the_batch(float64_here: None, tmp_path: Path) -> None:
     rows = [LabelRow("a", (5, 100), True), LabelRow("b", (6, 6, 101), False)]
-    whole = step(rows, tmp_path / "whole", micro_batch=2, scores=[2.0, 1.0])
+    full = step(rows, tmp_path / "whole", micro_batch=2, scores=[2.0, 1.0])
     parts = step(rows, tmp_path / "parts", micro_batch=1, scores=[2.0, 1.0])
-    assert parts == pytest.approx(whole, abs=CLOSE)
+    assert parts == pytest.approx(full, abs=CLOSE)
 
 
 @pytest.mark.parametrize("learns_from", ["pairs", "labels"])
@@ -241,7 +241,7 @@ def child(folder: str, killed_after: str) -> None:
 def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
     inputs: Inputs, undisturbed: dict[str, Run], tmp_path: Path
 ) -> None:
-    whole, metrics = undisturbed["labels"]
+    full, metrics = undisturbed["labels"]
     killed = tmp_path / "killed"
     killed.mkdir()
     done = run_script(Path(__file__), str(killed), "15", settings={"CUDA_VISIBLE_DEVICES": ""})
@@ -249,10 +249,10 @@ def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
     assert list((killed / "scratch" / "trainer").glob("checkpoint-*/COMPLETE"))
     again, same = run_stage(config(labels="labels"), inputs, killed)
     assert same == metrics
-    names = sorted(path.name for path in whole.iterdir())
+    names = sorted(path.name for path in full.iterdir())
     assert names == sorted(path.name for path in again.iterdir())
     assert [
-        name for name in names if (whole / name).read_bytes() != (again / name).read_bytes()
+        name for name in names if (full / name).read_bytes() != (again / name).read_bytes()
     ] == []
 
 

@@ -205,15 +205,15 @@ def run(attack: str, *, seconds: float = SECONDS):
 
 def attacks_that_got_through(port: int) -> dict[str, str]:
     """The attacks whose programs did not say `held`, with what they said."""
-    found = {}
+    results = {}
     for name, source in ATTACKS.items():
         text = source.replace("PORT", str(port)).replace("PROJECT", str(ROOT))
         finished = run(text)
         said = finished.stdout.decode(errors="replace").strip()
         was_killed = name == "kill the parent" and finished.status not in (0, None)
         if not said.startswith("held") and not was_killed:
-            found[name] = f"{said!r} status {finished.status} {finished.stderr[-300:]!r}"
-    return found
+            results[name] = f"{said!r} status {finished.status} {finished.stderr[-300:]!r}"
+    return results
 
 
 @pytest.fixture

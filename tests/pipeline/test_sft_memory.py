@@ -75,14 +75,14 @@ def test_out_of_memory_halves_the_rows_a_pass_and_the_mathematics_is_the_same(
     # A checkpoint lies at step 3; the batch of step 5 does not fit, nor do its halves.
     short_of_memory(monkeypatch, rows=1, step=4)
     metrics, events = stage(tmp_path / "short", config(), inputs)
-    told = [event["text"] for event in events if "out of memory" in event.get("text", "")]
-    assert "with 4 rows a pass: goes on with 2, 4 passes a step instead of 2" in told[0]
-    assert "with 2 rows a pass: goes on with 1" in told[1] and len(told) == 2
-    whole = tmp_path / "whole" / "out"
-    before = load_file(whole / "model.safetensors")
+    messages = [event["text"] for event in events if "out of memory" in event.get("text", "")]
+    assert "with 4 rows a pass: goes on with 2, 4 passes a step instead of 2" in messages[0]
+    assert "with 2 rows a pass: goes on with 1" in messages[1] and len(messages) == 2
+    full = tmp_path / "whole" / "out"
+    before = load_file(full / "model.safetensors")
     for name, tensor in load_file(tmp_path / "short" / "out" / "model.safetensors").items():
         torch.testing.assert_close(tensor, before[name], atol=CLOSE, rtol=0)
-    rows = [json.loads(line) for line in (whole / "telemetry.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (full / "telemetry.jsonl").read_text().splitlines()]
     again = (tmp_path / "short" / "out" / "telemetry.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in again] == [row["step"] for row in rows]
     assert metrics["loss_last"] == pytest.approx(rows[-1]["loss"], abs=CLOSE)
@@ -129,5 +129,5 @@ def test_a_model_that_does_not_stop_is_told_and_one_that_stops_is_not(
         byte_tokenizer().save_pretrained(folder)
         assert stopped_share(folder, StoredRows.of(rows), MACHINE) == share
     _, metrics, events = sft_made
-    told = [event["text"] for event in events if "learned to stop" in event.get("text", "")]
-    assert bool(told) == (metrics["stopped_share"] < 0.8)
+    messages = [event["text"] for event in events if "learned to stop" in event.get("text", "")]
+    assert bool(messages) == (metrics["stopped_share"] < 0.8)

@@ -280,12 +280,12 @@ def killed_runs(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", KILLS)
 def test_a_killed_and_resumed_stage_makes_the_same_bytes(killed_runs: Path, name: str):
-    whole, resumed = killed_runs / name / "whole" / "out", killed_runs / name / "killed" / "out"
-    names = sorted(path.name for path in whole.iterdir())
+    full, resumed = killed_runs / name / "whole" / "out", killed_runs / name / "killed" / "out"
+    names = sorted(path.name for path in full.iterdir())
     assert len(names) == 8
     assert sorted(path.name for path in resumed.iterdir()) == names
     for file in names:
-        assert (whole / file).read_bytes() == (resumed / file).read_bytes(), file
+        assert (full / file).read_bytes() == (resumed / file).read_bytes(), file
 
 
 def test_a_run_resumed_with_smaller_micro_batches_learns_the_same(killed_runs: Path):
@@ -293,8 +293,8 @@ def test_a_run_resumed_with_smaller_micro_batches_learns_the_same(killed_runs: P
     from safetensors.torch import load_file
 
     outs = [killed_runs / "float64" / run / "out" for run in ("whole", "smaller")]
-    whole, smaller = (load_file(out / "model.safetensors") for out in outs)
-    for name, tensor in whole.items():
+    full, smaller = (load_file(out / "model.safetensors") for out in outs)
+    for name, tensor in full.items():
         torch.testing.assert_close(smaller[name], tensor, atol=CLOSE, rtol=0)
 
 
@@ -337,17 +337,17 @@ def _main(root: Path) -> None:
     inputs = make_inputs(root / "inputs", [trace(number) for number in range(ROWS)])
     settings = {"full": config(), "lora": config(lora=LoraConfig(rank=2))}
     for name, kills in KILLS.items():
-        whole, killed = root / name / "whole", root / name / "killed"
-        assert _in_child(lambda: _stage_killed_after(None, whole, settings[name], inputs)) == 0  # noqa: B023
+        full, killed = root / name / "whole", root / name / "killed"
+        assert _in_child(lambda: _stage_killed_after(None, full, settings[name], inputs)) == 0  # noqa: B023
         for rows in (*kills, None):
             status = _in_child(lambda: _stage_killed_after(rows, killed, settings[name], inputs))  # noqa: B023
             assert status == (0 if rows is None else -signal.SIGKILL)
     machine = MACHINE.model_copy(update={"micro_batch": 2})
     with in_float64():
         inputs = make_inputs(root / "float64" / "inputs", [trace(number) for number in range(ROWS)])
-        whole = (root / "float64" / "whole", config(), inputs)
+        full = (root / "float64" / "whole", config(), inputs)
         smaller = (root / "float64" / "smaller", config(), inputs)
-        assert _in_child(lambda: _stage_killed_after(None, *whole)) == 0
+        assert _in_child(lambda: _stage_killed_after(None, *full)) == 0
         assert _in_child(lambda: _stage_killed_after(5, *smaller)) == -signal.SIGKILL
         assert _in_child(lambda: _stage_killed_after(None, *smaller, machine)) == 0
 

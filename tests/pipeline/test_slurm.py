@@ -87,8 +87,8 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     work = tmp_path_factory.mktemp("slurm")
     machine = work / "machine.yaml"
     machine.write_text(MACHINE, encoding="utf-8")
-    if told := fault(work / "trial"):
-        pytest.skip(f"a Slurm of one's own does not come up here: {told}")
+    if message := fault(work / "trial"):
+        pytest.skip(f"a Slurm of one's own does not come up here: {message}")
     orders = ["recipes/smoke.yaml", "--machine", machine, "--set", f"stages.zero.steps={STEPS}"]
     orders += [] if IS_LONG else ["--until", "zero_traces"]
     driver = [sys.executable, FOLDER / "kill_a_node.py", work, str(SECONDS), "zero", *orders]
@@ -106,11 +106,11 @@ pytestmark = [
 def test_a_job_that_is_told_to_stop_and_then_loses_a_node_makes_the_same_bytes(
     jobs: tuple[Path, dict[str, Any]],
 ) -> None:
-    work, told = jobs
-    assert {name: job["state"] for name, job in told.items()} == {
+    work, message = jobs
+    assert {name: job["state"] for name, job in message.items()} == {
         "undisturbed": "COMPLETED", "stopped": "COMPLETED",
     }  # fmt: skip
-    assert (told["undisturbed"]["restarts"], told["stopped"]["restarts"]) == ("0", "2")
+    assert (message["undisturbed"]["restarts"], message["stopped"]["restarts"]) == ("0", "2")
     ours, theirs = sealed(work / "undisturbed"), sealed(work / "stopped")
     stages = load_recipe(ROOT / "recipes" / "smoke.yaml").stages.keys()
     assert ours.keys() == theirs.keys()

@@ -177,8 +177,8 @@ def test_an_engine_that_fails_leaves_what_it_has_drawn(
     engines: list[Streamer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     inputs = inputs_of(tmp_path / "inputs", problems=40)
-    whole = stream_run(tmp_path / "whole", inputs, samples=4)
-    whole.here()
+    full = stream_run(tmp_path / "whole", inputs, samples=4)
+    full.here()
     run = stream_run(tmp_path / "run", inputs, samples=4)
     stream = Streamer.stream
 
@@ -193,7 +193,7 @@ def test_an_engine_that_fails_leaves_what_it_has_drawn(
     lines = (run.scratch / "traces.jsonl").read_bytes().count(b"\n")
     assert 0 < lines <= 60
     run.here()
-    assert run.bytes() == whole.bytes()
+    assert run.bytes() == full.bytes()
     assert engines[-1].asked == 160 - lines
 
 
@@ -213,7 +213,7 @@ def test_real_engines_stream_the_traces_that_blocks_give(engine: str, tmp_path: 
         assert process.exitcode == 0
     pairs = list(zip(full.traces(), exact.traces(), strict=True))
     assert len(pairs) == 48
-    for streamed, drawn in pairs:
-        assert streamed.seed == drawn.seed and streamed.sampling == drawn.sampling
+    for streamed, samples in pairs:
+        assert streamed.seed == samples.seed and streamed.sampling == samples.sampling
     # Other rows share a product, so rounding may decide a token; on some processor it will.
-    assert sum(streamed == drawn for streamed, drawn in pairs) >= 44
+    assert sum(streamed == samples for streamed, samples in pairs) >= 44

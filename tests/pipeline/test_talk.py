@@ -89,8 +89,8 @@ def test_chat_asks_to_the_token_as_the_published_folder_does(
     folder.mkdir()
     write_settings(student, prompt, folder)
     served = open_tokenizer(folder)
-    asked = [list(request.prompt_ids) for (request,) in sampler.calls]
-    assert asked == [served_ids(served, question) for question in QUESTIONS]
+    requests = [list(request.prompt_ids) for (request,) in sampler.calls]
+    assert requests == [served_ids(served, question) for question in QUESTIONS]
     assert sampler.stops == [("END",)] * 3
 
 
@@ -107,8 +107,8 @@ def test_chat_asks_in_the_styles_that_no_folder_is_published_in(
 ) -> None:
     sampler, _ = talked(made(tmp_path, prompt)["student"], monkeypatch)
     tokenizer = byte_tokenizer()
-    asked = [tokenizer.decode(request.prompt_ids) for (request,) in sampler.calls]
-    assert asked == [render(question, prompt, tokenizer) for question in QUESTIONS]
+    requests = [tokenizer.decode(request.prompt_ids) for (request,) in sampler.calls]
+    assert requests == [render(question, prompt, tokenizer) for question in QUESTIONS]
     assert sampler.stops == [("END", "</answer>")] * 3
 
 

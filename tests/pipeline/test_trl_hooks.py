@@ -69,7 +69,7 @@ def private(names: Any) -> set[str]:
 
 
 def test_trl_is_the_version_that_the_hooks_were_checked_with() -> None:
-    changed = [name for name, known in SOURCES.items() if source_of(name) != known]
+    changed = [name for name, expected in SOURCES.items() if source_of(name) != expected]
     assert trl.__version__ == TESTED and not changed, (
         f"checked with TRL {TESTED}, this is {trl.__version__}: read its changes to "
         f"{', '.join(changed) or 'its trainers'}, run tests/golden, and raise TESTED and the "

@@ -99,16 +99,16 @@ def test_two_ranks_give_the_model_of_one_in_a_pod_that_has_ranks_of_its_own(tmp_
         "MASTER_PORT": "1", "PET_NNODES": "4", "OMPI_COMM_WORLD_SIZE": "4",
         "ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_USE_FSDP": "true",
     }  # fmt: skip
-    one = build(tmp_path / "one", {}, pod)
+    first = build(tmp_path / "one", {}, pod)
     two = build(tmp_path / "two", TWO_RANKS, pod)
     rows = [
         [json.loads(line) for line in (path / "telemetry.jsonl").read_text().splitlines()]
-        for path in (one, two)
+        for path in (first, two)
     ]
     assert len(rows[0]) == len(rows[1]) > 1
     for ours, theirs in zip(*rows, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
-    alone, together = (load_file(path / "model.safetensors") for path in (one, two))
+    alone, together = (load_file(path / "model.safetensors") for path in (first, two))
     assert alone.keys() == together.keys()
     assert max(float((alone[name] - together[name]).abs().max()) for name in alone) < 1e-6
 

@@ -28,9 +28,9 @@ def test_a_well_formed_text_is_exactly_its_two_parts(text):
 
 @given(PLAIN, PLAIN.filter(str.strip), st.sampled_from(["", "<think>\n", "<think>"]))
 def test_prefilled_and_written_text_are_parsed_alike(reasoning, answer, prefill):
-    whole = f"<think>\n{reasoning}</think><answer>{answer}</answer>"
-    rest = whole.removeprefix("<think>\n") if prefill else whole
-    assert parse(rest, prefill=prefill) == parse(whole)
+    full = f"<think>\n{reasoning}</think><answer>{answer}</answer>"
+    rest = full.removeprefix("<think>\n") if prefill else full
+    assert parse(rest, prefill=prefill) == parse(full)
 
 
 @given(PLAIN, PLAIN.filter(str.strip), st.sampled_from(GRAMMAR))

@@ -72,11 +72,11 @@ def answered(monkeypatch: pytest.MonkeyPatch, line: str, *, expected: Any, **dat
 
     monkeypatch.setattr(code, "Sandbox", Written)
     calls = [{"args": [], "expected": json.loads(plain.dump(expected))}]
-    asked = Problem(
+    requested = Problem(
         id="p", prompt="q", reference="", kind="code", source="s",
         data={"calls": calls, "entry_point": "f", **data},
     )  # fmt: skip
-    verdict = grade_code(asked, "def f(): ...")
+    verdict = grade_code(requested, "def f(): ...")
     assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
     return verdict
 
@@ -99,8 +99,8 @@ def test_every_value_gets_a_verdict_right_or_wrong(value: Any, other: Any, toler
         assert verdict.outcome == (
             "correct" if equal(other, value, tolerance=tolerance) else "wrong"
         )
-        told = answered(patch, plain.dump({"error": other}), expected=value)
-        assert told.outcome == "crashed"
+        message = answered(patch, plain.dump({"error": other}), expected=value)
+        assert message.outcome == "crashed"
 
 
 @PATIENT

@@ -49,17 +49,17 @@ def test_a_file_torn_at_any_byte_gives_its_whole_lines_and_can_go_on(rows: list[
         raw = path.read_bytes()
         for cut in range(len(raw) + 1):
             path.write_bytes(raw[:cut])
-            whole = rows[: raw[:cut].count(b"\n")]
-            assert recover_rows(path) == whole
+            full = rows[: raw[:cut].count(b"\n")]
+            assert recover_rows(path) == full
             path.write_bytes(path.read_bytes() + b'{"next": 1}\n')
-            assert recover_rows(path) == [*whole, {"next": 1}]
+            assert recover_rows(path) == [*full, {"next": 1}]
 
 
 @given(st.integers(0, 2**31 - 1), st.lists(st.one_of(TEXT, st.integers()), max_size=4))
 def test_a_derived_seed_is_stable_and_in_range(seed: int, keys: list[str | int]) -> None:
-    found = derive(seed, *keys)
-    assert found == derive(seed, *keys)
-    assert 0 <= found < 2**31
+    result = derive(seed, *keys)
+    assert result == derive(seed, *keys)
+    assert 0 <= result < 2**31
 
 
 def test_derived_seeds_of_near_keys_are_all_different() -> None:

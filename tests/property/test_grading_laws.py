@@ -30,10 +30,10 @@ MATHS = st.text(alphabet="0123456789xpi+-*/^=(){}[]\\,.%$ <>!_|", max_size=24)
 @settings(deadline=None)
 @given(st.text(), KINDS, st.sampled_from(["stop", "length"]))
 def test_no_text_makes_a_grader_raise(text, kind, finish):
-    asked = problem("B" if kind == "choice" else "7", kind)
-    for whole in (text, completion_text("a", text)):
-        assert grade(asked, whole, finish_reason=finish).outcome != "correct" or text.strip()
-        grade_lenient(asked, whole, finish_reason=finish)
+    requested = problem("B" if kind == "choice" else "7", kind)
+    for full in (text, completion_text("a", text)):
+        assert grade(requested, full, finish_reason=finish).outcome != "correct" or text.strip()
+        grade_lenient(requested, full, finish_reason=finish)
 
 
 @settings(deadline=None, max_examples=60)
@@ -57,8 +57,8 @@ def test_every_way_to_write_an_integer_is_read_alike(number):
 
 @given(st.integers(), st.text(alphabet="abc ,.\n", max_size=20))
 def test_the_last_number_of_a_text_is_found(number, words):
-    found = last_number(f"{words} 3 then {number} {words}")
-    assert plain_number(found) == Fraction(number)
+    result = last_number(f"{words} 3 then {number} {words}")
+    assert plain_number(result) == Fraction(number)
 
 
 @settings(deadline=None)
@@ -109,9 +109,9 @@ DRESSES = [
 @settings(deadline=None)
 @given(st.sampled_from(ANSWERS), st.sampled_from(DRESSES))
 def test_box_dollars_spacing_and_sentences_change_no_verdict(pair, dress):
-    asked = problem(pair[0])
-    plain = grade(asked, completion_text("a", pair[1]))
-    dressed = grade(asked, completion_text("a", dress.format(pair[1])))
+    requested = problem(pair[0])
+    plain = grade(requested, completion_text("a", pair[1]))
+    dressed = grade(requested, completion_text("a", dress.format(pair[1])))
     assert dressed.outcome == plain.outcome
     assert grade(problem(dress.format(pair[0])), completion_text("a", pair[1])).outcome == (
         plain.outcome
@@ -157,7 +157,7 @@ LONG = st.sampled_from(["9", "(", "{", "\\frac", "x ", "1,", "`", "$", "~", "\\p
 @settings(deadline=None, max_examples=30)
 @given(LONG, st.sampled_from(["7", "1,2", "(1,2)", r"(-\infty,2)", "x+1", "yes"]))
 def test_no_long_text_takes_long(piece, reference):
-    asked = problem(reference)
+    requested = problem(reference)
     began = time.monotonic()
-    grade(asked, completion_text("a", piece * (9000 // len(piece))))
+    grade(requested, completion_text("a", piece * (9000 // len(piece))))
     assert time.monotonic() - began < 2

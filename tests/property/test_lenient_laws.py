@@ -40,9 +40,9 @@ def problem(kind: ProblemKind, reference: str) -> Problem:
 @settings(deadline=None, max_examples=150)
 @given(TEXTS, TEXTS, st.sampled_from(REFERENCES), st.sampled_from(["stop", "length"]), FORMS)
 def test_what_is_strictly_right_is_leniently_right(thoughts, answer, asked, reason, prompt):
-    one = problem(*asked)
+    single = problem(*asked)
     for text in (answer, completion_text(thoughts, answer), f"{thoughts}</think>{answer}"):
-        strict, lenient = map(grade_item, both_readings(one, text, reason, prompt))
+        strict, lenient = map(grade_item, both_readings(single, text, reason, prompt))
         assert lenient.is_correct >= strict.is_correct
         assert lenient.outcome != "ungradable"
 
@@ -66,10 +66,10 @@ def test_what_is_decided_plainly_is_decided_alike_with_sympy(text, asked):
 
 @given(st.integers(-(10**12), 10**12), st.text(alphabet="abc ,.\n", max_size=20))
 def test_a_marked_number_counts_whatever_numbers_stand_around_it(number, words):
-    asked = problem("math", str(number))
+    requested = problem("math", str(number))
     for mark in ("\\boxed{%d}", "The answer is %d.", "#### %d\n", "<answer> %d </answer>"):
         text = f"First 5 then {words} 3.\n{mark % number}\nThat took 12 steps."
-        assert grade_lenient(asked, text).is_correct, lenient_answer(asked, text)
+        assert grade_lenient(requested, text).is_correct, lenient_answer(requested, text)
 
 
 @given(st.fractions(max_denominator=1000), st.sampled_from(["${}$.", "it is {}", "so {}, QED"]))

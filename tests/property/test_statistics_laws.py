@@ -44,8 +44,8 @@ def test_an_interval_holds_its_value_inside_the_unit_interval(values: list[float
 
 @given(SHARES)
 def test_more_samples_never_widen_an_interval(values: list[float]) -> None:
-    one, many = (mean_interval(values, samples=k) for k in (1, 64))
-    assert many.high - many.low <= one.high - one.low + TOLERANCE
+    single, many = (mean_interval(values, samples=k) for k in (1, 64))
+    assert many.high - many.low <= single.high - single.low + TOLERANCE
 
 
 @given(SHARES)

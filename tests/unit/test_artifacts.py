@@ -59,10 +59,10 @@ def test_sealing_renames_a_partial_folder_and_names_its_files(tmp_path: Path) ->
 def test_equal_content_is_told_by_one_hash_whatever_the_rest_of_the_manifest(
     tmp_path: Path,
 ) -> None:
-    one = sealed(tmp_path / "one")
+    first = sealed(tmp_path / "one")
     two = sealed(tmp_path / "two", fingerprint="cd" * 32)
-    assert one.manifest.content == two.manifest.content
-    assert one.manifest.fingerprint != two.manifest.fingerprint
+    assert first.manifest.content == two.manifest.content
+    assert first.manifest.fingerprint != two.manifest.fingerprint
 
 
 @pytest.mark.parametrize("name", ["a.txt", "inner/b.txt"])

@@ -85,15 +85,15 @@ def test_many_rows_go_through_in_parts(
     query, key, value = torch.randn(3, 5, 3, 6, 8, generator=stream)
     shape = (6, 6) if rows_of_mask is None else (rows_of_mask, 1, 6, 6)
     mask = torch.randn(shape, generator=stream)
-    whole = attention(query, key, value, mask)
+    full = attention(query, key, value, mask)
     monkeypatch.setattr(factory.cpu.attention, "PART_BYTES", 2 * 3 * 6 * 6 * 8)
-    assert torch.allclose(attention(query, key, value, mask), whole, atol=CLOSE)
+    assert torch.allclose(attention(query, key, value, mask), full, atol=CLOSE)
     alone = [
         attention(query[row : row + 1], key[row : row + 1], value[row : row + 1],
                   mask[row : row + 1] if rows_of_mask == 5 else mask)
         for row in range(5)
     ]  # fmt: skip
-    assert torch.allclose(torch.cat(alone), whole, atol=CLOSE)
+    assert torch.allclose(torch.cat(alone), full, atol=CLOSE)
 
 
 def test_a_saved_model_does_not_name_it(tmp_path: Path) -> None:

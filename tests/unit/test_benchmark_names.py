@@ -29,9 +29,11 @@ def recipes() -> dict[str, Recipe]:
     loaded = {str(path.relative_to(ROOT)): load_recipe(path) for path in paths}
     base = {"base": {"kind": "model", "source": {"type": "tiny", "architecture": "llama"}}}
     for path in (suite.EVALS / "suites").glob("*.yaml"):
-        asked = load_suite(path.stem)
-        protocol = load_protocol(asked.protocol)
-        loaded[f"evals/suites/{path.name}"] = evaluation_recipe(base, asked, protocol, name="suite")
+        requested = load_suite(path.stem)
+        protocol = load_protocol(requested.protocol)
+        loaded[f"evals/suites/{path.name}"] = evaluation_recipe(
+            base, requested, protocol, name="suite"
+        )
     return loaded
 
 
@@ -49,11 +51,11 @@ def sources(recipe: Recipe, stage: str) -> list[dict[str, Any]]:
 
 def names() -> dict[str, set[str]]:
     """Where each name of a benchmark stands."""
-    found: dict[str, set[str]] = {}
+    results: dict[str, set[str]] = {}
 
     def add(where: str, *given: str) -> None:
         for name in given:
-            found.setdefault(name, set()).add(where)
+            results.setdefault(name, set()).add(where)
 
     for where, benchmark, _ in benchmarks():
         add(where, benchmark["name"])
@@ -67,7 +69,7 @@ def names() -> dict[str, set[str]]:
         add(path.name, *settings(path, "task"))
     add("published.yaml", *load_published().benchmarks)
     add("bundled.py", *get_args(BundleName))
-    return found
+    return results
 
 
 def settings(path: Path, key: str) -> list[str]:
@@ -80,10 +82,10 @@ def letters_and_digits(name: str) -> str:
 
 
 def test_the_names_are_found() -> None:
-    found = names()
-    assert {"math_500", "aime24", "gsm8k_100", "gpqa_diamond", "humaneval_164"} <= found.keys()
-    assert any(where.startswith("recipes/distill/") for where in found["math_500"])
-    assert "evals/suites/r1.yaml" in found["math_500"]
+    result = names()
+    assert {"math_500", "aime24", "gsm8k_100", "gpqa_diamond", "humaneval_164"} <= result.keys()
+    assert any(where.startswith("recipes/distill/") for where in result["math_500"])
+    assert "evals/suites/r1.yaml" in result["math_500"]
 
 
 def test_no_name_has_two_spellings() -> None:
@@ -149,17 +151,17 @@ def test_a_task_file_is_named_after_its_task_and_bundle(path: Path) -> None:
 
 
 def test_protocols_speak_of_benchmarks_that_there_are() -> None:
-    asked = {benchmark["name"] for _, benchmark, _ in benchmarks()}
-    known = asked | load_published().benchmarks.keys() | set(get_args(BundleName))
+    requests = {benchmark["name"] for _, benchmark, _ in benchmarks()}
+    expected = requests | load_published().benchmarks.keys() | set(get_args(BundleName))
     for path in (suite.EVALS / "protocols").glob("*.yaml"):
-        assert load_protocol(path.stem).samples_by.keys() <= known, path.name
+        assert load_protocol(path.stem).samples_by.keys() <= expected, path.name
 
 
 def test_documents_spell_names_as_the_data_files_do() -> None:
-    known = {letters_and_digits(name): name for name in names()}
+    expected = {letters_and_digits(name): name for name in names()}
     for path in DOCUMENTS:
         for name in re.findall(r"`([\w-]+)`", path.read_text(encoding="utf-8")):
-            assert known.get(letters_and_digits(name), name) == name, path.name
+            assert expected.get(letters_and_digits(name), name) == name, path.name
 
 
 def test_licences_are_spelled_as_the_table_of_licences_does() -> None:

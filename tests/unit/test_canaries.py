@@ -39,9 +39,9 @@ def test_the_right_answer_is_wrong_on_a_canary(kind: ProblemKind) -> None:
 @pytest.mark.parametrize("form", TESTS)
 def test_a_right_program_is_wrong_on_a_canary(form: str) -> None:
     answer = "```python\nprint(3)\n```" if form == "stdout" else BODY
-    asked = problem("code", **TESTS[form])
-    assert grade(asked, completion_text("so", answer)).is_correct
-    assert grade(canary(asked, 7), completion_text("so", answer)).outcome == "wrong"
+    requested = problem("code", **TESTS[form])
+    assert grade(requested, completion_text("so", answer)).is_correct
+    assert grade(canary(requested, 7), completion_text("so", answer)).outcome == "wrong"
 
 
 def test_canaries_are_drawn_alike_for_a_seed_and_never_more_than_there_are_problems() -> None:
@@ -66,8 +66,8 @@ def shares(outcomes: list[str], asked: list[Problem]) -> dict[str, float]:
 
 def test_accuracy_leaves_canaries_out_and_theirs_is_told_apart() -> None:
     plain, made = problem("math"), canary(problem("math"), 7)
-    found = shares(["correct", "wrong", "wrong", "correct"], [plain, plain, made, made])
-    assert (found["accuracy"], found["canary_accuracy"]) == (0.5, 0.5)
+    result = shares(["correct", "wrong", "wrong", "correct"], [plain, plain, made, made])
+    assert (result["accuracy"], result["canary_accuracy"]) == (0.5, 0.5)
     assert "canary_accuracy" not in shares(["correct"], [plain])
     assert shares(["wrong"], [made])["accuracy"] == 0.0
 

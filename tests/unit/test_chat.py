@@ -119,9 +119,9 @@ def test_a_template_that_shows_no_worked_example_as_it_stands_is_refused(templat
 def test_messages_as_json_hold_the_worked_examples_and_stay_json():
     shown = Demonstration(question="1", reasoning='say "two"\n\\', answer="2")
     prompt = PromptConfig(style="few_shot", demonstrations=(shown,))
-    found = messages_of(render("q", prompt, messages_tokenizer()))
-    assert found is not None
-    assert found[0][1]["content"] == completion_text(shown.reasoning, shown.answer)
+    result = messages_of(render("q", prompt, messages_tokenizer()))
+    assert result is not None
+    assert result[0][1]["content"] == completion_text(shown.reasoning, shown.answer)
 
 
 def test_a_template_that_refuses_the_messages_is_told_in_words():

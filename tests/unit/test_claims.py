@@ -50,12 +50,12 @@ def test_a_measure_is_a_mean_over_the_samples_of_a_problem(measure, expected) ->
 
 def test_mixing_is_the_share_of_thoughts_in_another_language_than_the_questions() -> None:
     def thought(problem: str, question: str, reasoning: str | None) -> EvalSample:
-        one = sample(problem, "")
-        told = one.trace.model_copy(update={"question": question, "reasoning": reasoning})
-        return one.model_copy(update={"trace": told})
+        single = sample(problem, "")
+        message = single.trace.model_copy(update={"question": question, "reasoning": reasoning})
+        return single.model_copy(update={"trace": message})
 
     english, german = "What is the sum of two and three?", "Was ist die Summe von zwei und drei?"
-    found = measured(
+    result = measured(
         [
             thought("pure", english, "the sum of two and three is five"),
             # Four English words, and four Chinese signs, each a word.
@@ -66,7 +66,7 @@ def test_mixing_is_the_share_of_thoughts_in_another_language_than_the_questions(
         ],
         "mixing",
     )
-    assert found == {"pure": 0.0, "mixed": pytest.approx(0.5), "german": 0.0, "none": 0.0}
+    assert result == {"pure": 0.0, "mixed": pytest.approx(0.5), "german": 0.0, "none": 0.0}
 
 
 def test_a_completion_without_marked_words_has_no_share_of_a_script() -> None:
@@ -100,9 +100,9 @@ def test_the_interval_covers_the_truth_over_seeds_and_problems() -> None:
 
 
 def test_one_seed_says_less_about_seeds_than_three_that_differ() -> None:
-    one = np.linspace(0, 1, 50)[None]
-    apart = np.concatenate([one - 0.3, one, one + 0.3])
-    (narrow, _), (wide, _) = crossed_difference(one), crossed_difference(apart)
+    single = np.linspace(0, 1, 50)[None]
+    apart = np.concatenate([single - 0.3, single, single + 0.3])
+    (narrow, _), (wide, _) = crossed_difference(single), crossed_difference(apart)
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
 
 

@@ -69,10 +69,10 @@ def test_a_head_that_does_not_answer_is_named_with_the_command_that_starts_one(
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(EngineError) as caught:
             Nodes(Cluster(address=address, engines=1))
-    told = str(caught.value)
-    assert f"cluster.address: {address} does not answer" in told
-    assert "ray start --head" in told
-    assert f"ray start --address {address}" in told
+    message = str(caught.value)
+    assert f"cluster.address: {address} does not answer" in message
+    assert "ray start --head" in message
+    assert f"ray start --address {address}" in message
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,8 @@ def test_versions_that_differ_are_told_apart() -> None:
     here = {"the factory": "abc", "torch": "2.13.0", "transformers": "5.17.0"}
     assert engine.differences(here, here) == ""
     there = {**here, "torch": "2.12.0", "the factory": "abd"}
-    told = "the factory is abd, not abc, torch is 2.12.0, not 2.13.0"
-    assert engine.differences(here, there) == told
+    message = "the factory is abd, not abc, torch is 2.12.0, not 2.13.0"
+    assert engine.differences(here, there) == message
 
 
 def test_builds_of_one_version_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,8 +62,8 @@ def verdict(source: str, **data) -> Verdict:
     ],
 )
 def test_programs_that_read_and_write(source: str, outcome: str, says: str) -> None:
-    found = verdict(source, tests=ECHO, timeout_seconds=patience(outcome))
-    assert (found.outcome, says in found.explanation) == (outcome, True), found
+    result = verdict(source, tests=ECHO, timeout_seconds=patience(outcome))
+    assert (result.outcome, says in result.explanation) == (outcome, True), result
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_programs_that_read_and_write(source: str, outcome: str, says: str) -> N
     ],
 )
 def test_functions_that_are_called(source: str, outcome: str, says: str) -> None:
-    found = verdict(source, **CALLS, timeout_seconds=patience(outcome))
-    assert (found.outcome, says in found.explanation) == (outcome, True), found
+    result = verdict(source, **CALLS, timeout_seconds=patience(outcome))
+    assert (result.outcome, says in result.explanation) == (outcome, True), result
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,8 @@ def test_functions_that_are_called(source: str, outcome: str, says: str) -> None
     ],
 )
 def test_a_benchmarks_own_check_calls_from_another_process(source: str, outcome: str) -> None:
-    found = verdict(source, **CHECK, timeout_seconds=patience(outcome))
-    assert found.outcome == outcome, found
+    result = verdict(source, **CHECK, timeout_seconds=patience(outcome))
+    assert result.outcome == outcome, result
 
 
 ALWAYS_EQUAL = """
@@ -219,9 +219,9 @@ def test_a_problem_without_usable_tests_is_ungradable_not_wrong(data: dict) -> N
 
 
 def test_unsandboxed_verdicts_say_so() -> None:
-    found = grade_code(problem(tests=ECHO), ADDS, is_isolated=False)
-    assert found.outcome == "correct"
-    assert found.explanation.startswith("unsandboxed: ")
+    result = grade_code(problem(tests=ECHO), ADDS, is_isolated=False)
+    assert result.outcome == "correct"
+    assert result.explanation.startswith("unsandboxed: ")
     assert (
         grade_code(problem(**CALLS), "def double(x): return x", is_isolated=False).outcome
         == "wrong"
@@ -311,9 +311,9 @@ def test_a_value_or_a_text_that_no_file_can_hold_ends_no_worker() -> None:
             GradeItem(called, completion_text("", "def f():\n    return 1  # \ud800")),
             GradeItem(surd, completion_text("", "\\sqrt{3} \ud800")),
         ]
-        found = pool.grade(items[:2]) + pool.grade(items[2:])
-    assert [one.outcome for one in found] == ["wrong", "correct", "wrong"], found
-    assert "0x" in found[0].explanation and "\\ud800" in (found[1].answer or "")
+        result = pool.grade(items[:2]) + pool.grade(items[2:])
+    assert [item.outcome for item in result] == ["wrong", "correct", "wrong"], result
+    assert "0x" in result[0].explanation and "\\ud800" in (result[1].answer or "")
 
 
 def test_values_of_the_tests_that_cannot_be_used_are_the_problems_fault() -> None:

@@ -61,10 +61,10 @@ def test_graded_answers_vote_by_what_their_grader_reads(
     kind: ProblemKind, reference: str, answers: list[str], share: float
 ) -> None:
     choices = {"choices": ["red", "blue"]} if kind == "choice" else {}
-    asked = Problem(id="p", prompt="", reference=reference, kind=kind, source="s", data=choices)
-    verdicts = [grade(asked, completion_text("", answer)) for answer in answers]
-    verdicts.append(grade(asked, "no tags"))
-    assert consensus(votes(verdicts), [one.is_correct for one in verdicts]) == share
+    requested = Problem(id="p", prompt="", reference=reference, kind=kind, source="s", data=choices)
+    verdicts = [grade(requested, completion_text("", answer)) for answer in answers]
+    verdicts.append(grade(requested, "no tags"))
+    assert consensus(votes(verdicts), [verdict.is_correct for verdict in verdicts]) == share
 
 
 def over_subsets(answers: list[str | None], correct: list[bool], k: int) -> float:
@@ -97,8 +97,8 @@ def test_too_many_samples_to_count_are_drawn_and_close_to_the_count() -> None:
     answers = ["7"] * 180 + ["8"] * 120
     correct = [True] * 180 + [False] * 120
     exact = (math.comb(180, 3) + math.comb(180, 2) * 120) / math.comb(300, 3)
-    found = consensus_at(answers, correct, k=3, seed=1, draws=4000)
-    assert abs(found - exact) < 3 * 0.5 / math.sqrt(4000)
+    result = consensus_at(answers, correct, k=3, seed=1, draws=4000)
+    assert abs(result - exact) < 3 * 0.5 / math.sqrt(4000)
     small = consensus_at(answers[60:240], correct[60:240], k=3, seed=1)
     assert small == pytest.approx(
         (math.comb(120, 3) + math.comb(120, 2) * 60) / math.comb(180, 3), abs=1e-12

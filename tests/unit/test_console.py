@@ -148,7 +148,7 @@ def test_an_encoding_that_lacks_a_character_is_no_crash() -> None:
 
 
 def test_every_part_of_a_trace_is_shown_safely(hostile: str) -> None:
-    whole = trace(hostile).model_copy(
+    full = trace(hostile).model_copy(
         update={
             "question": hostile, "reasoning": hostile, "answer": hostile,
             "verdict": Verdict(outcome="wrong", answer=hostile, explanation=hostile),
@@ -156,9 +156,9 @@ def test_every_part_of_a_trace_is_shown_safely(hostile: str) -> None:
     )  # fmt: skip
     screen = io.StringIO()
     console = Console(file=screen, width=200)
-    show_trace(whole, console)
+    show_trace(full, console)
     show_trace(
-        whole.model_copy(update={"reasoning": None, "answer": None, "completion": hostile}), console
+        full.model_copy(update={"reasoning": None, "answer": None, "completion": hostile}), console
     )
     check(screen.getvalue(), times=9)
 
@@ -199,9 +199,9 @@ def test_an_error_is_shown_safely(tmp_path: Path, hostile: str) -> None:
     for words in (json.dumps({"error": {"message": hostile}}), hostile):
         assert obeyed(_message(words)) == []
     name = hostile.replace("/", "|")
-    told = factory("show", name, "--store", tmp_path)
-    assert told.exit_code == 2
-    check(told.stderr)
+    message = factory("show", name, "--store", tmp_path)
+    assert message.exit_code == 2
+    check(message.stderr)
 
 
 def test_a_traceback_is_shown_safely() -> None:

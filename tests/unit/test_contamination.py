@@ -33,8 +33,8 @@ QUESTIONS = {
 
 
 def rules(texts: list[tuple[str, str]]) -> dict[str, str]:
-    _, found = overlaps(index_of(QUESTIONS), texts, "traces")
-    return {name: one.rule for name, one in found.items()}
+    _, result = overlaps(index_of(QUESTIONS), texts, "traces")
+    return {name: single.rule for name, single in result.items()}
 
 
 def test_each_rule_finds_its_overlap_and_a_paraphrase_is_missed():
@@ -106,7 +106,7 @@ def lineage(root: Path, *, base: str = "local") -> list[Step]:
 
 
 def rows(report: Report) -> Mapping[str, Contamination]:
-    return {one.label: one for one in contaminations(report)}
+    return {item.label: item for item in contaminations(report)}
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +120,11 @@ def report(steps) -> Report:
 
 
 def test_trained_on_is_what_the_weights_and_their_ancestors_read(report):
-    found = {
-        label: (one.stages, one.texts, [hit.problem for hit in one.overlaps])
-        for label, one in rows(report).items()
+    results = {
+        label: (single.stages, single.texts, [hit.problem for hit in single.overlaps])
+        for label, single in rows(report).items()
     }
-    assert found == {
+    assert results == {
         "base": ((), 0, []),
         "rl": (("sums",), 2, ["sums-0000", "sums-0001"]),
         "teacher": (("first", "sums"), 3, ["sums-0000", "sums-0001", "sums-0002"]),
@@ -134,9 +134,9 @@ def test_trained_on_is_what_the_weights_and_their_ancestors_read(report):
 
 
 def test_the_clean_score_is_that_of_the_problems_without_overlap(report):
-    clean = {label: one.scores[0].clean for label, one in rows(report).items()}
+    clean = {label: single.scores[0].clean for label, single in rows(report).items()}
     # Right on 0 and 2. Left are 2 and 3: 1 of 2; 3 alone: 0 of 1; 0 to 2: 2 of 3.
-    assert {label: (one.n, one.value) for label, one in clean.items()} == {
+    assert {label: (single.n, single.value) for label, single in clean.items()} == {
         "base": (4, 0.5), "rl": (2, 0.5), "teacher": (1, 0.0), "student": (3, pytest.approx(2 / 3)),
     }  # fmt: skip
     # Wilson's interval of 2 in 3.
@@ -150,8 +150,8 @@ def test_every_form_of_the_report_joins_it_to_the_score(report):
         assert "none trained on" in text and "3 texts of first and sums" in text
         assert "a paraphrase is missed" in text
         assert "what base was pre-trained on" in text
-        told = text.replace("sums\\_held", "sums_held")
-        assert "teacher was trained on 3 of 4 questions of sums_held as they are" in told
+        message = text.replace("sums\\_held", "sums_held")
+        assert "teacher was trained on 3 of 4 questions of sums_held as they are" in message
     scores = [line for line in render_markdown(report).splitlines() if "| student, sft, " in line]
     assert scores[0].endswith("| 66\\.7 % \\[20.8, 93.9\\], 3 of 4 problems | 4 x 1 |")
 
@@ -168,14 +168,16 @@ def test_where_every_problem_overlaps_no_clean_score_is_made_up(tmp_path):
 
 
 def test_what_cannot_be_looked_at_is_named(steps, monkeypatch):
-    without = [replace(one, artifact=None) if one.name == "second" else one for one in steps]
+    without = [replace(step, artifact=None) if step.name == "second" else step for step in steps]
     student = rows(build("r", "", without))["student"]
     assert student.unknown == (
         "what base was pre-trained on", "the texts of second, which are not here",
     )[::-1]  # fmt: skip
     monkeypatch.setattr(contamination, "MOST_BYTES", 10)
-    (told, _) = rows(build("r", "", steps))["student"].unknown
-    assert told.startswith("the texts of second: ") and "10 B" in told and "`unlike`" in told
+    (message, _) = rows(build("r", "", steps))["student"].unknown
+    assert (
+        message.startswith("the texts of second: ") and "10 B" in message and "`unlike`" in message
+    )
 
 
 def test_random_weights_were_trained_on_nothing(tmp_path):
@@ -188,7 +190,7 @@ def test_a_teacher_that_taught_by_its_distribution_is_named_and_counts_as_a_teac
     made.step("on_policy", "distill", inputs, is_made=False)
     by_name = index([*steps, *made.steps])
     trained, unknown = trained_on("on_policy", by_name)
-    assert [one.stage for one in trained] == ["sums", "second"]
+    assert [item.stage for item in trained] == ["sums", "second"]
     assert "what teacher was trained on, whose distribution on_policy learned" in unknown
     # The teacher's weights are not the student's, and those of the base are.
     assert teachers("on_policy", by_name) == ["teacher"]
@@ -200,8 +202,8 @@ def test_a_teacher_that_taught_by_its_distribution_is_named_and_counts_as_a_teac
 def test_an_rl_stage_is_trained_on_the_sources_that_it_chose(tmp_path):
     steps = lineage(tmp_path)
     chosen = [
-        replace(one, config={**one.config, "sources": ["b"]}) if one.name == "rl" else one
-        for one in steps
+        replace(step, config={**step.config, "sources": ["b"]}) if step.name == "rl" else step
+        for step in steps
     ]
     assert [hit.problem for hit in rows(build("r", "", chosen))["rl"].overlaps] == ["sums-0001"]
 

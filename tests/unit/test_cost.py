@@ -74,18 +74,18 @@ def shown(steps: tuple[Step, ...], store: Path, machine: Machine = CPU) -> str:
 def test_every_recipe_has_a_price(path: Path, tmp_path: Path) -> None:
     machine = load_machine(ROOT / "recipes" / "machines" / "node8.yaml")
     machine = machine.model_copy(update={"price_per_hour": 20.0})
-    found = bill(make_plan(load_recipe(path)), tmp_path, machine)
-    assert found.missing == []
-    assert found.price == pytest.approx(20 * found.seconds / 3600)
-    assert found.seconds > 1
+    result = bill(make_plan(load_recipe(path)), tmp_path, machine)
+    assert result.missing == []
+    assert result.price == pytest.approx(20 * result.seconds / 3600)
+    assert result.seconds > 1
 
 
 def test_an_unknown_model_says_what_is_missing_and_who_waits_for_it(tmp_path: Path) -> None:
-    found = bill(plan(base=HUB_MODEL, sums=SUMS, traces=TRACES), tmp_path, CPU)
-    told = dict(line.split(": ", 1) for line in found.missing)
-    assert "config.json of huggingface.co/nobody/knows is not on this machine" in told["base"]
-    assert told["traces"] == "needs base"
-    assert "sums" not in told
+    result = bill(plan(base=HUB_MODEL, sums=SUMS, traces=TRACES), tmp_path, CPU)
+    messages = dict(line.split(": ", 1) for line in result.missing)
+    assert "config.json of huggingface.co/nobody/knows is not on this machine" in messages["base"]
+    assert messages["traces"] == "needs base"
+    assert "sums" not in messages
     text = shown(plan(base=HUB_MODEL), tmp_path)
     assert "unknown: base: config.json of huggingface.co/nobody/knows" in text
 
@@ -113,9 +113,9 @@ def test_shapes_count_what_models_built_in_code_have() -> None:
         shape = tiny_shape(source)
         assert shape.parameters == sum(p.numel() for p in model.parameters())
         # Beside the products that one counts the norms, which hardly cost anything.
-        whole = size_of(model)
-        assert shape.size(4) == replace(whole, parameters=shape.products)
-        assert shape.products == pytest.approx(whole.parameters, rel=0.005)
+        full = size_of(model)
+        assert shape.size(4) == replace(full, parameters=shape.products)
+        assert shape.products == pytest.approx(full.parameters, rel=0.005)
         assert shape_of_config(model.config.to_dict(), "config").parameters == shape.parameters
     config = PretrainConfig(kind="pretrain", hidden=64, layers=2)
     model = new_model(config, seed=0)
@@ -123,11 +123,16 @@ def test_shapes_count_what_models_built_in_code_have() -> None:
 
 
 def test_what_the_formulas_do_not_cover_is_refused() -> None:
-    known = {"vocab_size": 10, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    expected = {
+        "vocab_size": 10,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     with pytest.raises(Unpriced, match="states no intermediate_size"):
-        shape_of_config(known, "x")
+        shape_of_config(expected, "x")
     with pytest.raises(Unpriced, match="mixture of experts"):
-        shape_of_config({**known, "intermediate_size": 8, "num_experts": 4}, "x")
+        shape_of_config({**expected, "intermediate_size": 8, "num_experts": 4}, "x")
 
 
 @pytest.mark.parametrize("text", ["not json", "[1]", '"text"'])
@@ -214,8 +219,8 @@ def test_on_policy_distillation_is_priced_with_its_teacher(tmp_path: Path) -> No
     large = {"kind": "model", "source": {"type": "hub", "id": "Qwen/Qwen2.5-7B"}}
     steps = plan(base=SMOLLM, large=large, sums=SUMS, taught=taught)
     estimates = [
-        bill(some, tmp_path, CPU).rows[-1].estimate
-        for some in (
+        bill(several, tmp_path, CPU).rows[-1].estimate
+        for several in (
             steps,
             plan(base=SMOLLM, large=large, sums=SUMS, taught={**taught, "teacher": "large"}),
         )
@@ -231,8 +236,8 @@ def test_on_policy_distillation_is_priced_with_its_teacher(tmp_path: Path) -> No
     config = steps[-1].config.model_dump(mode="json")
     metrics = {"completions": 10.0, "completion_tokens": 200.0}
     earlier.step("taught", "distill", config=config, metrics=metrics)
-    known = bill(steps, tmp_path, CPU).rows[-1].estimate
-    assert known is not None and (known.tokens, known.is_assumed) == (80 * 20, False)
+    expected = bill(steps, tmp_path, CPU).rows[-1].estimate
+    assert expected is not None and (expected.tokens, expected.is_assumed) == (80 * 20, False)
 
 
 def test_an_earlier_run_of_the_store_gives_the_length(tmp_path: Path) -> None:
@@ -367,8 +372,12 @@ def test_a_processor_is_measured_once_and_again_when_it_was_busy(
 
     def run(command: list[str], **_: Any) -> CompletedProcess[str]:
         calls.append(command[-2:])
-        found = {"flops_per_second": 1e9 * len(calls), "bytes_per_second": 1e9, "load": next(loads)}
-        return CompletedProcess(command, 0, json.dumps(found), "")
+        results = {
+            "flops_per_second": 1e9 * len(calls),
+            "bytes_per_second": 1e9,
+            "load": next(loads),
+        }
+        return CompletedProcess(command, 0, json.dumps(results), "")
 
     monkeypatch.setattr("factory.launch.measure.subprocess.run", run)
     monkeypatch.setattr(peaks, "load", lambda: 2.0)
@@ -378,8 +387,8 @@ def test_a_processor_is_measured_once_and_again_when_it_was_busy(
     assert processor_peaks(machine, tmp_path).flops_per_second == 1e9
     monkeypatch.setattr(peaks, "load", lambda: 0.1)
     for _ in range(2):
-        found = processor_peaks(machine, tmp_path)
-        assert (found.flops_per_second, found.is_busy) == (2e9, False)
+        results = processor_peaks(machine, tmp_path)
+        assert (results.flops_per_second, results.is_busy) == (2e9, False)
     assert calls == [["2", "float32"]] * 2
 
 

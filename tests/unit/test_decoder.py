@@ -70,7 +70,7 @@ def test_scores_are_those_of_transformers_forward_pass(
         tokens = torch.randint(3, 259, (len(rows),), generator=stream)
         if step in ended:
             batch.keep(ended[step])
-            rows = [rows[place] for place in ended[step]]
+            rows = [rows[position] for position in ended[step]]
             tokens = tokens[torch.tensor(ended[step])]
         for row, token in zip(rows, tokens.tolist(), strict=True):
             row.append(token)
@@ -143,10 +143,10 @@ def test_rows_that_join_later_score_as_alone(seed: int, monkeypatch: pytest.Monk
         tokens = torch.tensor([chance.randrange(3, 259) for _ in rows])
         if len(rows) > 1 and chance.random() < 0.3:
             eldest = ages.index(max(ages))
-            places = decoder.without_gaps([place != eldest for place in range(len(rows))])
+            places = decoder.without_gaps([position != eldest for position in range(len(rows))])
             batch.keep(places)
-            ages = [ages[place] for place in places]
-            rows, tokens = [rows[place] for place in places], tokens[torch.tensor(places)]
+            ages = [ages[position] for position in places]
+            rows, tokens = [rows[position] for position in places], tokens[torch.tensor(places)]
         for row, token in zip(rows, tokens.tolist(), strict=True):
             row.append(token)
         logits = batch.next(tokens)
@@ -192,11 +192,11 @@ def test_a_prompt_is_run_once_for_all_its_rows(tmp_path: Path) -> None:
     machine = Machine(device="cpu", threads=1, engine="transformers")
     sampler = open_sampler(save_tiny_model(tmp_path, "llama"), machine, max_length=32)
     prompts = [(5, 6, 7), (8, 9), (5, 6, 7), (5, 6, 7), (8, 9)]
-    found = sampler.sample(
+    result = sampler.sample(
         [Request(prompt, seed) for seed, prompt in enumerate(prompts)],
         SamplingConfig(temperature=1.0, max_new_tokens=2),
     )
-    assert [completion.cached_prompt_tokens for completion in found] == [0, 0, 3, 3, 2]
+    assert [completion.cached_prompt_tokens for completion in result] == [0, 0, 3, 3, 2]
 
 
 def test_more_rows_than_the_cache_may_hold_are_drawn_in_parts(
@@ -206,7 +206,7 @@ def test_more_rows_than_the_cache_may_hold_are_drawn_in_parts(
     machine = Machine(device="cpu", threads=1, engine="transformers")
     requests = [Request((5, 6 + seed % 3, 7), seed) for seed in range(40)]
     sampling = SamplingConfig(temperature=1.0, top_p=1.0, max_new_tokens=6)
-    whole = open_sampler(folder, machine, max_length=16).sample(requests, sampling)
+    full = open_sampler(folder, machine, max_length=16).sample(requests, sampling)
     small = machine.model_copy(update={"engine_memory_gib": 1e-6})
     sizes: list[int] = []
     draw = TransformersSampler._sample
@@ -218,7 +218,7 @@ def test_more_rows_than_the_cache_may_hold_are_drawn_in_parts(
     monkeypatch.setattr(TransformersSampler, "_sample", watch)
     parts = open_sampler(folder, small, max_length=16).sample(requests, sampling)
     assert sizes == [32, 8]
-    assert [c.token_ids for c in parts] == [c.token_ids for c in whole]
+    assert [c.token_ids for c in parts] == [c.token_ids for c in full]
 
 
 def test_only_tokens_with_its_last_character_complete_a_stop_text(tmp_path: Path) -> None:
@@ -301,13 +301,13 @@ def test_a_drawn_column_is_where_the_running_sum_passes_the_share(columns: int) 
     mass[:, -3:] = 0.0
     uniforms = torch.rand(400, generator=stream)
     uniforms[:100], uniforms[100:200] = 0.0, 1.0 - 2**-24
-    found = inverse(mass, uniforms)
-    assert (mass.gather(1, found[:, None]) > 0).all()
+    result = inverse(mass, uniforms)
+    assert (mass.gather(1, result[:, None]) > 0).all()
     running = mass.double().cumsum(-1)
     share = uniforms.double() * running[:, -1]
-    at = found[:, None]
+    at = result[:, None]
     below, above = (running - mass).gather(1, at)[:, 0], running.gather(1, at)[:, 0]
     tolerance = CLOSE * running[:, -1]
     assert (below <= share + tolerance).all() and (share <= above + tolerance).all()
     first = (mass > 0).int().argmax(-1)
-    assert torch.equal(found[:100], first[:100])
+    assert torch.equal(result[:100], first[:100])

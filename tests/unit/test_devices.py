@@ -27,12 +27,12 @@ def test_gpus_are_named_with_their_memory_and_what_they_cannot_do() -> None:
     old = {**GPU, "name": "Tesla V100", "compute_cap": "7.0", "memory.free": "20480",
            "mig.mode.current": "[N/A]"}  # fmt: skip
     sliced = {**GPU, "mig.mode.current": "Enabled", "index": "1"}
-    told = {f.name: f for f in devices.gpu_findings([old, sliced])}
-    assert {name: f.status for name, f in told.items()} == dict.fromkeys(
+    messages = {f.name: f for f in devices.gpu_findings([old, sliced])}
+    assert {name: f.status for name, f in messages.items()} == dict.fromkeys(
         ("GPUs", "GPU memory", "bfloat16", "MIG"), "warning"
     )
-    assert told["GPU memory"].state == "free: GPU 0: 20.0 of 79.6 GiB"
-    assert told["bfloat16"].state == "not on GPU 0"
+    assert messages["GPU memory"].state == "free: GPU 0: 20.0 of 79.6 GiB"
+    assert messages["bfloat16"].state == "not on GPU 0"
 
 
 @pytest.mark.parametrize(

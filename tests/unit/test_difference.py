@@ -53,12 +53,12 @@ def report(root: Path, *given, **settings) -> Report:
 
 
 def test_a_build_differs_from_itself_in_nothing(tmp_path):
-    one = report(tmp_path)
-    found = difference(one, one)
-    assert found.settings == found.versions == ()
-    assert {row.relation for row in found.data} == {"same content"}
+    single = report(tmp_path)
+    result = difference(single, single)
+    assert result.settings == result.versions == ()
+    assert {row.relation for row in result.data} == {"same content"}
     # The same bytes are no second measurement: nothing is tested, nothing corrected for.
-    (row,) = found.scores
+    (row,) = result.scores
     assert (row.difference, row.p_value, row.reading) == (None, None, "the same answers")
 
 
@@ -72,15 +72,15 @@ def test_a_setting_that_differs_is_told_with_its_docstring(tmp_path):
     }
     a = report(tmp_path / "a", config={**CONFIG, "epsilon": 10.0})
     b = report(tmp_path / "b", config={**other, "beta": 0.1, "epsilon": 10.0})
-    found = difference(a, b).settings
-    assert [(one.stages, one.path, one.a, one.b) for one in found] == [
+    result = difference(a, b).settings
+    assert [(item.stages, item.path, item.a, item.b) for item in result] == [
         (("rl",), "learning_rate", 1e-5, 3e-6),
         (("rl",), "rewards.0.weight", 1.0, 0.5),
         (("rl",), "steps_of_nothing", "absent", 1),
     ]
     field = setting("grpo", "learning_rate")
-    assert found[0].reason == " ".join(field.description.split())
-    assert found[2].reason == ""
+    assert result[0].reason == " ".join(field.description.split())
+    assert result[2].reason == ""
 
 
 def test_the_reason_of_a_setting_inside_another_is_that_of_the_inner_one():
@@ -104,16 +104,16 @@ def test_stages_in_which_a_setting_differs_alike_share_a_row(tmp_path):
 
 
 def test_seeds_and_versions_that_differ_are_told(tmp_path):
-    one = report(tmp_path)
-    made = one.stages[2].made.model_copy(update={"seed": 5})
-    stages = (*one.stages[:2], one.stages[2].model_copy(update={"made": made}), one.stages[3])
-    packages = {**one.packages, "torch": ("2.14.0",)}
-    other = one.model_copy(update={"stages": stages, "packages": packages, "commits": ("abc",)})
-    found = difference(one, other)
-    assert [(r.stages, r.path, r.a, r.b) for r in found.settings] == [(("rl",), "seed", 1002, 5)]
-    assert [(r.kind, r.name, r.a, r.b) for r in found.versions] == [
+    first = report(tmp_path)
+    made = first.stages[2].made.model_copy(update={"seed": 5})
+    stages = (*first.stages[:2], first.stages[2].model_copy(update={"made": made}), first.stages[3])
+    packages = {**first.packages, "torch": ("2.14.0",)}
+    other = first.model_copy(update={"stages": stages, "packages": packages, "commits": ("abc",)})
+    result = difference(first, other)
+    assert [(r.stages, r.path, r.a, r.b) for r in result.settings] == [(("rl",), "seed", 1002, 5)]
+    assert [(r.kind, r.name, r.a, r.b) for r in result.versions] == [
         ("package", "torch", ("2.13.0",), ("2.14.0",)),
-        ("code", "commit", one.commits, ("abc",)),
+        ("code", "commit", first.commits, ("abc",)),
     ]
 
 
@@ -164,9 +164,12 @@ def test_scores_that_do_not_pair_say_why(tmp_path):
     row = a.evaluations[0]
     newer = row.scores[0].model_copy(update={"version": "2"})
     other = a.model_copy(update={"evaluations": (row.model_copy(update={"scores": (newer,)}),)})
-    (told,) = difference(a, other).scores
-    assert told.reading == "other versions of the benchmark: 1 and 2"
-    assert told.difference is told.p_corrected is None and (told.a, told.b) == (0.5, 0.5)
+    (message,) = difference(a, other).scores
+    assert message.reading == "other versions of the benchmark: 1 and 2"
+    assert message.difference is message.p_corrected is None and (message.a, message.b) == (
+        0.5,
+        0.5,
+    )
 
 
 def test_a_report_is_found_by_file_folder_store_and_name(tmp_path):
@@ -195,7 +198,7 @@ def test_the_command_prints_tables_and_json(tmp_path):
     assert done.exit_code == 0
     assert "learning_rate" in done.output and "+100.0" in done.output and "higher" in done.output
     done = runner.invoke(app, ["diff", "a", "b", "--json", "--store", str(store)])
-    found = Difference.model_validate_json(done.output)
+    result = Difference.model_validate_json(done.output)
     assert json.loads(done.output)["scores"][0]["reading"] == "higher"
-    assert found.scores[0].difference.value == 1.0
+    assert result.scores[0].difference.value == 1.0
     assert runner.invoke(app, ["diff", "a", "none", "--store", str(store)]).exit_code == 2

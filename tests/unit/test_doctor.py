@@ -64,8 +64,8 @@ def test_an_x86_processor_needs_avx2_and_two_cores(
 
 
 def test_the_processors_vector_instructions_are_named() -> None:
-    found = doctor.processor_finding("x86_64", "flags : avx2 avx512f amx_bf16 sse\n", 4).state
-    assert found == "4 usable cores, x86_64, avx2 avx512f amx_bf16"
+    result = doctor.processor_finding("x86_64", "flags : avx2 avx512f amx_bf16 sse\n", 4).state
+    assert result == "4 usable cores, x86_64, avx2 avx512f amx_bf16"
 
 
 @pytest.mark.parametrize(("setting", "status"), [(None, "ok"), ("2", "ok"), ("1", "warning")])

@@ -352,8 +352,8 @@ def test_every_command_that_a_document_names_exists(path: Path) -> None:
 
 
 def test_the_page_of_commands_has_each_of_them() -> None:
-    told = {line.split()[0] for line in command_lines(ROOT / "docs" / "commands.md")}
-    assert told >= set(PROGRAM.commands)
+    messages = {line.split()[0] for line in command_lines(ROOT / "docs" / "commands.md")}
+    assert messages >= set(PROGRAM.commands)
 
 
 def test_a_command_that_does_not_exist_is_noticed() -> None:

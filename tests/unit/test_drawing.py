@@ -101,7 +101,9 @@ def test_cut_completions_are_drawn_once_more_in_blocks_of_their_own() -> None:
     ended: Ended = lambda draw: (False, "length" if draw.sample == 0 else "stop")  # noqa: E731
     run = Run(4, 3, ended, samples=2, length_stops=Retry(retry=HIGHER))
     assert all(len({limit for _, _, limit in block}) == 1 for block in run.blocks)
-    again = [(place, sample) for b in run.blocks for place, sample, limit in b if limit == HIGHER]
+    again = [
+        (position, sample) for b in run.blocks for position, sample, limit in b if limit == HIGHER
+    ]
     assert again == [(0, 0), (1, 0), (2, 0), (3, 0)]
     assert run.line.retried == 4
     # Still cut at the higher limit: kept as it is, not drawn a third time.
@@ -133,22 +135,22 @@ def test_every_problem_has_enough_or_all_of_its_samples(
     settings = {"samples": samples, "enough": enough, "length_stops": policy}
     run = Run(count, size, by_chance(right, cut=0.3), **settings)
     assert run.most_open <= 3 * size
-    drawn: dict[int, set[int]] = {place: set() for place in range(count)}
+    sampled: dict[int, set[int]] = {position: set() for position in range(count)}
     for block in run.blocks:
         assert len(block) == len(set(block)) <= size
-        for place, sample, _ in block:
-            drawn[place].add(sample)
-    for place, numbers in drawn.items():
+        for position, sample, _ in block:
+            sampled[position].add(sample)
+    for position, numbers in sampled.items():
         assert numbers == set(range(len(numbers)))
-        kept = [run.kept[place, n] for n in sorted(numbers) if (place, n) in run.kept]
-        verified = sum(one.verdict.is_correct for one in kept)
+        kept = [run.kept[position, n] for n in sorted(numbers) if (position, n) in run.kept]
+        verified = sum(item.verdict.is_correct for item in kept)
         assert len(numbers) == samples or (enough is not None and verified >= enough)
         if policy != "drop":
             assert len(kept) == len(numbers)
     assert run.line.settled == count * samples
     assert run.line.retired == count
     if enough == 1 and right == 0.6:
-        assert sum(map(len, drawn.values())) < 0.5 * count * samples
+        assert sum(map(len, sampled.values())) < 0.5 * count * samples
 
 
 def test_an_easy_set_costs_few_samples_beyond_those_that_it_needs() -> None:

@@ -142,7 +142,7 @@ def test_every_engine_that_is_ours_ends_an_answer_at_every_end(
     assert check(Engine().opened(order, []), ends) == by_decoder
     monkeypatch.setattr("factory.sampling.transformers.covers", lambda config: False)
     plain = check(open_sampler(folder, MACHINE, max_length=64), ends)
-    assert [one.token_ids for one in plain] == [one.token_ids for one in by_decoder]
+    assert [item.token_ids for item in plain] == [item.token_ids for item in by_decoder]
 
 
 @pytest.mark.vllm
@@ -157,9 +157,9 @@ def test_vllm_ends_an_answer_where_the_other_engines_do(
     ours = open_sampler(folder, MACHINE, max_length=64)
     sampler = open_sampler(folder, MACHINE.model_copy(update={"engine": "vllm"}), max_length=64)
     try:
-        found, wanted = check(sampler, ends), check(ours, ends)
-        assert [(one.token_ids, one.text) for one in found] == [
-            (one.token_ids, one.text) for one in wanted
+        result, wanted = check(sampler, ends), check(ours, ends)
+        assert [(item.token_ids, item.text) for item in result] == [
+            (item.token_ids, item.text) for item in wanted
         ]
     finally:
         sampler.close()
@@ -219,7 +219,7 @@ OPEN_ENDED = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% end
 def family(template: str, specials: str, *, eos: str, bos: str | None = None) -> Any:
     """A byte tokenizer with a family's special tokens, template and end of text."""
     tokenizer = byte_tokenizer()
-    tokenizer.add_tokens([AddedToken(one, special=True) for one in specials.split()])
+    tokenizer.add_tokens([AddedToken(item, special=True) for item in specials.split()])
     tokenizer.eos_token, tokenizer.bos_token = eos, bos or eos
     tokenizer.chat_template = template
     return tokenizer

@@ -108,8 +108,8 @@ def test_foreign_generation_settings_become_ours_or_are_refused() -> None:
 
     greedy = foreign_sampling({"until": "\n", "do_sample": False, "temperature": 0.0}, 50)
     assert (greedy.temperature, greedy.stop, greedy.max_new_tokens) == (0.0, ("\n",), 50)
-    drawn = foreign_sampling({"do_sample": True, "top_p": 0.9, "max_gen_toks": 8}, 50)
-    assert (drawn.temperature, drawn.top_p, drawn.max_new_tokens) == (1.0, 0.9, 8)
+    samples = foreign_sampling({"do_sample": True, "top_p": 0.9, "max_gen_toks": 8}, 50)
+    assert (samples.temperature, samples.top_p, samples.max_new_tokens) == (1.0, 0.9, 8)
     with pytest.raises(RecipeError, match="num_beams: not supported"):
         foreign_sampling({"num_beams": 4}, 50)
 

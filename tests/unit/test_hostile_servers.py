@@ -25,17 +25,17 @@ JSON = (
 def reply(**choice: Any) -> dict[str, Any]:
     message = {"role": "assistant", "content": "4", "reasoning_content": "two and two"}
     logprobs = {"content": [{"logprob": -0.5}]}
-    one = {"message": message, "finish_reason": "stop", "logprobs": logprobs, **choice}
-    return {"choices": [one], "usage": {"prompt_tokens": 5, "completion_tokens": 7}}
+    single = {"message": message, "finish_reason": "stop", "logprobs": logprobs, **choice}
+    return {"choices": [single], "usage": {"prompt_tokens": 5, "completion_tokens": 7}}
 
 
 def places(value: Any, set_to: Callable[[Any], None] | None = None) -> list[Callable[[Any], None]]:
     """What replaces each value inside a value."""
-    found = [set_to] if set_to else []
+    result = [set_to] if set_to else []
     keys: Any = list(value) if isinstance(value, dict) else ()
     for key in range(len(value)) if isinstance(value, list) else keys:
-        found += places(value[key], lambda new, key=key: value.__setitem__(key, new))
-    return found
+        result += places(value[key], lambda new, key=key: value.__setitem__(key, new))
+    return result
 
 
 def read(body: Any) -> Any:
@@ -131,10 +131,10 @@ def test_an_address_with_a_secret_is_refused_and_not_repeated(url: str, tmp_path
     stages = {"a": {"kind": "model", "source": source}}
     recipe.write_text(json.dumps({"name": "x", "stages": stages}), encoding="utf-8")
     for read_file in (load_machine, load_recipe):
-        with pytest.raises(RecipeError) as told:
+        with pytest.raises(RecipeError) as message:
             read_file(machine if read_file is load_machine else recipe)
-        assert "url" in str(told.value)
-        assert SECRET not in str(told.value)
+        assert "url" in str(message.value)
+        assert SECRET not in str(message.value)
 
 
 def test_a_plain_address_is_taken() -> None:

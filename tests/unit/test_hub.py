@@ -141,11 +141,11 @@ def test_the_token_is_not_told_even_where_the_hub_repeats_it(
     hub: Hub, folder: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ):
     caplog.set_level("DEBUG")
-    for place in ("/repos/create", "/preupload/", "/lfs/objects/batch", "/commit/"):
-        hub.refuses = place
-        with pytest.raises(EngineError) as told:
+    for position in ("/repos/create", "/preupload/", "/lfs/objects/batch", "/commit/"):
+        hub.refuses = position
+        with pytest.raises(EngineError) as message:
             upload(folder, "org/seven", "model")
-        assert "403" in str(told.value) and TOKEN not in str(told.value)
+        assert "403" in str(message.value) and TOKEN not in str(message.value)
     said = capfd.readouterr()
     assert TOKEN not in caplog.text + said.out + said.err
 

@@ -76,17 +76,23 @@ NO_COMMA = problem(("punctuation:no_comma", {}))
 def test_an_instruction_tells_apart_what_follows_it(
     name: str, arguments: dict[str, object], follows: str, breaks: str
 ) -> None:
-    asked = problem((name, arguments))
-    assert grade(asked, completion_text("hm", follows)).explanation == "follows 1 of 1 instructions"
-    assert grade_lenient(asked, follows).is_correct
-    for verdict in (grade(asked, completion_text("hm", breaks)), grade_lenient(asked, breaks)):
+    requested = problem((name, arguments))
+    assert (
+        grade(requested, completion_text("hm", follows)).explanation
+        == "follows 1 of 1 instructions"
+    )
+    assert grade_lenient(requested, follows).is_correct
+    for verdict in (
+        grade(requested, completion_text("hm", breaks)),
+        grade_lenient(requested, breaks),
+    ):
         assert verdict.outcome == "wrong"
         assert verdict.explanation == f"follows 0 of 1 instructions; not {name}"
 
 
 def test_the_examples_are_of_all_instructions_of_the_benchmark() -> None:
-    asked = {name for one in ifeval() for name in one.data["instructions"]}
-    assert asked == {name for name, *_ in EXAMPLES}
+    requests = {name for item in ifeval() for name in item.data["instructions"]}
+    assert requests == {name for name, *_ in EXAMPLES}
 
 
 def test_all_instructions_of_a_prompt_must_be_followed() -> None:
@@ -160,22 +166,22 @@ def test_broken_instructions_are_the_problems_fault() -> None:
         problem(("keywords:existence", {"no_such": 1})),
         NO_COMMA.model_copy(update={"data": {}}),
     ]
-    for asked in broken:
-        verdict = grade(asked, "text")
+    for requested in broken:
+        verdict = grade(requested, "text")
         assert verdict.outcome == "ungradable"
         assert verdict.explanation.startswith("problem p: its instructions cannot be checked")
 
 
 def test_a_text_that_breaks_a_checker_is_wrong() -> None:
-    asked = problem(("detectable_format:json_format", {}))
-    verdict = grade(asked, "[" * 20_000 + "]" * 20_000)
+    requested = problem(("detectable_format:json_format", {}))
+    verdict = grade(requested, "[" * 20_000 + "]" * 20_000)
     assert verdict.outcome == "wrong"
 
 
 def test_the_language_is_guessed_alike_every_time() -> None:
-    asked = problem(("language:response_language", {"language": "de"}))
+    requested = problem(("language:response_language", {"language": "de"}))
     # langdetect draws at random: unseeded, its guess of so short a text changes.
-    assert len({grade(asked, "Hotel Bar Taxi Radio").outcome for _ in range(20)}) == 1
+    assert len({grade(requested, "Hotel Bar Taxi Radio").outcome for _ in range(20)}) == 1
 
 
 def test_what_the_checkers_draw_at_random_is_the_same_every_time() -> None:
@@ -184,26 +190,26 @@ def test_what_the_checkers_draw_at_random_is_the_same_every_time() -> None:
 
     def settings(seed: int) -> list[object]:
         random.seed(seed)
-        found = []
-        for one in ifeval():
+        results = []
+        for item in ifeval():
             for name, arguments in zip(
-                one.data["instructions"], one.data["arguments"], strict=True
+                item.data["instructions"], item.data["arguments"], strict=True
             ):
                 checker = registry[name](name)
                 checker.build_description(**arguments)
-                found.append((one.id, name, checker.get_instruction_args()))
-        return found
+                results.append((item.id, name, checker.get_instruction_args()))
+        return results
 
     state = random.getstate()
     try:
-        drawn = {a[0] for a, b in zip(settings(1), settings(2), strict=True) if a != b}
-        assert drawn == {"ifeval_541-1122", "ifeval_541-1129"}
-        for one in ifeval():
-            if one.id in drawn:
+        samples = {a[0] for a, b in zip(settings(1), settings(2), strict=True) if a != b}
+        assert samples == {"ifeval_541-1122", "ifeval_541-1129"}
+        for item in ifeval():
+            if item.id in samples:
                 outcomes = set()
                 for seed in range(10):
                     random.seed(seed)
-                    outcomes.add(grade(one, "a tweet with abc # ! and more").explanation)
+                    outcomes.add(grade(item, "a tweet with abc # ! and more").explanation)
                 assert len(outcomes) == 1
     finally:
         random.setstate(state)
@@ -212,7 +218,7 @@ def test_what_the_checkers_draw_at_random_is_the_same_every_time() -> None:
 def test_a_constant_answer_follows_what_it_follows_by_chance() -> None:
     texts = {"": 0, "Yes.": 61}
     for text, followed in texts.items():
-        assert sum(grade(one, text).is_correct for one in ifeval()) == followed
+        assert sum(grade(item, text).is_correct for item in ifeval()) == followed
 
 
 RESPONSES = [
@@ -224,14 +230,14 @@ RESPONSES = [
 def test_the_same_texts_score_as_in_lm_evals_own_task() -> None:
     checkers = _checkers()
     counts = {True: 0, False: 0}
-    for one in islice(ifeval(), 0, 541, 12):
+    for item in islice(ifeval(), 0, 541, 12):
         document = {
-            "key": 0, "prompt": one.prompt,
-            "instruction_id_list": one.data["instructions"], "kwargs": one.data["arguments"],
+            "key": 0, "prompt": item.prompt,
+            "instruction_id_list": item.data["instructions"], "kwargs": item.data["arguments"],
         }  # fmt: skip
-        for text in [*RESPONSES, f"Sure:\n{one.prompt}\nmore"]:
+        for text in [*RESPONSES, f"Sure:\n{item.prompt}\nmore"]:
             theirs = checkers.process_results(document, [text])
-            ours = grade(one, text).is_correct, grade_lenient(one, text).is_correct
+            ours = grade(item, text).is_correct, grade_lenient(item, text).is_correct
             assert ours == (theirs["prompt_level_strict_acc"], theirs["prompt_level_loose_acc"])
             counts[ours[0]] += 1
     assert min(counts.values()) > 20
@@ -239,34 +245,35 @@ def test_the_same_texts_score_as_in_lm_evals_own_task() -> None:
 
 def test_all_four_scores_are_those_of_lm_evals_own_task() -> None:
     checkers = _checkers()
-    asked = ifeval()[::5]
-    texts = [[*RESPONSES, following(one)][place % 8] for place, one in enumerate(asked)]
+    requested = ifeval()[::5]
+    texts = [[*RESPONSES, following(item)][position % 8] for position, item in enumerate(requested)]
     theirs = [
         checkers.process_results(
-            {"key": 0, "prompt": one.prompt, "instruction_id_list": one.data["instructions"],
-             "kwargs": one.data["arguments"]}, [text],
+            {"key": 0, "prompt": item.prompt,
+             "instruction_id_list": item.data["instructions"],
+             "kwargs": item.data["arguments"]}, [text],
         )
-        for one, text in zip(asked, texts, strict=True)
+        for item, text in zip(requested, texts, strict=True)
     ]  # fmt: skip
     samples = [
-        answered(one, grade(one, text), grade_lenient(one, text))
-        for one, text in zip(asked, texts, strict=True)
+        answered(item, grade(item, text), grade_lenient(item, text))
+        for item, text in zip(requested, texts, strict=True)
     ]
     run: Any = SimpleNamespace(
-        benchmark="b", version="1", mode="greedy", samples=1, problems=asked, stop_at=None
+        benchmark="b", version="1", mode="greedy", samples=1, problems=requested, stop_at=None
     )
     ours = {row.metric: row for row in own_scores(run, samples, prompt_style="chat")}
     names = {"greedy": "strict", "greedy_lenient": "loose"}
     for metric, reading in names.items():
-        level = [one[f"prompt_level_{reading}_acc"] for one in theirs]
+        level = [item[f"prompt_level_{reading}_acc"] for item in theirs]
         assert ours[metric].value == pytest.approx(sum(level) / len(level), abs=1e-12)
-        single = checkers.agg_inst_level_acc([one[f"inst_level_{reading}_acc"] for one in theirs])
-        found = ours[metric.replace("greedy", "greedy_instructions")]
-        assert found.value == pytest.approx(single, abs=1e-12)
-        assert found.low < single < found.high and found.n == len(asked)
+        single = checkers.agg_inst_level_acc([item[f"inst_level_{reading}_acc"] for item in theirs])
+        result = ours[metric.replace("greedy", "greedy_instructions")]
+        assert result.value == pytest.approx(single, abs=1e-12)
+        assert result.low < single < result.high and result.n == len(requested)
         # A prompt counts as often as it has instructions: not the mean over prompts.
-        even = [sum(o := one[f"inst_level_{reading}_acc"]) / len(o) for one in theirs]
-        assert abs(found.value - sum(even) / len(even)) > 1e-3
+        even = [sum(o := item[f"inst_level_{reading}_acc"]) / len(o) for item in theirs]
+        assert abs(result.value - sum(even) / len(even)) > 1e-3
     assert len({row.value for row in ours.values()}) == 4
     # A text without a response follows none of its two instructions.
     two = problem(("punctuation:no_comma", {}), ("startend:quotation", {}))
@@ -292,43 +299,46 @@ def answered(one: Problem, strict: Verdict, lenient: Verdict) -> EvalSample:
 def test_what_is_built_to_follow_all_instructions_does_but_where_a_prompt_contradicts_itself() -> (
     None
 ):
-    asked = ifeval()
-    texts = [following(one) for one in asked]
+    requested = ifeval()
+    texts = [following(item) for item in requested]
     strict = [
-        grade(one, completion_text("a, B", text)) for one, text in zip(asked, texts, strict=True)
+        grade(item, completion_text("a, B", text))
+        for item, text in zip(requested, texts, strict=True)
     ]
     broken = {
-        one.id: verdict
-        for one, verdict in zip(asked, strict, strict=True)
+        item.id: verdict
+        for item, verdict in zip(requested, strict, strict=True)
         if not verdict.is_correct
     }
     assert set(broken) == {f"ifeval_541-{number}" for number in CONTRADICTORY}
-    assert all(grade_lenient(one, text).is_correct for one, text in zip(asked, texts, strict=True))
+    assert all(
+        grade_lenient(item, text).is_correct for item, text in zip(requested, texts, strict=True)
+    )
     # What they must begin with holds what they must not: nothing that follows it helps.
     monotone = {"punctuation:no_comma", "keywords:forbidden_words", "keywords:frequency"}
-    for one in asked:
-        if one.id in broken:
-            names, arguments = one.data["instructions"], one.data["arguments"]
+    for item in requested:
+        if item.id in broken:
+            names, arguments = item.data["instructions"], item.data["arguments"]
             (repeated,) = (a["prompt_to_repeat"] for a in arguments if a.get("prompt_to_repeat"))
-            for verdict in (broken[one.id], grade(one, completion_text("a", repeated))):
+            for verdict in (broken[item.id], grade(item, completion_text("a", repeated))):
                 assert verdict.followed is not None
-                told = zip(names, verdict.followed, strict=True)
-                assert monotone & {name for name, is_followed in told if not is_followed}
+                pairs = zip(names, verdict.followed, strict=True)
+                assert monotone & {name for name, is_followed in pairs if not is_followed}
 
 
 def test_what_follows_another_prompt_follows_a_seventh_by_chance() -> None:
     """Most are single bans (no comma, no such word), which nearly any text keeps."""
-    asked = ifeval()
-    texts = [following(one) for one in asked]
+    requested = ifeval()
+    texts = [following(item) for item in requested]
     counts = [0, 0]
-    for place, one in enumerate(asked):
+    for position, item in enumerate(requested):
         other = next(
-            texts[n % len(asked)]
-            for n in range(place + 1, place + len(asked))
-            if asked[n % len(asked)].data != one.data
+            texts[n % len(requested)]
+            for n in range(position + 1, position + len(requested))
+            if requested[n % len(requested)].data != item.data
         )
-        counts[0] += grade(one, completion_text("a", other)).is_correct
-        counts[1] += grade_lenient(one, other).is_correct
+        counts[0] += grade(item, completion_text("a", other)).is_correct
+        counts[1] += grade_lenient(item, other).is_correct
     assert counts == [73, 81]
 
 

@@ -57,11 +57,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_torn_tail_is_cut_and_damage_before_it_is_not_forgiven(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     append_rows(path, [{"a": 1}, {"a": 2}])
-    whole = path.read_bytes()
-    path.write_bytes(whole + b'{"a": 3')
+    full = path.read_bytes()
+    path.write_bytes(full + b'{"a": 3')
     assert recover_rows(path) == [{"a": 1}, {"a": 2}]
-    assert path.read_bytes() == whole
-    path.write_bytes(b'{"a"\n' + whole)
+    assert path.read_bytes() == full
+    path.write_bytes(b'{"a"\n' + full)
     with pytest.raises(DataError, match=r"rows\.jsonl:1: broken line"):
         recover_rows(path)
 

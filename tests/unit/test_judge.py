@@ -102,8 +102,8 @@ REPLIES = [
 
 @pytest.mark.parametrize(("text", "expected"), REPLIES)
 def test_a_reply_decides_only_where_it_is_clear(text: str, expected: str | None) -> None:
-    found = read_reply(text)
-    assert (found and found.correctness) == expected
+    result = read_reply(text)
+    assert (result and result.correctness) == expected
 
 
 @given(st.text(alphabet='{}[]":,corect "\\<>/think', max_size=60))

@@ -268,13 +268,13 @@ def test_an_undecided_judge_gives_nothing_and_ends_the_run_above_its_bound(judge
 
 def test_a_resumed_rollout_takes_the_replies_of_the_same_texts_alone(judge: Judge) -> None:
     first, _ = rewarded(judge)
-    asked = len(judge.asked)
+    requested = len(judge.asked)
     judge.says = lambda prompt: reply("incorrect")
     again, _ = rewarded(judge)
-    assert (len(judge.asked), again) == (asked, first)
+    assert (len(judge.asked), again) == (requested, first)
     other = [(SKY, completion_text("so", "dust")), *ROLLOUT[1:]]
     fresh, _ = rewarded(judge, texts=other)
-    assert fresh[0].components["judge"] == 0.0 and len(judge.asked) > asked
+    assert fresh[0].components["judge"] == 0.0 and len(judge.asked) > requested
 
 
 def grpo(*rewards: dict[str, object], **fields: object) -> GrpoConfig:

@@ -112,14 +112,14 @@ WRONG = [
 
 @pytest.mark.parametrize(("reference", "text"), RIGHT)
 def test_the_answer_of_a_text_is_read_whole(reference: str, text: str) -> None:
-    asked = problem(reference)
-    assert grade_lenient(asked, text).is_correct, lenient_answer(asked, text)
+    requested = problem(reference)
+    assert grade_lenient(requested, text).is_correct, lenient_answer(requested, text)
 
 
 @pytest.mark.parametrize(("reference", "text"), WRONG)
 def test_no_piece_of_an_answer_is_an_answer(reference: str, text: str) -> None:
-    asked = problem(reference)
-    assert grade_lenient(asked, text).outcome == "wrong", lenient_answer(asked, text)
+    requested = problem(reference)
+    assert grade_lenient(requested, text).outcome == "wrong", lenient_answer(requested, text)
 
 
 @pytest.mark.parametrize(
@@ -174,9 +174,9 @@ def test_a_program_that_is_right_in_its_block_is_leniently_right(
 
 def test_a_form_and_a_prefill_count_for_what_is_strictly_right() -> None:
     opened = "a </think> <answer> 12 apples </answer> and 3"
-    asked = problem("12")
-    assert not grade(asked, opened, prefill="<think>").is_correct
-    assert grade_lenient(asked, opened).is_correct
+    requested = problem("12")
+    assert not grade(requested, opened, prefill="<think>").is_correct
+    assert grade_lenient(requested, opened).is_correct
 
 
 PIECES = (
@@ -188,8 +188,8 @@ PIECES = (
 @pytest.mark.parametrize("reference", ["7", r"\sqrt{2}", "Monday"])
 def test_reading_takes_linear_time(reference: str) -> None:
     """Of thirty thousand characters each, with much room for a busy machine."""
-    asked = problem(reference)
+    requested = problem(reference)
     for piece in PIECES:
         began = time.process_time()
-        lenient_answer(asked, piece * (30_000 // len(piece)))
+        lenient_answer(requested, piece * (30_000 // len(piece)))
         assert time.process_time() - began < 2, piece

@@ -98,11 +98,11 @@ FILES: dict[str, Callable[[Path], Path]] = {
 def test_what_no_recipe_is_gets_an_answer(name: str, tmp_path: Path) -> None:
     path = FILES[name](tmp_path)
     began, clock = time.process_time(), time.monotonic()
-    with pytest.raises(FactoryError) as told:
+    with pytest.raises(FactoryError) as message:
         make_plan(load_recipe(path))
     assert time.process_time() - began < 2.0
     assert time.monotonic() - clock < 15.0
-    text = str(told.value)
+    text = str(message.value)
     assert len(text.splitlines()) <= MOST_LINES + 1 and 10 < len(text) < 2500
 
 
@@ -135,9 +135,9 @@ def test_a_recipe_may_come_through_a_pipe(tmp_path: Path) -> None:
 
 def test_of_many_problems_the_first_are_shown_and_the_rest_counted(tmp_path: Path) -> None:
     path = recipe(tmp_path, json.dumps({"name": "x", **{f"k{n}": 1 for n in range(1000)}}))
-    with pytest.raises(RecipeError) as told:
+    with pytest.raises(RecipeError) as message:
         load_recipe(path)
-    lines = str(told.value).splitlines()
+    lines = str(message.value).splitlines()
     assert "k0: unknown key" in lines[0]
     # A thousand keys, and that there are no stages: said as one of the first or counted.
     assert lines[-1] == f"and {1000 - (len(lines) - 1):,} more"

@@ -49,9 +49,9 @@ def test_the_rule_agrees_with_its_definition_on_every_short_text() -> None:
         )
 
     texts = [[number >> bit & 1 for bit in range(12)] for number in range(2**12)]
-    found = [ends_in_loop(text, RULE) for text in texts]
-    assert found == [by_definition(text) for text in texts]
-    assert 0 < sum(found) < len(texts)
+    results = [ends_in_loop(text, RULE) for text in texts]
+    assert results == [by_definition(text) for text in texts]
+    assert 0 < sum(results) < len(texts)
 
 
 def test_a_rule_that_cannot_be_meant_is_refused() -> None:
@@ -105,14 +105,14 @@ def check_an_engine(sampler: Sampler) -> None:
     greedy = SamplingConfig(temperature=0.0, max_new_tokens=60)
     free = sampler.sample(requests, greedy)
     caught = sampler.sample(requests, greedy.model_copy(update={"loop": RULE}))
-    looping = [i for i, one in enumerate(caught) if one.finish_reason == "loop"]
+    looping = [i for i, single in enumerate(caught) if single.finish_reason == "loop"]
     assert looping
-    for place in looping:
-        end = first_loop(free[place].token_ids)
-        assert caught[place].token_ids == free[place].token_ids[:end]
-        assert len(caught[place].logprobs) == end
-    for place in set(range(len(texts))) - set(looping):
-        assert caught[place] == free[place]
+    for position in looping:
+        end = first_loop(free[position].token_ids)
+        assert caught[position].token_ids == free[position].token_ids[:end]
+        assert len(caught[position].logprobs) == end
+    for position in set(range(len(texts))) - set(looping):
+        assert caught[position] == free[position]
 
 
 def test_transformers_ends_a_loop_at_its_token(tmp_path: Path) -> None:

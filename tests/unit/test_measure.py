@@ -38,8 +38,8 @@ def test_the_usual_choice_stays_unless_another_wins_clearly(
 def test_what_the_machine_file_says_is_not_measured_away() -> None:
     measured = rates((1, 100, 400), (2, 190, 800))
     assert choose(measured, "float32") == (2, "float32")
-    whole = Machine(matmul="float32", threads=3)
-    assert resolve_matmul(whole, Path("/nowhere")) is whole
+    full = Machine(matmul="float32", threads=3)
+    assert resolve_matmul(full, Path("/nowhere")) is full
 
 
 def test_thread_counts_double_up_to_the_limit() -> None:
@@ -79,10 +79,10 @@ def test_stores_of_one_machine_choose_the_same_whatever_was_measured_before(
 
     monkeypatch.setattr(measure.subprocess, "run", run)
     choices = []
-    for number, (one, two, rounded) in enumerate([(300, 100, 1), (100, 300, 1), (100, 300, 999)]):
+    for number, (first, two, rounded) in enumerate([(300, 100, 1), (100, 300, 1), (100, 300, 999)]):
         store = tmp_path / str(number)
         store.mkdir()
-        quiet = {"1": {"float32": one, "rounded": 1}, "2": {"float32": two, "rounded": rounded}}
+        quiet = {"1": {"float32": first, "rounded": 1}, "2": {"float32": two, "rounded": rounded}}
         (store / ".measured-2-auto").write_text(json.dumps(quiet), encoding="utf-8")
         machine = resolve_matmul(Machine(), store)
         choices.append((machine.threads, machine.matmul))
@@ -110,8 +110,8 @@ def test_the_measurement_gives_a_rate_for_every_kind(monkeypatch: pytest.MonkeyP
 
     before = torch.get_float32_matmul_precision()
     try:
-        found = measure.measure(1)
+        result = measure.measure(1)
     finally:
         torch.set_float32_matmul_precision(before)
-    assert found.keys() == {"float32", "rounded", "bfloat16", "float16"}
-    assert all(rate > 0 for rate in found.values())
+    assert result.keys() == {"float32", "rounded", "bfloat16", "float16"}
+    assert all(rate > 0 for rate in result.values())

@@ -63,9 +63,9 @@ def test_whole_parts_are_joined_and_shuffled(tmp_path):
 
 def test_counts_are_drawn_from_the_whole_part(tmp_path):
     metrics, texts = mix(tmp_path, [A, B], [{}, {"count": 5}])
-    drawn = {text for text in texts if text.startswith("b")}
-    assert (len(texts), len(drawn), metrics["parts.1.kept"]) == (15, 5, 5)
-    assert drawn != {f"b{n}" for n in range(5)}
+    samples = {text for text in texts if text.startswith("b")}
+    assert (len(texts), len(samples), metrics["parts.1.kept"]) == (15, 5, 5)
+    assert samples != {f"b{n}" for n in range(5)}
 
 
 def test_shares_give_the_largest_mixture_they_can(tmp_path):

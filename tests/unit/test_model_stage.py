@@ -110,8 +110,8 @@ def test_turns_give_a_template_and_its_end_of_turn_as_end_of_text(tmp_path: Path
     before.save_pretrained(source)
     make_changed(tmp_path / "out", source={"type": "local", "path": str(source)}, turns="chatml")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    asked = [{"role": "user", "content": "1 + 1?"}]
-    text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    requests = [{"role": "user", "content": "1 + 1?"}]
+    text = tokenizer.apply_chat_template(requests, tokenize=False, add_generation_prompt=True)
     assert text == "<|im_start|>user\n1 + 1?<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.eos_token == "<|im_end|>"
     served = GenerationConfig.from_pretrained(tmp_path / "out")
@@ -156,13 +156,13 @@ def test_a_served_model_is_an_address_and_a_tokenizer(tmp_path: Path) -> None:
     kept = content(tmp_path / "own")
     assert kept["tokenizer.json"] == (source / "tokenizer.json").read_bytes()
     assert not any(name.endswith(".safetensors") for name in kept)
-    found = read_served(tmp_path / "own")
-    assert found is not None and found.has_tokenizer
+    result = read_served(tmp_path / "own")
+    assert result is not None and result.has_tokenizer
     assert STAGE.external_files(config(**own))
 
     make(tmp_path / "address", **address)
-    found = read_served(tmp_path / "address")
-    assert found is not None and (found.name, found.has_tokenizer) == ("m", False)
+    result = read_served(tmp_path / "address")
+    assert result is not None and (result.name, result.has_tokenizer) == ("m", False)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "address", local_files_only=True)
     text = render("What?", PromptConfig(style="chat"), tokenizer)
     assert messages_of(text) == ([{"role": "user", "content": "What?"}], "")

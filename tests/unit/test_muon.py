@@ -41,46 +41,46 @@ def weights(one: LlamaForCausalLM) -> list[Tensor]:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_matrices_of_layers_are_muons_and_the_rest_is_adams(tied: bool) -> None:
-    one = model(tied=tied)
-    muon, adam = ({id(p) for p in group["params"]} for group in optimizer(one).param_groups)
-    for name, parameter in one.named_parameters():
+    single = model(tied=tied)
+    muon, adam = ({id(p) for p in group["params"]} for group in optimizer(single).param_groups)
+    for name, parameter in single.named_parameters():
         is_matrix = "_proj" in name
         assert (id(parameter) in muon, id(parameter) in adam) == (is_matrix, not is_matrix), name
 
 
 def test_a_schedule_moves_both_rates() -> None:
-    one = model()
-    its = optimizer(one)
+    single = model()
+    its = optimizer(single)
     schedule = torch.optim.lr_scheduler.LambdaLR(its, lambda number: 0.5**number)
-    step(one, its, seed=0)
+    step(single, its, seed=0)
     schedule.step()
     assert [group["lr"] for group in its.param_groups] == [0.01, 1.5e-3]
 
 
 def test_at_rate_zero_nothing_moves_and_else_every_parameter_does() -> None:
-    one = model()
-    its = optimizer(one)
-    before = weights(one)
+    single = model()
+    its = optimizer(single)
+    before = weights(single)
     rates = [group["lr"] for group in its.param_groups]
     for group in its.param_groups:
         group["lr"] = 0.0
-    step(one, its, seed=0)
-    assert all(map(torch.equal, weights(one), before))
+    step(single, its, seed=0)
+    assert all(map(torch.equal, weights(single), before))
     for group, rate in zip(its.param_groups, rates, strict=True):
         group["lr"] = rate
-    step(one, its, seed=1)
-    assert not any(map(torch.equal, weights(one), before))
+    step(single, its, seed=1)
+    assert not any(map(torch.equal, weights(single), before))
 
 
 def test_it_goes_on_from_its_state_as_if_it_had_not_stopped() -> None:
-    one = model()
-    its = optimizer(one)
-    step(one, its, seed=0)
-    other = copy.deepcopy(one)
+    first = model()
+    its = optimizer(first)
+    step(first, its, seed=0)
+    other = copy.deepcopy(first)
     resumed = optimizer(other)
     resumed.load_state_dict(copy.deepcopy(its.state_dict()))
-    fresh = copy.deepcopy(one)
-    for each, of in ((one, its), (other, resumed), (fresh, optimizer(fresh))):
+    fresh = copy.deepcopy(first)
+    for each, of in ((first, its), (other, resumed), (fresh, optimizer(fresh))):
         step(each, of, seed=1)
-    assert all(map(torch.equal, weights(one), weights(other)))
-    assert not all(map(torch.equal, weights(one), weights(fresh)))
+    assert all(map(torch.equal, weights(first), weights(other)))
+    assert not all(map(torch.equal, weights(first), weights(fresh)))

@@ -251,8 +251,8 @@ def test_what_is_trained_is_what_is_served(kind: str, form: OutputForm, new: boo
     trace = form_trace()
     (row,) = tokenise([trace], prompt, tokenizer)
     # Served: the prompt as generate asks it, then the ids that the model writes.
-    asked = tokenizer(render(trace.question, prompt, tokenizer), add_special_tokens=False)
-    assert list(row.prompt_ids) == asked["input_ids"]
+    requested = tokenizer(render(trace.question, prompt, tokenizer), add_special_tokens=False)
+    assert list(row.prompt_ids) == requested["input_ids"]
     written = tokenizer.decode(row.completion_ids, skip_special_tokens=True)
     response = parse(written, form=form)
     assert (response.reasoning, response.summary) == (trace.reasoning, trace.summary)
@@ -261,8 +261,8 @@ def test_what_is_trained_is_what_is_served(kind: str, form: OutputForm, new: boo
         {"role": "user", "content": trace.question},
         {"role": "assistant", "content": written},
     ]
-    whole = tokenizer.apply_chat_template(turns, tokenize=False)
-    ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
+    full = tokenizer.apply_chat_template(turns, tokenize=False)
+    ids = tokenizer(full, add_special_tokens=False)["input_ids"]
     trained = [*row.prompt_ids, *row.completion_ids]
     assert ids[: len(trained)] == trained
     if new:
@@ -294,8 +294,8 @@ def test_no_text_of_a_trace_becomes_a_special_token(kind: str, style: Style) -> 
     special = set(tokenizer.all_special_ids)
     plain = tokenise([form_trace()], prompt, tokenizer)[0]
     for token in tokenizer.all_special_tokens:
-        told = {"question": token, "reasoning": f"The text '{token}' ends a turn."}
-        (row,) = tokenise([form_trace().model_copy(update=told)], prompt, tokenizer)
+        messages = {"question": token, "reasoning": f"The text '{token}' ends a turn."}
+        (row,) = tokenise([form_trace().model_copy(update=messages)], prompt, tokenizer)
         assert not special.intersection(row.completion_ids[:-1])
         assert tokenizer.decode(row.completion_ids[:-1]).count(token) == 1
         (frame, framed) = ([i for i in x.prompt_ids if i in special] for x in (plain, row))
@@ -326,8 +326,8 @@ def test_new_rows_are_means_of_their_pieces_and_old_rows_stay(
     ):
         assert table.weight.shape[0] == 261
         assert torch.equal(table.weight[:259], old)
-        for place, ids in enumerate(pieces.values()):
-            assert torch.allclose(table.weight[259 + place], old[list(ids)].mean(0), atol=CLOSE)
+        for position, ids in enumerate(pieces.values()):
+            assert torch.allclose(table.weight[259 + position], old[list(ids)].mean(0), atol=CLOSE)
     shared = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert shared == is_tied
     # Had the rows been drawn or left empty, a piece missing from the mean would not show.

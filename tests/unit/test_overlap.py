@@ -140,7 +140,7 @@ def mixed(tmp_path: Path, traces: list[Trace], **settings: object) -> tuple[dict
     out = tmp_path / "out"
     out.mkdir()
     metrics = STAGE.run(config, inputs, out, Context(1, Machine(), tmp_path))
-    kept = sorted(one.problem_id for one in read_records(out / "traces.jsonl", Trace))
+    kept = sorted(record.problem_id for record in read_records(out / "traces.jsonl", Trace))
     return metrics, kept, out
 
 
@@ -158,7 +158,7 @@ def test_a_mixture_leaves_out_leaks_and_near_duplicates_and_says_why(tmp_path: P
     metrics, kept, out = mixed(tmp_path, TRACES, unlike=["held"], near_duplicates=0.76)
     assert kept == ["p0"]
     assert (metrics["dropped.held_out"], metrics["dropped.near_duplicate"]) == (2, 1)
-    dropped = {one.problem_id: one for one in read_records(out / "dropped.jsonl", Dropped)}
+    dropped = {record.problem_id: record for record in read_records(out / "dropped.jsonl", Dropped)}
     assert dropped["p1"].like == "h0" and dropped["p1"].shared.startswith("8 words: a train")
     assert dropped["p2"].shared.startswith("13 words: ")
     assert (dropped["p3"].reason, dropped["p3"].like) == ("near duplicate", "p0/0")
@@ -179,11 +179,11 @@ def compared_with_all(texts: list[str], threshold: float) -> dict[int, int]:
     """What near_duplicates should give, by comparing every text with every kept one."""
     sets = [shingles(text) for text in texts]
     twins: dict[int, int] = {}
-    for place, own in enumerate(sets):
-        kept = (other for other in range(place) if other not in twins)
+    for position, own in enumerate(sets):
+        kept = (other for other in range(position) if other not in twins)
         like = (o for o in kept if len(own & sets[o]) / len(own | sets[o]) >= threshold)
         if (first := next(like, None)) is not None:
-            twins[place] = first
+            twins[position] = first
     return twins
 
 

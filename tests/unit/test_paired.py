@@ -78,8 +78,8 @@ def test_consensus_at_fewer_samples_is_the_mean_over_subsets() -> None:
     value = consensus_at(["7", "7", "8"], [True, True, False], k=2, seed=0, draws=20_000)
     assert value == pytest.approx(2 / 3, abs=1e-2)
     assert consensus_at(["7", "7", "8"], [True, True, False], k=3, seed=0) == 1.0
-    one = consensus_at(["7", "7", "8"], [True, True, False], k=1, seed=1, draws=20_000)
-    assert one == pytest.approx(2 / 3, abs=1e-2)
+    single = consensus_at(["7", "7", "8"], [True, True, False], k=1, seed=1, draws=20_000)
+    assert single == pytest.approx(2 / 3, abs=1e-2)
     with pytest.raises(ValueError, match="with 3 samples it may be 1 to 3"):
         consensus_at(["7", "7", "8"], [True, True, False], k=4, seed=0)
 
@@ -149,9 +149,9 @@ def test_power_by_hand() -> None:
     # (1/2) / (100 * 99); within = 1/4 * 2 / 1 each, so between is cut at 0, and 2 points need
     # k = (1/2 + 1/2) / (0.02^2 * 100 / (1.96 + 0.8416)^2) = 196.2.
     half = [0.5] * 100
-    found = power(half, half, effect=0.02, samples=(2, 2))
-    assert found.samples == 197
-    assert found.visible == pytest.approx(
+    result = power(half, half, effect=0.02, samples=(2, 2))
+    assert result.samples == 197
+    assert result.visible == pytest.approx(
         ((Z + 0.8416212) ** 2 * 0.5 / (100 * 99)) ** 0.5, abs=1e-7
     )
 
@@ -160,9 +160,9 @@ def test_power_says_where_no_number_of_samples_helps() -> None:
     # Ten problems changed each way for good: between alone hides 2 points in 100 problems.
     a = [1.0] * 10 + [0.0] * 10 + [0.5] * 80
     b = [0.0] * 10 + [1.0] * 10 + [0.5] * 80
-    found = power(a, b, effect=0.02, samples=(16, 16))
-    assert (found.samples, found.knows_sampling) == (None, True)
-    assert found.problems > 1000
+    result = power(a, b, effect=0.02, samples=(16, 16))
+    assert (result.samples, result.knows_sampling) == (None, True)
+    assert result.problems > 1000
     assert power(a, b, effect=0.5, samples=(16, 16)).samples == 1
     single = power([1.0, 0.0] * 20, [0.0, 1.0] * 20, effect=0.1, samples=(1, 1))
     assert (single.samples, single.knows_sampling) == (None, False)
@@ -183,18 +183,18 @@ def test_advice_names_the_samples_the_problems_or_neither() -> None:
 def test_a_difference_of_the_visible_size_is_found_four_times_in_five() -> None:
     # Model b is 5 points worse on every Beta(2, 2) problem (fewer near 0), 16 samples each.
     random = np.random.default_rng(6)
-    found, visible = [], []
+    result, visible = [], []
     for repetition in range(300):
         rates = random.beta(2, 2, 100)
         a, b = (
             random.binomial(16, rates) / 16,
             random.binomial(16, np.clip(rates - 0.05, 0, 1)) / 16,
         )
-        found.append(permutation_p(a.tolist(), b.tolist(), seed=repetition) < 0.05)
+        result.append(permutation_p(a.tolist(), b.tolist(), seed=repetition) < 0.05)
         visible.append(power(a.tolist(), b.tolist(), effect=0.05, samples=(16, 16)).visible)
     # The standard error of the first is 0.023.
     assert np.mean(visible) == pytest.approx(0.05, abs=1e-2)
-    assert 0.72 < np.mean(found) < 0.9
+    assert 0.72 < np.mean(result) < 0.9
 
 
 def test_one_model_against_itself_alarms_in_five_percent() -> None:
@@ -219,7 +219,7 @@ def test_intervals_cover_between_93_and_97_percent_of_u_shaped_benchmarks(
     for n, k in ((30, 1), (100, 4), (200, 8)):
         rates = random.binomial(k, random.beta(alpha, beta, (1000, n))) / k
         intervals = [mean_interval(row, samples=k) for row in rates]
-        covered = np.mean([one.low <= truth <= one.high for one in intervals])
+        covered = np.mean([interval.low <= truth <= interval.high for interval in intervals])
         assert 0.93 <= covered <= 0.975, (n, k)
 
 
@@ -230,7 +230,9 @@ def test_intervals_over_passages_cover_and_plain_ones_do_not() -> None:
     covered = {}
     for groups in ([i // 4 for i in range(100)], None):
         intervals = [mean_interval(row, samples=4, groups=groups) for row in rates]
-        covered[groups is None] = np.mean([one.low <= 0.5 <= one.high for one in intervals])
+        covered[groups is None] = np.mean(
+            [interval.low <= 0.5 <= interval.high for interval in intervals]
+        )
     assert 0.93 <= covered[False] <= 0.97
     assert covered[True] < 0.75
 

@@ -38,16 +38,16 @@ class Clock:
 def test_passes_take_turns_for_a_second_and_the_first_run_does_not_count() -> None:
     """Rounds of 1 + 0.5, then 0.25 + 0.25: the second one ends at 2.0, after the second."""
     clock = Clock()
-    found = least_seconds([clock.run(1.0, 0.25), clock.run(0.5, 0.25)], now=clock)
-    assert found == [0.25, 0.25]
+    result = least_seconds([clock.run(1.0, 0.25), clock.run(0.5, 0.25)], now=clock)
+    assert result == [0.25, 0.25]
     assert clock.time == 2.0
 
 
 def test_short_passes_run_until_the_second_is_over() -> None:
     """A quarter second a round: four rounds, and the best of the four."""
     clock = Clock()
-    found = least_seconds([clock.run(0.125, 0.125, 0.0625, 0.125), clock.run(0.125)], now=clock)
-    assert found == [0.0625, 0.125]
+    result = least_seconds([clock.run(0.125, 0.125, 0.0625, 0.125), clock.run(0.125)], now=clock)
+    assert result == [0.0625, 0.125]
     assert clock.time == pytest.approx(1.1875)
 
 

@@ -36,11 +36,11 @@ def resolved() -> dict[str, Any]:
 
 
 def descendants(plan: tuple[Step, ...], name: str) -> set[str]:
-    found = {name}
+    results = {name}
     for step in plan:
-        if found & set(step.inputs.values()):
-            found.add(step.name)
-    return found
+        if results & set(step.inputs.values()):
+            results.add(step.name)
+    return results
 
 
 def test_every_input_comes_before_what_needs_it() -> None:
@@ -249,7 +249,7 @@ def test_a_file_sought_from_another_folder_is_told_with_its_stage_and_that_folde
 
 
 def test_what_needs_weights_refuses_a_model_on_a_server(tmp_path: Path) -> None:
-    asked = {"kind": "generate", "model": "base", "problems": "sums"}
+    requests = {"kind": "generate", "model": "base", "problems": "sums"}
     data = resolved()
     data["stages"]["base"] = {
         "kind": "model",
@@ -259,11 +259,13 @@ def test_what_needs_weights_refuses_a_model_on_a_server(tmp_path: Path) -> None:
         make_plan(from_data(tmp_path, data))
     refused = {line.split(": ")[1] for line in str(caught.value).splitlines()}
     assert "stages.zero.model" in refused
-    assert not any(place.startswith(("stages.eval", "stages.zero_traces")) for place in refused)
+    assert not any(
+        position.startswith(("stages.eval", "stages.zero_traces")) for position in refused
+    )
     assert all(
         "is on a server; its weights are needed" in line for line in str(caught.value).splitlines()
     )
-    kept = {"base": data["stages"]["base"], "sums": data["stages"]["sums"], "asked": asked}
+    kept = {"base": data["stages"]["base"], "sums": data["stages"]["sums"], "asked": requests}
     assert (
         make_plan(from_data(tmp_path, {**data, "stages": kept, "claims": []}))[-1].name == "asked"
     )

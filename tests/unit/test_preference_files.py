@@ -30,16 +30,16 @@ def test_neither_length_nor_the_label_alone_gives_them_away() -> None:
     longer = sum(len(pair.chosen) > len(pair.rejected) for pair in pairs)
     assert 0.3 < longer / len(pairs) < 0.7
     labels = stored_labels(LocalFile(type="local", path=str(DATA / NAMES["labels"])))
-    assert sum(one.is_safe for one in labels) == len(labels) / 2 == 40
+    assert sum(label.is_safe for label in labels) == len(labels) / 2 == 40
     # Some are unsafe for their thoughts alone: the answer itself also stands in a safe response.
-    answers = {one.is_safe: set() for one in labels}
-    for one in labels:
-        answers[one.is_safe].add(one.response.partition("<answer>")[2])
+    answers = {label.is_safe: set() for label in labels}
+    for label in labels:
+        answers[label.is_safe].add(label.response.partition("<answer>")[2])
     assert len(answers[True] & answers[False]) > 10
 
 
 def test_no_general_prompt_is_one_that_a_reward_model_learned_from_but_for_the_situations() -> None:
     pairs = stored_pairs(LocalFile(type="local", path=str(DATA / NAMES["pairs"])))
-    asked = list(read_records(DATA / NAMES["prompts"], LocalRow))
-    assert {row.kind for row in asked} == {"open"}
-    assert {row.prompt for row in asked} & {pair.prompt for pair in pairs} == set()
+    requests = list(read_records(DATA / NAMES["prompts"], LocalRow))
+    assert {row.kind for row in requests} == {"open"}
+    assert {row.prompt for row in requests} & {pair.prompt for pair in pairs} == set()

@@ -230,8 +230,8 @@ def test_a_judge_labels_whole_responses(run: Callable[..., Any]) -> None:
     source = {"type": "judged", "traces": "responses", "judge": "judge", "votes": 3}
     out, metrics, _ = run(LabelsConfig(kind="labels", source=source), guard)  # type: ignore[arg-type]
     labels = list(read_records(out / "labels.jsonl", Labelled))
-    assert len(labels) == 12 and all(one.response.startswith("<think> t") for one in labels)
-    assert all(one.is_safe == ("good" in one.response) for one in labels)
+    assert len(labels) == 12 and all(label.response.startswith("<think> t") for label in labels)
+    assert all(label.is_safe == ("good" in label.response) for label in labels)
     assert metrics["safe_share"] == 6 / 12
     assert read_verdict("[[unsafe]]", GUARDED) == 0
 

@@ -54,11 +54,11 @@ def test_a_secret_is_found_beyond_the_first_piece_and_never_printed(tmp_path: Pa
 
 
 def test_folders_of_this_machine_are_found_and_prose_is_not(tmp_path: Path) -> None:
-    place = Path("/srv/checkout/store")
+    position = Path("/srv/checkout/store")
     for text in ("at /srv/checkout/store/x", "/home/someone/file", r"C:\Users\someone"):
-        assert machine_path_in(text, (place,)), text
+        assert machine_path_in(text, (position,)), text
     for text in ("/", "and/or", "https://host/home/", "/srv/checkout/stores", "/root"):
-        assert machine_path_in(text, (place, Path("/root"))) is None, text
+        assert machine_path_in(text, (position, Path("/root"))) is None, text
     (tmp_path / "config.json").write_text('{"path": "/home/someone/m"}', encoding="utf-8")
     assert machine_paths(tmp_path, ()) == [
         "config.json: names a folder of this machine: /home/someone/"
@@ -78,8 +78,8 @@ def test_pickles_are_found_by_their_bytes_whatever_their_name(tmp_path: Path) ->
     (tmp_path / "modeling.py").write_text("", encoding="utf-8")
     (tmp_path / "plain.txt").write_text("PK is a word", encoding="utf-8")
     (tmp_path / "link.txt").symlink_to(tmp_path / "plain.txt")
-    found = executables(tmp_path)
-    assert [line.partition(":")[0] for line in found] == [
+    result = executables(tmp_path)
+    assert [line.partition(":")[0] for line in result] == [
         "link.txt", "modeling.py", "notes.txt", "pytorch_model.bin",
     ]  # fmt: skip
 
@@ -122,11 +122,11 @@ def source(licence: str, role: str = "base") -> Source:
     ],
 )
 def test_a_licence_allows_or_is_the_reason(name: str, licence: str, reason: str | None) -> None:
-    found = terms(name, [source(licence)])
+    result = terms(name, [source(licence)])
     if reason is None:
-        assert found.problems == () and found.licence == licence
+        assert result.problems == () and result.licence == licence
     else:
-        assert reason in found.problems[0]
+        assert reason in result.problems[0]
 
 
 def test_llamas_outputs_ask_for_the_name_and_the_notice_too() -> None:

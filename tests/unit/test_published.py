@@ -57,7 +57,7 @@ def test_the_shipped_table_is_the_papers() -> None:
     zero = "deepseek-ai/DeepSeek-R1-Zero"
     assert [rows[zero, v]["aime24"]["pass@1"] for v in ("R1v2", "R1v1")] == [77.9, 71.0]
     assert rows[QWEN_7B, "R1v2, README"]["math_500"] == {"pass@1": 92.8}
-    assert {name: known.k for name, known in published.benchmarks.items()} == {
+    assert {name: expected.k for name, expected in published.benchmarks.items()} == {
         "aime24": 64, "math_500": 16, "gpqa_diamond": 64, "livecodebench": 8, "codeforces": 16,
     }  # fmt: skip
     shares = [v for s in rows.values() for m in s.values() for n, v in m.items() if n != "rating"]
@@ -92,9 +92,9 @@ def test_the_noise_band_by_hand() -> None:
     ],
 )
 def test_the_verdicts(row: Summary, verdict: str, reason: str) -> None:
-    (found,) = reproductions([row], model=QWEN_7B, published=load_published())
-    assert (found.published, found.verdict) == (0.928, verdict)
-    assert reason in found.reason
+    (result,) = reproductions([row], model=QWEN_7B, published=load_published())
+    assert (result.published, result.verdict) == (0.928, verdict)
+    assert reason in result.reason
 
 
 def test_the_advised_number_of_samples_makes_the_band_narrow_enough() -> None:
@@ -208,17 +208,17 @@ def test_the_command_line_and_the_report_give_the_verdict(tmp_path: Path) -> Non
 def test_another_spelling_is_the_same_benchmark(name: str, key: str | None) -> None:
     assert load_published().benchmark_key(name) == key
     row = summary(0.930).model_copy(update={"benchmark": name})
-    found = reproductions([row], model=QWEN_7B, published=load_published())
-    assert [one.benchmark for one in found] == ([name] if key else [])
+    result = reproductions([row], model=QWEN_7B, published=load_published())
+    assert [item.benchmark for item in result] == ([name] if key else [])
 
 
 def test_the_teachers_math_500_is_held_against_94_3_in_the_report_of_its_recipe(
     tmp_path: Path,
 ) -> None:
     recipe = load_recipe(ROOT / "recipes" / "distill" / "qwen2.5-math-1.5b.yaml")
-    asked = recipe.stages["eval_teacher"].model_dump()
-    benchmark = next(one for one in asked["benchmarks"] if one["source"] == "MATH-500")
-    teacher = recipe.stages[asked["model"]].model_dump()["source"]["id"]
+    requested = recipe.stages["eval_teacher"].model_dump()
+    benchmark = next(item for item in requested["benchmarks"] if item["source"] == "MATH-500")
+    teacher = recipe.stages[requested["model"]].model_dump()["source"]["id"]
     made = scores_of_a_hub_model(
         tmp_path, model_id=teacher, benchmark=benchmark["name"], n=500, k=2
     )

@@ -66,8 +66,8 @@ def test_a_hundred_questions_or_more_are_held_out() -> None:
 
 def test_the_smoke_recipe_goes_through_the_whole_chain_and_every_kind_that_a_cpu_trains() -> None:
     smoke = {step.kind for step in make_plan(load_recipe(ROOT / "recipes" / "smoke.yaml"))}
-    whole = {step.kind for step in make_plan(load_recipe(ROOT / "recipes" / "r1-small.yaml"))}
-    assert set(STAGES) >= smoke >= whole >= {step.kind for step in steps().values()}
+    full = {step.kind for step in make_plan(load_recipe(ROOT / "recipes" / "r1-small.yaml"))}
+    assert set(STAGES) >= smoke >= full >= {step.kind for step in steps().values()}
 
 
 def test_the_last_line_of_make_quickstart_names_the_whole_chain() -> None:

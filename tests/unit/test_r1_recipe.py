@@ -38,8 +38,8 @@ def test_r1_zero_is_pure_rl_on_the_base_with_the_numbers_of_2_1(stages: dict[str
 
 
 def test_the_cold_start_has_its_three_sources_at_their_temperature(stages: dict[str, Any]) -> None:
-    asked = [stages[f"{name}_traces"]["prompt"]["style"] for name in ("few_shot", "reflect")]
-    assert asked == ["few_shot", "reflect"]
+    requests = [stages[f"{name}_traces"]["prompt"]["style"] for name in ("few_shot", "reflect")]
+    assert requests == ["few_shot", "reflect"]
     own = stages["zero_traces"]
     assert (own["model"], own["sampling"]["temperature"]) == ("zero", 1.0)
     kept = stages["zero_kept"]
@@ -68,7 +68,7 @@ def test_reasoning_rl_is_r1_zeros_from_the_cold_start_with_the_language_reward(
     assert reasoning["model"] == "cold"
     assert named(reasoning) == {"accuracy": 1.0, "format": 1.0, "language": 1.0}
     # The ablation of B.6 leaves out that reward and nothing else.
-    without = tuple(one for one in reasoning["rewards"] if one["name"] != "language")
+    without = tuple(item for item in reasoning["rewards"] if item["name"] != "language")
     assert stages["reasoning_mixed"] == {**reasoning, "rewards": without}
 
 

@@ -149,24 +149,24 @@ TEXTS: list[tuple[Problem, str, PromptConfig, FinishReason, tuple[str, str]]] = 
 
 def alarms() -> list[str]:
     """The checks that go off, as text."""
-    found = []
-    for one, gold, other in GOLD:
+    results = []
+    for first, gold, other in GOLD:
         for prompt in (TAGS, OPENED, R1):
             # A boxed sentence is still a sentence: its instructions hold for the whole summary.
-            if outcomes(one, written(gold, prompt), prompt)[0] != "correct":
-                found.append(f"gold echo: {one.kind} {gold}")
-            if outcomes(one, written(other, prompt), prompt)[0] == "correct":
-                found.append(f"shuffled gold: {one.kind} {other}")
-        if outcomes(one, f"First 5, then\n{gold}")[1] != "correct":
-            found.append(f"lenient gold: {one.kind} {gold}")
-        if outcomes(one, f"First 5, then\n{other}")[1] == "correct":
-            found.append(f"lenient shuffled gold: {one.kind} {other}")
-    for one, text, prompt, reason, expected in TEXTS:
-        if outcomes(one, text, prompt, reason) != expected:
-            found.append(f"golden: {text!r}")
+            if outcomes(first, written(gold, prompt), prompt)[0] != "correct":
+                results.append(f"gold echo: {first.kind} {gold}")
+            if outcomes(first, written(other, prompt), prompt)[0] == "correct":
+                results.append(f"shuffled gold: {first.kind} {other}")
+        if outcomes(first, f"First 5, then\n{gold}")[1] != "correct":
+            results.append(f"lenient gold: {first.kind} {gold}")
+        if outcomes(first, f"First 5, then\n{other}")[1] == "correct":
+            results.append(f"lenient shuffled gold: {first.kind} {other}")
+    for first, text, prompt, reason, expected in TEXTS:
+        if outcomes(first, text, prompt, reason) != expected:
+            results.append(f"golden: {text!r}")
     if code.program_of("```python\na\n```\nor\n```python\nb\n```") != "b\n":
-        found.append("golden: the last block is the program")
-    return found + _scores() + _foreign()
+        results.append("golden: the last block is the program")
+    return results + _scores() + _foreign()
 
 
 def _scores() -> list[str]:
@@ -185,15 +185,15 @@ def _scores() -> list[str]:
     )
     rows = {row.metric: row.value for row in scores.own_scores(run, samples, prompt_style="chat")}
     pairs = list(zip(strict["b"], lenient["b"], strict=True))
-    found = {**rows, **{f"lm_eval {k}": v for k, v in documents.pass_rates(pairs).items()}}
+    results = {**rows, **{f"lm_eval {k}": v for k, v in documents.pass_rates(pairs).items()}}
     expected = {
         "pass@1": 5 / 8, "pass@4": 1.0, "cons@4": 0.75, "pass@1_lenient": 7 / 8,
         "lm_eval pass@1": 1 / 4, "lm_eval pass@1_lenient": 3 / 4,
     }  # fmt: skip
     # One problem of one instruction, followed; one of two, of which one is followed, or both.
-    asked = [problem("instructions", "-", instructions=["x"] * count) for count in (1, 2)]
+    requests = [problem("instructions", "-", instructions=["x"] * count) for count in (1, 2)]
     run.problems = [
-        one.model_copy(update={"id": name}) for one, name in zip(asked, "ab", strict=True)
+        first.model_copy(update={"id": name}) for first, name in zip(requests, "ab", strict=True)
     ]
     shares = {"a": ((True,), (True,)), "b": ((True, False), (True, True))}
     samples = [
@@ -202,9 +202,9 @@ def _scores() -> list[str]:
     ]
     samples += [_sample(name, 1, silent, silent) for name in "ab"]
     rows = scores.own_scores(run, samples, prompt_style="chat")
-    found |= {row.metric: row.value for row in rows if "instructions" in row.metric}
+    results |= {row.metric: row.value for row in rows if "instructions" in row.metric}
     expected |= {"pass@1_instructions": 1 / 3, "pass@1_instructions_lenient": 1 / 2}
-    return [f"scores: {m}" for m in expected if abs(found[m] - expected[m]) > 1e-9]
+    return [f"scores: {m}" for m in expected if abs(results[m] - expected[m]) > 1e-9]
 
 
 def _sample(name: str, number: int, strict: Verdict, lenient: Verdict) -> EvalSample:
@@ -218,22 +218,22 @@ def _sample(name: str, number: int, strict: Verdict, lenient: Verdict) -> EvalSa
 
 def _foreign() -> list[str]:
     """A registry task: its text ends at the stop, its first filter is strict, its last lenient."""
-    found = []
+    results = []
     draw: Any = SimpleNamespace(sampling=SamplingConfig(stop=("\n", "Q:")))
     if registry_tasks._reply(draw, SimpleNamespace(text="18 Q: 19\n20")) != "18 ":  # type: ignore[arg-type]
-        found.append("foreign: the stop text")
+        results.append("foreign: the stop text")
     means = {("match", "strict"): {0: 0.0, 1: 1.0}, ("match", "flexible"): {0: 1.0, 1: 1.0}}
     read = registry_tasks._verdicts(means)
     marks = {n: tuple(verdict.is_correct for verdict in pair) for n, pair in read.items()}
     if marks != {0: (False, True), 1: (True, True)}:
-        found.append("foreign: the filters")
+        results.append("foreign: the filters")
     if registry_tasks._is_mean({0: 1.0, 1: 0.0}, 0.7) or not registry_tasks._is_mean(
         {0: 1.0, 1: 0.0}, 0.5
     ):
-        found.append("foreign: means")
+        results.append("foreign: means")
     if registry_tasks._number(SimpleNamespace(document="12.0")) != 12:  # type: ignore[arg-type]
-        found.append("foreign: the document")
-    return found
+        results.append("foreign: the document")
+    return results
 
 
 @dataclass(frozen=True)
@@ -470,11 +470,11 @@ def test_every_function_from_the_text_to_the_score_has_a_mutation_or_a_reason() 
         assert alarms() == []
     finally:
         sys.setprofile(before)
-    found = [getattr(mutation.place, mutation.name) for mutation in MUTATIONS]
+    results = [getattr(mutation.place, mutation.name) for mutation in MUTATIONS]
     mutated = {
-        f"{one.__module__}.{one.__qualname__}".removeprefix("factory.")
-        for one in found
-        if callable(one)
+        f"{result.__module__}.{result.__qualname__}".removeprefix("factory.")
+        for result in results
+        if callable(result)
     }
     excused = {name for names in CHOOSE_NOTHING for name in names.split()}
     # What is cached may not run again.

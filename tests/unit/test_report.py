@@ -96,8 +96,8 @@ def test_write_makes_the_three_files_and_returns_the_page(report, tmp_path):
 
 
 def test_checkpoints_stand_in_stage_order_with_roles_from_lineage(report):
-    found = [(row.label, row.role) for row in report.evaluations]
-    assert found == [
+    results = [(row.label, row.role) for row in report.evaluations]
+    assert results == [
         ("base (chat)", "first model"),
         ("base (zero, 2 examples)", None),
         ("zero", None),
@@ -199,12 +199,12 @@ def test_different_versions_of_a_benchmark_are_not_compared(tmp_path):
 
 
 def test_the_student_is_compared_with_its_base_and_its_teacher_and_nothing_twice(report):
-    found = [
+    results = [
         (row.before, row.relation)
         for row in report.comparisons
         if (row.after, row.benchmark, row.mode) == ("student", "chain_sum", "sampled")
     ]
-    assert found == [
+    assert results == [
         ("base (chat)", "start"),
         ("base (zero, 2 examples)", "start"),
         ("teacher", "teacher"),
@@ -233,8 +233,8 @@ def test_artifacts_made_without_the_sandbox_are_named_in_the_headline(steps):
     stamped = manifest.model_copy(update={"machine": {**manifest.machine, "unsandboxed": True}})
     artifact = replace(chosen.artifact, manifest=stamped)
     report = build("r", "d", [replace(chosen, artifact=artifact), *made[1:]])
-    told = [text for text in headline(report).remarks if "unsandboxed" in text]
-    assert told == [
+    messages = [text for text in headline(report).remarks if "unsandboxed" in text]
+    assert messages == [
         f"unsandboxed: made while models' programs ran without isolation: {chosen.name}"
     ]
 

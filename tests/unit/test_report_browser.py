@@ -27,10 +27,10 @@ def answers(benchmark: str, outcomes: str, *, k: int = 1, say: str = "", first: 
         EvalSample(
             benchmark=benchmark,
             mode="sampled",
-            trace=trace(first + place // k, place % k, LETTERS[letter], say=say),
+            trace=trace(first + position // k, position % k, LETTERS[letter], say=say),
             lenient=Verdict(outcome="wrong", answer="7", explanation=""),
         )
-        for place, letter in enumerate(outcomes)
+        for position, letter in enumerate(outcomes)
     ]
     score = Score(
         benchmark=benchmark, version="1", metric="pass@1", value=0.5, low=0.0, high=1.0,
@@ -136,9 +136,9 @@ def test_a_protected_benchmark_does_not_hide_the_others(tmp_path):
 def test_references_come_from_the_problems_that_were_asked(tmp_path):
     config = [{"name": "sums", "problems": "sums"}, {"name": "arc", "task": "arc_easy"}]
     report = report_of(tmp_path, answers("sums", "cwcw"), answers("arc", "c"), config=config)
-    found = [(p.benchmark, p.reference) for p in browser(report).problems]
+    results = [(p.benchmark, p.reference) for p in browser(report).problems]
     # The fourth problem is not among the artifact's three; lm-eval brings arc's itself.
-    assert found == [
+    assert results == [
         ("sums", "gold 0"), ("sums", "gold 1"), ("sums", "gold 2"), ("sums", None), ("arc", None),
     ]  # fmt: skip
 
@@ -180,8 +180,8 @@ def test_packed_text_hides_nothing_and_packs_the_same_each_time(tmp_path):
 
 def test_the_json_counts_the_answers_and_does_not_repeat_them(tmp_path):
     report = report_of(tmp_path, answers("a", "cwcwcwcwcw"))
-    told = json.loads(render_json(report))["sections"]["answers"][0]
-    assert told == {"shown": 10, "left_out": 0, "protected": {}}
+    message = json.loads(render_json(report))["sections"]["answers"][0]
+    assert message == {"shown": 10, "left_out": 0, "protected": {}}
 
 
 def test_a_long_text_keeps_its_beginning_and_its_end():

@@ -42,7 +42,7 @@ def kept(step: int, problem: int, outcome: str, say: str = "") -> dict:
 
 
 def test_a_watched_run_has_the_papers_six_plots_with_their_last_values(report):
-    evolution = next(one for one in evolutions(report) if one.stage == "zero")
+    evolution = next(item for item in evolutions(report) if item.stage == "zero")
     made = {panel.title: panel for panel in evolution_figures(report, evolution)}
     assert list(made) == [
         "Held-out accuracy, 40 problems x 4",
@@ -68,7 +68,7 @@ def test_a_watched_run_has_the_papers_six_plots_with_their_last_values(report):
 
 
 def test_a_jump_of_the_limit_stands_at_its_step(report):
-    evolution = next(one for one in evolutions(report) if one.stage == "zero")
+    evolution = next(item for item in evolutions(report) if item.stage == "zero")
     assert evolution.jumps == ((20, 64),)
     panel = evolution_figures(report, evolution)[1]
     marks = [
@@ -81,13 +81,13 @@ def test_a_jump_of_the_limit_stands_at_its_step(report):
 
 
 def test_runs_from_one_start_share_the_plot_of_languages(tmp_path):
-    found = rl_report(tmp_path, [kept(1, 3, "wrong")], names=("with", "without"))
-    first, second = evolutions(found)
+    result = rl_report(tmp_path, [kept(1, 3, "wrong")], names=("with", "without"))
+    first, second = evolutions(result)
     second = second.model_copy(update={"language_weight": 0.5})
-    found.results[evolutions.__wrapped__] = [first, second]
+    result.results[evolutions.__wrapped__] = [first, second]
     panel = next(
         panel
-        for panel in evolution_figures(found, first)
+        for panel in evolution_figures(result, first)
         if panel.title == "Words in another language"
     )
     assert [key[1] for key in panel.keys] == ["with (not rewarded)", "without (rewarded)"]
@@ -102,7 +102,7 @@ def test_the_first_and_the_most_telling_doubt_are_told_with_their_steps(tmp_path
         kept(17, 7, "correct"),
     ]
     (evolution,) = evolutions(rl_report(tmp_path, rollouts))
-    assert [(told.rule, told.step, told.redone) for told in evolution.telling] == [
+    assert [(message.rule, message.step, message.redone) for message in evolution.telling] == [
         (FIRST, 5, 1),
         # That of step 9 does more again, but ends wrong.
         (MOST, 13, 2),
@@ -117,11 +117,11 @@ def test_an_alarm_and_shorter_responses_are_told_on_the_page_and_in_markdown(tmp
         row["completion_length"] = 200.0 if row["step"] <= 20 else 50.0
         row["truncated_share"] = 0.4 if row["step"] <= 20 else 0.0
     watch = watch_rows(40, start=0.9, end=0.2)
-    found = rl_report(tmp_path, [kept(1, 3, "wrong")], rows=rows, watch=watch)
-    (evolution,) = evolutions(found)
+    result = rl_report(tmp_path, [kept(1, 3, "wrong")], rows=rows, watch=watch)
+    (evolution,) = evolutions(result)
     assert evolution.alarm is not None
     assert (evolution.alarm.step, evolution.alarm.best_step) == (30, 0)
-    for text in (render_html(found), render_markdown(found)):
+    for text in (render_html(result), render_markdown(result)):
         text = text.replace("\xa0", " ")
         assert "ALARM at step 30: since step 0 the reward rose" in text
         assert re.search(r"the limit: 40 % of responses at their longest, 0 % now", text)
@@ -129,11 +129,11 @@ def test_an_alarm_and_shorter_responses_are_told_on_the_page_and_in_markdown(tmp
 
 
 def test_a_run_without_a_watch_shows_what_it_has_and_claims_no_quiet(tmp_path):
-    found = rl_report(tmp_path, [kept(1, 3, "no_answer")])
-    (evolution,) = evolutions(found)
-    titles = [panel.title for panel in evolution_figures(found, evolution)]
+    result = rl_report(tmp_path, [kept(1, 3, "no_answer")])
+    (evolution,) = evolutions(result)
+    titles = [panel.title for panel in evolution_figures(result, evolution)]
     assert titles == [
         "Response length, tokens", "Reflective words a response", "Words in another language",
     ]  # fmt: skip
     assert evolution.telling == ()
-    assert "No alarm" not in render_html(found)
+    assert "No alarm" not in render_html(result)

@@ -42,8 +42,8 @@ def test_the_moving_mean_skips_what_is_not_finite():
 
 
 def test_a_long_run_is_thinned_to_means_of_equal_stretches():
-    drawn = thin(series("x", 1.0, 3.0, 5.0, 7.0, None, 9.0), 3)
-    assert (drawn.steps, drawn.values) == ((1, 3, 5), (2.0, 6.0, 9.0))
+    samples = thin(series("x", 1.0, 3.0, 5.0, 7.0, None, 9.0), 3)
+    assert (samples.steps, samples.values) == ((1, 3, 5), (2.0, 6.0, 9.0))
 
 
 @pytest.mark.parametrize(
@@ -76,11 +76,11 @@ def test_a_score_is_drawn_at_its_share_of_the_axis(report):
 
 def test_every_quantity_that_was_logged_has_a_panel(report):
     run = next(run for run in training_runs(report) if run.stage == "reasoning_rl")
-    drawn = [panel.title for panel in panels(run)]
-    assert drawn[:3] == ["Reward", "Reward by component", "Accuracy"]
-    assert drawn[-2:] == ["Seconds a step by phase", "Reflective words a response"]
-    prefixes = {one.name.partition("/")[0] for one in (*run.series, *run.seconds)}
-    assert len(drawn) == len(prefixes)
+    samples = [panel.title for panel in panels(run)]
+    assert samples[:3] == ["Reward", "Reward by component", "Accuracy"]
+    assert samples[-2:] == ["Seconds a step by phase", "Reflective words a response"]
+    prefixes = {item.name.partition("/")[0] for item in (*run.series, *run.seconds)}
+    assert len(samples) == len(prefixes)
 
 
 def test_an_unknown_quantity_is_drawn_under_its_own_name():
@@ -109,22 +109,22 @@ def test_a_series_without_any_finite_value_is_drawn_empty():
 def test_every_figure_is_well_formed_and_has_a_title(report):
     figures = [flow(report), interval_panel(report.evaluations, "chain_sum")]
     figures += [panel.picture for run in training_runs(report) for panel in panels(run)]
-    for drawn in figures:
-        root = ElementTree.fromstring(drawn)
+    for samples in figures:
+        root = ElementTree.fromstring(samples)
         assert root.find(f"{SVG}title").text
         assert not any("style" in element.attrib for element in root.iter())
 
 
 def boxes_of(root) -> dict[str, tuple[float, float, float, float]]:
     """Left, top, right and bottom of each stage's box by its name."""
-    found = {}
+    results = {}
     for group in root.iter(f"{SVG}g"):
         rect = group.find(f"{SVG}rect")
         if rect is not None:
             left, top, width = (float(rect.get(key)) for key in ("x", "y", "width"))
             name = group.find(f"{SVG}title").text.partition(":")[0]
-            found[name] = (left, top, left + width, top + BOX)
-    return found
+            results[name] = (left, top, left + width, top + BOX)
+    return results
 
 
 def test_the_flow_shows_every_stage_but_the_evaluations(report):

@@ -63,10 +63,10 @@ def test_a_reward_model_stands_beside_a_blind_guess_and_with_its_interval(report
 def test_a_run_that_an_alarm_ended_says_so_everywhere(report: Report) -> None:
     section = SECTIONS["evolution"].function(report)
     assert section is not None
-    told = section.blocks[1].text
-    assert "aligned was ended after step 41" in told and "those of step 20" in told
+    message = section.blocks[1].text
+    assert "aligned was ended after step 41" in message and "those of step 20" in message
     page, text = render_html(report), render_markdown(report)
-    assert told in page and "ended after step 41" in text
+    assert message in page and "ended after step 41" in text
     assert "<b>given" not in page and "&lt;b&gt;given" in page
     assert "85.0 % [64.0, 94.8], n = 20" in page
     # All five stages have a box in the flow; the reward model stands in the lane of models.

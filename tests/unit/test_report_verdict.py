@@ -141,11 +141,11 @@ def colours(scheme: str) -> dict[str, str]:
     """The variables of one scheme: the dark one overrides the light one's."""
     light = re.search(r":root \{(.*?)\}", STYLE, re.DOTALL).group(1)
     dark = re.search(r"dark\) \{\s*:root \{(.*?)\}", STYLE, re.DOTALL).group(1)
-    found = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", light))
+    results = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", light))
     return (
-        found
+        results
         if scheme == "light"
-        else {**found, **dict(re.findall(r"--([\w-]+): (#\w{6});", dark))}
+        else {**results, **dict(re.findall(r"--([\w-]+): (#\w{6});", dark))}
     )
 
 

@@ -43,8 +43,8 @@ TRACES = [trace(name) for name in "abcd"]
 
 
 def decide(name: str, choice: Choice, *, by: str = "ada", second: bool = False, **more) -> Decision:
-    found = {"reject": {"reason": "unreadable"}, "edit": {"reasoning": "I add.", "ending": "9"}}
-    fields = {**found.get(choice, {}), **more}
+    results = {"reject": {"reason": "unreadable"}, "edit": {"reasoning": "I add.", "ending": "9"}}
+    fields = {**results.get(choice, {}), **more}
     return Decision(trace=key(trace(name)), reviewer=by, review_pass=2 if second else 1,
                     choice=choice, **fields)  # fmt: skip
 
@@ -79,8 +79,8 @@ def run(tmp_path: Path, decisions: list[Decision], traces: list[Trace] = TRACES,
     out = tmp_path / "out"
     kept = list(read_records(out / "traces.jsonl", Trace))
     rejected = list(read_records(out / "rejected.jsonl", Rejected))
-    told = json.loads((out / "review.json").read_text(encoding="utf-8"))["statement"]
-    return metrics, kept, {r.trace.problem_id: r.reason for r in rejected}, told
+    message = json.loads((out / "review.json").read_text(encoding="utf-8"))["statement"]
+    return metrics, kept, {r.trace.problem_id: r.reason for r in rejected}, message
 
 
 def test_decisions_are_applied_and_an_edited_trace_is_graded_again(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_decisions_are_applied_and_an_edited_trace_is_graded_again(tmp_path: Pat
         decide("d", "edit", reasoning="I take them apart.", ending="8"),
         Decision(trace="0" * 16, reviewer="ada", choice="accept"),  # a trace that is gone
     ]
-    metrics, kept, rejected, told = run(tmp_path, decisions, second_pass=0.0)
+    metrics, kept, rejected, message = run(tmp_path, decisions, second_pass=0.0)
     assert [t.problem_id for t in kept] == ["a", "c"]
     assert kept[0] == TRACES[0]
     assert (kept[1].completion, kept[1].style) == (
@@ -103,26 +103,26 @@ def test_decisions_are_applied_and_an_edited_trace_is_graded_again(tmp_path: Pat
         "kept": 2, "by_person": 4, "by_policy": 0, "edited": 2,
         "rejected.edit: wrong": 1, "rejected.reviewer: unreadable": 1,
     }  # fmt: skip
-    assert told == "4 of 4 traces were decided by a person"
+    assert message == "4 of 4 traces were decided by a person"
 
 
 def test_unattended_the_policy_decides_and_the_artifact_says_so(tmp_path: Path) -> None:
     traces = [trace("a"), trace("b", outcome="wrong"), trace("c", "so it goes again now " * 30)]
-    metrics, kept, rejected, told = run(tmp_path / "all", [], traces, policy="accept")
+    metrics, kept, rejected, message = run(tmp_path / "all", [], traces, policy="accept")
     assert [t.problem_id for t in kept] == ["a", "b", "c"] and rejected == {}
     assert (metrics["by_person"], metrics["by_policy"]) == (0, 3)
-    assert told == "not reviewed by a person: all 3 traces were left to the policy `accept`"
-    _, kept, rejected, told = run(tmp_path / "some", [], traces, policy="filters")
+    assert message == "not reviewed by a person: all 3 traces were left to the policy `accept`"
+    _, kept, rejected, message = run(tmp_path / "some", [], traces, policy="filters")
     assert [t.problem_id for t in kept] == ["a"]
     assert rejected == {"b": "wrong", "c": "repetition"}
-    assert "policy `filters`" in told
+    assert "policy `filters`" in message
 
 
 def test_a_policy_only_decides_what_people_left(tmp_path: Path) -> None:
-    _, kept, rejected, told = run(tmp_path, [decide("a", "reject")], policy="accept")
+    _, kept, rejected, message = run(tmp_path, [decide("a", "reject")], policy="accept")
     assert [t.problem_id for t in kept] == ["b", "c", "d"]
     assert rejected == {"a": "reviewer: unreadable"}
-    assert told == (
+    assert message == (
         "1 of 4 traces were decided by a person; 3 not reviewed by a person, by the policy `accept`"
     )
 
@@ -158,9 +158,9 @@ def test_agreement_and_kappa_by_hand() -> None:
         [("accept", "accept")] * 20 + [("accept", "reject")] * 5
         + [("reject", "accept")] * 10 + [("reject", "reject")] * 15
     )  # fmt: skip
-    found = agreement(pairs)
-    assert (found.n, found.share) == (50, 0.7)
-    assert found.kappa == pytest.approx(0.4)
+    result = agreement(pairs)
+    assert (result.n, result.share) == (50, 0.7)
+    assert result.kappa == pytest.approx(0.4)
     # One choice more than the two: 1 of 2 equal, p_e = 1/4, kappa = 1/3.
     assert agreement([("edit", "edit"), ("accept", "reject")]).kappa == pytest.approx(1 / 3)
     assert agreement([("accept", "reject")] * 3).kappa == 0.0
@@ -173,8 +173,8 @@ def test_the_second_pass_is_for_other_eyes_and_for_a_share() -> None:
     decisions = standing([decide("a", "accept"), decide("b", "accept", by="bob")])
 
     def waiting(review_pass, **settings) -> list[str]:
-        found = pending(TRACES, decisions, review_pass, **{"second_pass": 1.0, **settings})
-        return [t.problem_id for t in found]
+        result = pending(TRACES, decisions, review_pass, **{"second_pass": 1.0, **settings})
+        return [t.problem_id for t in result]
 
     assert waiting(1) == ["c", "d"]
     assert waiting(2) == ["a", "b"]
@@ -328,11 +328,11 @@ def test_what_cannot_be_reviewed_is_said_in_a_line(desk, tmp_path) -> None:
 def test_a_torn_line_is_cut_off_and_a_broken_one_is_named(desk) -> None:
     _, _, decisions = desk
     factory_review(desk, keys="a\nq\n")
-    whole = decisions.read_bytes()
-    decisions.write_bytes(whole + b'{"trace": "half')
+    full = decisions.read_bytes()
+    decisions.write_bytes(full + b'{"trace": "half')
     assert "1 of 4 traces decided" in factory_review(desk, "--status").output
-    assert decisions.read_bytes() == whole
-    decisions.write_bytes(b'{"trace": "x"}\n' + whole)
+    assert decisions.read_bytes() == full
+    decisions.write_bytes(b'{"trace": "x"}\n' + full)
     broken = factory_review(desk, "--status")
     assert broken.exit_code == 2 and "cold.jsonl:1: reviewer" in broken.stderr
 

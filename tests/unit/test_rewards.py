@@ -31,18 +31,18 @@ NO_PENALTY = {"overlong": 0, "repetition": 0}
 
 
 def test_a_correct_well_formed_response_earns_every_component():
-    found = components(CORRECT, completion_text("three and four are seven", "7"))
-    assert found == {"accuracy": 1, "format": 1, "language": 1, **NO_PENALTY}
+    result = components(CORRECT, completion_text("three and four are seven", "7"))
+    assert result == {"accuracy": 1, "format": 1, "language": 1, **NO_PENALTY}
 
 
 def test_a_wrong_answer_in_form_earns_format_only():
-    found = components(WRONG, completion_text("3 + 4", "8"))
-    assert found == {"accuracy": 0, "format": 1, "language": 1, **NO_PENALTY}
+    result = components(WRONG, completion_text("3 + 4", "8"))
+    assert result == {"accuracy": 0, "format": 1, "language": 1, **NO_PENALTY}
 
 
 def test_a_lenient_correct_verdict_earns_no_accuracy_without_the_form():
-    found = components(CORRECT, "it is 7")
-    assert found == {"accuracy": 0, "format": 0, "language": 0, **NO_PENALTY}
+    result = components(CORRECT, "it is 7")
+    assert result == {"accuracy": 0, "format": 0, "language": 0, **NO_PENALTY}
 
 
 def test_single_tags_earn_nothing():
@@ -88,14 +88,14 @@ def test_a_reward_that_ends_before_it_starts_is_refused():
 
 def test_the_total_is_the_weighted_sum():
     # 2 * 1 + 0.5 * 0 + 0.25 * 0.5 = 2.125
-    found = {"accuracy": 1.0, "format": 0.0, "language": 0.5}
+    results = {"accuracy": 1.0, "format": 0.0, "language": 0.5}
     weights = {"accuracy": 2.0, "format": 0.5, "language": 0.25}
-    assert totals([found], weights) == [2.125]
+    assert totals([results], weights) == [2.125]
     # What does not apply adds nothing, a weight of 0 counts as applied, and nothing at all is None.
     rows = [{"accuracy": 1.0}, {"format": -2.0, "other": 9.0}, {"other": 9.0}, {}]
     assert totals(rows, weights) == [2.0, -1.0, None, None]
     assert totals(rows, {"other": 0.0}) == [None, 0.0, 0.0, None]
-    assert totals([found], {}) == [None]
+    assert totals([results], {}) == [None]
     assert totals([], weights) == []
 
 

@@ -153,8 +153,8 @@ def test_a_rewriting_is_kept_only_if_it_passes_every_test(tmp_path, model, engin
     assert metrics["drafts"] == 12 and metrics["kept"] == 2
     assert metrics["rejected.unsafe_draft"] == 2 and metrics["rejected.answer_changed"] == 1
     # Drafts that could break out are never shown to the model.
-    asked = [TOKENIZER.decode(request.prompt_ids) for call in sampler.calls for request in call]
-    assert len(asked) == 9 and not any("(special)" in text for text in asked)
+    requests = [TOKENIZER.decode(request.prompt_ids) for call in sampler.calls for request in call]
+    assert len(requests) == 9 and not any("(special)" in text for text in requests)
 
 
 def test_the_raw_reply_and_its_draft_are_kept_whatever_became_of_it(
@@ -205,9 +205,9 @@ def test_nothing_left_and_a_foreign_trace_are_told(tmp_path, model, engine) -> N
 
 def test_a_killed_stage_goes_on_with_the_next_block_and_ends_alike(tmp_path, model, engine) -> None:
     drafts = [draft(name) for name in DRAFTS]
-    whole = engine()
+    full = engine()
     _, out = run(tmp_path / "whole", inputs_of(tmp_path / "whole", drafts, model), config())
-    assert [len(call) for call in whole.calls] == [2, 2, 2]
+    assert [len(call) for call in full.calls] == [2, 2, 2]
 
     def dies_at_the_third(request: Request) -> str:
         text = TOKENIZER.decode(request.prompt_ids)

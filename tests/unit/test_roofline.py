@@ -36,16 +36,16 @@ def test_a_decode_step_is_bound_by_memory_or_by_compute() -> None:
 def test_generation_runs_a_prompt_once_a_group_and_decodes_in_batches() -> None:
     # prefill: 4 / 2 prompts * 3 tokens * (2000 + 40 * 3) = 12,720 operations = 12.72 s
     # decode: 4 tokens * 4 rows / 2 at once = 8 steps of 2 * (2000 + 80 * 5) = 4.8 s -> 38.4 s
-    found = generation_seconds(
+    result = generation_seconds(
         SIZE, MEMORY_IS_FREE, rows=4, prompt=3, completion=4, group=2, rows_at_once=2
     )
-    assert found == pytest.approx(12.72 + 38.4)
+    assert result == pytest.approx(12.72 + 38.4)
 
 
 def test_training_runs_a_prompt_once_a_group() -> None:
     # tokens: 4 / 2 * 3 + 4 * 4 = 22; each 3 * (2000 + 40 * 7) = 6840 -> 150,480 operations
-    found = training_seconds(SIZE, MEMORY_IS_FREE, rows=4, prompt=3, completion=4, group=2)
-    assert found == pytest.approx(150.48)
+    result = training_seconds(SIZE, MEMORY_IS_FREE, rows=4, prompt=3, completion=4, group=2)
+    assert result == pytest.approx(150.48)
 
 
 def test_the_embedding_counts_once_where_it_is_the_head_and_not_at_all_where_it_is_not() -> None:

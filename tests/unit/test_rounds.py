@@ -28,8 +28,8 @@ def draws_of(*runs: Any, problems: int) -> list[Any]:
 
 def test_a_round_asks_every_problem_of_a_run_equally_often() -> None:
     ruled = SimpleNamespace(name="a.sampled", samples=5, stop_at=RULE)
-    whole = SimpleNamespace(name="a.greedy", samples=1, stop_at=None)
-    draws = draws_of(ruled, whole, problems=2)
+    full = SimpleNamespace(name="a.greedy", samples=1, stop_at=None)
+    draws = draws_of(ruled, full, problems=2)
     looks: list[tuple[str, int]] = []
 
     def enough(at: int) -> list[list[tuple[str, str, int]]]:
@@ -80,9 +80,9 @@ def test_strict_verdicts_alone_decide() -> None:
     even = [graded("p", right, wrong)] * 4 + [graded("q", wrong, right)] * 4
     mixed = even[:6] + [graded("q", right, right)] * 2
     assert is_narrow(run, even) and not is_narrow(run, mixed)
-    found = stopped(run, [[right] * 4, [wrong] * 4])
-    assert found is not None and found.half_width == pytest.approx(0.2829, abs=1e-4)
-    assert found.summary(4) == "k = 4 of 64: 95 % sampling interval ±28.3 points, ±29 asked for"
+    result = stopped(run, [[right] * 4, [wrong] * 4])
+    assert result is not None and result.half_width == pytest.approx(0.2829, abs=1e-4)
+    assert result.summary(4) == "k = 4 of 64: 95 % sampling interval ±28.3 points, ±29 asked for"
     run.stop_at = None
     assert not is_narrow(run, even) and stopped(run, [[right]]) is None
 
@@ -131,12 +131,10 @@ def test_a_report_says_why_sampling_ended() -> None:
 
 
 def test_builds_do_not_compare_what_ended_early_with_other_numbers_of_samples() -> None:
-    whole, early = (
+    full, early = (
         Tally(stage="e", benchmark="b", mode="sampled", samples=k, ended_early=k < 64,
               shares={"p": 0.5, "q": 1.0})
         for k in (64, 16)
     )  # fmt: skip
-    assert _gap(whole, early, ["1", "1"]).startswith(
-        "ended early: k = 64 and 16; `factory compare`"
-    )
+    assert _gap(full, early, ["1", "1"]).startswith("ended early: k = 64 and 16; `factory compare`")
     assert _gap(early, early, ["1", "1"]) == ""

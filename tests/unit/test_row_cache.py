@@ -65,9 +65,9 @@ def test_attention_is_transformers_own(length: int, has_mask: bool) -> None:
     if mask is not None:
         mask[..., 0] = True
     module = SimpleNamespace(num_key_value_groups=3, is_causal=True)
-    found, _ = shared_keys_attention(module, query, key, value, mask, scaling=0.3)
+    result, _ = shared_keys_attention(module, query, key, value, mask, scaling=0.3)
     expected, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=0.3)
-    assert torch.allclose(found, expected, atol=CLOSE)
+    assert torch.allclose(result, expected, atol=CLOSE)
 
 
 def test_rows_that_end_leave_the_others_as_they_were(tmp_path: Path) -> None:
@@ -97,6 +97,6 @@ def test_layers_with_a_sliding_window_keep_transformers_cache(tmp_path: Path) ->
     assert [type(layer) is RowLayer for layer in row_cache(config).layers] == [True, False]
     prompt = (7, 8, 9, 10, 11, 12)
     greedy = SamplingConfig(temperature=0.0, max_new_tokens=12)
-    (found,) = open_sampler(tmp_path, MACHINE, max_length=32).sample([Request(prompt, 0)], greedy)
+    (result,) = open_sampler(tmp_path, MACHINE, max_length=32).sample([Request(prompt, 0)], greedy)
     expected = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=12)[0, 6:]
-    assert found.token_ids == tuple(expected.tolist())
+    assert result.token_ids == tuple(expected.tolist())

@@ -77,8 +77,8 @@ def test_greedy_equals_hugging_faces_greedy(folder: Path, sampler: Sampler) -> N
 
     model = loaded(folder)
     requests = requests_of(folder)
-    found = sampler.sample(requests, SamplingConfig(temperature=0.0, max_new_tokens=24))
-    for request, completion in zip(requests, found, strict=True):
+    result = sampler.sample(requests, SamplingConfig(temperature=0.0, max_new_tokens=24))
+    for request, completion in zip(requests, result, strict=True):
         ids = torch.tensor([request.prompt_ids])
         out = model.generate(ids, do_sample=False, max_new_tokens=24)[0, len(request.prompt_ids) :]
         assert completion.token_ids == tuple(out.tolist())
@@ -108,8 +108,8 @@ def test_an_equal_call_gives_equal_completions(folder: Path, sampler: Sampler) -
 
 
 def test_the_length_limit_is_kept_and_told(folder: Path, sampler: Sampler) -> None:
-    found = sampler.sample(requests_of(folder), SamplingConfig(temperature=1.0, max_new_tokens=3))
-    for completion in found:
+    result = sampler.sample(requests_of(folder), SamplingConfig(temperature=1.0, max_new_tokens=3))
+    for completion in result:
         assert len(completion.token_ids) == len(completion.logprobs) <= 3
         assert completion.finish_reason == ("length" if 2 not in completion.token_ids else "stop")
 

@@ -116,7 +116,7 @@ def files_of(artifact: Artifact) -> list[str]:
 
 
 def test_the_store_holds_every_kind_of_artifact(store: Store) -> None:
-    assert {one.manifest.kind for one in store.made.values()} == set(get_args(ArtifactKind))
+    assert {value.manifest.kind for value in store.made.values()} == set(get_args(ArtifactKind))
     assert len(survey(store.path)[0]) == len(store.made)
 
 
@@ -130,8 +130,8 @@ def test_one_flipped_bit_in_any_file_is_named_by_every_verb_that_reads_it(
             path = artifact.path / file
             at = chance.randrange(path.stat().st_size)
             with flipped(path, at=at, bit=chance.randrange(8)):
-                for command, (whole, manifests) in store.commands().items():
-                    if name in whole or (file == MANIFEST and name in manifests):
+                for command, (full, manifests) in store.commands().items():
+                    if name in full or (file == MANIFEST and name in manifests):
                         done = store.run(*command)
                         count += 1
                         if done.exit_code != 2 or str(path) not in done.stderr:
@@ -282,13 +282,13 @@ def test_a_hash_of_its_own_survives_no_change() -> None:
             changed = bytearray(data)
             changed[at] ^= 1 << bit
             try:
-                found, has_hash = without_hash(bytes(changed))
+                result, has_hash = without_hash(bytes(changed))
             except ValueError:
                 continue
             # Its entry is no entry of that name then, and records take no other.
-            assert not has_hash and found == bytes(changed)
+            assert not has_hash and result == bytes(changed)
             with pytest.raises(ValidationError):
-                Small.model_validate_json(found)
+                Small.model_validate_json(result)
 
 
 @pytest.mark.parametrize("damage", ["torn", "missing", "empty", "a list"])
@@ -307,7 +307,7 @@ def test_a_broken_manifest_hides_no_other_artifact(
     runner = CliRunner(env={"COLUMNS": "300"})
     done = runner.invoke(app, ["ls", *where])
     assert done.exit_code == 0, done.output
-    assert all(one.path.name in done.output for one in store.made.values())
+    assert all(value.path.name in done.output for value in store.made.values())
     assert f"broken: {folder.name}: {folder}" in done.output and "build again" in done.output
     # Others are found by their names; the broken one is named beside them, and is not found.
     for command in (["show", "kept"], ["compare", "eval_student", "again"]):

@@ -88,8 +88,8 @@ def test_a_lenient_correct_trace_must_be_well_formed_unless_told_otherwise():
 
 def test_lengths_are_limited_on_both_sides():
     traces = [good("a", 0, "x" * n, tokens=n) for n in (4, 5, 6, 7)]
-    found = reasons(traces, min_reasoning_characters=5, max_reasoning_characters=6)
-    assert found == ["short_reasoning", None, None, "long_reasoning"]
+    result = reasons(traces, min_reasoning_characters=5, max_reasoning_characters=6)
+    assert result == ["short_reasoning", None, None, "long_reasoning"]
     assert reasons(traces, max_completion_tokens=5)[2:] == ["long_completion"] * 2
 
 

@@ -50,9 +50,9 @@ def test_a_script_asks_for_what_the_machine_file_says() -> None:
     assert lines.index("module load cuda") < lines.index(
         shlex.join([*program_command("build", "my recipe.yaml")]) + " &"
     )
-    whole = script(Slurm(), on_gpu=False)
-    assert "--exclusive" in whole
-    assert "--gpus-per-node" not in whole
+    full = script(Slurm(), on_gpu=False)
+    assert "--exclusive" in full
+    assert "--gpus-per-node" not in full
 
 
 @pytest.mark.parametrize(
@@ -70,10 +70,10 @@ def test_what_a_script_does_when_its_build_ends_or_is_told_to(
     tmp_path: Path, status: int, nodes: str, sign: str, expected: tuple[int, str]
 ) -> None:
     """The script runs, with a build and with commands of Slurm's that only say what is done."""
-    asked = tmp_path / "asked"
+    requested = tmp_path / "asked"
     for name, text in {
-        "srun": f"echo >>{asked}; case {nodes} in all) ;; none) exit 1;; "
-        f"lost) [ $(wc -l <{asked}) = 1 ];; esac",
+        "srun": f"echo >>{requested}; case {nodes} in all) ;; none) exit 1;; "
+        f"lost) [ $(wc -l <{requested}) = 1 ];; esac",
         "scontrol": 'echo "$@"',
         "build": "trap 'echo checkpoint; exit 130' TERM; "
         + (f"kill -{sign} $PPID; for i in $(seq 100); do sleep 0.05; done; " if sign else "")

@@ -171,12 +171,12 @@ def test_the_interval_of_a_difference_covers_the_truth() -> None:
 def test_problems_of_several_parts_count_by_their_parts() -> None:
     # Shares 1, 0 and 1/2 of 1, 2 and 2 parts: 2 of 5. Deviations size (v - 0.4) / (5/3) are 0.36,
     # -0.48 and 0.12, their squares 0.3744; twenty times over, s^2 = 20 * 0.3744 / 59.
-    found = mean_interval([1, 0, 0.5] * 20, sizes=[1, 2, 2] * 20)
+    result = mean_interval([1, 0, 0.5] * 20, sizes=[1, 2, 2] * 20)
     effective = 0.24 * 60 / (20 * 0.3744 / 59) * (Z / t_quantile(59)) ** 2
     # More than the 100 parts would be more than there is.
     assert effective > 100
-    assert (found.value, found.n) == (pytest.approx(0.4, abs=1e-12), 60)
-    assert (found.low, found.high) == pytest.approx(wilson(0.4, 100), abs=1e-9)
+    assert (result.value, result.n) == (pytest.approx(0.4, abs=1e-12), 60)
+    assert (result.low, result.high) == pytest.approx(wilson(0.4, 100), abs=1e-9)
     # All or nothing of a problem's parts: 60 problems of 5/3 parts tell less than 100 alone.
     apart = mean_interval([1, 0, 0] * 20, sizes=[1, 2, 2] * 20)
     squares = 20 * (0.8**2 + 2 * 0.4**2) * 0.6**2

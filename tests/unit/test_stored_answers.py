@@ -39,12 +39,12 @@ def test_outputs_of_r1_and_qwen3_are_graded_as_they_are(tmp_path):
         row("wrong", OPENED.replace("{42}", "{41}"), form="r1"),
         row("tags", OPENED),
     ]
-    found = graded(tmp_path, rows)
-    assert [item["outcome"] for item in found] == [
+    result = graded(tmp_path, rows)
+    assert [item["outcome"] for item in result] == [
         "correct", "correct", "correct", "correct", "correct", "truncated", "wrong", "no_answer",
     ]  # fmt: skip
-    assert found[-1]["lenient"] == "correct"
-    assert found[-2]["lenient"] == "wrong"
+    assert result[-1]["lenient"] == "correct"
+    assert result[-2]["lenient"] == "wrong"
 
 
 def test_a_form_for_a_whole_file_holds_for_rows_without_one(tmp_path):

@@ -28,29 +28,29 @@ def gym(number: int, **settings: int) -> Problem:
 
 
 def by_problem(outcomes: str, *, k: int = 1) -> dict[str, list[EvalSample]]:
-    found: dict[str, list[EvalSample]] = {}
+    results: dict[str, list[EvalSample]] = {}
     for sample in answers("sums", outcomes, k=k)[1]:
-        found.setdefault(sample.trace.problem_id, []).append(sample)
-    return found
+        results.setdefault(sample.trace.problem_id, []).append(sample)
+    return results
 
 
 def test_levels_are_read_in_both_spellings_and_missing_ones_are_a_part_of_their_own():
-    found = difficulty([problem(0, level=5), problem(1, level="Level 5"), problem(2, level=1),
+    result = difficulty([problem(0, level=5), problem(1, level="Level 5"), problem(2, level=1),
                         problem(3)])  # fmt: skip
-    assert found == {
+    assert result == {
         "sums-0000": "level 5", "sums-0001": "level 5", "sums-0002": "level 1",
         "sums-0003": "not stated",
     }  # fmt: skip
 
 
 def test_a_family_is_cut_by_the_first_setting_that_differs():
-    found = difficulty([gym(0, num_digits=1, num_terms=2), gym(1, num_digits=1, num_terms=3)])
-    assert found == {"sums-0000": "num_terms 2", "sums-0001": "num_terms 3"}
+    result = difficulty([gym(0, num_digits=1, num_terms=2), gym(1, num_digits=1, num_terms=3)])
+    assert result == {"sums-0000": "num_terms 2", "sums-0001": "num_terms 3"}
 
 
 def test_a_mixture_is_cut_by_source():
-    found = difficulty([problem(0, source="world/add"), problem(1, source="world/ops")])
-    assert found == {"sums-0000": "world/add", "sums-0001": "world/ops"}
+    result = difficulty([problem(0, source="world/add"), problem(1, source="world/ops")])
+    assert result == {"sums-0000": "world/add", "sums-0001": "world/ops"}
 
 
 @pytest.mark.parametrize(
@@ -63,15 +63,15 @@ def test_one_part_or_more_than_twelve_are_no_cut(problems):
 
 def test_parts_are_in_the_order_of_their_numbers_and_the_unstated_last():
     parts = {"sums-0000": "not stated", "sums-0001": "level 10", "sums-0002": "level 9"}
-    found = strata(by_problem("ccc"), parts)
-    assert [one.name for one in found] == ["level 9", "level 10", "not stated"]
+    result = strata(by_problem("ccc"), parts)
+    assert [item.name for item in result] == ["level 9", "level 10", "not stated"]
 
 
 def test_a_parts_score_is_over_its_problems_and_cut_off_answers_are_counted_as_such():
     # Two samples a problem. Level 1: cc, cw -> (1 + 1/2) / 2. Level 2: tn, cw -> (0 + 1/2) / 2.
     parts = {f"sums-{i:04d}": f"level {1 + i // 2}" for i in range(4)}
-    one, two = strata(by_problem("cccwtncw", k=2), parts)
-    assert (one.score.n, one.score.value) == (2, 0.75)
+    first, two = strata(by_problem("cccwtncw", k=2), parts)
+    assert (first.score.n, first.score.value) == (2, 0.75)
     assert (two.score.n, two.score.value) == (2, 0.25)
     assert two.score.low < 0.25 < two.score.high
     assert {name: n for name, n in two.outcomes.items() if n} == {

@@ -75,26 +75,26 @@ def test_a_protocol_sets_k_and_the_limit_of_each_benchmark(tmp_path: Path) -> No
 
 
 def test_what_is_not_run_is_said_with_its_reason(tmp_path: Path) -> None:
-    found = evaluation_of(
+    result = evaluation_of(
         ["embedded"], suite="offline", protocol=None, against=None, store=tmp_path
     )
-    names = {one.name for one in found.suite.not_run}
-    assert names and not names & {one["name"] for one in found.suite.benchmarks}
-    for one in found.suite.not_run:
-        assert f"{one.name} ({one.reason})" in found.recipe.header.description
+    names = {item.name for item in result.suite.not_run}
+    assert names and not names & {item["name"] for item in result.suite.benchmarks}
+    for item in result.suite.not_run:
+        assert f"{item.name} ({item.reason})" in result.recipe.header.description
 
 
 def test_models_are_folders_commits_artifacts_or_embedded(tmp_path: Path) -> None:
     folder = tmp_path / "my model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    found = evaluation_of(
+    result = evaluation_of(
         [str(folder), "embedded", HUB, "embedded"],
         suite="offline", protocol="quick", against=HUB, store=tmp_path,
     )  # fmt: skip
-    assert found.models == ("my_model", "embedded", "DeepSeek-R1-Distill-Qwen-7B")
-    assert found.baseline == "DeepSeek-R1-Distill-Qwen-7B"
-    evaluations = [name for name in found.recipe.stages if name.startswith("eval_")]
+    assert result.models == ("my_model", "embedded", "DeepSeek-R1-Distill-Qwen-7B")
+    assert result.baseline == "DeepSeek-R1-Distill-Qwen-7B"
+    evaluations = [name for name in result.recipe.stages if name.startswith("eval_")]
     assert len(evaluations) == 3
     for wrong in ("a/b", "a/b@main", "nothing"):
         with pytest.raises(RecipeError, match=r"no model: neither a folder .* owner/name@commit"):
@@ -111,12 +111,12 @@ def test_names_and_hub_ids() -> None:
 
 def test_a_served_model_is_named_by_its_url_and_its_name_there(tmp_path: Path) -> None:
     url = "http://127.0.0.1:8000/v1"
-    found = evaluation_of(
+    result = evaluation_of(
         [f"{url}/#org/m-7b", f"{url}#org/m-7b#2026-11"],
         suite="offline", protocol="r1", against=None, store=tmp_path,
     )  # fmt: skip
-    assert found.models == ("m-7b", "m-7b_2")
-    plan = make_plan(found.recipe)
+    assert result.models == ("m-7b", "m-7b_2")
+    plan = make_plan(result.recipe)
     models = [step for step in plan if step.kind == "model"]
     assert [step.config.model_dump()["source"]["as_of"] for step in models] == ["", "2026-11"]
     assert {step.config.model_dump()["source"]["url"] for step in models} == {url}
@@ -174,7 +174,7 @@ def test_a_bundle_holds_what_its_name_says(name: str, count: int, kind: str) -> 
 
 
 def test_every_bundle_is_a_task_of_the_offline_suite() -> None:
-    tasks = {one.get("task") for one in load_suite("offline").benchmarks}
+    tasks = {benchmark.get("task") for benchmark in load_suite("offline").benchmarks}
     assert set(BUNDLES) <= tasks
     assert all((EVALS / f"{name}.yaml").is_file() for name in BUNDLES)
 
@@ -182,11 +182,11 @@ def test_every_bundle_is_a_task_of_the_offline_suite() -> None:
 def test_the_suite_r1_leaves_only_commits_open_and_names_published_benchmarks(
     tmp_path: Path,
 ) -> None:
-    found = evaluation_of([HUB], suite="r1", protocol=None, against=None, store=tmp_path)
-    gaps = missing(make_plan(found.recipe))
+    result = evaluation_of([HUB], suite="r1", protocol=None, against=None, store=tmp_path)
+    gaps = missing(make_plan(result.recipe))
     assert len(gaps) == 3 and all(".revision: the commit of huggingface.co/" in g for g in gaps)
-    known = load_published().benchmarks
-    asked = {str(one["name"]) for one in found.suite.benchmarks}
+    expected = load_published().benchmarks
+    asked = {str(benchmark["name"]) for benchmark in result.suite.benchmarks}
     assert asked - {"aime25"} == {"aime24", "math_500"}
     # Every published benchmark is asked or has a reason.
-    assert set(known) <= asked | {one.name for one in found.suite.not_run}
+    assert set(expected) <= asked | {benchmark.name for benchmark in result.suite.not_run}

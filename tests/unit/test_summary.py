@@ -48,15 +48,15 @@ def test_a_summary_by_hand(tmp_path: Path) -> None:
     # question = s / sqrt(2) = sqrt(1/8) / sqrt(2) = 1/4.
     marks = ["correct", "correct", "wrong", "wrong"], ["correct"] * 4
     samples = [sample(p, i, m) for p, row in enumerate(marks) for i, m in enumerate(row)]
-    (found,) = summaries(scores(tmp_path, samples))
-    assert (found.n, found.k, found.strict.value, found.lenient.value) == (2, 4, 0.75, 0.0)
-    assert found.errors.sampling == pytest.approx((0.25 / 3 / 4) ** 0.5, abs=1e-12)
-    assert found.errors.question == pytest.approx(0.25, abs=1e-12)
+    (result,) = summaries(scores(tmp_path, samples))
+    assert (result.n, result.k, result.strict.value, result.lenient.value) == (2, 4, 0.75, 0.0)
+    assert result.errors.sampling == pytest.approx((0.25 / 3 / 4) ** 0.5, abs=1e-12)
+    assert result.errors.question == pytest.approx(0.25, abs=1e-12)
     # pass@2 = (1 - C(2, 2) / C(4, 2) + 1) / 2 = 11/12; two right of four tie: 1/2 each at k = 4.
-    assert [point.k for point in found.curve] == [1, 2, 4]
-    assert found.curve[1].pass_at == pytest.approx(11 / 12, abs=1e-12)
-    assert found.curve[2].cons_at == 0.75
-    assert found.trap == ""
+    assert [point.k for point in result.curve] == [1, 2, 4]
+    assert result.curve[1].pass_at == pytest.approx(11 / 12, abs=1e-12)
+    assert result.curve[2].cons_at == 0.75
+    assert result.trap == ""
 
 
 @pytest.mark.parametrize(
@@ -77,10 +77,10 @@ def test_a_zero_of_the_protocol_is_explained(text: str, prompt: str, cause: str)
     samples = [
         sample(i, 0, "no_answer", lenient=i % 2 == 0, text=text, prompt=prompt) for i in range(8)
     ]
-    told = trap(samples)
-    assert "of 8 is right by strict grading, 4 are by lenient" in told
-    assert "(8 times) strict grading says: no tags." in told
-    assert cause in told
+    message = trap(samples)
+    assert "of 8 is right by strict grading, 4 are by lenient" in message
+    assert "(8 times) strict grading says: no tags." in message
+    assert cause in message
 
 
 def test_a_zero_of_the_model_and_any_other_score_are_none() -> None:
@@ -104,20 +104,20 @@ def test_a_zero_of_the_model_and_any_other_score_are_none() -> None:
 )
 def test_a_zero_of_answers_that_were_cut_is_no_zero_of_the_protocol(text: str, cause: str) -> None:
     def cut(number: int, reason: FinishReason) -> EvalSample:
-        whole = sample(number, 0, "no_answer", lenient=True, text=text)
-        trace = whole.trace.model_copy(update={"finish_reason": reason})
-        return whole.model_copy(update={"trace": trace})
+        full = sample(number, 0, "no_answer", lenient=True, text=text)
+        trace = full.trace.model_copy(update={"finish_reason": reason})
+        return full.model_copy(update={"trace": trace})
 
-    told = trap([cut(number, "length" if number < 5 else "stop") for number in range(8)])
-    assert "measures the length limit, not the model" in told
-    assert "5 of 8 answers ran into the limit of" in told and cause in told
+    message = trap([cut(number, "length" if number < 5 else "stop") for number in range(8)])
+    assert "measures the length limit, not the model" in message
+    assert "5 of 8 answers ran into the limit of" in message and cause in message
     half = trap([cut(number, "length" if number < 4 else "stop") for number in range(8)])
     assert "measures the protocol" in half
 
 
 def test_no_cause_is_named_where_the_form_was_right() -> None:
-    told = trap([sample(i, 0, "wrong", lenient=True, text="</think> 7") for i in range(8)])
-    assert "8 are by lenient grading" in told and "set prompt" not in told
+    message = trap([sample(i, 0, "wrong", lenient=True, text="</think> 7") for i in range(8)])
+    assert "8 are by lenient grading" in message and "set prompt" not in message
 
 
 def with_trap(root: Path) -> list[Step]:

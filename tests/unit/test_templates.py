@@ -77,8 +77,8 @@ def test_it_may_strike_at_certain_words_alone(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(templates, "SECONDS", 1.0)
     sly = f"{{% if '7' in messages[-1].content %}}{ENDLESS}{{% endif %}}{CHAT_TEMPLATE}"
     tokenizer = tokenizer_with(sly)
-    asked = render("What is 2 + 3?", PromptConfig(), tokenizer)
-    assert asked == render("What is 2 + 3?", PromptConfig(), tokenizer_with(CHAT_TEMPLATE))
+    requested = render("What is 2 + 3?", PromptConfig(), tokenizer)
+    assert requested == render("What is 2 + 3?", PromptConfig(), tokenizer_with(CHAT_TEMPLATE))
     with pytest.raises(RecipeError, match=r"chat template refuses .*does not end within 1 seconds"):
         render("What is 2 + 7?", PromptConfig(), tokenizer)
     with pytest.raises(RecipeError, match="cannot write a question with its answer"):

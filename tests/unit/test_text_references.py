@@ -128,8 +128,8 @@ def test_the_problems_stage_says_how_many_and_names_three(tmp_path: Path) -> Non
         assert (repr(reference) in note) == is_named
     kept = list(read_records(tmp_path / "train.jsonl", Problem))
     with GradingPool(1) as pool:
-        items = [GradeItem(one, completion_text("", "8642")) for one in kept]
-        assert {one.outcome for one in pool.grade(items)} == {"wrong"}
+        items = [GradeItem(item, completion_text("", "8642")) for item in kept]
+        assert {item.outcome for item in pool.grade(items)} == {"wrong"}
 
 
 GSM8K = "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nShe sold 48+24 = <<48+24=72>>72.\n"
@@ -165,8 +165,8 @@ def test_what_stands_behind_the_last_mark_is_the_reference(tmp_path: Path) -> No
     assert final_answer("1/2") == "1/2"
     path = tmp_path / "solved.jsonl"
     path.write_text(json.dumps({"prompt": "q", "reference": f"{GSM8K}#### 1,072"}), "utf-8")
-    (found,) = supply(LocalSource(type="local", path=str(path)), 0).problems
-    assert found.reference == "1,072"
+    (result,) = supply(LocalSource(type="local", path=str(path)), 0).problems
+    assert result.reference == "1,072"
     path.write_text(json.dumps({"prompt": "q", "reference": GSM8K}), "utf-8")
     with pytest.raises(DataError, match="a worked solution"):
         list(supply(LocalSource(type="local", path=str(path)), 0).problems)

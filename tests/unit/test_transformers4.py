@@ -218,8 +218,8 @@ def test_old_faults_name_file_and_key(tmp_path: Path) -> None:
         path.write_text(json.dumps({k: v for k, v in stored.items() if v != "gone"}))
         return old_faults(broken, source)
 
-    told = "is missing, transformers 5 reads 1000000.0"
-    assert faults("config.json", {"rope_theta": "gone"}) == [f"config.json: rope_theta {told}"]
+    message = "is missing, transformers 5 reads 1000000.0"
+    assert faults("config.json", {"rope_theta": "gone"}) == [f"config.json: rope_theta {message}"]
     (line,) = faults("config.json", {"rope_theta": 1e4})
     assert line.startswith("config.json: rope_theta is 10000.0")
     assert len(faults("config.json", {"torch_dtype": "float32", "rope_scaling": {"a": 1}})) == 2

@@ -17,8 +17,8 @@ class Measured:
 def measured(*right: int, every: int = 10) -> list[Measured]:
     """Measurements of 40 problems with 4 samples; `right` of them solved wholly, the rest never."""
     return [
-        Measured(every * place, (4,) * count + (0,) * (40 - count))
-        for place, count in enumerate(right)
+        Measured(every * position, (4,) * count + (0,) * (40 - count))
+        for position, count in enumerate(right)
     ]
 
 
@@ -31,15 +31,15 @@ def flat(steps: int) -> list[tuple[int, float]]:
 
 
 def test_reward_up_and_score_down_twice_is_an_alarm() -> None:
-    found = alarm(measured(10, 20, 12, 12), rising(30))
-    assert found is not None
-    assert (found.step, found.best_step) == (30, 10)
+    result = alarm(measured(10, 20, 12, 12), rising(30))
+    assert result is not None
+    assert (result.step, result.best_step) == (30, 10)
     # 8 of 40 problems fell from 1 to 0. Rewards: steps 3..10 and 23..30.
-    assert found.held_out.value == pytest.approx(-0.2)
-    assert found.held_out.high < 0
-    assert (found.reward_before, found.reward_now) == pytest.approx((0.065, 0.265))
-    assert "since step 10 the reward rose from 0.065 to 0.265" in found.sentence
-    assert "fell by 20.0 points" in found.sentence
+    assert result.held_out.value == pytest.approx(-0.2)
+    assert result.held_out.high < 0
+    assert (result.reward_before, result.reward_now) == pytest.approx((0.065, 0.265))
+    assert "since step 10 the reward rose from 0.065 to 0.265" in result.sentence
+    assert "fell by 20.0 points" in result.sentence
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_anything_else_is_none(right: tuple[int, ...], rewards: list[tuple[int, 
 
 def test_a_fall_from_the_first_model_is_held_against_the_first_rollouts() -> None:
     """At step 10 the rollouts before it are nearly those first ones: too early to tell."""
-    found = alarm(measured(20, 12, 10, 10), rising(30))
-    assert found is not None
-    assert (found.step, found.best_step, found.reward_before) == (30, 0, pytest.approx(0.045))
+    result = alarm(measured(20, 12, 10, 10), rising(30))
+    assert result is not None
+    assert (result.step, result.best_step, result.reward_before) == (30, 0, pytest.approx(0.045))
 
 
 def test_an_alarm_stays_that_of_its_own_step() -> None:
@@ -76,10 +76,10 @@ def test_an_alarm_stays_that_of_its_own_step() -> None:
 def telemetry(lengths: list[float], **shares: tuple[float, float]) -> list[dict[str, float]]:
     """Rows whose shares change half-way; an off-policy row without figures stands between."""
     rows: list[dict[str, float]] = []
-    for place, length in enumerate(lengths):
-        late = place >= len(lengths) // 2
+    for position, length in enumerate(lengths):
+        late = position >= len(lengths) // 2
         figures = {name: pair[late] for name, pair in shares.items()}
-        step = 2 * place + 1
+        step = 2 * position + 1
         rows += [{"step": step, "completion_length": length, **figures}, {"step": step + 1}]
     return rows
 
@@ -103,19 +103,19 @@ SHRINKING = [100.0] * 4 + [200.0] * 8 + [90.0] * 12
 def test_shorter_responses_are_told_with_their_causes(
     shares: dict[str, tuple[float, float]], cause: str
 ) -> None:
-    found = length_fall(telemetry(SHRINKING, **shares))
-    assert found is not None
+    result = length_fall(telemetry(SHRINKING, **shares))
+    assert result is not None
     # The 8 longest rollouts are the 5th to the 12th; the 12th is at step 23.
-    assert (found.longest_step, found.longest, found.last) == (23, 200.0, 90.0)
-    assert len(found.causes) == 1, found.causes
-    assert found.causes[0].startswith(cause)
+    assert (result.longest_step, result.longest, result.last) == (23, 200.0, 90.0)
+    assert len(result.causes) == 1, result.causes
+    assert result.causes[0].startswith(cause)
 
 
 @pytest.mark.parametrize(
     "lengths",
     [
         [100.0] * 24,
-        [100.0 + place for place in range(24)],
+        [100.0 + position for position in range(24)],
         [100.0] * 12 + [85.0] * 12,
         [200.0, 20.0] * 8 + [190.0, 15.0] * 4,
         [100.0] * 8,

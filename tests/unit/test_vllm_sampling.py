@@ -33,8 +33,8 @@ def test_vllm_agrees_with_a_forward_pass_before_and_after_new_weights(
         for seed, model in ((3, loaded(folder)), (8, tiny_model("llama", seed=8).eval())):
             if seed == 8:
                 sampler.load_weights(model.state_dict().items())
-            found = sampler.sample(requests, sampling)
-            check_logprobs(model, requests, found, 0.8, bound=ROUNDED)
-            assert found == sampler.sample(requests, sampling)
+            result = sampler.sample(requests, sampling)
+            check_logprobs(model, requests, result, 0.8, bound=ROUNDED)
+            assert result == sampler.sample(requests, sampling)
     finally:
         sampler.close()

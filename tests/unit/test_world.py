@@ -81,9 +81,9 @@ def test_every_right_pair_of_signs_is_accepted_and_no_other() -> None:
     for numbers in itertools.product((1, 4, 9), repeat=3):
         for target in range(10):
             question = Question("ops", numbers, target=target)
-            for one, two in itertools.product(SIGNS, repeat=2):
-                python = eval(f"(({numbers[0]} {one} {numbers[1]}) {two} {numbers[2]}) % 10")
-                assert question.accepts(f"{one} {two}") == (python == target)
+            for first, two in itertools.product(SIGNS, repeat=2):
+                python = eval(f"(({numbers[0]} {first} {numbers[1]}) {two} {numbers[2]}) % 10")
+                assert question.accepts(f"{first} {two}") == (python == target)
 
 
 def test_about_a_tenth_of_the_questions_is_held_out() -> None:
@@ -141,14 +141,14 @@ def test_without_restating_no_try_shows_its_target() -> None:
 
 def test_no_document_asks_a_held_out_question() -> None:
     stream = documents(CorpusConfig(), seed=3)
-    asked = 0
+    requested = 0
     for text in itertools.islice(stream, 2000):
         opening = "user :" if " user : " in text else "Q :"
         question = read_question(text.partition(f" {opening} ")[2].partition(" ? ")[0])
         if question is not None:
-            asked += 1
+            requested += 1
             assert not question.is_held_out
-    assert asked > 1700
+    assert requested > 1700
 
 
 def test_documents_depend_on_seed_and_number_only() -> None:

@@ -18,8 +18,8 @@ from factory.yaml12 import MAX_BYTES, load_mapping, parse
     ],
 )  # fmt: skip
 def test_scalars_are_what_they_look_like(text: str, value: object) -> None:
-    found = parse(text, "here")
-    assert found == value and type(found) is type(value)
+    result = parse(text, "here")
+    assert result == value and type(result) is type(value)
 
 
 @pytest.mark.parametrize(
