@@ -93,7 +93,7 @@ def rows(count: int, size: int) -> Iterator[dict[str, str]]:
     words += SMALL * 200
 
     def text(characters: int) -> str:
-        chosen = stream.choices(words, k=characters // 6)
+        chosen = stream.choices(words, k=characters // 5)
         for end in range(9, len(chosen), 11):
             chosen[end] += "."
         return " ".join(chosen)
@@ -104,7 +104,7 @@ def rows(count: int, size: int) -> Iterator[dict[str, str]]:
         if earlier and chance < 0.01:
             yield stream.choice(earlier)
             continue
-        row = {"question": f"{text(120)} {number}?", "reasoning": text(size - 250), "answer": "7"}
+        row = {"question": f"{text(120)} {number}?", "reasoning": text(size - 200), "answer": "7"}
         if earlier and chance < 0.03:
             row = dict(stream.choice(earlier))
             row["reasoning"] = row["reasoning"].replace(" the ", f" {number} ", 1)

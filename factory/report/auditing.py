@@ -1,11 +1,13 @@
 """An audit of traces -> one page that loads nothing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from factory.auditing.audit import Audit
 from factory.auditing.faults import FAULTS
 from factory.blocks import Bar, Block, Bullets, Cell, Fold, Sample, Samples, Section, Table, Text
 from factory.readable import count, percent, plural
+from factory.reading.candidates import Dropped
 from factory.records import Trace
 from factory.report import html
 from factory.stored import StoredRecords
@@ -13,8 +15,13 @@ from factory.stored import StoredRecords
 MOST_TOPICS = 20
 
 
-def audit_page(audit: Audit, traces: StoredRecords[Trace]) -> str:
-    """The whole page; texts of samples are read from the traces."""
+def audit_page(
+    audit: Audit,
+    traces: StoredRecords[Trace],
+    dropped: Mapping[str, Sequence[Dropped]] = MappingProxyType({}),
+) -> str:
+    """The whole page; texts of samples are read from the traces. `dropped` are examples of what is
+    not among them, by reason."""
     facts = f"{plural(audit.rows, 'trace')} · {plural(audit.problems, 'different question')}"
     lead = f"{count(audit.clean)} of {count(audit.rows)} traces have no fault{_share(audit)}."
     sections = [
@@ -22,7 +29,7 @@ def audit_page(audit: Audit, traces: StoredRecords[Trace]) -> str:
         ("lengths", _lengths(audit)),
         ("benchmarks", _benchmarks(audit)),
         ("origin", _origin(audit)),
-        ("samples", _samples(audit, traces)),
+        ("samples", _samples(audit, traces, dropped)),
     ]
     return html.page(audit.name, lead, facts, sections, kind="Trace audit")
 
@@ -148,8 +155,17 @@ def _bar(number: int, total: int) -> Bar:
     return Bar((("dropped", float(number)),), f"{number} of {total}", float(total or 1))
 
 
-def _samples(audit: Audit, traces: StoredRecords[Trace]) -> Section:
-    return Section("Samples", tuple(_folds(audit, traces)))
+def _samples(
+    audit: Audit, traces: StoredRecords[Trace], dropped: Mapping[str, Sequence[Dropped]]
+) -> Section:
+    return Section("Samples", (*_folds(audit, traces), *_left_out(audit, dropped)))
+
+
+def _left_out(audit: Audit, dropped: Mapping[str, Sequence[Dropped]]) -> Iterator[Block]:
+    for reason, rows in dropped.items():
+        cells = tuple((f"{row.file}:{row.row}", row.detail, row.text) for row in rows)
+        title = f"left out, {reason.replace('_', ' ')}: {len(rows)} of {audit.dropped[reason]}"
+        yield Fold(title, (Table(("row", "what is wrong", "how it begins"), cells),))
 
 
 def _asked(trace: Trace) -> Trace:

@@ -1,5 +1,6 @@
 """The verb `audit`."""
 
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from factory.auditing.audit import Audit, Settings
     from factory.ui.console import Console
 
+_SIGNS = re.compile(r"[^\w.-]+")
 SECONDS = 10.0
 """Between two lines of progress."""
 
@@ -23,7 +25,9 @@ SECONDS = 10.0
 @errors_in_words
 def audit(
     context: typer.Context,
-    traces: Annotated[str, typer.Argument(help="An artifact of traces.")],
+    traces: Annotated[
+        str, typer.Argument(help="Traces: an artifact, or a file, a pattern or a folder.")
+    ],
     student: Annotated[
         str, typer.Option("--student", help="Model whose tokens are counted: artifact or folder.")
     ] = "",
@@ -38,6 +42,7 @@ def audit(
     plugins: Plugins = None,
 ) -> None:
     """Look through a set of traces before training on it: faults, lengths, overlaps, licences."""
+    from factory.artifacts import MANIFEST
     from factory.auditing.audit import Settings
     from factory.machine import Machine
     from factory.ui.tables import resolve
@@ -48,9 +53,13 @@ def audit(
         context=limit,
         processes=Machine().thread_count(),
     )
-    artifact = resolve(traces, store, kind="traces")
-    folder = out or store / "audits" / artifact.path.name
-    made = _write(artifact, settings, folder, progress)
+    is_file = not (Path(traces) / MANIFEST).exists() and (
+        Path(traces).exists() or any(sign in traces for sign in "*?[")
+    )
+    artifact = None if is_file else resolve(traces, store, kind="traces")
+    name = artifact.path.name if artifact else _SIGNS.sub("_", Path(traces).name)
+    folder = out or store / "audits" / name
+    made = _write(artifact or traces, settings, folder, progress)
     if as_json:
         print_json(console, **made.model_dump())
         return
@@ -70,22 +79,23 @@ def _folder(student: str, store: Path) -> Path:
 
 
 def _write(
-    artifact: "Artifact", settings: "Settings", folder: Path, progress: "_Progress"
+    source: "Artifact | str", settings: "Settings", folder: Path, progress: "_Progress"
 ) -> "Audit":
     from factory.auditing.audit import audit as look_through
+    from factory.auditing.opened import of_artifact, of_files
     from factory.files import write_file
     from factory.report.auditing import audit_page
 
     folder.mkdir(parents=True, exist_ok=True)
-    traces = artifact.stored_traces()
-    licence = artifact.manifest.config.get("licence")
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        is_file = isinstance(source, str)
+        files = of_files(source, Path(scratch), progress.say) if is_file else of_artifact(source)
         made = look_through(
-            artifact.name, traces, settings, folder=Path(scratch), progress=progress.tell,
-            licences={licence: len(traces)} if isinstance(licence, str) and licence else {},
+            files.name, files.traces, settings, folder=Path(scratch), progress=progress.tell,
+            licences=files.licences, dropped=files.dropped,
         )  # fmt: skip
-    write_file(folder / "audit.json", made.model_dump_json(indent=1) + "\n")
-    write_file(folder / "audit.html", audit_page(made, traces))
+        write_file(folder / "audit.json", made.model_dump_json(indent=1) + "\n")
+        write_file(folder / "audit.html", audit_page(made, files.traces, files.examples))
     return made
 
 
@@ -95,6 +105,9 @@ class _Progress:
     def __init__(self) -> None:
         self._console = open_console(stderr=True)
         self._next = time.monotonic() + SECONDS
+
+    def say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False)
 
     def tell(self, done: int, total: int) -> None:
         if time.monotonic() >= self._next:

@@ -1,12 +1,15 @@
 """The audit of a set of traces: every planted fault with its count."""
 
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from factory.auditing.audit import Audit, Settings, audit
 from factory.auditing.faults import FAULTS, faults
 from factory.chat import completion_text, parse
+from factory.cli import app
 from factory.jsonl import write_records
 from factory.problems.benchmark import benchmark_problems
 from factory.records import SamplingConfig, Trace, Verdict
@@ -153,3 +156,39 @@ def test_an_empty_set_is_told_as_such(tmp_path: Path) -> None:
     empty = audit("none", traces, Settings(), folder=tmp_path)
     assert (empty.rows, empty.clean) == (0, 0)
     assert "0 traces" in audit_page(empty, traces)
+
+
+FILE = [
+    {"question": "What is 2 + 3?", "completion": "<think> 2 + 3 = 5 </think> 5", "answer": "5"},
+    {"question": "What is 2 + 4?", "completion": "<think> 2 + 4 = 7 </think> 7", "answer": "6"},
+    {"question": "What is 2 + 6?", "completion": "<think> 2 + 6 = ", "answer": "8"},
+    {"question": "What is 2 + 3?", "completion": "<think> 2 + 3 = 5 </think> 5", "answer": "5"},
+    {"question": "What is 2 + 7?", "completion": "<think> a </think> b </think> 9", "answer": "9"},
+]  # fmt: skip
+
+
+def test_a_file_is_read_as_it_would_be_imported_and_what_is_left_out_is_told(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in FILE) + "{broken\n")
+    done = CliRunner().invoke(app, ["audit", str(path), "--out", str(tmp_path / "out"), "--json"])
+    assert done.exit_code == 0, done.output
+    made = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert (made["rows"], made["clean"]) == (1, 1)
+    assert made["dropped"] == {"wrong": 1, "cut": 1, "repeated": 1, "unparseable": 2}
+    page = (tmp_path / "out" / "audit.html").read_text()
+    assert "left out, unparseable: 2 of 2" in page and "mine.jsonl:6" in page
+
+
+def test_a_file_of_which_nothing_is_left_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(json.dumps(FILE[2]) + "\n")
+    done = CliRunner().invoke(app, ["audit", str(path), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "out" / "audit.json").read_text())["dropped"] == {"cut": 1}
+
+
+def test_what_is_no_set_of_traces_is_refused_in_a_line(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["audit", "nothing", "--store", str(tmp_path)])
+    assert done.exit_code == 2 and "no such traces artifact" in done.output.replace("\n", " ")
