@@ -81,7 +81,7 @@ class Preset:
     has: frozenset[str]
     """Columns by which a file of it is told."""
     columns: Columns
-    kinds: KindsByColumn | ProblemKind | None = None
+    kinds: ProblemKind | KindsByColumn | None = None
     """None: told from the answers."""
     licence: str = ""
     """As its card states it."""
