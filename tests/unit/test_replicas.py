@@ -135,7 +135,7 @@ def test_servers_of_vllm_draw_what_an_engine_here_draws_also_when_one_is_killed(
     alone = Machine(device="cpu", dtype="float32", threads=1, engine="transformers")
     served = alone.model_copy(update={"replicas": Replicas(count=2)})
     greedy = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=8)
-    requests = [Request((5 + number, 9, 12), seed=number) for number in range(11)]
+    requests = [Request((5 + number, 9, 12), seed=number) for number in range(40)]
     wanted = open_sampler(model, alone, max_length=64).sample(requests, greedy)
     notes: list[str] = []
     sampler: Any = open_sampler(
@@ -148,6 +148,9 @@ def test_servers_of_vllm_draw_what_an_engine_here_draws_also_when_one_is_killed(
         assert len(sampler.sample(more, greedy)) == 4
     finally:
         sampler.close()
-    assert [answer.text for answer in answers] == [answer.text for answer in wanted]
-    assert len({answer.text for answer in answers}) > 1
+    # A server keeps bytes to itself that are no character yet, a random model writes many.
+    told = [own.text for own in wanted if "\ufffd" not in own.text]
+    pairs = zip(answers, wanted, strict=True)
+    assert [answer.text for answer, own in pairs if "\ufffd" not in own.text] == told
+    assert len(set(told)) > 2
     assert any("the others draw its share" in note for note in notes)
