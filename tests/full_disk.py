@@ -88,7 +88,9 @@ def main(disk: Path) -> None:
     made, most = contents(disk / "store"), taken(disk)
     shutil.rmtree(disk / "store")
     endings: list[tuple[str, int, str]] = []
-    while len(endings) < POINTS:
+    for _ in range(3 * POINTS):
+        if len(endings) == POINTS:
+            break
         limit, step = list(ROOMY)[len(endings) % 2], len(endings) // 2
         share = most[limit] * (2 * step + 1) // POINTS
         room = max(share, taken(disk)[limit] + (step + 1) * LEAST[limit])
