@@ -72,7 +72,7 @@ LAYERS = (
     ("pipeline",),
     ("findings", "devices", "doctor"),
     ("report", "publish", "live", "indexing", "ui", "reference"),
-    ("cli", "plugins"),
+    ("cli", "plugins", "api"),
 )
 HEAVY = ("torch", "transformers", "vllm", "trl", "datasets", "lm_eval", "numpy")
 DOOR = "factory.ui.console"
