@@ -142,7 +142,7 @@ def live_page(store: str) -> str:
     names = list(zip(NAMES, TITLES, strict=True))
     body = [
         tag("header", lines(header), class_="top"),
-        contents(names),
+        contents(names, are_hidden=True),
         tag("main", lines(tag("section", "", id_=name, hidden="") for name in NAMES)),
     ]
     scripts = ("page.js", "live.js")

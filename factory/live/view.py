@@ -96,7 +96,8 @@ def _now(state: State) -> Section:
     blocks += [Text(f"Alarm: {clip(text, 2000)[0]}", "worse") for text in state.alarms]
     if state.notes:
         blocks.append(Bullets(state.notes, "remarks"))
-    return Section(state.build.recipe, tuple(blocks), note=state.build.started)
+    started = state.build.started[:19].replace("T", " ")
+    return Section(state.build.recipe, tuple(blocks), note=f"started {started} UTC")
 
 
 def _facts(state: State) -> str:
@@ -232,7 +233,7 @@ def _rollouts(watcher: Watcher, state: State) -> Section | None:
 def _sample(row: Mapping[str, Any]) -> Sample | None:
     content = row.get("trace", row)
     try:
-        trace = Trace.model_validate(content)
+        trace = Trace.model_validate(content, strict=False)
     except ValidationError:
         return None
     rewards = row.get("rewards")

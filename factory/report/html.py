@@ -60,9 +60,10 @@ def page(
     return document(f"{title} · {kind.lower()}", body, scripts=scripts, data=data)
 
 
-def contents(names: Sequence[tuple[str, str]]) -> Markup:
+def contents(names: Sequence[tuple[str, str]], *, are_hidden: bool = False) -> Markup:
     """Links to the sections of a page, in view wherever the reader is: (name, words)."""
-    links = [tag("li", tag("a", words, href=f"#{name}")) for name, words in names]
+    hidden = "" if are_hidden else None
+    links = [tag("li", tag("a", words, href=f"#{name}"), hidden=hidden) for name, words in names]
     return tag("nav", tag("ul", *links), aria_label="Sections")
 
 

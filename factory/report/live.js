@@ -24,6 +24,7 @@
 
   const replace = (name, tree) => {
     const old = document.getElementById(name);
+    document.querySelector(`nav a[href="#${name}"]`).parentElement.hidden = tree === null;
     if (tree === null) {
       old.hidden = true;
       old.replaceChildren();
@@ -42,6 +43,7 @@
     [...old.querySelectorAll(".scroll, pre")].forEach((one, number) => {
       if (tops[number]) [one.scrollLeft, one.scrollTop] = tops[number];
     });
+    window.dispatchEvent(new Event("scroll")); // the contents mark what is in view now
   };
   // The last cell of a build's row names it: it becomes a link to that build.
   const link = (row) => {

@@ -9,8 +9,8 @@
   const mark = () => {
     const line = innerHeight / 3;
     let current = null;
-    for (const target of links.keys()) if (target.getBoundingClientRect().top <= line) current = target;
-    if (scrollY + innerHeight >= document.documentElement.scrollHeight - 2) current = [...links.keys()].pop() ?? current;
+    for (const target of links.keys()) if (!target.hidden && target.getBoundingClientRect().top <= line) current = target;
+    if (scrollY > 0 && scrollY + innerHeight >= document.documentElement.scrollHeight - 2) current = [...links.keys()].pop() ?? current;
     for (const [target, link] of links) {
       if (target !== current) link.removeAttribute("aria-current");
       else if (!link.hasAttribute("aria-current")) {

@@ -105,6 +105,19 @@ def test_curves_have_every_component_and_the_held_out_accuracy(played):
         assert title in shown
 
 
+def test_the_latest_answers_come_first_with_verdict_and_rewards(played):
+    for number in range(1, 12):
+        played.step(number)
+    with played.running():
+        state = state_of(played.store)
+    answers = sections(Watcher(played.store), state)["rollouts"]
+    shown = words(tree("rollouts", answers))
+    assert [sample.label for sample in answers.blocks[0].samples] == [
+        f"step {number}: accuracy 1" for number in range(11, 3, -1)
+    ]
+    assert "✓ correct" in shown and "<img src=x onerror=alert(1)>" in shown
+
+
 def test_hostile_text_is_text_in_every_section(played):
     played.say = f"{HOSTILE}\x1b]52;c;aGk=\x07\u2066\ufffe\ud800"
     played.step(1)
