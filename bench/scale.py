@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -156,7 +157,7 @@ def _tree(process: int) -> list[int]:
 
 def run(name: str, command: list[str], count: int) -> float:
     """Run a command, print its line of the table; its seconds."""
-    started, peaks = time.monotonic(), Peaks()
+    started, before, peaks = time.monotonic(), _processor_seconds(), Peaks()
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
         status = peaks.watch(process)
@@ -166,11 +167,17 @@ def run(name: str, command: list[str], count: int) -> float:
         sys.exit(f"{name}: {text[-2000:]}")
     seconds = time.monotonic() - started
     print(
-        f"| {name} | {seconds:.1f} | {count / seconds:,.0f} | {peaks.resident:.0f} | "
-        f"{peaks.private:.0f} |",
+        f"| {name} | {seconds:.1f} | {_processor_seconds() - before:.1f} | "
+        f"{count / seconds:,.0f} | {peaks.resident:.0f} | {peaks.private:.0f} |",
         flush=True,
     )
     return seconds
+
+
+def _processor_seconds() -> float:
+    """Of all processes that have ended below this one."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def tokenise(traces: Path, model: Path, scratch: Path) -> None:
@@ -217,7 +224,8 @@ def measure(options: argparse.Namespace, store: Path) -> None:
         subprocess.run(quiet, check=True, capture_output=True)
     size = source.stat().st_size / 2**20
     print(f"{options.rows:,} rows, {size:,.0f} MiB, {len(os.sched_getaffinity(0))} cores\n")
-    print("| step | seconds | rows/s | peak MiB | private MiB |\n|---|---:|---:|---:|---:|")
+    print("| step | seconds | processor s | rows/s | peak MiB | private MiB |")
+    print("|---|---:|---:|---:|---:|---:|")
     total = 0.0
     for stage, name in STEPS.items():
         build = [*program_command("build", str(recipe), "--until", stage), *made]
@@ -229,7 +237,7 @@ def measure(options: argparse.Namespace, store: Path) -> None:
     command = [sys.executable, __file__, "--tokenise", str(mixed), str(base), str(store)]
     (store / "rows.arrow").unlink(missing_ok=True)
     total += run("tokenise, pack", command, options.rows)
-    print(f"| all | {total:.1f} | {options.rows / total:,.0f} | | |")
+    print(f"| all | {total:.1f} | | {options.rows / total:,.0f} | | |")
 
 
 def newest(store: Path, name: str) -> Path:

@@ -6,8 +6,9 @@ A problem's `data` says how it is tested, by one of:
     check: source of a function `check(candidate)` for the function `entry_point`, HumanEval's form
 The function may be a method of a class `Solution`, of which every call gets a new object. A call
 may say `argument: n` to compare that argument after the call instead of what the function returns,
-or `raises: "ValueError"` instead of `expected`. Values of `calls` are JSON, or what
-`inside/plain.py` makes of other plain types; a JSON list takes a tuple.
+or `raises: "ValueError"` instead of `expected`; `or_first` takes the first of a list of values too.
+Values of `calls` are JSON, or what `inside/plain.py` makes of other plain types; a JSON list takes
+a tuple.
 Optional are `language` (python), `prompt` (source that comes before the program: imports and
 helpers), `timeout_seconds` for each test and each call (5), `tolerance` for real numbers of `tests`
 and `calls` (0: see `outputs.py`), `exact_layout` for tests where blanks count, `output_mib` (twice
@@ -61,6 +62,8 @@ class CallTest(Record):
     """Which argument is compared after the call; None: what the function returns."""
     raises: str = ""
     """A built-in exception that the call must end in."""
+    or_first: bool = False
+    """Whether the first value of the expected list is right too: sets that wrap each value."""
 
 
 class CodeTests(Record):
@@ -268,7 +271,10 @@ def _judged(
             given = None
             if isinstance(after, list) and call.argument < len(after):
                 given = after[call.argument]
-        if not equal(given, value, tolerance=tests.tolerance, is_json=True):
+        right = [value]
+        if call.or_first and isinstance(value, list) and value:
+            right.append(value[0])
+        if not any(equal(given, v, tolerance=tests.tolerance, is_json=True) for v in right):
             return "wrong", f"{where}: gave {_shown(given)}, expected {_shown(value)}"
     return "correct", f"passed {len(expected)} calls"
 

@@ -12,8 +12,9 @@ OWN = ("tests", "calls", "check")
 def program_tests(value: Any) -> dict[str, Any] | None:
     """What a problem's `data` holds for these tests; None where they are none that can be mapped.
 
-    Inputs and outputs (with `fn_name`, calls of that function), records of input and output, lines
-    that begin with `assert`, and `check(candidate)` with an `entry_point`; as records or as JSON.
+    Inputs and outputs (with `fn_name`, calls of that function: APPS, TACO), records of input and
+    output that may say that they are calls (LiveCodeBench, DeepCoder), lines that begin with
+    `assert`, and `check(candidate)` with an `entry_point`; as records or as JSON.
     """
     if isinstance(value, str):
         try:
@@ -25,8 +26,7 @@ def program_tests(value: Any) -> dict[str, Any] | None:
             return _asserts(value)
         if not all(isinstance(test, dict) for test in value):
             return None
-        pairs = [(test.get("input"), test.get("output")) for test in value]
-        return _stdin(pairs)
+        return _records(value)
     if not isinstance(value, dict):
         return None
     if any(value.get(key) for key in OWN):
@@ -42,8 +42,57 @@ def program_tests(value: Any) -> dict[str, Any] | None:
         return _stdin(list(zip(inputs, outputs, strict=True)))
     if not inputs or not all(isinstance(arguments, list) for arguments in inputs):
         return None
-    calls = [{"args": a, "expected": b} for a, b in zip(inputs, outputs, strict=True)]
-    return {"calls": calls, "entry_point": str(name)}
+    return _calls(list(zip(inputs, outputs, strict=True)), str(name))
+
+
+def _records(tests: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Tests of one program, each with what it calls; None where they are of several kinds."""
+    names = {_function(test) for test in tests}
+    pairs: list[tuple[Any, Any]] = [(test.get("input"), test.get("output")) for test in tests]
+    if names == {None}:
+        return _stdin(pairs)
+    name = names.pop() if names else None
+    if names or not name:
+        return None
+    if not all(isinstance(given, str) for given, _ in pairs):
+        return _calls(pairs, name) if all(isinstance(given, list) for given, _ in pairs) else None
+    try:
+        # LiveCodeBench: a line of JSON for each argument, and the value as JSON.
+        read = [
+            ([json.loads(line) for line in given.splitlines() if line.strip()], json.loads(value))
+            for given, value in pairs
+        ]
+    except (TypeError, ValueError, RecursionError):
+        return None
+    calls = [{"args": arguments, "expected": value} for arguments, value in read]
+    return {"calls": calls, "entry_point": name}
+
+
+def _function(test: dict[str, Any]) -> str | None:
+    """The function that a test calls; empty where it calls one without a name, None for a program
+    that reads its input."""
+    details = test.get("metadata")
+    if isinstance(details, str):
+        try:
+            details = json.loads(details)
+        except (ValueError, RecursionError):
+            details = None
+    sources = [test, details if isinstance(details, dict) else {}]
+    names = [
+        source.get(key) for source in sources for key in ("fn_name", "func_name", "entry_point")
+    ]
+    name = next((name for name in names if isinstance(name, str) and name), "")
+    kind = str(test.get("testtype") or test.get("type") or "")
+    return name if name or kind.startswith("function") else None
+
+
+def _calls(pairs: list[tuple[Any, Any]], name: str) -> dict[str, Any]:
+    """Calls as APPS has them: its own harness takes [5] for 5 as well."""
+    calls = [{"args": a, "expected": b} for a, b in pairs]
+    for call in calls:
+        if isinstance(call["expected"], list) and len(call["expected"]) == 1:
+            call["or_first"] = True
+    return {"calls": calls, "entry_point": name}
 
 
 def _stdin(pairs: list[tuple[Any, Any]]) -> dict[str, Any] | None:

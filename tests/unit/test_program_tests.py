@@ -1,0 +1,83 @@
+"""Tests of programs in the forms of public sets: a right program passes, a wrong one does not."""
+
+import json
+from typing import Any
+
+import pytest
+
+from factory.grading.code import grade_code
+from factory.reading.programs import program_tests
+from factory.records import Problem
+
+STDIN = ("a, b = map(int, input().split())\nprint(a + b)", "print(input().split()[0])")
+ADD = ("def add(a, b):\n    return a + b", "def add(a, b):\n    return a - b")
+METHOD = (
+    "class Solution:\n    def add(self, a, b):\n        return a + b",
+    "class Solution:\n    def add(self, a, b):\n        return b",
+)
+EVENS = ("def add(a):\n    return [x for x in a if x % 2 == 0]", "def add(a):\n    return a")
+FORMS: dict[str, tuple[Any, tuple[str, str]]] = {
+    "apps, stdin": ({"inputs": ["2 3\n", "4 9\n"], "outputs": ["5\n", "13\n"]}, STDIN),
+    "apps, lines": ({"inputs": [["2 3"], ["4 9"]], "outputs": [["5"], ["13"]]}, STDIN),
+    "taco, calls": ({"fn_name": "add", "inputs": [[2, 3], [4, 9]], "outputs": [5, 13]}, ADD),
+    "taco, wrapped": ({"fn_name": "add", "inputs": [[2, 3], [4, 9]], "outputs": [[5], [13]]}, ADD),
+    # A list of one value that is meant as it stands.
+    "taco, lists": (
+        {"fn_name": "add", "inputs": [[[2, 3]], [[4, 6, 7]]], "outputs": [[2], [4, 6]]}, EVENS,
+    ),
+    "deepcoder, stdin": (
+        [{"type": "stdin_stdout", "input": "2 3\n", "output": "5\n"},
+         {"type": "stdin_stdout", "input": "4 9\n", "output": "13\n"}], STDIN,
+    ),
+    "deepcoder, calls": (
+        [{"type": "function_call", "fn_name": "add", "input": [2, 3], "output": [5]},
+         {"type": "function_call", "fn_name": "add", "input": [4, 9], "output": [13]}], ADD,
+    ),
+    "livecodebench, stdin": (
+        [{"input": "2 3", "output": "5", "testtype": "stdin"},
+         {"input": "4 9", "output": "13", "testtype": "stdin"}], STDIN,
+    ),
+    "livecodebench, calls": (
+        [{"input": "2\n3", "output": "5", "testtype": "functional",
+          "metadata": {"func_name": "add"}},
+         {"input": "4\n9", "output": "13", "testtype": "functional",
+          "metadata": '{"func_name": "add"}'}], METHOD,
+    ),
+    "mbpp": (["assert add(2, 3) == 5", "assert add(4, 9) == 13"], ADD),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("name", FORMS)
+def test_a_public_form_takes_a_right_program_and_no_wrong_one(name: str, as_json: bool) -> None:
+    value, (right, wrong) = FORMS[name]
+    data = program_tests(json.dumps(value) if as_json else value)
+    assert data is not None
+    problem = Problem(
+        id="p", prompt="Add.", reference="tests", kind="code", source="set", data=data
+    )
+    for program, outcome in ((right, "correct"), (wrong, "wrong")):
+        verdict = grade_code(problem, f"```python\n{program}\n```")
+        assert verdict.outcome == outcome, verdict.explanation
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [{"input": "2\n3", "output": "5", "testtype": "functional"}],
+        [
+            {"input": "2 3", "output": "5", "testtype": "stdin"},
+            {"input": "2\n3", "output": "5", "testtype": "functional", "fn_name": "add"},
+        ],
+        [{"input": "two\n3", "output": "5", "testtype": "functional", "fn_name": "add"}],
+        [
+            {"input": [2], "output": 5, "fn_name": "add"},
+            {"input": [2], "output": 5, "fn_name": "sub"},
+        ],
+        {"fn_name": "add", "inputs": [[2, 3]], "outputs": [5, 6]},
+        [],
+        "no tests",
+    ],
+)
+def test_tests_that_cannot_be_mapped_are_no_tests(value: Any) -> None:
+    assert program_tests(value) is None
