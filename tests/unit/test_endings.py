@@ -181,6 +181,7 @@ def test_a_real_kill_of_a_group_with_too_little_memory_is_counted() -> None:
     group.mkdir()
     try:
         (group / "memory.limit_in_bytes").write_text(str(200 << 20))
+        (group / "memory.swappiness").write_text("0")  # else it would be swapped out, not killed
         command = [sys.executable, "-c", TAKES_TOO_MUCH, str(group)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
         assert done.stdout.split() == ["-9", "1", "True"], done.stderr
