@@ -85,7 +85,7 @@ def kept_build(
     lock = path.with_suffix(".lock")
     outcome: Outcome = "failed"
     message = ""
-    with naming(lock), lock.open("w") as held:
+    with naming(lock), lock.open("a+", encoding="utf-8") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         write_file(path, build.model_dump_json(indent=1) + "\n")
         try:

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import typer
@@ -48,13 +48,15 @@ def build_and_report(
     display: PlainDisplay | None = None
     try:
         plan = make_plan(recipe, until=until)
-        left = None
+        left, keeping = None, nullcontext()
         if not missing(plan):
             left = _open(recipe.name, plan, store, machine, console, priced=priced)
+            pipeline.check_store(store)
+            price = machine.price_per_hour
+            keeping = kept_build(store, plan, recipe.name, command=again, price=price)
         number = len(plan) - len(unneeded(plan, store))
         display_type = PlainDisplay if plain or not console.is_terminal else LiveDisplay
         display = display_type(number, console, machine.price_per_hour, left)
-        keeping = kept_build(store, plan, recipe.name, command=again, price=machine.price_per_hour)
         with keeping, alerting(display, recipe.name, machine.price_per_hour) as observer:
             made = pipeline.build(plan, store, machine, observer)
         display.close()

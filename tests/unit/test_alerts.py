@@ -123,6 +123,7 @@ def address() -> Iterator[tuple[str, list[dict]]]:
 
 def test_an_address_gets_json_and_its_refusal_is_noted_without_it(address, monkeypatch, caplog):
     url, bodies = address
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for path in ("/secret-1", "/no"):
         monkeypatch.setenv(TARGET, url + path)
         with caplog.at_level(logging.WARNING, logger="factory"), alerting(Silent(), "r", None):
