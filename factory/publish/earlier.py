@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from factory.publish.template import PROBES
 from factory.templates import open_tokenizer
@@ -14,9 +14,6 @@ from factory.transformers4 import (
     tokenizer_faults,
     unsaid,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def read_config(folder: Path) -> dict[str, Any]:

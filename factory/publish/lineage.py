@@ -17,6 +17,7 @@ from factory.artifacts import (
 )
 from factory.errors import ArtifactError
 from factory.files import note, write_file
+from factory.plan import put
 from factory.records import ArtifactKind, Record
 
 LINEAGE = "lineage.json"
@@ -119,7 +120,7 @@ def _origin(artifact: Artifact, names: Mapping[str, str]) -> Origin:
     manifest = artifact.manifest
     config = _portable(manifest.config)
     for path, entry in manifest.inputs.items():
-        _refer(config, path.split("."), names.get(entry.fingerprint, entry.name))
+        put(config, path, names.get(entry.fingerprint, entry.name))
     return Origin(
         name=names[artifact.fingerprint],
         stage=manifest.stage,
@@ -146,12 +147,6 @@ def _portable(value: Any, key: str = "") -> Any:
     if key == "path" and isinstance(value, str) and Path(value).is_absolute():
         return Path(value).name
     return value
-
-
-def _refer(config: Any, keys: list[str], name: str) -> None:
-    for key in keys[:-1]:
-        config = config[int(key)] if isinstance(config, list) else config[key]
-    config[int(keys[-1]) if isinstance(config, list) else keys[-1]] = name
 
 
 def resolved_recipe(name: str, lineage: Iterable[Origin]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from factory.blocks import Figure
 from factory.readable import figure, plural
 from factory.report.curves import WINDOW, Series, TrainingRun, mean, moving_mean
-from factory.report.svg import drawing, line, nice_ticks, path, tag, text
+from factory.report.svg import drawing, levels, line, nice_ticks, path, rounded, tag, text
 
 WIDTH, HEIGHT = 264, 152
 LEFT, RIGHT, TOP, BOTTOM = 46, 258, 8, 132
@@ -98,21 +98,12 @@ def thin(series: Series, most: int = DENSE) -> Series:
     return Series(name=series.name, steps=tuple(steps), values=tuple(values))
 
 
-def _frame(
-    ticks: Sequence[float], first: int, last: int, *, bottom: float = BOTTOM
-) -> tuple[list[Markup], float]:
+def _frame(ticks: Sequence[float], first: int, last: int) -> tuple[list[Markup], float]:
     """Horizontal grid with labels, the first and last step below, and pixels a unit."""
-    unit = (bottom - TOP) / (ticks[-1] - ticks[0])
-    marks = []
-    for tick in ticks:
-        y = bottom - unit * (tick - ticks[0])
-        marks.append(line(LEFT, y, RIGHT, y, "grid"))
-        marks.append(
-            text(LEFT - 6, y + 4, figure(float(f"{tick:.6g}")), class_="tick", anchor="end")
-        )
-    marks.append(text(LEFT, bottom + 16, f"step {first}", class_="tick"))
+    marks, unit = levels(ticks, rounded, left=LEFT, right=RIGHT, top=TOP, bottom=BOTTOM)
+    marks.append(text(LEFT, BOTTOM + 16, f"step {first}", class_="tick"))
     if last > first:
-        marks.append(text(RIGHT, bottom + 16, str(last), class_="tick", anchor="end"))
+        marks.append(text(RIGHT, BOTTOM + 16, str(last), class_="tick", anchor="end"))
     return marks, unit
 
 

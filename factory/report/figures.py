@@ -11,7 +11,7 @@ from factory.readable import percent, plural, point_span, points, span, whole_po
 from factory.records import Score
 from factory.report.records import Comparison, Evaluation
 from factory.report.scorecard import find_score
-from factory.report.svg import drawing, line, nice_ticks, tag, text
+from factory.report.svg import drawing, levels, line, nice_ticks, tag, text
 
 WIDTH = 480
 """Two such panels stand side by side on a laptop, one fills a phone at a readable size."""
@@ -133,11 +133,10 @@ def strata_panel(label: str, benchmark: str, parts: Sequence[Stratum]) -> Markup
     """A column a part of a benchmark: its answers by outcome, right ones at the bottom, and across
     it the strict score with its 95 % interval."""
     left, right, top, bottom = 40.0, 258.0, 8.0, 112.0
-    marks: list[Markup] = []
-    for share in (0.0, 0.5, 1.0):
-        y = bottom - (bottom - top) * share
-        marks.append(line(left, y, right, y, "grid"))
-        marks.append(text(left - 6, y + 4, percent(share, 0), class_="tick", anchor="end"))
+    marks, _ = levels(
+        (0.0, 0.5, 1.0), lambda share: percent(share, 0),
+        left=left, right=right, top=top, bottom=bottom,
+    )  # fmt: skip
     pitch = (right - left) / len(parts)
     for column, part in enumerate(parts):
         x = left + pitch * (column + 0.5)

@@ -6,10 +6,11 @@ and print, and the page's content policy can refuse inline styles.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup, escape
 
+from factory.readable import figure
 from factory.visible import visible
 
 Attribute = str | int | float | None
@@ -67,6 +68,25 @@ def text(x: float, y: float, content: str, *, class_: str = "", anchor: str = "s
 
 def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
     return tag("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
+
+
+def levels(
+    ticks: Sequence[float], label: Callable[[float], str], *, left: float, right: float, top: float,
+    bottom: float,
+) -> tuple[list[Markup], float]:  # fmt: skip
+    """Horizontal grid lines with their labels on the left, and pixels a unit."""
+    unit = (bottom - top) / (ticks[-1] - ticks[0])
+    marks: list[Markup] = []
+    for tick in ticks:
+        y = bottom - unit * (tick - ticks[0])
+        marks.append(line(left, y, right, y, "grid"))
+        marks.append(text(left - 6, y + 4, label(tick), class_="tick", anchor="end"))
+    return marks, unit
+
+
+def rounded(value: float) -> str:
+    """A tick's label."""
+    return figure(float(f"{value:.6g}"))
 
 
 def path(points: Sequence[tuple[float, float] | None], class_: str) -> Markup:

@@ -9,10 +9,11 @@ from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers, Texts
 from factory.cost.work import reading_work
 from factory.grading.judge import JudgeSettings
+from factory.preferences import sources
 from factory.readable import count, plural
-from factory.records import SamplingConfig
+from factory.records import Record, SamplingConfig
 from factory.sampling.judging import agreement_table
-from factory.stages.stage import Origin, file_origin
+from factory.stages.stage import Origin, Stage, StageConfig, file_origin, sampling_stage
 
 JUDGED_SHARE = 0.5
 """Of pairs that a judge decides and that balancing keeps; an assumption."""
@@ -54,6 +55,16 @@ def judged_texts(
     )  # fmt: skip
     characters = traces.question + 3.6 * traces.completion
     return taken, Texts(kept * decisions, at_once, characters)
+
+
+def preference_row(config: type[StageConfig], line: type[Record], **fields: Any) -> Stage:
+    """The row of a stage whose `source` a judge decides, or a file or data set of such lines."""
+    return sampling_stage(
+        config, version=2, preload=(), origins=preference_origins,
+        external_files=lambda config: sources.external_files(config.source),
+        check=lambda config: sources.column_problems(config.source, line),
+        missing=lambda config: sources.missing(config.source), **fields,
+    )  # fmt: skip
 
 
 def preference_origins(artifact: Artifact) -> list[Origin]:

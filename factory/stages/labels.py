@@ -23,14 +23,13 @@ from factory.preferences.judge import GUARD, GUARDED, Vote, safe_share, vote_cou
 from factory.preferences.sources import HubRows, LabelLine, LocalFile
 from factory.readable import percent
 from factory.records import Labelled, ModelRef, Record, SamplingConfig, Trace, TracesRef
-from factory.stages.judged import judged_texts, preference_origins, preference_table
+from factory.stages.judged import judged_texts, preference_row, preference_table
 from factory.stages.small import LABELS, small_preferences
 from factory.stages.stage import (
     Fields,
     Shows,
     StageConfig,
     register,
-    sampling_stage,
 )
 
 
@@ -172,11 +171,6 @@ def _distinct(labels: Sequence[Labelled]) -> tuple[list[Labelled], list[DroppedL
     return kept, dropped
 
 
-def check(config: LabelsConfig) -> list[str]:
-    """What is wrong with the columns of a data set."""
-    return sources.column_problems(config.source, LabelLine)
-
-
 def estimate(config: LabelsConfig, cost: CostContext) -> tuple[StageCost, Texts]:
     source = config.source
     if not isinstance(source, JudgedLabels):
@@ -195,18 +189,13 @@ def shown(artifact: Artifact) -> Sequence[Block]:
 
 
 STAGE = register(
-    sampling_stage(
+    preference_row(
         LabelsConfig,
+        LabelLine,
         produces="labels",
-        version=2,
         run=run,
-        preload=(),
-        external_files=lambda config: sources.external_files(config.source),
-        check=check,
-        missing=lambda config: sources.missing(config.source),
         estimate=estimate,
         small=small,
-        origins=preference_origins,
         shows=Shows("preferences", shown),
     )
 )

@@ -24,14 +24,13 @@ from factory.preferences.judge import COMPARE, COMPARED, Vote, preference, vote_
 from factory.preferences.lengths import length_gap, unbalanced
 from factory.preferences.sources import HubRows, LocalFile, PairLine
 from factory.records import ModelRef, Pair, Record, SamplingConfig, Trace, TracesRef
-from factory.stages.judged import JUDGED_SHARE, judged_texts, preference_origins, preference_table
+from factory.stages.judged import JUDGED_SHARE, judged_texts, preference_row, preference_table
 from factory.stages.small import PAIRS, small_preferences
 from factory.stages.stage import (
     Fields,
     Shows,
     StageConfig,
     register,
-    sampling_stage,
 )
 
 
@@ -214,11 +213,6 @@ def _distinct(pairs: Sequence[Pair]) -> Judged:
     return kept, dropped
 
 
-def check(config: PairsConfig) -> list[str]:
-    """What is wrong with the columns of a data set."""
-    return sources.column_problems(config.source, PairLine)
-
-
 def estimate(config: PairsConfig, cost: CostContext) -> tuple[StageCost, Texts]:
     source = config.source
     if not isinstance(source, JudgedPairs):
@@ -239,18 +233,13 @@ def shown(artifact: Artifact) -> Sequence[Block]:
 
 
 STAGE = register(
-    sampling_stage(
+    preference_row(
         PairsConfig,
+        PairLine,
         produces="pairs",
-        version=2,
         run=run,
-        preload=(),
-        external_files=lambda config: sources.external_files(config.source),
-        check=check,
-        missing=lambda config: sources.missing(config.source),
         estimate=estimate,
         small=small,
-        origins=preference_origins,
         shows=Shows("preferences", shown),
     )
 )

@@ -14,7 +14,7 @@ from factory.cost.context import CostContext, Flow, StageCost
 from factory.errors import PluginError
 from factory.machine import Machine
 from factory.plugin_files import guarded
-from factory.problems.source import Fields, no_files
+from factory.problems.source import Fields, as_it_stands, no_files, nothing_missing
 from factory.records import OWN_LICENCE, ArtifactKind, Record
 from factory.registry import Door, current_origin, modules_of
 
@@ -205,7 +205,7 @@ def light_stage(
         "external_files": no_files,
         "uses": no_rows, "check": no_objection, "missing": nothing_missing,
         "is_served": never_served, "memory_settings": (), "completions": None,
-        "tokens": "none", "small": unchanged, "visible": None, "origins": no_origins,
+        "tokens": "none", "small": as_it_stands, "visible": None, "origins": no_origins,
         "unseen": nothing_unseen, "shows": None,
     }  # fmt: skip
     return Stage(
@@ -251,20 +251,12 @@ def no_rows(config: Any) -> set[tuple[str, str]]:
     return set()
 
 
-def nothing_missing(config: Any) -> list[str]:
-    return []
-
-
 def no_objection(config: Any) -> list[str]:
     return []
 
 
 def never_served(config: Any) -> bool:
     return False
-
-
-def unchanged(fields: Fields) -> Fields:
-    return fields
 
 
 def no_origins(artifact: Artifact) -> list[Origin]:

@@ -4,8 +4,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from markupsafe import Markup
-
 from factory.artifacts import Artifact
 from factory.blocks import (
     Block,
@@ -30,7 +28,7 @@ from factory.report.curves import WINDOW, Series, TrainingRun, mean, training_ru
 from factory.report.section import section
 from factory.report.sections.training import UNFOLDED, Rollout, read_rollouts
 from factory.report.shown import shown
-from factory.report.svg import drawing, line, nice_ticks, path, tag, text
+from factory.report.svg import drawing, levels, nice_ticks, path, rounded, tag, text
 from factory.rewards import doubts
 from factory.stages.grpo.trends import Alarm, LengthFall, alarm, length_fall
 
@@ -333,13 +331,8 @@ def _against(evolution: Evolution, run: TrainingRun) -> Figure | None:
     if len(points) < 2:
         return None
     xs, ys = (nice_ticks(min(v), max(v)) for v in zip(*points, strict=True))
-    across, up = (RIGHT - LEFT) / (xs[-1] - xs[0]), (BOTTOM - TOP) / (ys[-1] - ys[0])
-    marks: list[Markup] = []
-    for tick in ys:
-        y = BOTTOM - up * (tick - ys[0])
-        marks.append(line(LEFT, y, RIGHT, y, "grid"))
-        label = figure(float(f"{tick:.6g}"))
-        marks.append(text(LEFT - 6, y + 4, label, class_="tick", anchor="end"))
+    marks, up = levels(ys, rounded, left=LEFT, right=RIGHT, top=TOP, bottom=BOTTOM)
+    across = (RIGHT - LEFT) / (xs[-1] - xs[0])
     for tick, anchor in ((xs[0], "start"), (xs[-1], "end")):
         x = LEFT + across * (tick - xs[0])
         label = f"reward {float(f'{tick:.6g}'):g}"
