@@ -5,17 +5,24 @@ A reference that is no mathematics is compared as text.
 
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 from factory.chat import boxes, completion_text
+from factory.errors import DataError
 from factory.grading import GradeItem, GradingPool, grade
 from factory.grading.bounded import TOO_SLOW
-from factory.grading.math import AS_TEXT, COMPARED_AS, parts_of
+from factory.grading.math import AS_TEXT, COMPARED_AS, parts_of, read_reference
 from factory.grading.numbers import plain_number
+from factory.grading.parts import is_words
+from factory.readable import plural
 from factory.records import Problem, Verdict
 
 ANOTHER = "987654"
 """An answer to which every reference that is mathematics gives a verdict."""
 AT_ONCE = 256
+SHOWN = 10
+"""References that an error names."""
+Unreadable = Literal["text", "refuse", "exact", "open"]
 MOST_WORDS = 12
 """Words of a reference that is still an answer."""
 NO_ANSWER = "it is a worked solution; state the answer alone, after ####, or in a box"
@@ -46,6 +53,31 @@ def reference_verdict(problem: Problem) -> Verdict:
     if problem.kind == "math" and is_solution(problem.reference):
         return Verdict(outcome="wrong", answer=None, explanation=NO_ANSWER)
     return grade(problem, completion_text("", problem.reference))
+
+
+def settle_unreadable(
+    problems: Sequence[Problem], texts: Sequence[str], how: Unreadable
+) -> list[Problem]:
+    """The problems, with those among the references `texts` that are no mathematics and no words as
+    `exact` or `open` ones; DataError names them where they are refused."""
+    unread = set() if how == "text" else {t for t in texts if not is_words(read_reference(t))}
+    concerned = [p for p in problems if p.kind == "math" and p.reference in unread]
+    if concerned and how == "refuse":
+        shown = "".join(
+            f"\n  problem {problem.id} of {problem.source}: {problem.reference!r}"
+            for problem in concerned[:SHOWN]
+        )
+        raise DataError(
+            f"problems: {plural(len(concerned), 'reference')} of kind math without a value that "
+            f"the grader can read:{shown}\nmend them, or let the stage say `unreadable: exact`, "
+            "`open` (a judge decides) or `text`"
+        )
+    return [
+        problem.model_copy(update={"kind": how})
+        if problem.kind == "math" and problem.reference in unread
+        else problem
+        for problem in problems
+    ]
 
 
 def is_right(problem: Problem) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,10 +11,10 @@ from factory.context import Context, Metrics
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Questions
 from factory.jsonl import read_records, write_records
-from factory.problems.references import decide_as_text
+from factory.problems.references import Unreadable, decide_as_text, settle_unreadable
 from factory.problems.source import SOURCES, AnySource, Source
 from factory.problems.splits import split
-from factory.records import Problem
+from factory.records import AddedLater, Problem
 from factory.seeds import derive
 from factory.stages.small import HELD_OUT, PROMPTS, TRAIN
 from factory.stages.stage import (
@@ -35,6 +35,10 @@ class ProblemsConfig(StageConfig):
     kind: Literal["problems"]
     sources: tuple[AnySource, ...] = Field(min_length=1)
     """Where the questions come from, in this order."""
+    unreadable: Annotated[Unreadable, AddedLater()] = "text"
+    """What becomes of references of kind math that have no value which the grader can read, words
+    aside: they are compared as `text` as far as they are none, `refuse` names them and stops, or
+    their problems become `exact`, or `open`, for a judge."""
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> "ProblemsConfig":
@@ -90,6 +94,7 @@ def run(config: ProblemsConfig, inputs: Inputs, out: Path, context: Context) -> 
             f"are words or cannot be read as mathematics: {shown}"
             f"{', ...' if len(texts) > SHOWN else ''}"
         )
+    taken = settle_unreadable(taken, texts, config.unreadable)
     write_records(out / "train.jsonl", taken[: len(splits.train)])
     write_records(out / "held_out.jsonl", taken[len(splits.train) :])
     totals = {"train": len(splits.train), "held_out": len(splits.held_out)}

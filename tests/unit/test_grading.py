@@ -380,12 +380,15 @@ def test_the_pool_kills_what_hangs_or_dies_and_keeps_the_order():
     right = GradeItem(integral, completion_text("a", integral.reference))
     hangs = GradeItem(integral, completion_text("a", HANGS))
     root = GradeItem(problem(r"\sqrt{2}"), completion_text("a", "2^{1/2}"))
-    with GradingPool(deadline_seconds=0.8) as pool:
+    with GradingPool(deadline_seconds=120) as pool:  # a busy machine is no hanging answer
         assert [v.outcome for v in pool.grade([root, right])] == ["correct", "correct"]
         os.kill(pool._workers[0]._process.pid, signal.SIGKILL)
-        verdicts = pool.grade([right, GradeItem(root.problem, "no tags"), root, hangs])
-    assert [v.outcome for v in verdicts] == ["correct", "no_answer", "correct", "ungradable"]
-    assert "longer than 0.8 s" in verdicts[3].explanation
+        verdicts = pool.grade([right, GradeItem(root.problem, "no tags"), root])
+    assert [v.outcome for v in verdicts] == ["correct", "no_answer", "correct"]
+    with GradingPool(deadline_seconds=0.8) as pool:
+        hanging, malformed = pool.grade([hangs, GradeItem(root.problem, "no tags")])
+    assert (hanging.outcome, malformed.outcome) == ("ungradable", "no_answer")
+    assert "longer than 0.8 s" in hanging.explanation
 
 
 def test_the_pool_starts_no_process_for_what_our_own_code_decides():

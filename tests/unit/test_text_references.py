@@ -16,7 +16,13 @@ from factory.grading.math import parts_of
 from factory.jsonl import read_records
 from factory.machine import Machine
 from factory.problems import references
-from factory.problems.references import decide_as_text, final_answer, is_right, is_solution
+from factory.problems.references import (
+    decide_as_text,
+    final_answer,
+    is_right,
+    is_solution,
+    settle_unreadable,
+)
 from factory.records import Problem, Verdict
 from factory.stages.problems import STAGE, ProblemsConfig
 
@@ -170,3 +176,18 @@ def test_what_stands_behind_the_last_mark_is_the_reference(tmp_path: Path) -> No
     path.write_text(json.dumps({"prompt": "q", "reference": GSM8K}), "utf-8")
     with pytest.raises(DataError, match="a worked solution"):
         list(supply(LocalSource(type="local", path=str(path)), 0).problems)
+
+
+def test_a_recipe_says_what_becomes_of_references_without_a_value() -> None:
+    union = Problem(id="u", prompt="q", reference=r"A \cup B", kind="math", source="rows")
+    words = Problem(id="w", prompt="q", reference="Monday", kind="math", source="rows")
+    number = Problem(id="n", prompt="q", reference="7", kind="math", source="rows")
+    problems, texts = decide_as_text([union, words, number])
+    assert texts == [r"A \cup B", "Monday"]
+    for how in ("exact", "open"):
+        kinds = [p.kind for p in settle_unreadable(problems, texts, how)]
+        assert kinds == [how, "math", "math"]
+    assert settle_unreadable(problems, texts, "text") == problems
+    with pytest.raises(DataError, match=r"(?s)1 reference of .* problem u of rows: .*unreadable"):
+        settle_unreadable(problems, texts, "refuse")
+    settle_unreadable([words, number], ["Monday"], "refuse")

@@ -29,7 +29,7 @@ def write_traces(
         enough=config.enough,
         length_stops=config.length_stops,
     )
-    tally = Tally()
+    tally = Tally(limit=config.max_ungradable)
     total = count * config.samples
     # Where the trace of each (problem, sample) begins in the segment; 0 stands for none.
     begins = array("Q", bytes(8 * total))

@@ -26,6 +26,9 @@ class GenerateConfig(StageConfig):
     enough: Annotated[int | None, AddedLater()] = Field(default=None, ge=1, le=10**5)
     """A problem is asked no further once N of its traces are verified; None draws all
     `samples`. What is drawn is kept, right or wrong."""
+    max_ungradable: Annotated[float, AddedLater()] = Field(default=0.01, ge=0.0, le=1.0)
+    """Largest share of the answers that rules decide which graders may leave ungradable: above it
+    the stage stops."""
     length_stops: Annotated[LengthStops, AddedLater()] = "keep"
     """What becomes of completions cut at `max_new_tokens`: `keep` (as `truncated`), `drop`, or
     `{retry: N}`, which draws them once more with N new tokens and keeps what comes."""

@@ -267,14 +267,14 @@ def stream_traces(
 ) -> Metrics:  # fmt: skip
     """As `write_traces`, without blocks; `read` gives the problems, each time from the first."""
     config = writer.config
-    flow, tally = Flow(read(), config, count=count), Tally()
+    flow, tally = Flow(read(), config, count=count), Tally(limit=config.max_ungradable)
     segment = Segment(context.scratch / "traces.jsonl")
     try:
         if segment.size:
             _recover(segment, read(), flow, tally)
         _Drawing(writer, flow, segment, tally, context).run(count * config.samples)
         tally.check_ungradable(tally.judged)
-        path, kept, counts = out / "traces.jsonl", Tally(), _Counts()
+        path, kept, counts = out / "traces.jsonl", Tally(limit=config.max_ungradable), _Counts()
         with naming(path), path.open("wb") as file:
             for index, problem in enumerate(read()):
                 before = (kept.traces, kept.correct)

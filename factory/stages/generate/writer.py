@@ -108,6 +108,8 @@ class Tally:
     """Answers that a rule decides; open ones wait for the stage `judge`."""
     ungradable: int = 0
     first_ungradable: str = ""
+    limit: float = 0.01
+    """Largest share of the answers that may be ungradable."""
 
     def add(self, problem: Problem, trace: Trace) -> None:
         self.traces += 1
@@ -124,7 +126,7 @@ class Tally:
 
     def check_ungradable(self, of: int) -> None:
         """EngineError if too many of so many answers are ungradable."""
-        check_ungradable_count(self.ungradable, of, first=self.first_ungradable)
+        check_ungradable_count(self.ungradable, of, first=self.first_ungradable, limit=self.limit)
 
 
 class Counts(Protocol):
@@ -148,6 +150,7 @@ def metrics(config: GenerateConfig, tally: Tally, line: Counts) -> Metrics:
         "truncated_share": tally.cut / tally.traces,
         "completion_tokens": float(tally.tokens),
         **({"looped_share": tally.looped / tally.traces} if config.sampling.loop else {}),
+        **({"ungradable": float(tally.ungradable)} if tally.ungradable else {}),
         **({"dropped": float(line.dropped)} if config.length_stops == "drop" else {}),
         **({"retried": float(line.retried)} if isinstance(config.length_stops, Retry) else {}),
     }
