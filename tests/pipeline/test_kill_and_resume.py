@@ -1,5 +1,8 @@
 """SIGKILL at random moments, the same command again: the same bytes as an undisturbed build.
 
+Killed are the builder, with its group or alone, a worker, the fork server, and the builder again
+while it seals a stage or writes the report.
+
 The recipe is the smoke recipe up to the first evaluation of a trained model: fourteen stages, every
 kind of stage among them. Two builds are killed again and again side by side, one thread each, and
 both are held to one undisturbed build. That one is as from a shell; those that are killed have
@@ -8,31 +11,48 @@ their imports done (warm.py).
 
 import os
 import random
+import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 
 import pytest
-from building import SMOKE, Build, sealed
+from building import SMOKE, Build, sealed, wait_until_gone
 
 from factory.artifacts import Artifact
+from factory.files import without_hash
 from factory.plan import make_plan
 from factory.recipe import load_recipe
 from factory.stages import STAGES
 
 LAST = "eval_cold"
+SEALED, REPORT = "sealing", "report"
+MOMENTS = {
+    SEALED: (("open", "manifest.json."), ("os.rename", "manifest.json."), ("os.rename", ".partial"),
+             ("shutil.rmtree", "/scratch")),
+    REPORT: (("open", "report.md."), ("os.rename", "report.json."), ("os.rename", "report.html.")),
+}  # fmt: skip
+"""What a build is about to do when it is killed: (audit event, text of its first argument)."""
 LANES = (
-    ("base", "sums", "zero", "zero", "few_shot_traces", "few_shot_kept", "cold_traces", "cold",
-     "cold", "eval_cold", "eval_cold"),
-    ("long_sums", "zero", "zero", "few_shot_traces", "zero_traces", "zero_kept", "zero_rewritten",
-     "zero_reviewed", "cold", "cold", "eval_cold", "eval_cold"),
+    ("base", "sums", "zero", "zero", "zero", SEALED, "few_shot_traces", "few_shot_kept",
+     "cold_traces", SEALED, "cold", "cold", "eval_cold", "eval_cold", REPORT, REPORT),
+    ("long_sums", SEALED, "zero", "zero", "few_shot_traces", "zero_traces", "zero_kept",
+     "zero_rewritten", SEALED, "zero_reviewed", "cold", "cold", "cold", "eval_cold", "eval_cold",
+     REPORT),
 )  # fmt: skip
-"""In which stage each kill of a lane strikes, at a random moment of it."""
+"""In which stage each kill of a lane strikes, at a random moment of it; or while the next stage is
+sealed, or the report is written, at a certain one."""
+TOLD = "told to end"
+VICTIMS = ("builder", "all", "worker", "fork server", TOLD)
+"""Who is killed, in turn; the last is SIGTERM for the builder, and no kill."""
+LEAST_KILLS = 25
 if os.environ.get("FACTORY_LONG_TESTS"):
-    LANES = tuple(tuple(name for name in lane for _ in range(5)) for lane in LANES)
-LEAST_KILLS = 100 if os.environ.get("FACTORY_LONG_TESTS") else 20
+    LANES = tuple(tuple(name for name in lane for _ in range(4)) for lane in LANES)
+    LEAST_KILLS = 100
 WORKING_KINDS = {"generate", "sft", "grpo", "evaluate"}
 """Stages long enough that a kill must have struck while one of them was at work."""
 
@@ -54,12 +74,19 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def killed_lane(
     store: Path, targets: tuple[str, ...], seed: int, *, reference: Mapping[str, Artifact]
-) -> Counter[str]:
-    """Build with one kill a target, then to the end; counts kills by the kind at work."""
+) -> Counter[tuple[str, str]]:
+    """Build with one kill a target, then to the end; counts kills by (victim, at work)."""
     chance = random.Random(seed)
-    kills: Counter[str] = Counter()
+    kills: Counter[tuple[str, str]] = Counter()
     order = [step.name for step in make_plan(load_recipe(SMOKE), until=LAST)]
+    moments = {name: cycle(chance.sample(events, len(events))) for name, events in MOMENTS.items()}
+    victims = cycle(chance.sample(VICTIMS, len(VICTIMS)))
     for wanted in targets:
+        if wanted in MOMENTS:
+            moment = next(moments[wanted])
+            if dies(store, *moment):
+                kills[wanted, " ".join(moment)] += 1
+            continue
         done = sealed(store)
         # An earlier kill may have come too late for its stage and struck in this one.
         target = next(
@@ -71,12 +98,58 @@ def killed_lane(
         if not build.is_running():
             build.succeed()
             continue
-        build.kill(whole_group=chance.random() < 0.5)
+        victim = next(victims) if build.workers() else "builder"
+        if not kill(build, victim):
+            continue
         unfinished = {path.name.rpartition("-")[0] for path in store.glob("*.partial")}
         at_work = [name for name in unfinished if name not in sealed(store)]
-        kills[reference[at_work[0]].manifest.stage if at_work else "between"] += 1
+        kills[victim, reference[at_work[0]].manifest.stage if at_work else "between"] += 1
+    while kills.total() < len(targets):  # some came too late
+        moment = next(moments[REPORT])
+        assert dies(store, *moment)
+        kills[REPORT, " ".join(moment)] += 1
     Build(store, "--until", LAST, is_warm=True).succeed()
     return kills
+
+
+def dies(store: Path, event: str, text: str) -> bool:
+    """Whether a build was killed right before it did that."""
+    build = Build(store, "--until", LAST, is_warm=True, dies_at=(event, text))
+    output = build.finish()
+    assert build.process.returncode in (0, -signal.SIGKILL), output
+    wait_until_gone(build.others)
+    return build.process.returncode != 0
+
+
+def kill(build: Build, victim: str) -> bool:
+    """Whether a build ended by the kill of one of its processes: in words, where it could."""
+    others, workers = build.descendants(), build.workers()
+    if victim in ("builder", "all") or not workers:
+        build.kill(whole_group=victim == "all")
+        assert build.process.returncode in (0, -signal.SIGKILL), build.output()
+        return build.process.returncode != 0
+    if victim == TOLD:
+        build.process.send_signal(signal.SIGTERM)
+        output = build.finish()
+        assert build.process.returncode in (0, 130), output
+        wait_until_gone(others)
+        return build.process.returncode != 0
+    try:
+        os.kill(build.fork_server() if victim == "fork server" else workers[0], signal.SIGKILL)
+    except (ProcessLookupError, IndexError):  # its stage has just ended
+        build.kill(whole_group=True)
+        return build.process.returncode != 0
+    try:
+        output = build.finish(timeout=20.0)
+    except subprocess.TimeoutExpired:  # its work was done, and the build goes on
+        build.kill(whole_group=True)
+        return True
+    if build.process.returncode == 0:
+        return False
+    assert build.process.returncode == 2 and "Traceback" not in output, output
+    assert "killed from outside" in output or "forked from ended" in output, output
+    wait_until_gone(others)
+    return True
 
 
 def wait_for_moment(build: Build, target: str, *, share: float, artifact: Artifact) -> None:
@@ -101,7 +174,8 @@ def test_the_recipe_has_every_kind_of_stage_and_every_lane_stays_in_it() -> None
     own_tests = {"pretrain", "judge", "pairs", "labels", "reward_model", "distill"}
     own_tests |= {"imported", "pass_rates"}
     assert {step.kind for step in plan} == set(STAGES) - own_tests
-    assert {name for lane in LANES for name in lane} <= {step.name for step in plan}
+    names = {name for lane in LANES for name in lane}
+    assert names - MOMENTS.keys() <= {step.name for step in plan} and names >= MOMENTS.keys()
     assert sum(len(lane) for lane in LANES) >= LEAST_KILLS
 
 
@@ -115,8 +189,14 @@ def test_killed_builds_end_with_the_bytes_of_an_undisturbed_one(
             for n, lane in enumerate(LANES)
         ]
         kills = sum((future.result() for future in futures), Counter())
-    assert kills.total() >= LEAST_KILLS
-    assert set(kills) >= WORKING_KINDS, kills
+    print(f"{kills.total()} kills:", *(f"{n} {' / '.join(k)};" for k, n in sorted(kills.items())))
+    assert sum(n for (victim, _), n in kills.items() if victim != TOLD) >= LEAST_KILLS
+    assert {at_work for _, at_work in kills} >= WORKING_KINDS, kills
+    assert {victim for victim, _ in kills} == {*VICTIMS, *MOMENTS}, kills
     for number in range(len(LANES)):
         assert identities(tmp_path / f"lane{number}") == identities(undisturbed), kills
         assert not list((tmp_path / f"lane{number}").glob("*.partial"))
+        (report,) = (tmp_path / f"lane{number}" / "reports").iterdir()
+        # A kill may leave a draft beside a file.
+        assert {path.suffix for path in report.iterdir()} - {".tmp"} == {".md", ".json", ".html"}
+        assert without_hash((report / "report.json").read_bytes())[1]
