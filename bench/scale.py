@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -117,10 +116,12 @@ def rows(count: int, size: int) -> Iterator[dict[str, str]]:
 
 
 class Peaks:
-    """The largest memory of any process below this one, MiB."""
+    """The largest memory of any process below this one, MiB; and each one's processor seconds, as
+    they were when it was last looked at."""
 
     def __init__(self) -> None:
         self.resident = self.private = 0.0
+        self.processor: dict[int, float] = {}
 
     def watch(self, process: subprocess.Popen[bytes]) -> int:
         """Look again and again until the process ends; its status."""
@@ -133,8 +134,11 @@ class Peaks:
     def _look(self, process: int) -> None:
         try:
             lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
+            times = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2]
         except OSError:  # it has ended
             return
+        ticks = sum(map(int, times.split()[11:13]))  # utime and stime: fields 14 and 15 of proc(5)
+        self.processor[process] = ticks / os.sysconf("SC_CLK_TCK")
         fields = dict(line.split(":", 1) for line in lines if ":" in line)
         self.resident = max(self.resident, _mebibytes(fields.get("VmHWM", "0")))
         self.private = max(self.private, _mebibytes(fields.get("RssAnon", "0")))
@@ -157,7 +161,7 @@ def _tree(process: int) -> list[int]:
 
 def run(name: str, command: list[str], count: int) -> float:
     """Run a command, print its line of the table; its seconds."""
-    started, before, peaks = time.monotonic(), _processor_seconds(), Peaks()
+    started, peaks = time.monotonic(), Peaks()
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
         status = peaks.watch(process)
@@ -167,17 +171,11 @@ def run(name: str, command: list[str], count: int) -> float:
         sys.exit(f"{name}: {text[-2000:]}")
     seconds = time.monotonic() - started
     print(
-        f"| {name} | {seconds:.1f} | {_processor_seconds() - before:.1f} | "
+        f"| {name} | {seconds:.1f} | {sum(peaks.processor.values()):.1f} | "
         f"{count / seconds:,.0f} | {peaks.resident:.0f} | {peaks.private:.0f} |",
         flush=True,
     )
     return seconds
-
-
-def _processor_seconds() -> float:
-    """Of all processes that have ended below this one."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def tokenise(traces: Path, model: Path, scratch: Path) -> None:
