@@ -5,6 +5,7 @@
 #   make test         install with the development tools, then run every test
 #   make lowmem       add bitsandbytes, the extra of packed bases and 8-bit Adam
 #   make test-lowmem  the same, and their tests
+#   make test-compat  logits of published shapes in transformers 5 and 4.56, in .compat, an environment of its own
 #   make check        style, types and the fast tests: what to run before a commit
 #   make explore      property tests with new examples
 #   make gpu-check    ten minutes of one GPU: what has not run on one, with figures and verdicts
@@ -26,7 +27,7 @@ FAST_TESTS := $(wildcard tests/unit tests/golden tests/property tests/test_archi
 # names: xdist would put files of few tests last, and the longest of all is one of those.
 TWO_AT_ONCE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install development quickstart test lowmem test-lowmem check explore gpu-check bench-grpo bench-sft bench-traces bench-evaluate bench-offline constraints clean
+.PHONY: help install development quickstart test lowmem test-lowmem test-compat check explore gpu-check bench-grpo bench-sft bench-traces bench-evaluate bench-offline constraints clean
 
 help:
 	@sed -n '/^#   /s/^#   //p' Makefile
@@ -46,6 +47,21 @@ lowmem: $(DEVELOPMENT)
 
 test-lowmem: lowmem
 	$(BIN)/python -m pytest tests/pipeline/test_low_memory.py
+
+# Its own transformers, hub client and tokenizers; torch and the rest are those of .venv, found after them.
+.compat/installed: Makefile
+	rm -rf .compat
+	$(PYTHON) -m venv .compat
+	.compat/bin/python -m pip install --quiet --no-deps transformers==4.56.2 "huggingface-hub<1" "tokenizers<0.23"
+	$(BIN)/python -c 'import sys; print("\n".join(p for p in sys.path if p.endswith("site-packages")))' \
+		> $$(.compat/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth
+	touch $@
+
+test-compat: $(DEVELOPMENT) .compat/installed
+	rm -rf .compat/folders
+	mkdir -p .compat/folders
+	$(BIN)/python bench/transformers4.py .compat/folders
+	.compat/bin/python bench/transformers4.py .compat/folders
 
 check: $(DEVELOPMENT)
 	$(BIN)/ruff check .

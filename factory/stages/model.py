@@ -403,7 +403,7 @@ def tiny_shape(source: Tiny) -> Shape:
     hidden = source.hidden
     return Shape(
         259, hidden, source.layers, hidden // 32, max(1, hidden // 64), 2 * hidden,
-        is_tied=source.architecture == "llama", has_bias=source.architecture == "qwen2",
+        is_tied=source.architecture in ("llama", "gemma2"), has_bias=source.architecture == "qwen2",
         characters_per_token=1.0,
     )  # fmt: skip
 

@@ -3,17 +3,23 @@
 import json
 import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
 
+from factory.chat import PromptConfig
 from factory.cli import app
 from factory.drafting import draft
 from factory.errors import DataError, RecipeError
 from factory.pinning import OpenRevision, _with_revision, open_revisions
 from factory.plan import make_plan
+from factory.publish.earlier import read_config
 from factory.recipe import load_recipe
-from factory.tiny import save_tiny_model
+from factory.sampling.ends import answer_end
+from factory.templates import open_tokenizer
+from factory.tiny import Architecture, save_tiny_model
+from factory.transformers4 import with_old_keys
 
 ROWS = [
     {
@@ -118,3 +124,22 @@ def test_pin_without_a_hub_lists_what_stays_open_and_changes_nothing(
     assert (folder / "a.yaml").read_text() == text
     pinned = _with_revision(text, open_revisions(folder / "a.yaml")[0], "cd" * 20)
     assert f"      id: a/b\n      revision: {'cd' * 20}\n" in pinned and "# kept" in pinned
+
+
+@pytest.mark.parametrize("architecture", get_args(Architecture))
+def test_a_student_of_every_family_is_taught_the_end_of_its_own_turns(
+    tmp_path: Path, architecture: Architecture
+) -> None:
+    folder = save_tiny_model(tmp_path / "student", architecture)
+    tokenizer = open_tokenizer(folder)
+    ends = {"gemma2": "<end_of_turn>", "phi3": "<|end|>"}
+    taught = tokenizer.convert_ids_to_tokens(answer_end(tokenizer, PromptConfig()))
+    assert taught == ends.get(architecture, "<|im_end|>")
+    trained = (taught == tokenizer.eos_token, architecture in ends)
+    assert trained in ((True, False), (False, True))
+    fields = with_old_keys(
+        json.loads((folder / "config.json").read_text(encoding="utf-8")), read_config(folder)
+    )
+    assert fields["rope_theta"] == 10000.0 and fields["torch_dtype"] == "float32"
+    written = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
