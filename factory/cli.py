@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import factory.ownership  # noqa: F401  first of all: see there
-from factory.errors import RecipeError
+from factory.errors import ArtifactError, RecipeError
 from factory.interpreter import keep_children_safe
 from factory.ui.auditing import audit
 from factory.ui.commands import command_line, next_of
@@ -143,9 +143,9 @@ def plan(
     from factory.ui.cost import show_cost
     from factory.ui.tables import show_plan
 
+    settings = load_machine(machine, overrides or [])
     steps = checked_plan(load_recipe(recipe, overrides or []), until=until)
     if cost:
-        settings = load_machine(machine, overrides or [])
         show_cost(steps, store, settings, console, as_json=as_json)
     else:
         show_plan(steps, store, console, as_json=as_json)
@@ -166,7 +166,10 @@ def report(
     from factory.ui.building import say_report
 
     source = recipe / "recipe.json" if recipe.is_dir() else recipe
-    say_report(load_recipe(source, overrides or []), store, open_console())
+    loaded = load_recipe(source, overrides or [])
+    if not store.is_dir():
+        raise ArtifactError(f"{store}: no such store, so nothing is made to report on; build first")
+    say_report(loaded, store, open_console())
 
 
 @app.command()

@@ -63,12 +63,14 @@ def compare_runs(
 ) -> bool:
     """Show how two scores artifacts differ; whether one fell by more than `fail_below` points.
 
-    RecipeError where they have no benchmark in common.
+    RecipeError where they have no benchmark in common, or are one and the same.
     """
     if fail_below is not None and not -100 <= fail_below <= 0:
         raise RecipeError(f"--fail-below {fail_below:g}: points from -100 to 0, e.g. -1.0")
     allowed = None if fail_below is None else fail_below / 100
     first, second = (resolve(name, store, kind="scores") for name in (run, baseline))
+    if first.fingerprint == second.fingerprint:
+        raise RecipeError(f"{run} and {baseline} are both {first.path.name}: nothing to compare")
     rows = compare(first, second, allowed_fall=allowed)
     if not rows:
         raise RecipeError(f"{run} and {baseline}: no benchmark in common")

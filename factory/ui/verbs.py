@@ -1,8 +1,9 @@
 """What all verbs share: how their errors, their first line and their next step are told."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
@@ -38,7 +39,9 @@ def errors_in_words(verb: Callable[P, None]) -> Callable[P, None]:
             say_error(str(error))
             raise typer.Exit(2) from error
         except OSError as error:
-            if error.errno not in REPAIRABLE:
+            # A file that was typed is the user's; any other that is missing is a bug of ours.
+            is_typed = error.filename is not None and Path(error.filename) in _paths(kwargs)
+            if error.errno not in REPAIRABLE and not is_typed:
                 raise
             # What the standard library writes to, without a name, lies in the store or is printed.
             target = error.filename or f"{kwargs.get('store', '.')} or standard output"
@@ -46,6 +49,12 @@ def errors_in_words(verb: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(2) from error
 
     return wrapped
+
+
+def _paths(values: Mapping[str, object]) -> set[Path]:
+    """The paths among a verb's arguments and options."""
+    lists = [value if isinstance(value, list) else [value] for value in values.values()]
+    return {value for every in lists for value in every if isinstance(value, Path)}
 
 
 def begin(what: object) -> "Console":

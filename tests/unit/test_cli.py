@@ -156,6 +156,21 @@ def test_an_unknown_artifact_and_an_empty_store(tmp_path: Path) -> None:
     assert factory("ls", "--store", tmp_path).exit_code == 0
 
 
+def test_a_file_that_was_typed_and_is_not_there_is_told_in_a_line(tmp_path: Path) -> None:
+    check_refusal(factory("grade", tmp_path / "none.jsonl"), "none.jsonl: No such file")
+
+
+def test_a_plan_looks_at_its_machine_file(recipe: Path, tmp_path: Path) -> None:
+    done = factory("plan", recipe, "--machine", "nothing", "--store", tmp_path)
+    check_refusal(done, "nothing: no such file")
+
+
+def test_a_report_on_a_store_that_is_not_there_makes_none(recipe: Path, tmp_path: Path) -> None:
+    store = tmp_path / "none"
+    check_refusal(factory("report", recipe, "--store", store), "so nothing is made to report on")
+    assert not store.exists()
+
+
 def test_a_plan_computes_nothing_and_says_what_would_be_made(recipe: Path, tmp_path: Path) -> None:
     result = factory("plan", recipe, "--store", tmp_path / "store")
     assert result.exit_code == 0

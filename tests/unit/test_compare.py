@@ -110,6 +110,11 @@ def test_the_gate_passes_what_did_not_fall_and_says_what_it_could_see(store: Pat
     assert "sees differences of" in done.output and "no difference shown" in done.output
 
 
+def test_scores_are_not_compared_with_themselves(store: Path) -> None:
+    done = factory("compare", "old", "old", "--store", store)
+    assert done.exit_code == 2 and "nothing to compare" in done.output
+
+
 def test_the_gate_fails_with_its_evidence(store: Path) -> None:
     done = factory("compare", "broken", "old", "--fail-below", "-1.0", "--store", store)
     assert done.exit_code == 3, done.output
