@@ -25,7 +25,7 @@ from factory.records import (
     Record,
 )
 from factory.stages.fates import fates
-from factory.stages.stage import Origin, Shows, light_stage, register
+from factory.stages.stage import Fields, Origin, Shows, light_stage, register
 from factory.stages.texts import (
     Policy,
     TextsConfig,
@@ -136,6 +136,14 @@ def estimate(config: ImportedConfig, cost: CostContext) -> tuple[StageCost, Answ
     return line_work(texts_of(config, policy_of(config)))
 
 
+def small(fields: Fields) -> Fields:
+    """A hub set is stood for by worked examples that come with the factory."""
+    if fields["source"]["type"] != "hub":
+        return fields
+    own = {"type": "local", "path": "recipes/data/worked_sums.jsonl"}
+    return {**fields, "source": own, "preset": "auto", "columns": None, "kinds": None}
+
+
 def origins(artifact: Artifact) -> list[Origin]:
     """The data set and who wrote its texts."""
     config = artifact.manifest.config
@@ -161,6 +169,7 @@ STAGE = register(
         },
         missing=missing,
         memory_settings=("threads",),
+        small=small,
         origins=origins,
         shows=Shows("selection", fates),
     )

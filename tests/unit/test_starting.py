@@ -16,6 +16,7 @@ from factory.pinning import OpenRevision, _with_revision, open_revisions
 from factory.plan import make_plan
 from factory.publish.earlier import read_config
 from factory.recipe import load_recipe
+from factory.rehearse import rehearsal
 from factory.sampling.ends import answer_end
 from factory.templates import open_tokenizer
 from factory.tiny import Architecture, save_tiny_model
@@ -94,6 +95,8 @@ def test_hub_sources_leave_revisions_open_that_pin_names_and_writes(folder: Path
     sources = ("--traces", "hub:open-r1/OpenR1-Math-220k", "--student", "hub:Qwen/Qwen3-0.6B-Base")
     code, said = factory("init", "r1", *sources)
     assert code == 0 and "preset openr1_math" in said
+    rehearsed = rehearsal(load_recipe(folder / "r1.yaml")).stages["traces"].model_dump()
+    assert rehearsed["source"]["type"] == "local"
     path = folder / "r1.yaml"
     gaps = open_revisions(path)
     assert gaps == [
