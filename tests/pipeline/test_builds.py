@@ -1,7 +1,7 @@
 """The smoke recipe from the command line: made, reused, partly made again, reported."""
 
 import json
-import time
+import resource
 from pathlib import Path
 
 import pytest
@@ -94,13 +94,19 @@ def test_the_report_is_written_in_its_three_forms(
 def test_a_second_build_reuses_everything_at_once_and_says_so(stores: dict[str, Path]) -> None:
     seconds = []
     for _ in range(2):
-        start = time.monotonic()
+        before = processor_seconds()
         output = Build(stores["llama"], "--set", architecture_of("llama")).succeed()
-        seconds.append(time.monotonic() - start)
+        seconds.append(processor_seconds() - before)
     assert min(seconds) < REUSE_SECONDS
     names = [step.name for step in make_plan(load_recipe(SMOKE))]
     assert stages_told(output, "reused") == names
     assert stages_told(output, "made in") == []
+
+
+def processor_seconds() -> float:
+    """Of the processes that have ended below this one: a clock would count its neighbours."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_until_stops_after_a_stage(stores: dict[str, Path]) -> None:
