@@ -164,9 +164,11 @@ def _finish(
     checks = as_gaps(draft.checks) if is_private else draft.checks
     terms_asked = subject.terms
     if subject.artifact.manifest.kind == "model" and not refused(checks):
-        from factory.publish.running import examine_running
+        from factory.publish.running import examine_running, learned_questions
 
-        checks = [*checks, *examine_running(subject, machine, tokens=tokens)]
+        learned = learned_questions(draft.ancestors) if is_private else []
+        ran = examine_running(subject, machine, tokens=tokens, learned=learned)
+        checks = [*checks, *ran]
         checks = as_gaps(checks) if is_private else checks
     if refused(checks):
         return Outcome(_sizes(folder), checks, terms_asked)

@@ -33,7 +33,7 @@ Status = Literal["passed", "refused", "not run", "gap"]
 GAPS = frozenset(
     {
         "licences", "scores", "secrets", "paths", "row secrets", "row paths", "transformers 4",
-        "stops", "benchmark", "vllm",
+        "stops", "thinks", "benchmark", "vllm",
     }
 )  # fmt: skip
 """Checks of what others would have to know. The rest asks whether the folder is the checkpoint, and

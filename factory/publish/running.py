@@ -5,15 +5,17 @@ token that an engine took greedily is within `near` nats of the token that the c
 best there; a wrong weight, token or template is many nats off.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from factory.artifacts import Artifact, find
+from factory.chat import parse_completion
 from factory.evaluation.statistics import mean_interval
 from factory.grading import GradeItem, GradingPool
 from factory.jsonl import read_records
@@ -28,6 +30,8 @@ from factory.templates import open_tokenizer
 PROMPTS = 32
 """Questions that are asked again."""
 BATCH = 8
+LEARNED = 8
+"""Questions of the training that a private export without an evaluation is asked."""
 NEAR = {"float32": 0.02, "bfloat16": 0.5}
 """Nats; ours. Rounding alone moves a log-prob by about 1e-4 in float32 and 0.1 in bfloat16."""
 MIN_STOPPED = 0.8
@@ -53,18 +57,24 @@ class Answer:
     has_stopped: bool
 
 
-def examine_running(subject: Subject, machine: Machine, *, tokens: int) -> list[Check]:
-    """Load in transformers and vLLM, compare, and measure again; `tokens` bounds an answer."""
+def examine_running(
+    subject: Subject, machine: Machine, *, tokens: int, learned: Sequence[str] = ()
+) -> list[Check]:
+    """Load in transformers and vLLM, compare, and measure again; `tokens` bounds an answer.
+
+    Without an evaluation to compare with, the `learned` questions are asked instead.
+    """
     items = comparable(subject, tokens)
     if not items:
         return [
+            *(_examine_learned(subject, machine, learned, tokens) if learned else ()),
             Check(
                 name="benchmark",
                 status="refused",
                 reason="no greedy answer of an evaluation on a problems stage was asked with the "
                 f"prompt that is served and ended within {tokens} tokens: evaluate with "
                 "`greedy: true` under the training prompt, or raise --tokens",
-            )
+            ),
         ]
     limit = min(tokens, items[0].recorded.trace.sampling.max_new_tokens)
     prompts = [item.prompt_ids for item in items]
@@ -77,6 +87,56 @@ def examine_running(subject: Subject, machine: Machine, *, tokens: int) -> list[
         engine if isinstance(engine, Check) else _agreement("vllm", own, prompts, engine, near),
         _stops(subject, items, fresh),
         _benchmark(subject, items, fresh),
+    ]
+
+
+def learned_questions(ancestors: Iterable[Artifact]) -> list[str]:
+    """The first different questions that the last stage with any trained on, at most LEARNED.
+
+    `ancestors` come inputs first; empty where none holds traces or problems.
+    """
+    for ancestor in reversed(list(ancestors)):
+        if ancestor.manifest.kind == "traces":
+            questions = (trace.question for trace in ancestor.traces())
+        elif ancestor.manifest.kind == "problems":
+            problems = read_records(ancestor.file("train.jsonl"), Problem)
+            questions = (problem.prompt for problem in problems)
+        else:
+            continue
+        if first := list(islice(dict.fromkeys(islice(questions, 16 * LEARNED)), LEARNED)):
+            return first
+    return []
+
+
+def _examine_learned(
+    subject: Subject, machine: Machine, questions: Sequence[str], tokens: int
+) -> list[Check]:
+    """Whether the folder agrees with the checkpoint, stops and thinks on questions it learned."""
+    tokenizer, own = open_tokenizer(subject.folder), _load(subject.artifact.path, machine)
+    prompts = [tuple(served_ids(tokenizer, question)) for question in questions]
+    context = getattr(own.config.get_text_config(), "max_position_embeddings", None) or tokens
+    limit = max(1, min(tokens, context - max(map(len, prompts))))
+    answers = _generate(subject.folder, prompts, limit, machine)
+    stopped = sum(answer.has_stopped for answer in answers)
+    thinking = sum(
+        response.is_well_formed and bool(response.reasoning)
+        for response in (
+            parse_completion(
+                decoded(tokenizer, answer.token_ids),
+                "stop" if answer.has_stopped else "length",
+                subject.prompt,
+            )
+            for answer in answers
+        )
+    )
+    ended = f"{stopped} of {len(answers)} questions of its training were answered to the end"
+    thought = f"{thinking} of these {len(answers)} answers hold thoughts and then an answer"
+    few = MIN_STOPPED * len(answers)
+    within = f"{ended} within {limit} tokens; a longer answer needs --tokens"
+    return [
+        _agreement("transformers", own, prompts, answers, NEAR[_dtype(machine)]),
+        check("stops", [] if stopped >= few else [within], ended),
+        check("thinks", [] if thinking >= few else [thought], thought),
     ]
 
 

@@ -495,3 +495,48 @@ def test_a_private_export_names_what_it_lacks_and_refuses_a_broken_folder(
     assert not faults(target.folder)
     (kept,) = as_gaps([Check(name="weights", status="refused", reason="x")])
     assert kept.status == "refused"
+
+
+def test_a_private_export_without_an_evaluation_is_asked_what_it_learned(
+    made: Made, tmp_path: Path
+) -> None:
+    shutil.copytree(made.store, tmp_path / "store")
+    shutil.rmtree(tmp_path / "store" / made.artifacts["eval_student"].path.name)
+    student = made.artifacts["student"]
+    unmeasured = Artifact(tmp_path / "store" / student.path.name, student.manifest)
+    target = Target(tmp_path / "mine")
+    outcome = publish(unmeasured, target, MACHINE, licences={}, is_trial=False, is_private=True)
+    checks = {check.name: check for check in outcome.checks}
+    assert [checks[name].status for name in ("transformers", "stops", "thinks")] == ["passed"] * 3
+    assert checks["stops"].reason == "4 of 4 questions of its training were answered to the end"
+    assert checks["scores"].status == checks["benchmark"].status == "gap"
+    assert json.loads((target.folder / "gate.json").read_text(encoding="utf-8")) == [
+        check.model_dump() for check in outcome.checks
+    ]
+
+
+def test_what_was_learned_and_is_not_given_back_is_a_gap_of_a_private_export(made: Made) -> None:
+    from factory.publish.running import examine_running
+
+    asked = [problem.prompt for problem in published.problems(20, 3)]
+    subject = replace(made.subject(made.folder), scores=[])
+    cut = {one.name: one for one in examine_running(subject, MACHINE, tokens=5, learned=asked)}
+    assert cut["stops"].status == cut["thinks"].status == "refused"
+    assert cut["stops"].reason.startswith("0 of 3 questions") and "--tokens" in cut["stops"].reason
+    # Without the beginning that its prompt writes, the answer opens no thoughts.
+    bare = replace(subject, prompt=PromptConfig())
+    checks = {one.name: one for one in examine_running(bare, MACHINE, tokens=64, learned=asked)}
+    assert (checks["stops"].status, checks["thinks"].status) == ("passed", "refused")
+    assert checks["thinks"].reason.startswith("0 of these 3 answers hold thoughts")
+    assert {one.status for one in as_gaps([*checks.values()]) if one.name != "transformers"} == {
+        "gap", "passed"
+    }  # fmt: skip
+    assert [one.name for one in examine_running(subject, MACHINE, tokens=5)] == ["benchmark"]
+
+
+def test_questions_of_the_last_training_are_asked_first(made: Made) -> None:
+    from factory.publish.running import learned_questions
+
+    ancestors = [made.artifacts[name] for name in ("base", "sevens", "kept", "student")]
+    assert learned_questions(ancestors) == [item.prompt for item in published.problems(20, 4)]
+    assert learned_questions(ancestors[:1]) == []

@@ -70,6 +70,14 @@ def test_telemetry_has_a_row_a_step_and_timings_go_to_the_context(sft_made):
     timings = [event for event in events if event["event"] == "metrics"]
     assert [event["step"] for event in timings] == list(range(1, 9))
     assert set(timings[0]["values"]) == {"seconds", "tokens_per_second"}
+    # Three epochs of 20 rows and four that fill the last batch, within what the figures are rounded.
+    parts = [
+        (event["values"]["seconds"], event["values"]["tokens_per_second"]) for event in timings
+    ]
+    rounded = 1 + sum(0.05 * seconds + 0.0006 * rate for seconds, rate in parts)
+    total = sum(seconds * rate for seconds, rate in parts)
+    assert all(rate > 0 for _, rate in parts)
+    assert 3 * metrics["tokens"] - rounded < total < 3.3 * metrics["tokens"] + rounded
     last = [event for event in events if event["event"] == "progress"][-1]
     assert (last["done"], last["total"], last["unit"]) == (8, 8, "steps")
     assert last["figures"] == {"loss": metrics["loss_last"]}

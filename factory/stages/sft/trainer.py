@@ -142,11 +142,14 @@ class CompletionTrainer(SFTTrainer):
         self._tokens += int(inputs["input_ids"].numel() if mask is None else mask.sum())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """TRL's own figures under its own names; accuracy over tokens, not over micro-batches."""
+        """TRL's own figures under its own names; accuracy over tokens, not over micro-batches.
+
+        As TRL counts them, `num_tokens` are those of all steps of this process.
+        """
         if self._scored:
             logs["mean_token_accuracy"] = self._correct / self._scored
             logs["num_tokens"] = self._tokens
-            self._correct = self._scored = self._tokens = 0
+            self._correct = self._scored = 0
         super().log(logs, start_time)
 
 
