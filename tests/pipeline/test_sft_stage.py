@@ -70,10 +70,9 @@ def test_telemetry_has_a_row_a_step_and_timings_go_to_the_context(sft_made):
     timings = [event for event in events if event["event"] == "metrics"]
     assert [event["step"] for event in timings] == list(range(1, 9))
     assert set(timings[0]["values"]) == {"seconds", "tokens_per_second"}
-    # Three epochs of 20 rows and four that fill the last batch, within what the figures are rounded.
-    parts = [
-        (event["values"]["seconds"], event["values"]["tokens_per_second"]) for event in timings
-    ]
+    # Three epochs of 20 rows and four that fill the last batch, within what is rounded.
+    values = [event["values"] for event in timings]
+    parts = [(value["seconds"], value["tokens_per_second"]) for value in values]
     rounded = 1 + sum(0.05 * seconds + 0.0006 * rate for seconds, rate in parts)
     total = sum(seconds * rate for seconds, rate in parts)
     assert all(rate > 0 for _, rate in parts)
