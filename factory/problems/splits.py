@@ -32,6 +32,8 @@ class Supply:
     """Whether the stream repeats questions instead of ending."""
     distinct: int = 0
     duplicates: int = 0
+    alike: list[tuple[str, str]] = field(default_factory=list)
+    """Duplicates that are not the same to the letter, each with the question it was taken for."""
 
 
 @dataclass
@@ -48,6 +50,11 @@ def question_key(question: str) -> str:
     return hashlib.sha256(folded.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def _as_written(question: str) -> str:
+    """The question with its case and its characters, white space and canonical forms aside."""
+    return " ".join(unicodedata.normalize("NFC", question).split())
+
+
 def problem_id(label: str, question: str) -> str:
     """An id that depends on the question alone: the same one in every recipe."""
     return f"{label}-{question_key(question)[:12]}"
@@ -60,7 +67,7 @@ def split(
 
     DataError if a supply holds fewer different questions than asked, or two problems share an id.
     """
-    splits, seen = Splits(), set()
+    splits, seen = Splits(), dict[str, str]()
     for name, target in (("held_out", splits.held_out), ("train", splits.train)):
         for supply in supplies:
             requested = getattr(supply, name)
@@ -80,7 +87,10 @@ def split(
     return splits
 
 
-def _take(supply: Supply, requested: int | None, seen: set[str], name: str) -> Iterator[Problem]:
+def _take(
+    supply: Supply, requested: int | None, seen: dict[str, str], name: str
+) -> Iterator[Problem]:
+    """New problems of a supply; `seen` maps the key of every earlier question to it."""
     taken = repeats = 0
     while requested is None or taken < requested:
         if supply.is_endless and repeats > PATIENCE + 5 * supply.distinct:
@@ -92,8 +102,10 @@ def _take(supply: Supply, requested: int | None, seen: set[str], name: str) -> I
         if key in seen:
             repeats += 1
             supply.duplicates += 1
+            if _as_written(problem.prompt) != _as_written(seen[key]):
+                supply.alike.append((problem.prompt, seen[key]))
             continue
-        seen.add(key)
+        seen[key] = problem.prompt
         repeats = 0
         taken += 1
         supply.distinct += 1

@@ -84,6 +84,13 @@ def run(config: ProblemsConfig, inputs: Inputs, out: Path, context: Context) -> 
         supplies,
         on_problem=lambda done: context.progress(done, max(requested, done), unit="problems"),
     )
+    if alike := [pair for supply in supplies for pair in supply.alike]:
+        shown = ", ".join(f"{new[:80]!r} for {old[:80]!r}" for new, old in alike[:SHOWN])
+        context.note(
+            f"problems: {len(alike)} questions are left out as repeated, though case or the form "
+            f"of a character parts them from an earlier one: {shown}"
+            f"{', ...' if len(alike) > SHOWN else ''}; to keep both, word them apart (2^2 for 2²)"
+        )
     taken, texts = decide_as_text(
         [*splits.train, *splits.held_out], processes=context.machine.thread_count()
     )

@@ -1,5 +1,6 @@
 """Sources of problems, their splits, and that every reference grades as correct."""
 
+import io
 import json
 import random
 from dataclasses import MISSING, fields, replace
@@ -278,3 +279,32 @@ def test_every_reasoning_gym_family_makes_problems_whose_reference_is_correct(mo
             else:
                 without.add(family)
     assert without == NO_REFERENCE
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_told"),
+    [
+        ("What is 2²?", "What is 22?", True),
+        ("What is x₁ + 1?", "What is x1 + 1?", True),
+        ("How many a are in Aa?", "How many A are in Aa?", True),
+        ("Is \u211d countable?", "Is R countable?", True),
+        ("What is 3 + 4?", "What  is\n3 + 4? ", False),
+        ("Le caf\u00e9 co\u00fbte 7.", "Le cafe\u0301 cou\u0302te 7.", False),
+    ],
+)
+def test_a_question_that_is_taken_for_another_one_is_named(
+    tmp_path: Path, first: str, second: str, is_told: bool
+) -> None:
+    path = write_lines(tmp_path / "own.jsonl", row(first), row(second))
+    config = ProblemsConfig.model_validate_json(
+        json.dumps({"kind": "problems", "sources": [{"type": "local", "path": str(path)}]})
+    )
+    stream = io.StringIO()
+    metrics = STAGE.run(config, Inputs(), tmp_path, Context(7, Machine(), tmp_path, stream))
+    assert (metrics["train"], metrics["duplicates"]) == (1, 1)
+    notes = [event["text"] for event in map(json.loads, stream.getvalue().splitlines())
+             if event["event"] == "note"]  # fmt: skip
+    told = "1 questions are left out as repeated, though"
+    assert [told in note and f"{second!r} for {first!r}" in note for note in notes] == (
+        [True] if is_told else []
+    )
