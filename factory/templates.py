@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SECONDS = 20.0
 """A template takes well below a millisecond a message; so long only one takes that does not end."""
+AGAIN_SECONDS = 0.25
 MEMORY_BYTES = 1 << 30
 """That a process may grow by while it writes one conversation."""
 LONGEST_TEMPLATE = 1 << 20
@@ -101,7 +102,8 @@ def _alarm() -> Generator[None]:
         raise _LateError
 
     handler = signal.signal(signal.SIGALRM, late)
-    left, again = signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    # Again and again: a signal that another thread takes may reach this one late, or never.
+    left, again = signal.setitimer(signal.ITIMER_REAL, SECONDS, AGAIN_SECONDS)
     try:
         yield
     finally:

@@ -42,7 +42,7 @@ def commands(workflow: Path) -> list[str]:
 
 
 def test_continuous_integration_is_the_script_that_a_developer_can_run() -> None:
-    assert commands(ROOT / ".github" / "workflows" / "ci.yml")[-1] == ".ci/run"
+    assert ".ci/run" in commands(ROOT / ".github" / "workflows" / "ci.yml")
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
 
 

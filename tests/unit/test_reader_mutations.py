@@ -124,6 +124,7 @@ TEXTS: list[tuple[Problem, str, PromptConfig, FinishReason, tuple[str, str]]] = 
     (NUMBER, "The answer is 18. It took 2 steps", TAGS, "stop", ("no_answer", "correct")),
     (NUMBER, "<answer> We get 18 </answer> in 2 steps", TAGS, "stop", ("no_answer", "correct")),
     (problem("math", "7"), "It is $\\frac{3}{7}$", TAGS, "stop", ("no_answer", "wrong")),
+    (problem("math", "[1,2]"), "1 \\le x \\le 2", TAGS, "stop", ("no_answer", "correct")),
     # What breaks out of its place, or looks as if it did.
     (NUMBER, "a\n</think> 18\nUser: more", R1, "stop", ("no_answer", "correct")),
     (NUMBER, "a <\u0430nswer> 19\n</think> 18", R1, "stop", ("no_answer", "correct")),
@@ -298,6 +299,7 @@ MUTATIONS = [
     Mutation(lenient, "_said", "nothing is said", lambda real: lambda *a: []),
     Mutation(lenient, "_last_in", "a piece of it", lambda real: lambda line, *a: (
         lambda found: found and found.rstrip("}")[-1:])(real(line, *a))),
+    Mutation(lenient, "_single", "no bare value", lambda real: lambda *a: None),
     Mutation(lenient, "_within", "all of a block", lambda real: lambda content, *a: content),
     Mutation(grading, "_lenient_answer", "lines from the top", lambda real: lambda item: real(
         replace(item, text="\n".join(reversed(item.text.splitlines()))))),
@@ -411,6 +413,7 @@ CHOOSE_NOTHING = {
         "hand over to what is mutated",
     "grading.math._decide": "puts the mutated parts of grade_math together",
     "grading.math._same_chain grading.math._same_named grading.math._same_sets grading.math._all "
+    "grading.math._paired grading.math._value_by "
     "grading.math.read_reference grading.math._without_option grading.math._outside_boxes "
     "grading.parts.as_intervals grading.parts.elements grading.parts.is_interval "
     "grading.parts.without_signs grading.parts.is_words grading.parts._is_word_letter "
@@ -420,7 +423,7 @@ CHOOSE_NOTHING = {
     "grading.dress._signs grading.dress._raised grading.dress._named_letters grading.dress._spoken "
     "grading.dress._without_markdown grading.dress._amount grading.dress._numbers "
     "grading.dress._fraction_of_repeating grading.dress._multiplied grading.dress._degrees "
-    "grading.dress._in_base grading.dress._set_in_words "
+    "grading.dress._in_base grading.dress._set_in_words grading.dress._outward "
     "grading.units.split_unit grading.units._is_unit grading.units._is_word_of_unit "
     "grading.units._is_cjk grading.units._is_counted grading.units._unit grading.units.contradict "
     "grading.exact.says grading.exact._unboxed lookalike.without_quotations lookalike.without_end":

@@ -79,6 +79,7 @@ SAMPLING = "block, rows or engine_memory_gib"
     ("stage", "lowered"),
     [
         ("model", None), ("pretrain", None), ("problems", "threads"), ("written", None),
+        ("imported", "threads"), ("pass_rates", None),
         ("generate", SAMPLING), ("judge", SAMPLING), ("select", None), ("rewrite", SAMPLING),
         ("review", None), ("mix", None), ("sft", "micro_batch"), ("pairs", SAMPLING),
         ("labels", SAMPLING), ("reward_model", "micro_batch"),
