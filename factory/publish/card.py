@@ -58,8 +58,8 @@ def write_card(card: Card, folder: Path) -> None:
         f"# {plain(card.name)}",
         _summary(card),
         *(f"**{plain(notice)}**" for notice in card.terms.notices),
-        "## Scores\n\n" + scores_text(card.scores),
-        "## What was asked\n\n" + benchmarks_text(card.scores),
+        "## Scores\n\n" + (scores_text(card.scores) if card.scores else "It was not measured."),
+        "## What was asked\n\n" + benchmarks_text(card.scores) if card.scores else "",
         "## How to run it\n\n" + _running(card, folder),
         "## How it was made\n\n" + origins_table(card.origins),
         "## Licences\n\n" + licences_text(card.sources, card.terms),
@@ -164,7 +164,10 @@ def trace_writers(fingerprint: str, origins: Sequence[Origin]) -> list[str]:
                 if models:
                     writers += models if source.stage != "judge" else []  # it only grades them
                 elif all(origin.kind != "traces" for origin in reads):
-                    writers.append("people or programs")
+                    stated = (source.config.get("teacher") or {}).get("name")
+                    unstated = "a teacher that is not stated"
+                    others = unstated if source.stage == "imported" else "people or programs"
+                    writers.append(stated or others)
     return list(dict.fromkeys(writers))
 
 
@@ -299,7 +302,10 @@ def _setting(value: Any) -> str:
 def licences_text(sources: Sequence[Source], terms: Terms) -> str:
     """What it is published under, and a row for every source."""
     rows = [[source.role, source.name, source.what, source.licence] for source in sources]
-    said = f"Published under {plain(terms.licence)}. What went in, as its source states it:"
+    said = f"Published under {plain(terms.licence)}."
+    if terms.licence in ("unknown", "other"):
+        said = "Not for others to use: a licence of what went in is missing or may not allow it."
+    said += " What went in, as its source states it:"
     return said + "\n\n" + table(("role", "stage", "what", "licence"), rows)
 
 
@@ -309,9 +315,9 @@ def _limits(card: Card) -> str:
         for made in card.scores
         for score in read_records(made.file("scores.jsonl"), Score)
     }
-    measured = ", ".join(sorted(benchmarks)) or "nothing"
+    measured = f"Measured on {', '.join(sorted(benchmarks))} only" if benchmarks else "Not measured"
     lines = [
-        f"Measured on {measured} only: nothing is known of other tasks, languages, or safety.",
+        f"{measured}: nothing is known of other tasks, languages, or safety.",
         "Its reasoning may be wrong where its answer is right, and its answer may be wrong.",
         "One training run with one seed; another run may score differently.",
     ]

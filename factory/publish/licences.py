@@ -56,7 +56,8 @@ class Terms:
     """What the licences ask for."""
 
     licence: str
-    """Of the published folder."""
+    """Of the published folder: that of its base; `unknown` or `other`, the hub's words, where a
+    source states none or one that is not known to allow it."""
     notices: tuple[str, ...]
     problems: tuple[str, ...]
 
@@ -118,11 +119,8 @@ def _tidy(licence: str) -> str:
 
 def terms(name: str, used: Sequence[Source]) -> Terms:
     """What follows from the licences for something published as `name`."""
-    problems = [
-        _refusal(source)
-        for source in used
-        if source.licence not in FREE and source.licence not in LLAMA
-    ]
+    barred = [s for s in used if s.licence not in FREE and s.licence not in LLAMA]
+    problems = [_refusal(source) for source in barred]
     notices = [
         f"{source.role.capitalize()} {source.what}: {source.licence}"
         for source in used
@@ -139,7 +137,9 @@ def terms(name: str, used: Sequence[Source]) -> Terms:
     bases = [source.licence for source in used if source.role == "base"]
     from_llama = [source.licence for source in llamas]
     licence = (bases or from_llama or [OWN_LICENCE])[0]
-    return Terms(licence or "unknown", tuple(notices), tuple(problems))
+    if barred:
+        licence = "other" if all(source.licence for source in barred) else "unknown"
+    return Terms(licence, tuple(notices), tuple(problems))
 
 
 def _refusal(source: Source) -> str:

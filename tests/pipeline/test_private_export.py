@@ -10,9 +10,11 @@ import pytest
 from factory.artifacts import Artifact
 from factory.chat import PromptConfig
 from factory.machine import Machine
+from factory.publish.card import trace_writers
 from factory.publish.folder import Outcome, Target, publish
 from factory.publish.gate import Subject, as_gaps
 from factory.publish.licences import Terms
+from factory.publish.lineage import origins
 from factory.publish.running import examine_running, learned_questions
 from tests import published
 
@@ -50,6 +52,9 @@ def test_a_student_that_was_not_measured_is_asked_what_it_learned(exported: Expo
     assert checks["scores"].status == checks["benchmark"].status == "gap"
     written = json.loads((exported.folder / "gate.json").read_text(encoding="utf-8"))
     assert written == [check.model_dump() for check in exported.outcome.checks]
+    card = (exported.folder / "README.md").read_text(encoding="utf-8")
+    assert "## Scores\n\nIt was not measured.\n" in card and "## What was asked" not in card
+    assert "- Not measured: nothing is known of other tasks, " in card
 
 
 def test_a_student_that_does_not_stop_or_think_has_a_gap(exported: Exported) -> None:
@@ -86,3 +91,23 @@ def test_questions_of_the_last_training_are_asked(exported: Exported) -> None:
     assert learned_questions(ancestors) == TRAINED
     assert learned_questions(ancestors[:2]) == TRAINED
     assert learned_questions(ancestors[:1]) == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "config", "writer"),
+    [
+        ("imported", {"teacher": {"name": "org/teacher", "licence": "mit"}}, "org/teacher"),
+        ("imported", {"teacher": None}, "a teacher that is not stated"),
+        ("imported", {}, "a teacher that is not stated"),
+        ("written", {}, "people or programs"),
+    ],
+)
+def test_the_card_names_who_wrote_the_traces(
+    exported: Exported, stage: str, config: dict, writer: str
+) -> None:
+    made = {row.name: row for row in origins([exported.artifacts[n] for n in ("kept", "student")])}
+    fields = {"inputs": {}, "stage": stage, "config": config}
+    traces = made["kept"].model_copy(update=fields)
+    reads = {"traces": traces.fingerprint}
+    student = made["student"].model_copy(update={"inputs": reads})
+    assert trace_writers(student.fingerprint, [traces, student]) == [writer]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from factory.publish.card import licences_text
 from factory.publish.gate import card_faults
 from factory.publish.licences import Source, terms
 from factory.publish.scan import (
@@ -127,6 +128,20 @@ def test_a_licence_allows_or_is_the_reason(name: str, licence: str, reason: str 
         assert result.problems == () and result.licence == licence
     else:
         assert reason in result.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "licence"), [("mit", "apache-2.0"), ("", "unknown"), ("cc-by-nc-4.0", "other")]
+)
+def test_a_bases_licence_says_nothing_where_the_data_may_not_be_used(
+    data: str, licence: str
+) -> None:
+    used = [source("apache-2.0"), source(data, "data")]
+    result = terms("small", used)
+    assert result.licence == licence
+    said = licences_text(used, result)
+    assert ("Published under apache-2.0." in said) == (data == "mit")
+    assert ("Not for others to use" in said) == (data != "mit")
 
 
 def test_llamas_outputs_ask_for_the_name_and_the_notice_too() -> None:
