@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -489,3 +490,9 @@ def test_the_lab_is_no_longer_than_it_may_be() -> None:
         lines = [n.end_lineno - n.lineno for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
         assert max(lines, default=0) < LINES_A_FUNCTION, path
         assert len(path.read_text(encoding="utf-8").splitlines()) <= LINES_A_FILE, path
+
+
+def test_no_two_files_of_tests_share_a_name() -> None:
+    """Folders of tests are no packages: pytest would take the second file for the first."""
+    names = [path.name for path in sorted(Path(__file__).parent.rglob("test_*.py"))]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
