@@ -27,6 +27,9 @@ PROMPT_FILES = (*TOKENIZER_FILES, "chat_template.jinja", "config.json")
 LONGEST_HEADER = 100 << 20
 """Bytes, that of the safetensors library."""
 LONGEST_CONFIG = 10 << 20
+INDEX = "model.safetensors.index.json"
+LFS_START = b"version "
+"""The first bytes of what Git leaves where Git LFS has not fetched a file; no header is so long."""
 
 
 def check_folder(folder: Path) -> None:
@@ -46,7 +49,25 @@ def check_folder(folder: Path) -> None:
         raise ArtifactError(f"{folder}: no tokenizer.json or tokenizer.model")
     for path in weights:
         _check_header(path)
+    _check_shards(folder, {path.name for path in files})
     _check_code(folder / "config.json")
+
+
+def _check_shards(folder: Path, there: set[str]) -> None:
+    """ArtifactError unless the folder has every file that the index of its weights names."""
+    index = folder / INDEX
+    if INDEX not in there or "model.safetensors" in there:
+        return  # transformers reads the single file first
+    places = _json(index, index.read_bytes()).get("weight_map")
+    names = sorted({str(name) for name in places.values()}) if isinstance(places, dict) else []
+    if not names:
+        raise ArtifactError(f"{index}: names no file: it needs a weight_map")
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise ArtifactError(
+            f"{folder}: {len(missing)} of the {len(names)} weight files that {INDEX} names are "
+            f"not there, e.g. {missing[0]}: the model is not whole; download it again"
+        )
 
 
 def own_files(folder: Path) -> tuple[Path, ...]:
@@ -104,6 +125,8 @@ def _check_header(path: Path) -> None:
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
+        if start == LFS_START:
+            raise ArtifactError(f"{path}: a Git LFS pointer, not the file: git lfs pull")
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size + 1
         if length > min(size - 8, LONGEST_HEADER):
             raise ArtifactError(f"{path}: its header is longer than the file, or than is allowed")

@@ -133,3 +133,33 @@ def test_a_pipe_is_no_file_of_a_model(folder: Path) -> None:
     os.mkfifo(folder / "vocab.json")
     with pytest.raises(ArtifactError, match=r"vocab\.json: not a regular file"):
         check_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("index", "reason"),
+    [
+        ({"weight_map": {"w": "model-1.safetensors"}}, None),
+        ({"weight_map": {"w": "model-1.safetensors", "v": "model-2.safetensors"}}, "1 of the 2"),
+        ({"weight_map": {"w": "model-1.safetensors", "v": "../secret.txt"}}, "secret.txt: the mod"),
+        ({"weight_map": {}}, "names no file"),
+        ({"weight_map": ["model-1.safetensors"]}, "names no file"),
+        ({}, "names no file"),
+    ],
+)
+def test_every_weight_file_of_the_index_is_there(
+    folder: Path, index: dict, reason: str | None
+) -> None:
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    if reason is None:
+        check_folder(folder)
+        return
+    with pytest.raises(ArtifactError, match=reason):
+        check_folder(folder)
+
+
+def test_a_file_that_git_lfs_has_not_fetched_is_named(folder: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 123\n"
+    (folder / "model.safetensors").write_bytes(pointer)
+    with pytest.raises(ArtifactError, match=r"a Git LFS pointer, not the file: git lfs pull"):
+        check_folder(folder)
