@@ -2,12 +2,15 @@
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from itertools import count
 
 import hypothesis
 import pytest
 
+# As from a shell, where `nohup` or a runner started these tests: builds inherit what is ignored.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -1,9 +1,9 @@
 """The benches run on tiny models. Of GRPO steps TRL's trainer and ours: the two tuned sides are
 the same code with other environments."""
 
-import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -78,15 +78,31 @@ def test_the_bench_of_traces_compares_both_ways_on_one_model() -> None:
 
 
 def test_the_bench_of_long_tails_draws_the_same_lengths_in_both_ways() -> None:
-    """As a command of its own, whose sides leave its folder out of what they import from."""
     small = "--model tiny --problems 6 --samples 4 --tokens 32 --block 4 --threads 1"
     small += " --lengths long-tail --sides ours-transformers ours-transformers-full"
-    done = subprocess.run(
-        [sys.executable, str(BENCH / "traces.py"), *small.split()],
-        capture_output=True, text=True, check=False, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "| ours" in line]
-    assert [row[0] for row in rows[1:]] == ["ours, transformers", "ours, transformers, full"]
-    assert rows[1][1] == rows[2][1]
-    assert "rows busy, simulated: blocks" in done.stdout
+    printed = run_bench("traces.py", small)
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if "| ours" in line]
+    assert [row[0] for row in rows[-2:]] == ["ours, transformers", "ours, transformers, full"]
+    assert rows[-2][1] == rows[-1][1]
+    assert "rows busy, simulated: blocks" in printed
+
+
+def test_a_side_of_a_bench_finds_its_neighbours_under_the_settings_of_a_worker() -> None:
+    """They leave a script's own folder out of what it imports from."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import sides; from factory.machine import "
+    )
+    script += (
+        "Machine, environment; print(sides.run_alone(sys.argv[2], [], environment(Machine()), "
+    )
+    script += "title='side'))"
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "neighbour.py").write_text("FIGURE = 7\n", encoding="utf-8")
+        side = Path(folder, "side.py")
+        text = "import json\nimport neighbour\nprint(json.dumps({'figure': neighbour.FIGURE}))\n"
+        side.write_text(text, encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(BENCH), str(side)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert done.stdout.strip() == "{'figure': 7}", done.stderr[-2000:]
