@@ -135,7 +135,7 @@ def test_a_users_stage_is_built_rehearsed_priced_and_shown(tmp_path: Path, recip
     assert "| short | short |" in report
     text = Build(store, *named, recipe=recipe, is_warm=True).succeed()
     assert "3 stages, 3 reused" in text
-    for verb, words in (("rehearse", "short: made in"), ("plan", "short ")):
+    for verb, words in (("rehearse", "short: made in"), ("plan", "short\tshort")):
         arguments = ["--cost"] if verb == "plan" else []
         text = Build(tmp_path / verb, *named, *arguments, verb=verb, recipe=recipe).succeed()
         assert words in text, text
