@@ -139,7 +139,7 @@ def test_a_users_stage_is_built_rehearsed_priced_and_shown(tmp_path: Path, recip
         arguments = ["--cost"] if verb == "plan" else []
         text = Build(tmp_path / verb, *named, *arguments, verb=verb, recipe=recipe).succeed()
         assert words in text, text
-    (row,) = [line for line in text.splitlines() if line.startswith("short ")]
+    (row,) = [line for line in text.splitlines() if line.startswith("short\t")]
     assert row.split()[2:5:2] == ["0.0", "0.5"], row  # seconds, GiB
 
 

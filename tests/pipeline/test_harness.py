@@ -247,15 +247,28 @@ def test_a_limit_leaves_the_streams_of_the_problems_it_keeps(
     assert set(limited.scores()) == {"pass@1", "pass@1_lenient", "greedy", "greedy_lenient"}
 
 
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        # Nobody could ever decide: said before anything is drawn.
+        ({"kind": "open"}, DataError, r"benchmark sums: 6 of 6 problems are of kind open"),
+        (
+            {"kind": "procedural", "data": {"family": "none", "config": {}, "entry": {}}},
+            EngineError,
+            r"benchmark sums: .*ungradable",
+        ),
+    ],
+)
 def test_more_than_one_percent_ungradable_fails_loudly(
-    tmp_path: Path, model: Artifact, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broken = [problem.model_copy(update={"kind": "open"}) for problem in PROBLEMS]
+    changed: dict[str, Any], error: type[Exception], message: str,
+    tmp_path: Path, model: Artifact, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    broken = [problem.model_copy(update=changed) for problem in PROBLEMS]
     artifact = sealed(
         tmp_path, "open", "problems", lambda path: write_records(path / "held_out.jsonl", broken)
     )
     bench = Bench(tmp_path, model, artifact)
-    with pytest.raises(EngineError, match=r"benchmark sums: .*ungradable"):
+    with pytest.raises(error, match=message):
         bench.run(half_right, monkeypatch, samples=1)
     assert contents(bench.out) == {}
 
