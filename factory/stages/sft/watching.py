@@ -90,7 +90,7 @@ class SftWatch(TrainerCallback):
         watch = config.watch
         if watch is None:
             raise ValueError("SftWatch without a watch in the recipe")
-        self._settings, self._problems, self._save = watch, problems, save
+        self._settings, self._problems, self._keep_weights = watch, problems, save
         self._context = context
         self._folder = context.scratch
         prompts = [render(problem.prompt, config.prompt, tokenizer) for problem in problems]
@@ -125,7 +125,7 @@ class SftWatch(TrainerCallback):
         if this_rank().is_first:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-        self._save(folder)
+        self._keep_weights(folder)
         # What is saved names them as a model that is used has them.
         for name, value in before.items():
             setattr(model.config, name, value)
