@@ -50,6 +50,7 @@ def naming(path: str) -> Callable[[Path], Path]:
     def made(folder: Path) -> Path:
         fifo(folder)
         loop(folder)
+        (folder / "empty").mkdir()
         text = json.dumps({"name": "x", "stages": {"p": PROBLEMS}})
         return recipe(folder, text.replace("PATH", path.replace("FOLDER", str(folder))))
 
@@ -90,7 +91,7 @@ FILES: dict[str, Callable[[Path], Path]] = {
     "problems in a pipe": naming("FOLDER/fifo"),
     "problems in a device": naming("/dev/zero"),
     "problems in a link to itself": naming("FOLDER/loop"),
-    "problems in a folder": naming("FOLDER"),
+    "problems in an empty folder": naming("FOLDER/empty"),
 }
 
 
