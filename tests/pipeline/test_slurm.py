@@ -1,7 +1,7 @@
 """A build as a job of two nodes: told to stop, and robbed of a node, it goes on to the same bytes.
 
 The Slurm is real, in namespaces of its own (tests/slurm/inside.sh): it needs root and Slurm's
-commands, installed or unpacked by `bash tests/slurm/fetch.sh .slurm`, as `.ci/run` does. It builds
+commands, installed or unpacked by `bash tests/slurm/fetch.sh .slurm`. It builds
 the first four stages of the smoke recipe, with FACTORY_LONG_TESTS=1 all of them.
 """
 
