@@ -243,7 +243,10 @@ class Machine(Record):
     @property
     def draws_full(self) -> bool:
         """Whether rows of an engine are filled as they become free."""
-        return self.drawing == "full" or (self.drawing == "auto" and self.takes_gpu())
+        if self.drawing != "auto":
+            return self.drawing == "full"
+        # Engines of a cluster may have the devices that the machine of the stage lacks.
+        return self.device == "cuda" or (self.device == "auto" and self.takes_gpu())
 
     @property
     def local_ranks(self) -> int:

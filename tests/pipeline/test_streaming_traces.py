@@ -136,6 +136,25 @@ def right_trace(sample: int) -> Trace:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("fields", "is_full"),
+    [
+        ({"device": "cpu"}, False),
+        ({"device": "cpu", "drawing": "full"}, True),
+        ({"device": "cuda", "drawing": "exact"}, False),
+        # The head of a cluster need not have the GPUs that its engines have.
+        ({"device": "cuda"}, True),
+    ],
+)
+def test_how_a_machine_draws_is_known_where_no_gpu_is(
+    fields: dict[str, Any], is_full: bool, engines: list[Streamer], tmp_path: Path
+) -> None:
+    run = Run(tmp_path / "run", inputs_of(tmp_path / "inputs", problems=3), samples=2)
+    run.machine = run.machine.model_copy(update=fields)
+    assert run.machine.draws_full == is_full
+    assert run.here()["traces"] == 6
+
+
 def test_rows_stay_busy_until_nothing_is_left_to_ask(
     engines: list[Streamer], tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from factory.files import naming
 from factory.records import Problem
 from factory.sampling.segment import Segment
 from factory.stages.generate.drawing import Line
-from factory.stages.generate.writer import Tally, Writer, metrics
+from factory.stages.generate.writer import Counts, Tally, Writer, metrics
 
 
 def write_traces(
@@ -67,4 +67,5 @@ def write_traces(
             file.writelines(segment.lines(begin - 1 for begin in begins if begin))
     finally:
         segment.close()
-    return metrics(config, tally, line)
+    counts = Counts(line.answered, line.solved, line.dropped, line.retried)
+    return metrics(config, tally, counts)

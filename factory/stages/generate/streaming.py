@@ -20,7 +20,7 @@ from factory.sampling.segment import Segment
 from factory.sampling.streams import stream
 from factory.stages.generate.config import GenerateConfig
 from factory.stages.generate.drawing import Draw, Retry
-from factory.stages.generate.writer import Tally, Writer, metrics
+from factory.stages.generate.writer import Counts, Tally, Writer, metrics
 
 MISSING, CUT, WRONG, RIGHT = range(4)
 """What is there of a sample: nothing; a completion that is to be drawn once more; a trace."""
@@ -251,16 +251,6 @@ class _Drawing:
         )
 
 
-@dataclass
-class _Counts:
-    """What became of problems and samples."""
-
-    answered: int = 0
-    solved: int = 0
-    dropped: int = 0
-    retried: int = 0
-
-
 def stream_traces(
     writer: Writer, read: Callable[[], Iterator[Problem]], *, count: int, out: Path,
     context: Context,
@@ -274,7 +264,7 @@ def stream_traces(
             _recover(segment, read(), flow, tally)
         _Drawing(writer, flow, segment, tally, context).run(count * config.samples)
         tally.check_ungradable(tally.judged)
-        path, kept, counts = out / "traces.jsonl", Tally(limit=config.max_ungradable), _Counts()
+        path, kept, counts = out / "traces.jsonl", Tally(limit=config.max_ungradable), Counts()
         with naming(path), path.open("wb") as file:
             for index, problem in enumerate(read()):
                 before = (kept.traces, kept.correct)

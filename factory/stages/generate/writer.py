@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from factory.chat import PromptConfig, parse_completion, render, with_stops
 from factory.context import Metrics
@@ -129,30 +129,31 @@ class Tally:
         check_ungradable_count(self.ungradable, of, first=self.first_ungradable, limit=self.limit)
 
 
-class Counts(Protocol):
-    """What became of problems and samples."""
+@dataclass
+class Counts:
+    """Problems of which a trace was kept, and a right one; samples dropped, and drawn again."""
 
-    answered: int
-    solved: int
-    dropped: int
-    retried: int
+    answered: int = 0
+    solved: int = 0
+    dropped: int = 0
+    retried: int = 0
 
 
-def metrics(config: GenerateConfig, tally: Tally, line: Counts) -> Metrics:
+def metrics(config: GenerateConfig, tally: Tally, counts: Counts) -> Metrics:
     """The stage's metrics; DataError if nothing is kept."""
     if not tally.traces:
-        raise DataError(f"all {line.dropped} completions were cut at their limit and dropped")
+        raise DataError(f"all {counts.dropped} completions were cut at their limit and dropped")
     return {
         "traces": float(tally.traces),
-        "problems": float(line.answered),
-        "problems_solved": float(line.solved),
+        "problems": float(counts.answered),
+        "problems_solved": float(counts.solved),
         "correct_share": tally.correct / tally.traces,
         "truncated_share": tally.cut / tally.traces,
         "completion_tokens": float(tally.tokens),
         **({"looped_share": tally.looped / tally.traces} if config.sampling.loop else {}),
         **({"ungradable": float(tally.ungradable)} if tally.ungradable else {}),
-        **({"dropped": float(line.dropped)} if config.length_stops == "drop" else {}),
-        **({"retried": float(line.retried)} if isinstance(config.length_stops, Retry) else {}),
+        **({"dropped": float(counts.dropped)} if config.length_stops == "drop" else {}),
+        **({"retried": float(counts.retried)} if isinstance(config.length_stops, Retry) else {}),
     }
 
 
