@@ -6,6 +6,7 @@
 #   make lowmem       add bitsandbytes, the extra of packed bases and 8-bit Adam
 #   make test-lowmem  the same, and their tests
 #   make test-compat  logits of published shapes in transformers 5 and 4.56, in .compat, an environment of its own
+#   make style        style and types
 #   make check        style, types and the fast tests: what to run before a commit
 #   make explore      property tests with new examples
 #   make gpu-check    ten minutes of one GPU: what has not run on one, with figures and verdicts
@@ -27,7 +28,7 @@ FAST_TESTS := $(wildcard tests/unit tests/golden tests/property tests/test_archi
 # names: xdist would put files of few tests last, and the longest of all is one of those.
 TWO_AT_ONCE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install development quickstart test lowmem test-lowmem test-compat check explore gpu-check bench-grpo bench-sft bench-traces bench-evaluate bench-offline constraints clean
+.PHONY: help install development quickstart test lowmem test-lowmem test-compat style check explore gpu-check bench-grpo bench-sft bench-traces bench-evaluate bench-offline constraints clean
 
 help:
 	@sed -n '/^#   /s/^#   //p' Makefile
@@ -63,10 +64,12 @@ test-compat: $(DEVELOPMENT) .compat/installed
 	$(BIN)/python bench/transformers4.py .compat/folders
 	.compat/bin/python bench/transformers4.py .compat/folders
 
-check: $(DEVELOPMENT)
+style: $(DEVELOPMENT)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+check: style
 	$(BIN)/python -m pytest $(TWO_AT_ONCE) $(FAST_TESTS)
 
 explore: $(DEVELOPMENT)

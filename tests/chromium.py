@@ -15,9 +15,9 @@ from typing import Any
 
 PROGRAM = next(
     (
-        found
+        path
         for name in ("chromium", "chromium-browser", "google-chrome")
-        if (found := shutil.which(name))
+        if (path := shutil.which(name))
     ),
     None,
 )
@@ -50,7 +50,7 @@ class Page:
         self._rest = b""
         self._number = 0
         self._session: str | None = None
-        self.told: list[str] = []
+        self.messages: list[str] = []
         """Console messages, exceptions and refusals of the content policy."""
         self.requests: list[str] = []
         """Addresses that were asked for."""
@@ -91,13 +91,13 @@ class Page:
         message = json.loads(raw)
         params = message.get("params", {})
         if message.get("method") == "Runtime.consoleAPICalled":
-            self.told += [
+            self.messages += [
                 str(item.get("value", item.get("description"))) for item in params["args"]
             ]
         elif message.get("method") == "Runtime.exceptionThrown":
-            self.told.append(str(params["exceptionDetails"]))
+            self.messages.append(str(params["exceptionDetails"]))
         elif message.get("method") == "Log.entryAdded":
-            self.told.append(params["entry"]["text"])
+            self.messages.append(params["entry"]["text"])
         elif message.get("method") == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
         return message
@@ -178,13 +178,13 @@ class Page:
         """What axe-core calls serious or critical: rule and element of each."""
         script = files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
         self.run(f"{script}; true")
-        found = self.run(
+        path = self.run(
             "axe.run(document, {resultTypes: ['violations']}).then(done => done.violations"
             ".filter(one => ['serious', 'critical'].includes(one.impact))"
             ".flatMap(one => one.nodes.map(node => one.id + ': ' + node.target.join(' ') + ': '"
             " + node.failureSummary.split('\\n').slice(1, 2).join(' '))))"
         )
-        return list(found)
+        return list(path)
 
     def shoot(self, target: Path, selector: str = "body") -> None:
         """A picture of one element, to be looked at."""

@@ -35,7 +35,7 @@ class Server:
     def __init__(self, answer: Answer, *, is_vllm: bool, models: tuple[str, ...]) -> None:
         self.answer = answer
         self.faults: list[Fault] = []
-        self.asked: list[tuple[str, Body, float]] = []
+        self.requests: list[tuple[str, Body, float]] = []
         """Path, body and time of every POST."""
         self.keys: set[str | None] = set()
         self.answered = 0
@@ -49,11 +49,11 @@ class Server:
 
     @property
     def bodies(self) -> list[Body]:
-        return [body for _, body, _ in self.asked]
+        return [body for _, body, _ in self.requests]
 
     def next_fault(self, path: str, body: Body) -> Fault | None:
         with self.lock:
-            self.asked.append((path, body, time.monotonic()))
+            self.requests.append((path, body, time.monotonic()))
             return self.faults.pop(0) if self.faults else None
 
     @contextmanager

@@ -69,8 +69,8 @@ class Hub:
         self._server.shutdown()
         self._server.server_close()
 
-    def create(self, asked: dict[str, Any]) -> tuple[int, Any]:
-        name = f"{asked.get('type') or 'model'}s/{asked['organization']}/{asked['name']}"
+    def create(self, body: dict[str, Any]) -> tuple[int, Any]:
+        name = f"{body.get('type') or 'model'}s/{body['organization']}/{body['name']}"
         status = 409 if name in self.repositories else 200
         self.repositories.setdefault(name, Repository({".gitattributes": b"* lfs\n"}))
         return status, {"url": f"{self.endpoint}/{name.removeprefix('models/')}"}
@@ -78,7 +78,7 @@ class Hub:
     def tree(self, name: str) -> list[dict[str, Any]]:
         return [_entry(path, data) for path, data in self.repositories[name].files.items()]
 
-    def preupload(self, name: str, asked: dict[str, Any]) -> dict[str, Any]:
+    def preupload(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
         there = {entry["path"]: entry["oid"] for entry in self.tree(name)}
         return {
             "files": [
@@ -88,17 +88,17 @@ class Hub:
                     "shouldIgnore": False,
                     "oid": there.get(item["path"]),
                 }
-                for item in asked["files"]
+                for item in body["files"]
             ]
         }
 
-    def batch(self, asked: dict[str, Any]) -> dict[str, Any]:
-        def answer(one: dict[str, Any]) -> dict[str, Any]:
-            if one["oid"] in self.objects:
-                return one
-            return {**one, "actions": {"upload": {"href": f"{self.endpoint}/lfs/{one['oid']}"}}}
+    def batch(self, body: dict[str, Any]) -> dict[str, Any]:
+        def answer(item: dict[str, Any]) -> dict[str, Any]:
+            if item["oid"] in self.objects:
+                return item
+            return {**item, "actions": {"upload": {"href": f"{self.endpoint}/lfs/{item['oid']}"}}}
 
-        return {"transfer": "basic", "objects": [answer(one) for one in asked["objects"]]}
+        return {"transfer": "basic", "objects": [answer(item) for item in body["objects"]]}
 
     def commit(self, name: str, lines: list[dict[str, Any]]) -> tuple[int, Any]:
         repository = self.repositories[name]

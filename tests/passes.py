@@ -145,10 +145,10 @@ def with_old_and_reference(
     return inputs
 
 
-def relative_distance(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> float:
+def relative_distance(expected: dict[str, torch.Tensor], actual: dict[str, torch.Tensor]) -> float:
     """Length of the difference of all gradients over the length of all gradients."""
-    assert expected.keys() == found.keys()
-    missed = sum((found[name] - expected[name]).square().sum().item() for name in expected)
+    assert expected.keys() == actual.keys()
+    missed = sum((actual[name] - expected[name]).square().sum().item() for name in expected)
     return (missed / sum(value.square().sum().item() for value in expected.values())) ** 0.5
 
 

@@ -161,15 +161,15 @@ def evaluation(
         for problem in range(n):
             chance = 1 / (1 + math.exp(-(math.log(skill / (1 - skill)) + ease[problem])))
             for mode, draws in (("sampled", k), ("greedy", 1)):
-                drawn = [
+                drawing = [
                     _sample(
                         name, mode, generator, problem=problem, number=i, chance=chance,
                         untagged=untagged, style=style, say=say,
                     )
                     for i in range(draws)
                 ]  # fmt: skip
-                rows[mode].append(drawn)
-                samples.extend(drawn)
+                rows[mode].append(drawing)
+                samples.extend(drawing)
         scores.extend(_scores(name, rows, k=k, style=style))
     return {"scores.jsonl": jsonl(scores), "samples.jsonl": jsonl(samples)}
 
@@ -219,7 +219,7 @@ def _scores(name: str, rows: Mapping[str, list], *, k: int, style: str) -> list[
     scores = []
     for metric, (per_problem, group, samples) in values.items():
         interval = mean_interval(per_problem)
-        found = [x.trace.verdict.outcome for s in group for x in s]
+        outcomes = [x.trace.verdict.outcome for s in group for x in s]
         scores.append(
             Score(
                 benchmark=name,
@@ -230,7 +230,7 @@ def _scores(name: str, rows: Mapping[str, list], *, k: int, style: str) -> list[
                 high=interval.high,
                 n=len(per_problem),
                 k=samples,
-                outcomes={outcome: found.count(outcome) for outcome in OUTCOMES},
+                outcomes={outcome: outcomes.count(outcome) for outcome in OUTCOMES},
                 sampling=SAMPLED if group is sampled else GREEDY,
                 prompt_style=style,
             )
@@ -302,8 +302,8 @@ def watch_rows(steps: int, *, start: float, end: float, n: int = 40) -> list[Wat
                 truncated_share=0.0,
                 language_share=1.0,
                 groups={
-                    name: GroupRow(n=len(some), accuracy=sum(some) / 4 / len(some))
-                    for name, some in halves.items()
+                    name: GroupRow(n=len(half), accuracy=sum(half) / 4 / len(half))
+                    for name, half in halves.items()
                 },
                 correct=correct,
             )

@@ -104,12 +104,12 @@ TOLERANCES = ("rel", "abs", "atol", "rtol", "delta", "abs_tol", "rel_tol")
 @cache
 def modules() -> dict[str, ast.Module]:
     """The syntax tree of every module of the package, by dotted name."""
-    found = {}
+    hits = {}
     for path in sorted((ROOT / "factory").rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
         name = ".".join(part for part in parts if part != "__init__")
-        found[name] = ast.parse(path.read_text(encoding="utf-8"))
-    return found
+        hits[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return hits
 
 
 def files_of_tests() -> list[Path]:
@@ -183,9 +183,9 @@ def upward(graph: Mapping[str, set[str]]) -> list[str]:
 
 def layer(module: str) -> int:
     part = module.split(".")[1]
-    found = [number for number, names in enumerate(LAYERS) if part in names]
-    assert len(found) == 1, f"{module} stands in {len(found)} layers"
-    return found[0]
+    hits = [number for number, names in enumerate(LAYERS) if part in names]
+    assert len(hits) == 1, f"{module} stands in {len(hits)} layers"
+    return hits[0]
 
 
 def test_imports_go_down_only() -> None:

@@ -85,12 +85,12 @@ def tab(tmp_path_factory) -> Iterator[Page]:
 @pytest.fixture
 def page(tab, file) -> Iterator[Page]:
     """The report, freshly opened; whatever a test did, the page told and asked for nothing."""
-    tab.told.clear()
+    tab.messages.clear()
     tab.requests.clear()
     tab.look_like(width=1280)
     tab.open(file, ready=READY)
     yield tab
-    assert tab.told == []
+    assert tab.messages == []
     assert tab.requests == [file.as_uri()]
 
 

@@ -39,11 +39,11 @@ def tab(tmp_path_factory) -> Iterator[chromium.Page]:
 
 @pytest.fixture
 def page(tab, file) -> Iterator[chromium.Page]:
-    tab.told.clear()
+    tab.messages.clear()
     tab.look_like(width=1440)
     tab.open(file)
     yield tab
-    assert tab.told == []
+    assert tab.messages == []
 
 
 def sorter(number: int) -> str:

@@ -86,7 +86,7 @@ def test_a_step_is_seen_and_half_a_line_is_not(played, server, tmp_path):
         tab.wait_for("document.querySelectorAll('#curves circle').length > 8")
         # What the reader closed stays closed.
         assert tab.run("document.querySelector('#curves details').open") is False
-        assert tab.told == []
+        assert tab.messages == []
         assert {address.partition("?")[0] for address in tab.requests} == {
             f"http://127.0.0.1:{server.port}/", f"http://127.0.0.1:{server.port}/changes",
         }  # fmt: skip
@@ -101,7 +101,7 @@ def test_two_look_on_and_a_killed_build_is_told_to_both(played, server, tmp_path
         for tab in (first, two):
             tab.wait_for(text_is_there("Alarm: stage zero: the disk is full"))
             tab.wait_for(text_is_there("factory build first.yaml"))
-            assert tab.told == []
+            assert tab.messages == []
 
 
 def test_hostile_text_plants_nothing(played, server, tmp_path):
@@ -115,7 +115,7 @@ def test_hostile_text_plants_nothing(played, server, tmp_path):
         planted = "document.querySelectorAll('img, iframe, main script, main [onerror]').length"
         assert tab.run(planted) == 0
         assert tab.run("[...document.querySelectorAll('#builds a')].length") == 1
-        assert tab.told == []
+        assert tab.messages == []
 
 
 def test_the_end_of_the_server_is_said(played, tmp_path):

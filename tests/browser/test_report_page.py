@@ -17,9 +17,9 @@ from factory.report.render import write
 
 CHROMIUM = next(
     (
-        found
+        path
         for name in ("chromium", "chromium-browser", "google-chrome")
-        if (found := shutil.which(name))
+        if (path := shutil.which(name))
     ),
     None,
 )
@@ -116,7 +116,7 @@ def test_no_table_is_cut_and_nothing_is_wider_than_the_page(tab, page, width, da
         ".map(one => one.getAttribute('aria-label'))"
     )
     assert tab.run(cut) == []
-    assert tab.told == []
+    assert tab.messages == []
 
 
 @WITH_AXE

@@ -239,8 +239,8 @@ def build(
     every = {"base": base, "sums": sums(), **stages}
     recipe.write_text(json.dumps({"name": "check", "seed": 7, "stages": every}), encoding="utf-8")
     settings.write_text(json.dumps(machine), encoding="utf-8")
-    place = ["--machine", str(settings), "--store", str(ground.folder / "store" / store)]
-    words = ["build", str(recipe), *place, "--plain", "--ignore-fit"]
+    where = ["--machine", str(settings), "--store", str(ground.folder / "store" / store)]
+    words = ["build", str(recipe), *where, "--plain", "--ignore-fit"]
     done = subprocess.run(program_command(*words), cwd=ROOT, capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit((done.stdout + done.stderr)[-2000:])

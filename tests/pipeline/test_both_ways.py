@@ -22,12 +22,12 @@ NAMES = sorted(path.stem for path in EVALS.glob("*.yaml") if path.stem in BENCHM
 LIMIT = 4
 
 
-def replies(asked: Sequence[Problem]) -> dict[str, str]:
+def replies(problems: Sequence[Problem]) -> dict[str, str]:
     """By question: right in the form, right without it, wrong in it, nothing."""
-    first, second, *_ = asked
+    first, second, *_ = problems
     return dict(
         zip(
-            [problem.prompt for problem in asked],
+            [problem.prompt for problem in problems],
             [tagged(first.reference), f"The answer is {second.reference}", tagged("none"), ""],
             strict=True,
         )

@@ -100,7 +100,7 @@ def test_a_served_model_is_measured_and_taught_from_within_its_limit_and_without
         path.write_text(RECIPE.replace("URL", server.url), encoding="utf-8")
         built = factory(store, "build", str(path), server.url, 10000.0)
         assert built.exit_code == 0, built.output
-        requested = len(server.asked)
+        requested = len(server.requests)
     made = sealed(store)
     scores = read_records(made["eval_teacher"].file("scores.jsonl"), Score)
     assert [(score.value, score.n) for score in scores if score.metric == "greedy"] == [(1.0, 6)]
@@ -113,7 +113,7 @@ def test_a_served_model_is_measured_and_taught_from_within_its_limit_and_without
 
     # The server is gone, and nothing asks for it.
     assert factory(store, "eval", model, server.url, 1.0).exit_code == 0
-    assert len(server.asked) == requested
+    assert len(server.requests) == requested
     texts = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert any(b"TEACHER_KEY" in text for text in texts)
     assert not any(KEY.encode() in text for text in texts)

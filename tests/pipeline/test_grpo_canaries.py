@@ -12,7 +12,7 @@ from factory.records import Verdict
 CANARIES = {"canaries": 5, "steps": 2, "rewards": ({"name": "accuracy"}, {"name": "format"})}
 
 
-def told(events: list[dict]) -> list[str]:
+def messages(events: list[dict]) -> list[str]:
     return [row["text"] for row in events if row["event"] == "note" and "ALARM" in row["text"]]
 
 
@@ -23,10 +23,10 @@ def test_an_alarm_is_raised_only_where_a_grader_is_fooled(
     out, metrics, events = run_stage(config(**CANARIES), inputs, tmp_path / "sound")
     rows = [json.loads(line) for line in (out / "telemetry.jsonl").read_text().splitlines()]
     assert {row["canary_accuracy"] for row in rows if "canary_accuracy" in row} == {0.0}
-    assert (told(events), metrics["canary_alarms"]) == ([], 0.0)
+    assert (messages(events), metrics["canary_alarms"]) == ([], 0.0)
 
     fooled = Verdict(outcome="correct", answer="7", explanation="taken")
     monkeypatch.setattr(GradingPool, "grade", lambda self, items: [fooled for _ in items])
     _, metrics, events = run_stage(config(**CANARIES), inputs, tmp_path / "fooled")
-    assert len(told(events)) == metrics["canary_alarms"] == 1.0
-    assert "100% of the answers to canary problems" in told(events)[0]
+    assert len(messages(events)) == metrics["canary_alarms"] == 1.0
+    assert "100% of the answers to canary problems" in messages(events)[0]

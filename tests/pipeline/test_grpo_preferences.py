@@ -74,7 +74,7 @@ Whole = tuple[Path, dict[str, float], list[tuple[str, int]]]
 
 
 @pytest.fixture(scope="module")
-def whole(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+def undisturbed(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """An undisturbed run, and (objective, texts) of every question to a reward model."""
     requests: list[tuple[str, int]] = []
     plain = preference_rewards.Scorer.reward
@@ -89,8 +89,10 @@ def whole(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return out, metrics, requests
 
 
-def test_general_prompts_and_preference_rewards_begin_at_their_exact_update(whole: Whole) -> None:
-    out, metrics, requested = whole
+def test_general_prompts_and_preference_rewards_begin_at_their_exact_update(
+    undisturbed: Whole,
+) -> None:
+    out, metrics, requested = undisturbed
     rows = [json.loads(line) for line in (out / "telemetry.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "rewards/helpful" in row] == [3, 4, 5, 6]
     assert [row["step"] for row in rows if "rewards/safety" in row] == [5, 6]
@@ -166,10 +168,10 @@ def test_what_does_not_apply_adds_nothing() -> None:
 
 
 def test_a_stopped_run_with_reward_models_ends_with_the_same_bytes(
-    inputs: Inputs, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: Inputs, undisturbed: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after step 5; how a SIGKILL is survived, test_grpo_stage shows."""
-    out, metrics, _ = whole
+    out, metrics, _ = undisturbed
     kill = os.kill
 
     def stop(pid: int, sign: int) -> None:

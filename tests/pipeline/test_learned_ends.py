@@ -63,7 +63,7 @@ def named(folder: Path) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize(
-    ("eos", "config_ends", "generation_ends", "found"),
+    ("eos", "config_ends", "generation_ends", "ends"),
     [
         # As Qwen2.5's bases: the end of text is not the end of a turn, and nothing names both.
         ("<|endoftext|>", TEXT, TEXT, ([TEXT, TURN],) * 2),
@@ -75,7 +75,7 @@ def named(folder: Path) -> tuple[Any, Any]:
     ],
 )
 def test_a_student_names_every_end_once_and_stops_at_the_one_it_was_taught(
-    tmp_path: Path, eos: str, config_ends: Any, generation_ends: Any, found: Any
+    tmp_path: Path, eos: str, config_ends: Any, generation_ends: Any, ends: Any
 ) -> None:
     model = save_tiny_model(tmp_path / "model", "llama", hidden=32, layers=1)
     set_ends(model, eos=eos, config=config_ends, generation=generation_ends)
@@ -88,8 +88,8 @@ def test_a_student_names_every_end_once_and_stops_at_the_one_it_was_taught(
     assert tokenizer.eos_token == eos
     rows = tokenise(traces, PromptConfig(), tokenizer)
     assert {row.completion_ids[-1] for row in rows} == {TURN}
-    assert named(student) == found
-    assert sorted(end_ids(student, tokenizer)) == sorted({*found[1]})
+    assert named(student) == ends
+    assert sorted(end_ids(student, tokenizer)) == sorted({*ends[1]})
 
 
 def test_rollouts_end_at_the_end_of_a_turn_that_a_base_does_not_name(

@@ -105,7 +105,7 @@ def test_every_stage_that_trains_is_tested_here() -> None:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[TrainingArguments]:
+def started(monkeypatch: pytest.MonkeyPatch) -> list[TrainingArguments]:
     """The arguments of every trainer that is started, as it starts and as it ends."""
     arguments: list[TrainingArguments] = []
     original = running.require_ranks
@@ -121,7 +121,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[TrainingArguments]:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_every_trainer_computes_in_the_dtype_of_the_machine_file(
-    inputs: Inputs, tmp_path: Path, told: list[TrainingArguments], trainer: str, dtype: str
+    inputs: Inputs, tmp_path: Path, started: list[TrainingArguments], trainer: str, dtype: str
 ) -> None:
     kind = trainer.split()[0]
     machine = Recording.model_validate(
@@ -137,7 +137,7 @@ def test_every_trainer_computes_in_the_dtype_of_the_machine_file(
         STAGES[kind].run(TRAINERS[trainer](), inputs, out, context)
     assert seen == {getattr(torch, dtype)}
     # One set of arguments: what a stage adds changes none of it but how often it saves.
-    arguments = told[0]
+    arguments = started[0]
     shared = trainer_arguments(
         context,
         rows=arguments.per_device_train_batch_size,

@@ -34,7 +34,7 @@ PROGRAMS = 3
 """Programs take a sandbox each; tests/pipeline/test_humaneval.py runs all of them."""
 
 
-def asked(name: BundleName) -> list[Problem]:
+def problems_of(name: BundleName) -> list[Problem]:
     results = list(supply(BundledSource(type="bundled", name=name), 0).problems)
     return results[:PROGRAMS] if results[0].kind == "code" else results
 
@@ -44,7 +44,7 @@ def run(
     *, name: BundleName, answer: Answer, samples: int = 0,
 ) -> dict[str, float]:  # fmt: skip
     """Scores of one task whose every answer is `answer`'s, by metric."""
-    expected = asked(name)
+    expected = problems_of(name)
     numbers = {problem.prompt: number for number, problem in enumerate(expected)}
 
     def reply(prompt: str, seed: int) -> str:
@@ -60,14 +60,14 @@ def run(
     return {metric: score.value for metric, score in scores.items()}
 
 
-def gold(known: list[Problem], number: int, seed: int) -> str:
-    return known[number].reference
+def gold(problems: list[Problem], number: int, seed: int) -> str:
+    return problems[number].reference
 
 
-def gold_of_another(known: list[Problem], number: int, seed: int) -> str:
+def gold_of_another(problems: list[Problem], number: int, seed: int) -> str:
     """The next reference that is not this problem's own."""
-    own = known[number].reference
-    others = [problem.reference for problem in known[number + 1 :] + known[:number]]
+    own = problems[number].reference
+    others = [problem.reference for problem in problems[number + 1 :] + problems[:number]]
     return next(other for other in others if other != own)
 
 

@@ -58,16 +58,20 @@ def test_a_student_that_was_not_measured_is_asked_what_it_learned(exported: Expo
 
 
 def test_a_student_that_does_not_stop_or_think_has_a_gap(exported: Exported) -> None:
-    asked = exported.subject(PromptConfig(prefill=published.PREFILL))
-    cut = {one.name: one for one in examine_running(asked, MACHINE, tokens=5, learned=TRAINED)}
+    subject = exported.subject(PromptConfig(prefill=published.PREFILL))
+    cut = {
+        check.name: check for check in examine_running(subject, MACHINE, tokens=5, learned=TRAINED)
+    }
     assert cut["stops"].status == cut["thinks"].status == "refused"
     assert cut["stops"].reason.startswith("0 of 4 questions") and "--tokens" in cut["stops"].reason
     # Without the beginning that its prompt writes, the answer opens no thoughts.
     bare = exported.subject(PromptConfig())
-    checks = {one.name: one for one in examine_running(bare, MACHINE, tokens=64, learned=TRAINED)}
+    checks = {
+        check.name: check for check in examine_running(bare, MACHINE, tokens=64, learned=TRAINED)
+    }
     assert (checks["stops"].status, checks["thinks"].status) == ("passed", "refused")
     assert checks["thinks"].reason.startswith("0 of these 4 answers hold thoughts")
-    statuses = {one.name: one.status for one in as_gaps([*checks.values()])}
+    statuses = {check.name: check.status for check in as_gaps([*checks.values()])}
     assert statuses == {
         "transformers": "passed", "stops": "passed", "thinks": "gap", "benchmark": "gap"
     }  # fmt: skip

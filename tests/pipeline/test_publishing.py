@@ -70,7 +70,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 def test_a_student_that_learned_passes_every_check(made: Made) -> None:
     assert refused(made.outcome.checks) == []
-    assert [one.name for one in made.outcome.checks if one.status == "not run"] == ["vllm"]
+    assert [check.name for check in made.outcome.checks if check.status == "not run"] == ["vllm"]
     assert {
         "README.md", "chat_template.jinja", "config.json", "gate.json", "generation_config.json",
         "lineage.json", "model.safetensors", "recipe.json", "tokenizer.json",
@@ -86,9 +86,9 @@ def test_a_stranger_gets_the_answer_by_transformers_own_calls(made: Made) -> Non
     model = AutoModelForCausalLM.from_pretrained(made.folder)
     settings = model.generation_config
     assert (settings.temperature, settings.top_p, settings.do_sample) == (0.6, 0.95, True)
-    asked = [{"role": "user", "content": "What is 1 + 6?"}]
+    question = [{"role": "user", "content": "What is 1 + 6?"}]
     inputs = tokenizer.apply_chat_template(
-        asked, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        question, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
     out = model.generate(**inputs, do_sample=False)
     said = tokenizer.decode(out[0][inputs["input_ids"].shape[1] :])
@@ -254,9 +254,9 @@ def test_a_planted_fault_is_refused_with_its_reason(
         (folder / own).unlink()
     assert refused(_examine(made.subject(folder))) == []
     plant(folder)
-    found = {one.name: one.reason for one in refused(_examine(made.subject(folder)))}
-    assert reason in found[name]
-    assert len(found) == 1, found
+    failed = {check.name: check.reason for check in refused(_examine(made.subject(folder)))}
+    assert reason in failed[name]
+    assert len(failed) == 1, failed
 
 
 def _examine(subject: Subject) -> list[Check]:
@@ -311,7 +311,9 @@ def test_other_weights_and_a_model_that_never_stops_do_not_pass_when_run(
     folder = shutil.copytree(made.folder, tmp_path / "other")
     tiny_model("llama", seed=9).save_pretrained(folder)
     shutil.copyfile(made.folder / "generation_config.json", folder / "generation_config.json")
-    checks = {one.name: one for one in examine_running(made.subject(folder), MACHINE, tokens=64)}
+    checks = {
+        check.name: check for check in examine_running(made.subject(folder), MACHINE, tokens=64)
+    }
     assert "nats below the checkpoint's choice" in checks["transformers"].reason
     assert checks["stops"].status == checks["benchmark"].status == "refused"
     assert "does not stop where the checkpoint does" in checks["stops"].reason
@@ -330,12 +332,12 @@ def test_answers_that_mostly_ran_into_the_limit_are_refused(made: Made, tmp_path
         for line in (copy / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     ]
     cut = [
-        one.model_copy(update={"trace": one.trace.model_copy(update={"finish_reason": "length"})})
-        for one in samples[:3]
+        row.model_copy(update={"trace": row.trace.model_copy(update={"finish_reason": "length"})})
+        for row in samples[:3]
     ]
     write_records(copy / "samples.jsonl", [*cut, *samples[3:]])
     subject = replace(made.subject(made.folder), scores=[resealed(Artifact(copy, scores.manifest))])
-    checks = {one.name: one for one in examine_running(subject, MACHINE, tokens=64)}
+    checks = {check.name: check for check in examine_running(subject, MACHINE, tokens=64)}
     assert "50.0 % of 6 recorded answers" in checks["stops"].reason
     assert "has not learned to stop" in checks["stops"].reason
     assert checks["transformers"].status == "passed"
@@ -348,8 +350,8 @@ def test_a_licence_that_is_not_known_is_refused_until_it_is_stated(
     _, artifacts = published.make_store(tmp_path, made.student, base={"source": source})
     student, target = artifacts["student"], Target(tmp_path / "student")
     outcome = publish(student, target, MACHINE, licences={}, is_trial=True)
-    (found,) = refused(outcome.checks)
-    assert found.name == "licences" and "--licence base=..." in found.reason
+    (failed,) = refused(outcome.checks)
+    assert failed.name == "licences" and "--licence base=..." in failed.reason
     stated = publish(student, target, MACHINE, licences={"base": "MIT"}, is_trial=True)
     assert refused(stated.checks) == [] and stated.terms.licence == "mit"
     llama = publish(student, target, MACHINE, licences={"base": "llama3.1"}, is_trial=True)
@@ -363,8 +365,8 @@ def test_what_a_reward_model_learned_from_needs_a_licence_too(made: Made) -> Non
     def licence_of(source: dict[str, str]) -> str:
         changed = {"stage": "pairs", "name": "liked", "config": {"source": source}}
         liked = Artifact(traces.path, traces.manifest.model_copy(update=changed))
-        found = sources(student, [made.artifacts["base"], liked, student], {})
-        return next(one.licence for one in found if one.name == "liked")
+        rows = sources(student, [made.artifacts["base"], liked, student], {})
+        return next(row.licence for row in rows if row.name == "liked")
 
     assert licence_of({"type": "hub", "id": "org/likes"}) == ""
     assert licence_of({"type": "hub", "id": "org/likes", "licence": "MIT"}) == "mit"
@@ -421,8 +423,8 @@ def test_what_cannot_be_published_says_why(made: Made, tmp_path: Path) -> None:
         attempt("student", made.folder)
     store = shutil.copytree(made.store, tmp_path / "store")
     shutil.rmtree(store / made.artifacts["kept"].path.name)
-    whole = made.artifacts["student"]
-    student = Artifact(store / whole.path.name, whole.manifest)
+    unchanged = made.artifacts["student"]
+    student = Artifact(store / unchanged.path.name, unchanged.manifest)
     with pytest.raises(ArtifactError, match=r"its input traces .* the lineage is not whole"):
         publish(student, Target(tmp_path / "x"), MACHINE, licences={}, is_trial=True)
 
@@ -430,7 +432,7 @@ def test_what_cannot_be_published_says_why(made: Made, tmp_path: Path) -> None:
 def test_a_checkpoint_without_scores_is_refused(made: Made, tmp_path: Path) -> None:
     target = Target(tmp_path / "x")
     outcome = publish(made.artifacts["base"], target, MACHINE, licences={}, is_trial=True)
-    assert [one.name for one in refused(outcome.checks)] == ["scores"]
+    assert [check.name for check in refused(outcome.checks)] == ["scores"]
 
 
 def test_traces_become_a_data_set_that_reads_back(made: Made, tmp_path: Path) -> None:
@@ -467,8 +469,8 @@ def test_a_row_that_must_not_be_published_is_named(
     lineage = [made.artifacts["sevens"]]
     (tmp_path / "out").mkdir()
     checks = write_rows(resealed(Artifact(folder, kept.manifest)), lineage, tmp_path / "out", ())
-    (found,) = refused(checks)
-    assert found.name == name and found.reason.startswith("row 0")
+    (failed,) = refused(checks)
+    assert failed.name == name and failed.reason.startswith("row 0")
 
 
 def test_the_server_listens_on_this_machine_only_and_serves_under_the_stages_name() -> None:

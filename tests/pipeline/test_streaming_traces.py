@@ -37,7 +37,7 @@ class Streamer(Script):
 
     def __init__(self, haste: int = 0) -> None:
         self._haste = random.Random(haste)
-        self.asked = self.busy = self.steps = self.given_up = 0
+        self.requests = self.busy = self.steps = self.given_up = 0
 
     def stream(self, supply: Supply, sampling: SamplingConfig) -> Iterator[tuple[int, Completion]]:
         rows: dict[int, tuple[float, Completion]] = {}
@@ -48,7 +48,7 @@ class Streamer(Script):
                 completion = self._complete(request, "none", limited)
                 length = completion.tokens * self._haste.uniform(0.5, 1.5)
                 rows[next(numbers)] = (length, completion)
-                self.asked += 1
+                self.requests += 1
             for number in supply.given_up():
                 del rows[number]
                 self.given_up += 1
@@ -213,7 +213,7 @@ def test_an_engine_that_fails_leaves_what_it_has_drawn(
     assert 0 < lines <= 60
     run.here()
     assert run.bytes() == full.bytes()
-    assert engines[-1].asked == 160 - lines
+    assert engines[-1].requests == 160 - lines
 
 
 @pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])

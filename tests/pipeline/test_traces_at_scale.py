@@ -35,14 +35,16 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_20000_samples_survive_ten_kills(scripted: None, tmp_path: Path) -> None:
     inputs = inputs_of(tmp_path / "inputs", problems=20_000 // SAMPLES)
-    whole = Run(tmp_path / "whole", inputs, samples=SAMPLES)
-    metrics = whole.here()
+    undisturbed = Run(tmp_path / "whole", inputs, samples=SAMPLES)
+    metrics = undisturbed.here()
     disturbed = Run(tmp_path / "disturbed", inputs, samples=SAMPLES)
-    disturbed.killed(KILLS, expected_bytes=whole.written())
-    assert hashlib.sha256(disturbed.bytes()).digest() == hashlib.sha256(whole.bytes()).digest()
+    disturbed.killed(KILLS, expected_bytes=undisturbed.written())
+    assert (
+        hashlib.sha256(disturbed.bytes()).digest() == hashlib.sha256(undisturbed.bytes()).digest()
+    )
     assert metrics["traces"] == 20_000
     keys = [(n, sample) for n in range(2500) for sample in range(SAMPLES)]
-    lines = whole.bytes().splitlines()
+    lines = undisturbed.bytes().splitlines()
     assert len(lines) == len(keys)
     for (number, sample), line in zip(keys, lines, strict=True):
         assert line.startswith(f'{{"problem_id":"sums/{number}","sample":{sample},'.encode())
@@ -58,12 +60,12 @@ EVERYTHING = {
 
 def test_retiring_retries_and_loops_survive_kills_too(scripted: None, tmp_path: Path) -> None:
     inputs = inputs_of(tmp_path / "inputs", problems=200)
-    whole = Run(tmp_path / "whole", inputs, block=32, **EVERYTHING)
-    metrics = whole.here()
+    undisturbed = Run(tmp_path / "whole", inputs, block=32, **EVERYTHING)
+    metrics = undisturbed.here()
     disturbed = Run(tmp_path / "disturbed", inputs, block=32, **EVERYTHING)
-    disturbed.killed(KILLS // 2, expected_bytes=whole.written())
-    assert disturbed.bytes() == whole.bytes()
-    traces = whole.traces()
+    disturbed.killed(KILLS // 2, expected_bytes=undisturbed.written())
+    assert disturbed.bytes() == undisturbed.bytes()
+    traces = undisturbed.traces()
     assert [(t.problem_id, t.sample) for t in traces] == sorted(
         {(t.problem_id, t.sample) for t in traces},
         key=lambda key: (int(key[0].removeprefix("sums/")), key[1]),
@@ -91,15 +93,15 @@ def test_real_samples_survive_kills(tmp_path: Path) -> None:
         "samples": 4, "enough": 1, "length_stops": {"retry": 24},
         "sampling": {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 16},
     }  # fmt: skip
-    whole = Run(tmp_path / "whole", inputs, block=block, engine=REAL_ENGINE, **settings)
+    undisturbed = Run(tmp_path / "whole", inputs, block=block, engine=REAL_ENGINE, **settings)
     # In a process of its own like the killed ones: torch on the same number of threads.
-    process = whole.start()
+    process = undisturbed.start()
     process.join()
     assert process.exitcode == 0
     disturbed = Run(tmp_path / "disturbed", inputs, block=block, engine=REAL_ENGINE, **settings)
-    disturbed.killed(kills, expected_bytes=whole.written())
-    assert disturbed.bytes() == whole.bytes()
-    assert len(whole.traces()) == REAL_SAMPLES
+    disturbed.killed(kills, expected_bytes=undisturbed.written())
+    assert disturbed.bytes() == undisturbed.bytes()
+    assert len(undisturbed.traces()) == REAL_SAMPLES
 
 
 def test_memory_does_not_grow_with_the_number_of_samples(scripted: None, tmp_path: Path) -> None:
@@ -145,15 +147,15 @@ def test_a_run_cut_at_any_byte_ends_the_same(
     scripted: None, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     inputs = inputs_of(tmp_path / "inputs", problems=12)
-    whole = Run(tmp_path / "whole", inputs, block=5, **settings)
-    whole.here()
-    segment = (whole.scratch / "traces.jsonl").read_bytes()
+    undisturbed = Run(tmp_path / "whole", inputs, block=5, **settings)
+    undisturbed.here()
+    segment = (undisturbed.scratch / "traces.jsonl").read_bytes()
     step = len(segment) // 11
     for cut in (0, 1, *range(step, len(segment), step), len(segment) - 1):
         torn = Run(tmp_path / f"cut{cut}", inputs, block=5, **settings)
         (torn.scratch / "traces.jsonl").write_bytes(segment[:cut])
         torn.here()
-        assert torn.bytes() == whole.bytes()
+        assert torn.bytes() == undisturbed.bytes()
         assert (torn.scratch / "traces.jsonl").read_bytes() == segment
 
 
@@ -180,9 +182,9 @@ def test_a_changed_byte_of_the_segment_is_named_and_drawn_again(
     scripted: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     inputs = inputs_of(tmp_path / "inputs", problems=4)
-    whole = Run(tmp_path / "whole", inputs, block=3, samples=2)
-    whole.here()
-    segment = (whole.scratch / "traces.jsonl").read_bytes()
+    undisturbed = Run(tmp_path / "whole", inputs, block=3, samples=2)
+    undisturbed.here()
+    segment = (undisturbed.scratch / "traces.jsonl").read_bytes()
     for at in range(7, len(segment), len(segment) // 9):
         run = Run(tmp_path / f"at{at}", inputs, block=3, samples=2)
         changed = bytearray(segment)
@@ -190,11 +192,11 @@ def test_a_changed_byte_of_the_segment_is_named_and_drawn_again(
         (run.scratch / "traces.jsonl").write_bytes(changed)
         caplog.clear()
         run.here()
-        assert run.bytes() == whole.bytes()
+        assert run.bytes() == undisturbed.bytes()
         assert (run.scratch / "traces.jsonl").read_bytes() == segment
-        (told,) = [record.getMessage() for record in caplog.records]
+        (message,) = [record.getMessage() for record in caplog.records]
         number = segment[:at].count(b"\n") + 1
-        assert f"traces.jsonl:{number}: not what was written" in told
+        assert f"traces.jsonl:{number}: not what was written" in message
 
 
 def test_two_problems_of_one_id_and_a_run_without_traces_are_refused(

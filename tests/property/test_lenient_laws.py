@@ -39,8 +39,8 @@ def problem(kind: ProblemKind, reference: str) -> Problem:
 
 @settings(deadline=None, max_examples=150)
 @given(TEXTS, TEXTS, st.sampled_from(REFERENCES), st.sampled_from(["stop", "length"]), FORMS)
-def test_what_is_strictly_right_is_leniently_right(thoughts, answer, asked, reason, prompt):
-    single = problem(*asked)
+def test_what_is_strictly_right_is_leniently_right(thoughts, answer, pair, reason, prompt):
+    single = problem(*pair)
     for text in (answer, completion_text(thoughts, answer), f"{thoughts}</think>{answer}"):
         strict, lenient = map(grade_item, both_readings(single, text, reason, prompt))
         assert lenient.is_correct >= strict.is_correct
@@ -49,8 +49,8 @@ def test_what_is_strictly_right_is_leniently_right(thoughts, answer, asked, reas
 
 @settings(deadline=None, max_examples=100)
 @given(TEXTS, TEXTS, st.sampled_from(REFERENCES))
-def test_the_reference_itself_in_its_place_is_right_in_both_readings(before, after, asked):
-    kind, reference = asked
+def test_the_reference_itself_in_its_place_is_right_in_both_readings(before, after, pair):
+    kind, reference = pair
     text = completion_text("", reference)
     assert grade(problem(kind, reference), text).is_correct
     assert grade_lenient(problem(kind, reference), text).is_correct
@@ -58,8 +58,8 @@ def test_the_reference_itself_in_its_place_is_right_in_both_readings(before, aft
 
 @settings(deadline=None, max_examples=150)
 @given(TEXTS, st.sampled_from(REFERENCES))
-def test_what_is_decided_plainly_is_decided_alike_with_sympy(text, asked):
-    item = GradeItem(problem(*asked), text, lenient=True)
+def test_what_is_decided_plainly_is_decided_alike_with_sympy(text, pair):
+    item = GradeItem(problem(*pair), text, lenient=True)
     plain = grade_plainly(item)
     assert plain is None or grade_item(item) == plain
 
@@ -83,6 +83,6 @@ def test_a_fraction_is_read_whole_or_not_at_all(value, frame):
 
 @settings(deadline=None)
 @given(st.text() | TEXTS, st.sampled_from(REFERENCES))
-def test_no_text_makes_the_reading_raise(text, asked):
-    candidate = lenient_answer(problem(*asked), text)
+def test_no_text_makes_the_reading_raise(text, pair):
+    candidate = lenient_answer(problem(*pair), text)
     assert candidate is None or candidate.strip() or not text.strip()

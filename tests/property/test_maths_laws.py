@@ -105,7 +105,7 @@ def polynomial(coefficients: list[int], order: list[int]) -> str:
     dresses,
 )
 def test_a_polynomial_is_right_in_any_order_and_with_other_coefficients_wrong(
-    coefficients, random, place, dress
+    coefficients, random, position, dress
 ):
     straight = list(range(len(coefficients)))
     order = random.sample(straight, len(straight))
@@ -115,7 +115,7 @@ def test_a_polynomial_is_right_in_any_order_and_with_other_coefficients_wrong(
     nested = f"{head}+x({polynomial(tail, list(range(len(tail))))})"
     assert is_right(reference, dress(nested))
     changed = list(coefficients)
-    changed[place % len(changed)] += 1
+    changed[position % len(changed)] += 1
     assert not is_right(reference, dress(polynomial(changed, order)))
     assert not is_right(reference, dress(polynomial(coefficients, order).replace("x", "y")))
 

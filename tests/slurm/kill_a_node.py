@@ -27,19 +27,19 @@ def main() -> None:
     work, seconds, stage, *orders = sys.argv[1:]
     undisturbed = submit(Path(work, "undisturbed"), orders)
     wait(lambda: state(undisturbed) in ENDED, "the undisturbed job", float(seconds))
-    first = told(undisturbed)
+    first = fields(undisturbed)
     store = Path(work, "stopped")
     stopped = submit(store, orders)
     wait(lambda: steps(store, stage) >= 1 or state(stopped) in ENDED, f"a step of {stage}")
     subprocess.run(["scancel", "--batch", "--signal=USR1", stopped], check=True)
     seen = go_on(stopped, store, stage)
     wait(lambda: steps(store, stage) > seen or state(stopped) in ENDED, f"another step of {stage}")
-    assert state(stopped) == "RUNNING", told(stopped)
+    assert state(stopped) == "RUNNING", fields(stopped)
     lose_node("n2")
     wait(lambda: state(stopped) not in ("RUNNING", "COMPLETING"), "the job to be requeued")
     go_on(stopped, store, stage)
     wait(lambda: state(stopped) in ENDED, "the stopped job", float(seconds))
-    print(json.dumps({"undisturbed": first, "stopped": told(stopped)}))
+    print(json.dumps({"undisturbed": first, "stopped": fields(stopped)}))
 
 
 def go_on(job: str, store: Path, stage: str) -> int:
@@ -73,7 +73,7 @@ def state(job: str) -> str:
     return field(job, "JobState")
 
 
-def told(job: str) -> dict[str, str]:
+def fields(job: str) -> dict[str, str]:
     return {
         "state": state(job), "restarts": field(job, "Restarts"), "nodes": field(job, "NodeList"),
         "output": Path(field(job, "StdOut")).read_text(encoding="utf-8"),

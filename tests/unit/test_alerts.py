@@ -36,14 +36,14 @@ def heard(monkeypatch, tmp_path) -> Path:
     return target
 
 
-def told(path: Path) -> list[dict]:
+def sent(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_the_end_of_a_build_is_told_to_a_command(heard):
     with alerting(Silent(), "first", None):
         pass
-    assert told(heard) == [
+    assert sent(heard) == [
         {"schema": 1, "event": "finished", "recipe": "first", "stage": None,
          "text": "every stage is made"}
     ]  # fmt: skip
@@ -57,7 +57,7 @@ def test_the_end_of_a_build_is_told_to_a_command(heard):
 def test_a_failure_and_a_stop_are_told_and_go_on_their_way(heard, error, event, text):
     with pytest.raises(type(error)), alerting(Silent(), "first", None):
         raise error
-    assert [(row["event"], row["text"]) for row in told(heard)] == [(event, text)]
+    assert [(row["event"], row["text"]) for row in sent(heard)] == [(event, text)]
 
 
 def test_an_alarm_is_told_with_its_stage_and_a_note_is_not(heard):
@@ -65,8 +65,8 @@ def test_an_alarm_is_told_with_its_stage_and_a_note_is_not(heard):
         observer.event(STEP, {"event": "note", "text": "grpo: takes TRL's pass"})
         observer.event(STEP, {"event": "note", "text": "alarm: $(touch x) \x1b[2J " + "x" * 9000})
         observer.event(STEP, {"event": "progress", "done": 1})
-    alarm = next(row for row in told(heard) if row["event"] == "alarm")
-    assert len(told(heard)) == 2 and alarm["stage"] == "zero"
+    alarm = next(row for row in sent(heard) if row["event"] == "alarm")
+    assert len(sent(heard)) == 2 and alarm["stage"] == "zero"
     assert alarm["text"].startswith("alarm: $(touch x) ⟨U+001B⟩[2J") and len(alarm["text"]) == 2000
 
 
@@ -79,7 +79,7 @@ def test_money_is_told_of_once_when_it_is_spent(heard):
     for _ in range(3):  # 1, 5 and 8 of money
         observer.event(STEP, {"event": "progress"})
     observer.wait()
-    assert [(row["event"], row["text"]) for row in told(heard)] == [
+    assert [(row["event"], row["text"]) for row in sent(heard)] == [
         ("spent", "5.00 spent; the build goes on")
     ]
 

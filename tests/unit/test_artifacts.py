@@ -66,13 +66,13 @@ def test_equal_content_is_told_by_one_hash_whatever_the_rest_of_the_manifest(
 
 
 @pytest.mark.parametrize("name", ["a.txt", "inner/b.txt"])
-@pytest.mark.parametrize("known", [False, True])
-def test_a_flipped_byte_is_named_with_what_to_do(tmp_path: Path, name: str, known: bool) -> None:
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_flipped_byte_is_named_with_what_to_do(tmp_path: Path, name: str, is_known: bool) -> None:
     artifact = sealed(tmp_path)
-    verify(artifact, was_checked=known)
+    verify(artifact, was_checked=is_known)
     (artifact.path / name).write_bytes(b"onf")
     with pytest.raises(ArtifactError) as caught:
-        verify(artifact, was_checked=known)
+        verify(artifact, was_checked=is_known)
     message = str(caught.value)
     assert str(artifact.path / name) in message and "build again" in message
     assert len(message.splitlines()) == 1

@@ -57,11 +57,11 @@ def graded(outcome: str) -> Graded:
     return Graded(verdict, parse(text), {"language": 1.0, "accuracy": 0.0})
 
 
-def shares(outcomes: list[str], asked: list[Problem]) -> dict[str, float]:
-    count = len(asked)
+def shares(outcomes: list[str], problems: list[Problem]) -> dict[str, float]:
+    count = len(problems)
     rows = [graded(outcome) for outcome in outcomes]
     ends: list[FinishReason] = ["stop"] * count
-    return figures(rows, ["so"] * count, ends, problems=asked)
+    return figures(rows, ["so"] * count, ends, problems=problems)
 
 
 def test_accuracy_leaves_canaries_out_and_theirs_is_told_apart() -> None:

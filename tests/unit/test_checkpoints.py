@@ -49,7 +49,7 @@ def test_a_folder_without_checkpoints_has_no_resume_point(tmp_path: Path):
 def test_a_torn_checkpoint_is_never_trusted_and_is_deleted(tmp_path: Path, damage: str):
     from factory.trainers.checkpoints import MARKER, latest_complete, resume_point
 
-    whole = checkpoint(tmp_path, "checkpoint-2", step=2)
+    undisturbed = checkpoint(tmp_path, "checkpoint-2", step=2)
     torn = checkpoint(tmp_path, "checkpoint-4", step=4)
     assert latest_complete(tmp_path) == torn
     if damage == "no marker":
@@ -60,8 +60,8 @@ def test_a_torn_checkpoint_is_never_trusted_and_is_deleted(tmp_path: Path, damag
         (torn / "trainer_state.json").unlink()
     else:
         (torn / MARKER).write_text('{"step": 4, "fi')
-    assert latest_complete(tmp_path) == whole
-    assert resume_point(tmp_path) == whole
+    assert latest_complete(tmp_path) == undisturbed
+    assert resume_point(tmp_path) == undisturbed
     assert not torn.exists()
 
 
@@ -69,14 +69,14 @@ def test_a_torn_checkpoint_is_never_trusted_and_is_deleted(tmp_path: Path, damag
 def test_a_checkpoint_with_a_changed_byte_is_named_and_left_out(tmp_path: Path, name: str):
     from factory.trainers.checkpoints import resume_point
 
-    whole = checkpoint(tmp_path, "checkpoint-2", step=2)
+    undisturbed = checkpoint(tmp_path, "checkpoint-2", step=2)
     changed = checkpoint(tmp_path, "checkpoint-4", step=4)
     data = (changed / name).read_bytes()
     (changed / name).write_bytes(bytes([data[0] ^ 4]) + data[1:])
-    told: list[str] = []
-    assert resume_point(tmp_path, told.append) == whole
-    assert len(told) == 1 and told[0].startswith(f"{changed / name}: not what was written")
-    assert not changed.exists() and resume_point(tmp_path, told.append) == whole
+    notes: list[str] = []
+    assert resume_point(tmp_path, notes.append) == undisturbed
+    assert len(notes) == 1 and notes[0].startswith(f"{changed / name}: not what was written")
+    assert not changed.exists() and resume_point(tmp_path, notes.append) == undisturbed
 
 
 def test_only_the_first_rank_deletes_torn_checkpoints(tmp_path: Path, monkeypatch):
@@ -153,7 +153,7 @@ def _train(folder: Path, kill: str | None) -> None:
     model = tiny_model("llama", hidden=32, layers=1)
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.2
-    rows = [[(7 * row + place) % 259 for place in range(8)] for row in range(11)]
+    rows = [[(7 * row + column) % 259 for column in range(8)] for row in range(11)]
     arguments = TrainingArguments(
         output_dir=str(folder / "trainer"),
         seed=1,
@@ -245,9 +245,9 @@ def _main(root: Path) -> None:
     import factory.trainers.checkpoints
     import factory.trainers.telemetry  # noqa: F401
 
-    whole = root / "undisturbed"
-    whole.mkdir()
-    assert _in_child(lambda: _train(whole, None)) == 0
+    undisturbed = root / "undisturbed"
+    undisturbed.mkdir()
+    assert _in_child(lambda: _train(undisturbed, None)) == 0
     for kill in KILLS:
         folder = root / kill
         folder.mkdir()

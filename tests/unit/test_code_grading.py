@@ -232,7 +232,7 @@ def test_unsandboxed_verdicts_say_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "expected", "tolerance", "same"),
+    ("actual", "expected", "tolerance", "same"),
     [
         (1, 1.0, 0.0, True),
         (True, 1, 0.0, False),
@@ -249,8 +249,8 @@ def test_unsandboxed_verdicts_say_so() -> None:
         (None, 0, 0.0, False),
     ],
 )
-def test_values_are_compared_as_plain_types(found, expected, tolerance, same) -> None:
-    assert equal(found, expected, tolerance=tolerance) == same
+def test_values_are_compared_as_plain_types(actual, expected, tolerance, same) -> None:
+    assert equal(actual, expected, tolerance=tolerance) == same
 
 
 PLAIN = st.recursive(

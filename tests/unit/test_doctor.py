@@ -79,7 +79,7 @@ MEMINFO = "MemTotal:       16777216 kB\nMemFree: 1 kB\nMemAvailable:   12582912 
 
 
 @pytest.mark.parametrize(
-    ("limit", "found", "status"),
+    ("limit", "expected", "status"),
     [
         # 16777216 KiB = 16 GiB, 12582912 KiB = 12 GiB.
         ("", "12.0 GiB available of 16.0", "ok"),
@@ -88,9 +88,9 @@ MEMINFO = "MemTotal:       16777216 kB\nMemFree: 1 kB\nMemAvailable:   12582912 
         ("4294967296\n", "4.0 GiB available of 4.0", "warning"),
     ],
 )
-def test_memory_is_what_machine_and_container_leave(limit: str, found: str, status: str) -> None:
+def test_memory_is_what_machine_and_container_leave(limit: str, expected: str, status: str) -> None:
     finding = doctor.memory_finding(MEMINFO, limit)
-    assert (finding.state, finding.status) == (found, status)
+    assert (finding.state, finding.status) == (expected, status)
 
 
 def test_unknown_memory_is_a_warning() -> None:

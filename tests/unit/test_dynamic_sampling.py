@@ -10,7 +10,7 @@ from factory.stages.grpo.dynamic_sampling import AskedRow, Questions, fill
 ALL, NONE = True, False
 
 
-def drawn(outcomes: dict[int, bool]) -> tuple[list[Sequence[int]], list[int], list[int]]:
+def filled(outcomes: dict[int, bool]) -> tuple[list[Sequence[int]], list[int], list[int]]:
     """Rounds asked, groups kept, groups drawn; a group is its question, `outcomes` its signal."""
     rounds: list[Sequence[int]] = []
 
@@ -26,26 +26,26 @@ def drawn(outcomes: dict[int, bool]) -> tuple[list[Sequence[int]], list[int], li
 
 
 def test_a_batch_with_signal_costs_nothing_more() -> None:
-    assert drawn(dict.fromkeys(range(7), True)) == ([[0, 1, 2]], [0, 1, 2], [0, 1, 2])
+    assert filled(dict.fromkeys(range(7), True)) == ([[0, 1, 2]], [0, 1, 2], [0, 1, 2])
 
 
 def test_groups_without_signal_are_replaced_in_place_until_the_batch_is_full() -> None:
     # 0 and 2 are missing; of 3 and 4 only 4 has a signal and takes place 0; then 5 takes place 2.
     outcomes = {0: False, 1: True, 2: False, 3: False, 4: True, 5: True, 6: True}
-    rounds, kept, every = drawn(outcomes)
+    rounds, kept, every = filled(outcomes)
     assert rounds == [[0, 1, 2], [3, 4], [5]]
     assert kept == [4, 1, 5]
     assert every == [0, 1, 2, 3, 4, 5]
 
 
 def test_the_limit_of_rounds_leaves_the_first_groups_in_the_batch() -> None:
-    rounds, kept, _ = drawn(dict.fromkeys(range(7), False))
+    rounds, kept, _ = filled(dict.fromkeys(range(7), False))
     assert rounds == [[0, 1, 2], [3, 4, 5], [6]], "two further rounds, and then no question left"
     assert kept == [0, 1, 2]
 
 
-def row(step: int, asked: dict[int, bool]) -> AskedRow:
-    return AskedRow(step=step, asked=tuple(asked), solved=tuple(asked.values()))
+def row(step: int, requested: dict[int, bool]) -> AskedRow:
+    return AskedRow(step=step, asked=tuple(requested), solved=tuple(requested.values()))
 
 
 def test_a_question_solved_twice_in_a_row_rests_for_exactly_its_steps() -> None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KILLED = -signal.SIGKILL
 
 
-def told(run: Path, status: int, **more: object) -> FactoryError:
+def failure_of(run: Path, status: int, **more: object) -> FactoryError:
     fields = {"message": None, "machine": Machine(), **more}
     return failure("zero", "sft", run, status, **fields)  # type: ignore[arg-type]
 
@@ -65,33 +65,33 @@ def test_a_kill_that_the_kernel_counted_is_told_as_one_for_memory(
     (tmp_path / "log.txt").write_text("its last line\n", encoding="utf-8")
     counter = tmp_path / "memory.events"
     monkeypatch.setattr(endings, "memory_kills", lambda: MemoryKills(5, counter))
-    text = str(told(tmp_path, status, before=MemoryKills(4, counter)))
+    text = str(failure_of(tmp_path, status, before=MemoryKills(4, counter)))
     assert f"the kernel killed 1 for want of memory ({counter}): out of memory: lower" in text
     assert ("its last line" in text) == (status == 1)
     # A count that did not rise, or of another group, says nothing of the kind.
     for before in (MemoryKills(5, counter), MemoryKills(4, tmp_path / "other")):
-        text = str(told(tmp_path, status, before=before))
+        text = str(failure_of(tmp_path, status, before=before))
         assert "the kernel killed" not in text
         if status == KILLED:
             assert "counts no kill for want of memory" in text and "lower" in text
 
 
 def test_where_the_kernel_counts_nothing_a_kill_is_most_likely_for_memory(tmp_path: Path) -> None:
-    error = told(tmp_path, KILLED)
+    error = failure_of(tmp_path, KILLED)
     assert isinstance(error, EngineError)
     assert "stage zero: killed from outside, most likely out of memory: lower" in str(error)
 
 
 def test_a_fork_server_that_has_gone_is_told_with_how_it_ended(tmp_path: Path) -> None:
-    text = str(told(tmp_path, 255, server=KILLED))
+    text = str(failure_of(tmp_path, 255, server=KILLED))
     assert text.startswith("stage zero: the process that workers are forked from was killed")
     assert out_of_memory("sft", Machine()) in text
-    text = str(told(tmp_path, 255, server=-signal.SIGTERM))
+    text = str(failure_of(tmp_path, 255, server=-signal.SIGTERM))
     assert "ended with status -15" in text and "start again" in text
 
 
 def test_a_failure_that_a_worker_told_keeps_its_words_and_kind(tmp_path: Path) -> None:
-    error = told(tmp_path, 2, message={"kind": "ArtifactError", "message": "x: differs"})
+    error = failure_of(tmp_path, 2, message={"kind": "ArtifactError", "message": "x: differs"})
     assert isinstance(error, ArtifactError) and str(error) == "stage zero: x: differs"
 
 
@@ -99,10 +99,10 @@ def test_a_silent_failure_shows_the_logs_end_or_says_that_the_disk_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "log.txt").write_text("\n".join(map(str, range(40))), encoding="utf-8")
-    text = str(told(tmp_path, 1))
+    text = str(failure_of(tmp_path, 1))
     assert "status 1" in text and text.endswith("38\n39") and "\n27" not in text
     monkeypatch.setattr(endings, "free_gib", lambda path: 0.0)
-    assert "is full: make room" in str(told(tmp_path, 1))
+    assert "is full: make room" in str(failure_of(tmp_path, 1))
 
 
 def wait_for(is_so: object, expected: object) -> None:

@@ -84,12 +84,12 @@ def test_messages_go_to_the_chat_with_every_setting_and_come_back_in_order(tmp_p
     system = PromptConfig(style="chat", system="Be brief.")
     with serving(reply_to) as server:
         sampler = opened(server, tmp_path, fields={"reasoning_effort": "high"})
-        found = sampler.sample([*REQUESTS, ask("with system", 7, system)], SAMPLING)
+        completions = sampler.sample([*REQUESTS, ask("with system", 7, system)], SAMPLING)
         sampler.close()
-    assert texts(found) == [*WANTED, "with system seed 7"]
-    assert {c.finish_reason for c in found} == {"stop"}
-    assert [c.tokens for c in found] == [4] * 13 and found[0].token_ids == ()
-    assert {path for path, _, _ in server.asked} == {"/v1/chat/completions"}
+    assert texts(completions) == [*WANTED, "with system seed 7"]
+    assert {c.finish_reason for c in completions} == {"stop"}
+    assert [c.tokens for c in completions] == [4] * 13 and completions[0].token_ids == ()
+    assert {path for path, _, _ in server.requests} == {"/v1/chat/completions"}
     (with_system,) = [body for body in server.bodies if len(body["messages"]) == 2]
     assert with_system == {
         "model": "teacher",
@@ -115,8 +115,8 @@ def test_worked_examples_whose_thoughts_a_server_may_drop_are_told_once(tmp_path
         sampler.sample([ask("bare", 1)], SAMPLING)
         assert not any("worked examples" in note for note in notes)
         sampler.sample([ask("one", 1, prompt), ask("two", 2, prompt)], SAMPLING)
-    (told,) = [note for note in notes if "worked examples" in note]
-    assert "name the model's tokenizer" in told
+    (note,) = [note for note in notes if "worked examples" in note]
+    assert "name the model's tokenizer" in note
     sent = server.bodies[-1]["messages"][1]["content"]
     assert sent == completion_text(shown.reasoning, shown.answer)
 
@@ -124,9 +124,9 @@ def test_worked_examples_whose_thoughts_a_server_may_drop_are_told_once(tmp_path
 def test_a_prompt_of_the_models_own_tokenizer_is_sent_as_its_ids(tmp_path: Path) -> None:
     with serving(lambda body: {"text": "yes", "finish_reason": "length"}) as server:
         sampler = opened(server, tmp_path, tokenizer=True)
-        (found,) = sampler.sample([Request((1, 7, 9), 3)], SAMPLING)
-    assert (found.text, found.finish_reason) == ("yes", "length")
-    ((path, body, _),) = server.asked
+        (completion,) = sampler.sample([Request((1, 7, 9), 3)], SAMPLING)
+    assert (completion.text, completion.finish_reason) == ("yes", "length")
+    ((path, body, _),) = server.requests
     assert path == "/v1/completions"
     assert (body["prompt"], body["seed"], body["max_tokens"]) == ([1, 7, 9], 3, 10)
 
@@ -136,7 +136,7 @@ def test_plain_text_without_a_tokenizer_is_sent_as_text(tmp_path: Path) -> None:
         opened(server, tmp_path).sample(
             [ask("What is 2 + 2?", 3, PromptConfig(style="zero"))], SAMPLING
         )
-    ((path, body, _),) = server.asked
+    ((path, body, _),) = server.requests
     assert path == "/v1/completions" and body["prompt"].endswith("User: What is 2 + 2? Assistant:")
 
 
@@ -188,8 +188,8 @@ def test_thoughts_are_put_together_with_the_answer_and_a_prefill_is_not_doubled(
 ) -> None:
     notes: list[str] = []
     with serving(lambda body: choice) as server:
-        found = opened(server, tmp_path, notes=notes).sample([ask("q", 1, FORM)], SAMPLING)
-    assert texts(found) == [text]
+        completions = opened(server, tmp_path, notes=notes).sample([ask("q", 1, FORM)], SAMPLING)
+    assert texts(completions) == [text]
     assert server.bodies[0]["messages"] == [{"role": "user", "content": "q"}]
     assert len([note for note in notes if "prefill" in note]) == 1
 
@@ -197,8 +197,8 @@ def test_thoughts_are_put_together_with_the_answer_and_a_prefill_is_not_doubled(
 def test_vllm_goes_on_after_a_prefill_and_leaves_the_stop_text_in(tmp_path: Path) -> None:
     stops = SAMPLING.model_copy(update={"stop": ("</answer>",)})
     with serving(lambda body: "so</think><answer>4</answer>", is_vllm=True) as server:
-        found = opened(server, tmp_path).sample([ask("q", 1, FORM)], stops)
-    assert texts(found) == ["so</think><answer>4</answer>"]
+        completions = opened(server, tmp_path).sample([ask("q", 1, FORM)], stops)
+    assert texts(completions) == ["so</think><answer>4</answer>"]
     (body,) = server.bodies
     assert body["messages"][-1] == {"role": "assistant", "content": "<think>\n"}
     assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
@@ -209,8 +209,8 @@ def test_other_servers_are_cut_at_the_first_stop_text_here(tmp_path: Path) -> No
     stops = SAMPLING.model_copy(update={"stop": ("END", "</answer>")})
     choice = {"text": "4</answer> User: more END", "finish_reason": "length"}
     with serving(lambda body: dict(choice)) as server:
-        found = opened(server, tmp_path).sample([ask("q")], stops)
-    assert (found[0].text, found[0].finish_reason) == ("4</answer>", "stop")
+        completions = opened(server, tmp_path).sample([ask("q")], stops)
+    assert (completions[0].text, completions[0].finish_reason) == ("4</answer>", "stop")
     assert "stop" not in server.bodies[0]
 
 
@@ -243,11 +243,11 @@ def test_faults_that_pass_are_waited_out_and_every_question_is_answered_once(
             Fault(seconds=1.6),
         ]
         sampler = opened(server, tmp_path, notes=notes, timeout=1.0)
-        found = sampler.sample(REQUESTS, SAMPLING)
+        completions = sampler.sample(REQUESTS, SAMPLING)
         sampler.close()
-    assert texts(found) == WANTED
+    assert texts(completions) == WANTED
     # Seven faults cost one request each; the slow one was answered too late to be heard.
-    assert len(server.asked) == len(REQUESTS) + 7
+    assert len(server.requests) == len(REQUESTS) + 7
     assert len([note for note in notes if "asked again" in note]) == 1
     # 12 answers and three that may have been billed: dropped, not json, too late.
     assert f"{len(REQUESTS) + 3} requests" in notes[-1]
@@ -257,7 +257,7 @@ def test_a_server_that_asks_to_wait_is_left_alone_for_as_long(tmp_path: Path) ->
     with serving(reply_to) as server:
         server.faults = [Fault(429, retry_after="1")]
         opened(server, tmp_path, concurrency=1).sample(REQUESTS[:2], SAMPLING)
-    times = [at for _, _, at in server.asked]
+    times = [at for _, _, at in server.requests]
     assert times[1] - times[0] >= 1.0
 
 
@@ -286,7 +286,7 @@ def test_requests_are_spread_evenly_over_a_minute(tmp_path: Path) -> None:
     with serving(reply_to) as server:
         # 1200 a minute are one every 50 ms; the list of models is the first.
         opened(server, tmp_path, requests_per_minute=1200).sample(REQUESTS[:6], SAMPLING)
-    times = sorted(at for _, _, at in server.asked)
+    times = sorted(at for _, _, at in server.requests)
     assert times[-1] - times[0] >= 0.24
 
 
@@ -313,7 +313,7 @@ def test_what_does_not_pass_stops_at_once_in_the_servers_words(
         sampler = opened(server, tmp_path, key_env="TEACHER_KEY", concurrency=1)
         with pytest.raises(EngineError, match=message) as caught:
             sampler.sample(REQUESTS, SAMPLING)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     assert KEY not in str(caught.value)
     assert server.keys == {f"Bearer {KEY}"}
 
@@ -371,11 +371,11 @@ def test_a_limit_of_spending_is_kept_and_what_is_answered_is_never_paid_again(
         # 24 + 10 > 33: after six answers the next might have gone beyond.
         assert server.answered == 6
         assert len(intact_rows(tmp_path / "s.jsonl")) == 5
-        found = build(server, 60.0)
-    assert texts(found) == WANTED
+        completions = build(server, 60.0)
+    assert texts(completions) == WANTED
     assert server.answered == len(REQUESTS)
-    asked = [body["seed"] for body in server.bodies]
-    assert sorted(asked) == list(range(12))
+    seeds = [body["seed"] for body in server.bodies]
+    assert sorted(seeds) == list(range(12))
 
 
 def test_a_limit_without_prices_is_refused() -> None:
@@ -397,22 +397,22 @@ def test_answers_of_a_cut_block_are_kept_one_by_one(tmp_path: Path) -> None:
         assert server.answered == 7
         # Other questions do not take these answers for theirs.
         others = [replace(request, seed=request.seed + 100) for request in REQUESTS]
-        found = opened(server, tmp_path).sample(others, SAMPLING)
-        assert texts(found)[0] == "question 0 seed 100"
+        completions = opened(server, tmp_path).sample(others, SAMPLING)
+        assert texts(completions)[0] == "question 0 seed 100"
         again = opened(server, tmp_path).sample(REQUESTS, SAMPLING)
         assert texts(again) == WANTED
     assert server.answered == 7 + 12 + 5
 
 
 def test_vllm_that_cannot_take_the_questions_says_so_before_any_is_asked(tmp_path: Path) -> None:
-    for models, told in (
+    for models, reason in (
         (("other", "third"), "no 'teacher'; there is other, third"),
         (("teacher",), "takes 4096 tokens"),
     ):
         with serving(reply_to, is_vllm=True, models=models) as server:
-            with pytest.raises(EngineError, match=told):
+            with pytest.raises(EngineError, match=reason):
                 opened(server, tmp_path, tokenizer=True, max_length=5000)
-            assert server.asked == []
+            assert server.requests == []
 
 
 def test_replies_without_usage_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

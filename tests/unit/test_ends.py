@@ -266,7 +266,7 @@ def test_what_is_taught_is_what_the_template_writes_after_an_answer(make: Any, e
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "reason"),
     [
         ("{% for m in messages %}### {{ m['role'] }}\n{{ m['content'] }} ### End\n{% endfor %}",
          "ends an answer with ' ### End"),
@@ -278,10 +278,10 @@ def test_what_is_taught_is_what_the_template_writes_after_an_answer(make: Any, e
     ],
 )  # fmt: skip
 def test_a_template_whose_turns_have_no_end_is_refused_with_the_remedy(
-    template: str, told: str
+    template: str, reason: str
 ) -> None:
     tokenizer = family(template, "", eos="<|im_end|>")
-    with pytest.raises(RecipeError, match=rf"{told}(?s:.*)turns: chatml"):
+    with pytest.raises(RecipeError, match=rf"{reason}(?s:.*)turns: chatml"):
         answer_end(tokenizer, PromptConfig())
     assert answer_end(tokenizer, PromptConfig(style="zero")) == TURN
 

@@ -39,8 +39,8 @@ def test_a_simulation_of_fewer_requests_comes_to_nearly_the_same() -> None:
             count, mean=9000, limit=32_768, rows=64, engines=engines, block=None
         ).busy
 
-    whole = fill(long_tail(64 * 400, mean=9000, limit=32_768), rows=64).busy
-    assert abs(busy(64 * 400, 1) - whole) < 0.05
+    at_once = fill(long_tail(64 * 400, mean=9000, limit=32_768), rows=64).busy
+    assert abs(busy(64 * 400, 1) - at_once) < 0.05
     # As many requests a row: more engines, nearly the same share.
     assert abs(busy(512 * 64 * 20, 512) - busy(8 * 64 * 20, 8)) < 0.05
 

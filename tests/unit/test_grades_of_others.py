@@ -179,7 +179,7 @@ WRONG = {
 }
 
 
-def asked(reference, kind="math", **data):
+def problem_of(reference, kind="math", **data):
     prompt = "Find it in terms of K and L." if kind == "math" else ""
     if reference == "ab":
         prompt = "Here a and b are sides, A and B are angles."
@@ -192,7 +192,7 @@ def pairs(table):
 
 @pytest.mark.parametrize(("reference", "answer"), pairs(RIGHT))
 def test_a_right_answer_is_right_however_it_is_written(reference, answer):
-    problem = asked(reference)
+    problem = problem_of(reference)
     text = completion_text("so", answer)
     assert grade(problem, text).is_correct
     assert grade_lenient(problem, text).is_correct
@@ -200,7 +200,7 @@ def test_a_right_answer_is_right_however_it_is_written(reference, answer):
 
 @pytest.mark.parametrize(("reference", "answer"), pairs(WRONG))
 def test_another_answer_is_wrong_however_near_it_looks(reference, answer):
-    assert grade(asked(reference), completion_text("so", answer)).outcome == "wrong"
+    assert grade(problem_of(reference), completion_text("so", answer)).outcome == "wrong"
 
 
 COLOURS = ["red", "green", "blue", "white"]
@@ -220,13 +220,13 @@ NOT_B = [
 @pytest.mark.parametrize("answer", NAMES_B)
 @pytest.mark.parametrize("reference", ["B", "(B)", "B) green", "green"])
 def test_an_option_is_named_in_many_ways_by_answers_and_references(reference, answer):
-    verdict = grade(asked(reference, "choice", choices=COLOURS), completion_text("so", answer))
+    verdict = grade(problem_of(reference, "choice", choices=COLOURS), completion_text("so", answer))
     assert verdict.is_correct
 
 
 @pytest.mark.parametrize("answer", NOT_B)
 def test_two_options_or_another_text_name_no_option(answer):
-    verdict = grade(asked("B", "choice", choices=COLOURS), completion_text("so", answer))
+    verdict = grade(problem_of("B", "choice", choices=COLOURS), completion_text("so", answer))
     assert verdict.outcome == "wrong"
 
 
@@ -241,7 +241,7 @@ def test_two_options_or_another_text_name_no_option(answer):
     ],
 )
 def test_without_options_the_letter_counts_where_it_is_the_only_one(answer, is_right):
-    assert grade(asked("A", "choice"), completion_text("so", answer)).is_correct is is_right
+    assert grade(problem_of("A", "choice"), completion_text("so", answer)).is_correct is is_right
 
 
 @pytest.mark.parametrize(
@@ -260,15 +260,17 @@ def test_without_options_the_letter_counts_where_it_is_the_only_one(answer, is_r
     ],
 )
 def test_exact_answers_may_be_boxed_and_end_in_a_stop(reference, answer, is_right):
-    assert grade(asked(reference, "exact"), completion_text("so", answer)).is_correct is is_right
+    assert (
+        grade(problem_of(reference, "exact"), completion_text("so", answer)).is_correct is is_right
+    )
 
 
 @pytest.mark.parametrize("end", ["<|im_end|>", "</s>", "<|eot_id|>", "<|endoftext|>\n"])
 def test_an_end_token_at_the_very_end_of_a_stored_text_is_no_text(end):
     text = completion_text("so", "81")
-    assert grade(asked("81"), text + end).is_correct
-    assert grade(asked("81"), text + end + " more").outcome == "no_answer"
-    assert grade(asked("81"), text + end + end).outcome == "no_answer"
+    assert grade(problem_of("81"), text + end).is_correct
+    assert grade(problem_of("81"), text + end + " more").outcome == "no_answer"
+    assert grade(problem_of("81"), text + end + end).outcome == "no_answer"
 
 
 @pytest.mark.parametrize(
@@ -279,4 +281,4 @@ def test_an_end_token_at_the_very_end_of_a_stored_text_is_no_text(end):
 )  # fmt: skip
 def test_thoughts_may_quote_a_blank_answer_block_and_no_filled_one(quotation, outcome):
     text = f"<think>\nThey want {quotation} tags.\n</think>\n<answer> 91 </answer>"
-    assert grade(asked("91"), text).outcome == outcome
+    assert grade(problem_of("91"), text).outcome == outcome

@@ -57,16 +57,16 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize(("kind", "place"), [("model", "models"), ("dataset", "datasets")])
-def test_a_folder_becomes_one_commit_with_every_file(hub: Hub, folder: Path, kind, place):
+@pytest.mark.parametrize(("kind", "folder_name"), [("model", "models"), ("dataset", "datasets")])
+def test_a_folder_becomes_one_commit_with_every_file(hub: Hub, folder: Path, kind, folder_name):
     done = upload(folder, "org/seven", kind)
     assert not done.was_there
-    assert hub.files("org/seven", kind=place) == content(folder)
-    assert len(hub.repositories[f"{place}/org/seven"].commits) == 2
+    assert hub.files("org/seven", kind=folder_name) == content(folder)
+    assert len(hub.repositories[f"{folder_name}/org/seven"].commits) == 2
     again = upload(folder, "org/seven", kind)
     assert again.was_there
-    assert again.url.endswith(hub.repositories[f"{place}/org/seven"].commits[-1])
-    assert len(hub.repositories[f"{place}/org/seven"].commits) == 2
+    assert again.url.endswith(hub.repositories[f"{folder_name}/org/seven"].commits[-1])
+    assert len(hub.repositories[f"{folder_name}/org/seven"].commits) == 2
 
 
 def test_an_upload_killed_in_the_middle_shows_nothing_and_is_finished_by_the_next(

@@ -29,14 +29,14 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
     """What the stand-in of the hub holds, to be filled by the test."""
     import datasets
 
-    found: list[dict[str, str]] = []
+    rows_of_hub: list[dict[str, str]] = []
 
     def load_dataset(name: str, config: str | None, *, split: str, revision: str) -> Any:
         assert (name, config, split, revision) == ("org/sums", None, "train", COMMIT)
-        return datasets.Dataset.from_list(found)
+        return datasets.Dataset.from_list(rows_of_hub)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    return found
+    return rows_of_hub
 
 
 def sums(count: int) -> list[dict[str, str]]:

@@ -287,9 +287,9 @@ def test_all_four_scores_are_those_of_lm_evals_own_task() -> None:
     assert rows["greedy"] == 1 / 2 and rows["greedy_instructions"] == pytest.approx(1 / 3)
 
 
-def answered(one: Problem, strict: Verdict, lenient: Verdict) -> EvalSample:
+def answered(problem: Problem, strict: Verdict, lenient: Verdict) -> EvalSample:
     trace = Trace(
-        problem_id=one.id, sample=0, question="q", prompt="q", completion="c", reasoning=None,
+        problem_id=problem.id, sample=0, question="q", prompt="q", completion="c", reasoning=None,
         answer=None, finish_reason="stop", completion_tokens=1, seed=0, sampling=SamplingConfig(),
         style="chat", model="m", verdict=strict,
     )  # fmt: skip

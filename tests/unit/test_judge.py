@@ -147,13 +147,13 @@ def artifact(folder: Path, kind: str, name: str):
     return seal(folder, folder.with_suffix(".sealed"), fields)
 
 
-def trace(asked: Problem, sample: int, completion: str) -> Trace:
+def trace(problem: Problem, sample: int, completion: str) -> Trace:
     response = parse(completion)
     return Trace(
-        problem_id=asked.id, sample=sample, question=asked.prompt, prompt=asked.prompt,
+        problem_id=problem.id, sample=sample, question=problem.prompt, prompt=problem.prompt,
         completion=completion, reasoning=response.reasoning, answer=response.answer,
         finish_reason="stop", completion_tokens=5, seed=0, sampling=SamplingConfig(),
-        style="chat", model="m", verdict=grade(asked, completion),
+        style="chat", model="m", verdict=grade(problem, completion),
     )  # fmt: skip
 
 

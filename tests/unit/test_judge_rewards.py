@@ -140,7 +140,7 @@ class Judge:
         self.tokenizer.save_pretrained(self.model)
         self.context = Context(7, Machine(block=2), folder)
         self.says = lambda prompt: reply("correct")
-        self.asked: list[str] = []
+        self.prompts: list[str] = []
         for module in (blocks, judge_rewards):
             monkeypatch.setattr(module, "open_sampler", self._open)
 
@@ -149,7 +149,7 @@ class Judge:
 
     def _reply(self, request: Request) -> str:
         prompt = self.tokenizer.decode(request.prompt_ids)
-        self.asked.append(prompt)
+        self.prompts.append(prompt)
         return self.says(prompt)
 
 
@@ -198,7 +198,7 @@ def test_an_evaluation_takes_the_judges_verdict_where_no_rule_can_tell(judge: Ju
     assert decided[3].lenient.is_correct  # the judge reads what lenient grading takes
     assert decided[4:] == samples[4:]
     # Equal answers are one question; the two of the sum are asked about for the agreement alone.
-    assert len(judge.asked) == 5
+    assert len(judge.prompts) == 5
     assert judging.metrics == {
         "judged": 3.0, "rule_correct.judge_correct": 1.0, "rule_wrong.judge_correct": 1.0,
     }  # fmt: skip
@@ -268,13 +268,13 @@ def test_an_undecided_judge_gives_nothing_and_ends_the_run_above_its_bound(judge
 
 def test_a_resumed_rollout_takes_the_replies_of_the_same_texts_alone(judge: Judge) -> None:
     first, _ = rewarded(judge)
-    requested = len(judge.asked)
+    requested = len(judge.prompts)
     judge.says = lambda prompt: reply("incorrect")
     again, _ = rewarded(judge)
-    assert (len(judge.asked), again) == (requested, first)
+    assert (len(judge.prompts), again) == (requested, first)
     other = [(SKY, completion_text("so", "dust")), *ROLLOUT[1:]]
     fresh, _ = rewarded(judge, texts=other)
-    assert fresh[0].components["judge"] == 0.0 and len(judge.asked) > requested
+    assert fresh[0].components["judge"] == 0.0 and len(judge.prompts) > requested
 
 
 def grpo(*rewards: dict[str, object], **fields: object) -> GrpoConfig:

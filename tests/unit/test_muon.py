@@ -22,21 +22,21 @@ def model(*, tied: bool = True) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def optimizer(one: LlamaForCausalLM) -> MuonWithAdamW:
+def optimizer(network: LlamaForCausalLM) -> MuonWithAdamW:
     return MuonWithAdamW(
-        one, matrix_learning_rate=0.02, weight_decay=0.1, learning_rate=3e-3, betas=(0.9, 0.95)
+        network, matrix_learning_rate=0.02, weight_decay=0.1, learning_rate=3e-3, betas=(0.9, 0.95)
     )
 
 
-def step(one: LlamaForCausalLM, its: MuonWithAdamW, *, seed: int) -> None:
+def step(network: LlamaForCausalLM, its: MuonWithAdamW, *, seed: int) -> None:
     ids = torch.randint(11, (2, 6), generator=torch.Generator().manual_seed(seed))
-    one(input_ids=ids, labels=ids).loss.backward()
+    network(input_ids=ids, labels=ids).loss.backward()
     its.step()
     its.zero_grad()
 
 
-def weights(one: LlamaForCausalLM) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in one.parameters()]
+def weights(network: LlamaForCausalLM) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in network.parameters()]
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -171,13 +171,15 @@ def test_power_says_where_no_number_of_samples_helps() -> None:
 def test_advice_names_the_samples_the_problems_or_neither() -> None:
     half, a, b = [0.5] * 100, [1.0] * 10 + [0.0] * 90, [0.0] * 90 + [1.0] * 10
 
-    def told(a: list[float], b: list[float], k: int, effect: float = 0.01) -> str:
+    def advised(a: list[float], b: list[float], k: int, effect: float = 0.01) -> str:
         return advice(power(a, b, effect=effect, samples=(k, k)), n=len(a), samples=(k, k))
 
-    assert "to see 1 points you need k = 785 (now 2); or 397 problems" in told(half, half, 2)
-    assert "1 points cannot be seen on these 100 problems with any k; " in told(a, b, 4)
-    assert told(a, b, 1).endswith("one sample a problem cannot tell what more samples would")
-    assert told(half, half, 2, effect=0.5) == "sees differences of 2.0 points or more (80 % power)"
+    assert "to see 1 points you need k = 785 (now 2); or 397 problems" in advised(half, half, 2)
+    assert "1 points cannot be seen on these 100 problems with any k; " in advised(a, b, 4)
+    assert advised(a, b, 1).endswith("one sample a problem cannot tell what more samples would")
+    assert (
+        advised(half, half, 2, effect=0.5) == "sees differences of 2.0 points or more (80 % power)"
+    )
 
 
 def test_a_difference_of_the_visible_size_is_found_four_times_in_five() -> None:

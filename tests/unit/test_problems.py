@@ -79,8 +79,8 @@ def test_a_seed_of_its_own_fixes_a_source_whatever_the_recipes_seed(tmp_path):
 
 def test_held_out_questions_of_every_source_are_kept_out_of_training(tmp_path):
     _, _, held_out = make(tmp_path / "a", {**CHAIN, "held_out": 30, "seed": 5})
-    asked = [row(f"  {p.prompt.upper()}", reference=p.reference) for p in held_out]
-    path = write_lines(tmp_path / "mine.jsonl", *asked, row("another question"))
+    repeated = [row(f"  {p.prompt.upper()}", reference=p.reference) for p in held_out]
+    path = write_lines(tmp_path / "mine.jsonl", *repeated, row("another question"))
     metrics, train, _ = make(
         tmp_path / "b",
         {"type": "local", "path": str(path)},
@@ -304,7 +304,7 @@ def test_a_question_that_is_taken_for_another_one_is_named(
     assert (metrics["train"], metrics["duplicates"]) == (1, 1)
     notes = [event["text"] for event in map(json.loads, stream.getvalue().splitlines())
              if event["event"] == "note"]  # fmt: skip
-    told = "1 questions are left out as repeated, though"
-    assert [told in note and f"{second!r} for {first!r}" in note for note in notes] == (
+    note_text = "1 questions are left out as repeated, though"
+    assert [note_text in note and f"{second!r} for {first!r}" in note for note in notes] == (
         [True] if is_told else []
     )

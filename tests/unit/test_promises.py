@@ -19,12 +19,12 @@ ATTACKS = set(
 
 def rows(document: str) -> list[str]:
     """The rows of tables that have a column `held by`."""
-    found, is_table = [], False
+    promises, is_table = [], False
     for line in (ROOT / document).read_text(encoding="utf-8").splitlines():
         is_table = line.startswith("|") and (is_table or "held by |" in line)
         if is_table and not line.startswith("|---") and "held by |" not in line:
-            found.append(line)
-    return found
+            promises.append(line)
+    return promises
 
 
 def named(text: str) -> set[str]:

@@ -35,10 +35,10 @@ R1 = SamplingConfig(temperature=0.6, top_p=0.95, max_new_tokens=32768)
 
 def summary(
     value: float, *, sampling: float | None = 0.005, n: int = 500, k: int = 16,
-    drawn: SamplingConfig = R1,
+    settings: SamplingConfig = R1,
 ) -> Summary:  # fmt: skip
     return Summary(
-        benchmark="math_500", mode="sampled", n=n, k=k, sampling=drawn,
+        benchmark="math_500", mode="sampled", n=n, k=k, sampling=settings,
         strict=Interval(value=value, low=0.0, high=1.0, n=n),
         lenient=Interval(value=value, low=0.0, high=1.0, n=n),
         errors=Errors(sampling=sampling, question=0.01, clusters=n),
@@ -85,7 +85,7 @@ def test_the_noise_band_by_hand() -> None:
         (summary(0.930, sampling=None, k=1), "cannot tell", "one sample a problem"),
         (summary(0.928, n=100), "cannot tell", "asked 100 problems of 500"),
         (
-            summary(0.928, drawn=SamplingConfig(temperature=1.0, max_new_tokens=512)),
+            summary(0.928, settings=SamplingConfig(temperature=1.0, max_new_tokens=512)),
             "reproduced",
             "asked with temperature 1 (published 0.6), max_new_tokens 512 (published 32768)",
         ),

@@ -100,7 +100,7 @@ def test_a_local_worker_forgets_the_ranks_of_its_pod(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("ranks", "told"),
+    ("ranks", "reason"),
     [
         ({}, "as rank 0 of 1"),
         ({"RANK": "0", "WORLD_SIZE": "4"}, "as rank 0 of 4"),
@@ -108,11 +108,11 @@ def test_a_local_worker_forgets_the_ranks_of_its_pod(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_a_rank_among_others_than_were_launched_does_not_begin(
-    monkeypatch: pytest.MonkeyPatch, ranks: dict[str, str], told: str
+    monkeypatch: pytest.MonkeyPatch, ranks: dict[str, str], reason: str
 ) -> None:
     for name, value in ranks.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(EngineError, match=f"processes: 2, but accelerate .* {told}"):
+    with pytest.raises(EngineError, match=f"processes: 2, but accelerate .* {reason}"):
         enter(TWO_RANKS)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -164,7 +164,7 @@ def test_without_a_config_accelerate_gets_one_that_starts_ranks_on_cpus_too(tmp_
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reason"),
     [
         ("num_processes: 8", "processes: 2, but .* has num_processes: 8"),
         ("[1]", "must be a mapping"),
@@ -173,12 +173,12 @@ def test_without_a_config_accelerate_gets_one_that_starts_ranks_on_cpus_too(tmp_
     ],
 )
 def test_an_accelerate_config_for_another_number_of_ranks_is_refused(
-    tmp_path: Path, content: str | None, told: str
+    tmp_path: Path, content: str | None, reason: str
 ) -> None:
     path = tmp_path / "accelerate.yaml"
     if content is not None:
         path.write_text(content, encoding="utf-8")
-    with pytest.raises(RecipeError, match=told):
+    with pytest.raises(RecipeError, match=reason):
         local._check_config(TWO_RANKS.model_copy(update={"accelerate_config": str(path)}))
     path.write_text("distributed_type: FSDP\nnum_processes: 2\n", encoding="utf-8")
     local._check_config(TWO_RANKS.model_copy(update={"accelerate_config": str(path)}))

@@ -93,9 +93,11 @@ def written(answer: str, prompt: PromptConfig) -> str:
 
 
 def outcomes(
-    one: Problem, text: str, prompt: PromptConfig = TAGS, reason: FinishReason = "stop"
+    given: Problem, text: str, prompt: PromptConfig = TAGS, reason: FinishReason = "stop"
 ) -> tuple[str, str]:
-    strict, lenient = (grade_item(item) for item in scores.both_readings(one, text, reason, prompt))
+    strict, lenient = (
+        grade_item(item) for item in scores.both_readings(given, text, reason, prompt)
+    )
     return strict.outcome, lenient.outcome
 
 
@@ -241,14 +243,14 @@ def _foreign() -> list[str]:
 class Mutation:
     """`make` gets the real function and returns one with a mistake."""
 
-    place: Any
+    module: Any
     name: str
     mistake: str
     make: Callable[[Any], Any]
 
     @property
     def id(self) -> str:
-        return f"{self.place.__name__.removeprefix('factory.')}.{self.name}: {self.mistake}"
+        return f"{self.module.__name__.removeprefix('factory.')}.{self.name}: {self.mistake}"
 
 
 def changed(response: Response, **values: object) -> Response:
@@ -274,9 +276,9 @@ MUTATIONS = [
     Mutation(grading, "parse", "never an answer", lambda real: lambda *a, **k: changed(
         real(*a, **k), answer=None, problem="no tags")),
     Mutation(chat, "_tag_problem", "tags in any order", lambda real: lambda tags: ""),
-    Mutation(chat, "_parse_form", "boxes of the thoughts", lambda real: lambda whole, form, **k: (
-        lambda r: changed(r, answer=r.answer and (chat.boxes(whole) or [r.answer])[0]))(
-            real(whole, form, **k))),
+    Mutation(chat, "_parse_form", "boxes of the thoughts", lambda real: lambda text, form, **k: (
+        lambda r: changed(r, answer=r.answer and (chat.boxes(text) or [r.answer])[0]))(
+            real(text, form, **k))),
     Mutation(chat, "disturbance", "nothing disturbs", lambda real: lambda *a: ""),
     Mutation(chat, "fold", "as it is written", lambda real: lambda text: text),
     Mutation(chat, "made_up_exchange", "nobody speaks", lambda real: lambda text: ""),
@@ -298,7 +300,7 @@ MUTATIONS = [
     Mutation(lenient, "_blocks", "no block counts", lambda real: lambda *a: []),
     Mutation(lenient, "_said", "nothing is said", lambda real: lambda *a: []),
     Mutation(lenient, "_last_in", "a piece of it", lambda real: lambda line, *a: (
-        lambda found: found and found.rstrip("}")[-1:])(real(line, *a))),
+        lambda piece: piece and piece.rstrip("}")[-1:])(real(line, *a))),
     Mutation(lenient, "_single", "no bare value", lambda real: lambda *a: None),
     Mutation(lenient, "_within", "all of a block", lambda real: lambda content, *a: content),
     Mutation(grading, "_lenient_answer", "lines from the top", lambda real: lambda item: real(
@@ -353,7 +355,7 @@ MUTATIONS = [
     Mutation(scores, "_share_followed", "of responses only", lambda real: lambda group, **k: (
         real([s for s in group if s.trace.verdict.followed], **k))),
     Mutation(scores, "_instruction_counts", "one a problem", lambda real: lambda run, ids: (
-        (lambda found: found and [1] * len(found))(real(run, ids)))),
+        (lambda piece: piece and [1] * len(piece))(real(run, ids)))),
     Mutation(scores, "_majority_right", "any of them", lambda real: scores._any_right),
     Mutation(scores, "_any_right", "all of them", lambda real: lambda group: float(
         scores._share_right(group) == 1)),
@@ -385,9 +387,9 @@ def test_no_alarm_goes_off_on_the_real_readers() -> None:
 def test_a_mistake_in_a_reader_is_noticed(
     mutation: Mutation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = getattr(mutation.place, mutation.name)
+    real = getattr(mutation.module, mutation.name)
     wrong = mutation.make(real)
-    monkeypatch.setattr(mutation.place, mutation.name, wrong)
+    monkeypatch.setattr(mutation.module, mutation.name, wrong)
     for row in GRADERS.rows():
         fields = {n: wrong for n in ("decide", "plainly") if getattr(row.value, n) is real}
         monkeypatch.setitem(
@@ -473,7 +475,7 @@ def test_every_function_from_the_text_to_the_score_has_a_mutation_or_a_reason() 
         assert alarms() == []
     finally:
         sys.setprofile(before)
-    results = [getattr(mutation.place, mutation.name) for mutation in MUTATIONS]
+    results = [getattr(mutation.module, mutation.name) for mutation in MUTATIONS]
     mutated = {
         f"{result.__module__}.{result.__qualname__}".removeprefix("factory.")
         for result in results

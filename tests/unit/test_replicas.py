@@ -149,8 +149,8 @@ def test_servers_of_vllm_draw_what_an_engine_here_draws_also_when_one_is_killed(
     finally:
         sampler.close()
     # A server keeps bytes to itself that are no character yet, a random model writes many.
-    told = [own.text for own in wanted if "\ufffd" not in own.text]
+    texts = [own.text for own in wanted if "\ufffd" not in own.text]
     pairs = zip(answers, wanted, strict=True)
-    assert [answer.text for answer, own in pairs if "\ufffd" not in own.text] == told
-    assert len(set(told)) > 2
+    assert [answer.text for answer, own in pairs if "\ufffd" not in own.text] == texts
+    assert len(set(texts)) > 2
     assert any("the others draw its share" in note for note in notes)

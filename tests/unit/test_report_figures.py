@@ -28,8 +28,8 @@ def series(name: str, *values: float | None) -> Series:
     return Series(name=name, steps=tuple(range(1, len(values) + 1)), values=values)
 
 
-def run_of(*found: Series, seconds: tuple[Series, ...] = ()) -> TrainingRun:
-    return TrainingRun(stage="rl", kind="grpo", artifact=None, series=found, seconds=seconds)
+def run_of(*given: Series, seconds: tuple[Series, ...] = ()) -> TrainingRun:
+    return TrainingRun(stage="rl", kind="grpo", artifact=None, series=given, seconds=seconds)
 
 
 def test_the_moving_mean_is_centred_over_the_window():
@@ -166,7 +166,7 @@ def test_attributes_and_children_are_escaped():
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("given", "expected"),
     [
         (number(-0.04), "0"),
         (number(12.25), "12.2"),
@@ -185,5 +185,5 @@ def test_attributes_and_children_are_escaped():
         (figure(None), "not finite"),
     ],
 )
-def test_numbers_are_written_for_a_reader(found, expected):
-    assert found == expected
+def test_numbers_are_written_for_a_reader(given, expected):
+    assert given == expected

@@ -28,7 +28,7 @@ def sampled(
 
 def test_requests_are_sampled_in_fixed_blocks_and_in_order(tmp_path: Path) -> None:
     sampler, heard = scripted(), []
-    found = sample_blocks(
+    completions = sample_blocks(
         sampler,
         KEYED,
         SAMPLING,
@@ -37,7 +37,7 @@ def test_requests_are_sampled_in_fixed_blocks_and_in_order(tmp_path: Path) -> No
         on_block=lambda start, block: heard.append((start, [c.text for c in block])),
     )
     assert [len(call) for call in sampler.calls] == [3, 3, 1]
-    assert [c.text for c in found] == [f"reply {n}" for n in range(7)]
+    assert [c.text for c in completions] == [f"reply {n}" for n in range(7)]
     assert heard == [
         (0, ["reply 0", "reply 1", "reply 2"]),
         (3, ["reply 3", "reply 4", "reply 5"]),
@@ -85,8 +85,8 @@ def test_a_changed_byte_of_a_segment_is_named_and_its_block_drawn_again(
         sampler = scripted()
         assert sampled(sampler, segment) == first
         assert sampler.calls
-        told = [record.getMessage() for record in caplog.records]
+        notes = [record.getMessage() for record in caplog.records]
         # A line break that is another byte joins the last line to nothing: torn, as by a kill.
-        assert at == len(raw) - 1 or (len(told) == 1 and f"{segment}:" in told[0]), at
+        assert at == len(raw) - 1 or (len(notes) == 1 and f"{segment}:" in notes[0]), at
         sampler = scripted()
         assert sampled(sampler, segment) == first and not sampler.calls

@@ -26,7 +26,7 @@ SUITES = sorted(path.stem for path in (EVALS / "suites").glob("*.yaml"))
 HUB = f"deepseek-ai/DeepSeek-R1-Distill-Qwen-7B@{'0' * 40}"
 
 
-def asked(name: str, protocol: str, store: Path) -> EvaluateConfig:
+def settings_of(name: str, protocol: str, store: Path) -> EvaluateConfig:
     recipe = evaluation_of([HUB], suite=name, protocol=protocol, against=None, store=store).recipe
     config = recipe.stages["eval_DeepSeek-R1-Distill-Qwen-7B"]
     assert isinstance(config, EvaluateConfig)
@@ -63,14 +63,14 @@ def test_a_protocol_may_end_benchmarks_early(tmp_path: Path) -> None:
     )  # fmt: skip
     config = recipe.stages["eval_m"]
     assert isinstance(config, EvaluateConfig) and config.stop_at == rule
-    assert asked("offline", "r1", tmp_path).stop_at is None
+    assert settings_of("offline", "r1", tmp_path).stop_at is None
 
 
 def test_a_protocol_sets_k_and_the_limit_of_each_benchmark(tmp_path: Path) -> None:
-    r1 = asked("offline", "r1", tmp_path)
+    r1 = settings_of("offline", "r1", tmp_path)
     assert {b.name: r1.samples_of(b) for b in r1.benchmarks}["aime25_25"] == 64
     assert {b.name: r1.samples_of(b) for b in r1.benchmarks}["gsm8k_100"] == 4
-    assert {b.limit for b in asked("offline", "quick", tmp_path).benchmarks} == {20}
+    assert {b.limit for b in settings_of("offline", "quick", tmp_path).benchmarks} == {20}
     assert {b.limit for b in r1.benchmarks} == {None}
 
 
@@ -186,7 +186,7 @@ def test_the_suite_r1_leaves_only_commits_open_and_names_published_benchmarks(
     gaps = missing(make_plan(result.recipe))
     assert len(gaps) == 3 and all(".revision: the commit of huggingface.co/" in g for g in gaps)
     expected = load_published().benchmarks
-    asked = {str(benchmark["name"]) for benchmark in result.suite.benchmarks}
-    assert asked - {"aime25"} == {"aime24", "math_500"}
+    settings_of = {str(benchmark["name"]) for benchmark in result.suite.benchmarks}
+    assert settings_of - {"aime25"} == {"aime24", "math_500"}
     # Every published benchmark is asked or has a reason.
-    assert set(expected) <= asked | {benchmark.name for benchmark in result.suite.not_run}
+    assert set(expected) <= settings_of | {benchmark.name for benchmark in result.suite.not_run}

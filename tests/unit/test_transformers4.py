@@ -121,16 +121,16 @@ def test_a_config_in_the_old_form_keeps_its_base_and_stale_keys_are_overwritten(
 
 
 @pytest.mark.parametrize(
-    ("kind", "rope", "told"),
+    ("kind", "rope", "named"),
     [
         ("olmo3", BY_LAYER, "rope_parameters of olmo3 by kind of layer"),
         ("gemma3_text", {name: {**LINEAR, "rope_theta": 1e4} for name in BY_LAYER}, "gemma3_text"),
         ("phimoe", {**LINEAR, "rope_type": "longrope"}, "rope_parameters of phimoe of type longr"),
     ],
 )
-def test_what_the_old_keys_cannot_say_is_named(kind: str, rope: dict[str, Any], told: str) -> None:
+def test_what_the_old_keys_cannot_say_is_named(kind: str, rope: dict[str, Any], named: str) -> None:
     (line,) = unsaid({"model_type": kind, "rope_parameters": rope})
-    assert told in line
+    assert named in line
     same = {name: {"rope_type": "default", "rope_theta": 1e4} for name in BY_LAYER}
     assert unsaid({"model_type": kind, "rope_parameters": same}) == []
 

@@ -48,9 +48,9 @@ def test_a_measurement_by_hand() -> None:
         looked(1, 1, None, right=False, tokens=40, is_truncated=True, language_share=None),
         looked(1, 2, None, right=False, tokens=30, language_share=None),
     ]
-    found = summary(7, problems, rows, samples=3)
+    watch = summary(7, problems, rows, samples=3)
     interval = mean_interval([2 / 3, 0.0], samples=3)
-    assert found.model_dump() == {
+    assert watch.model_dump() == {
         "step": 7, "n": 2, "samples": 3, "accuracy": pytest.approx(1 / 3),
         "low": interval.low, "high": interval.high, "consensus": 0.5,
         "completion_length": 25.0, "format_share": pytest.approx(4 / 6),
@@ -88,7 +88,7 @@ def watcher(folder: Path, tokenizer: Any, pool: GradingPool, notes: list[str]) -
     folder.mkdir(exist_ok=True)
     problems = [problem(number) for number in range(5)]
     return Watcher(
-        problems, [one.prompt for one in problems], every=2, samples=4,
+        problems, [task.prompt for task in problems], every=2, samples=4,
         sampling=SamplingConfig(temperature=0.6, max_new_tokens=1), prompt=PromptConfig(),
         language="en", seed=3, sampler=ScriptedSampler(reply, tokenizer), tokenizer=tokenizer,
         pool=pool, folder=folder, notify=notes.append,
@@ -97,19 +97,19 @@ def watcher(folder: Path, tokenizer: Any, pool: GradingPool, notes: list[str]) -
 
 def test_two_ranks_measure_what_one_does(tokenizer: Any, tmp_path: Path) -> None:
     with GradingPool(1) as pool:
-        whole = watcher(tmp_path / "one", tokenizer, pool, [])
-        alone = whole.measure(0, limit=64)
+        single = watcher(tmp_path / "one", tokenizer, pool, [])
+        alone = single.measure(0, limit=64)
         assert 0 < alone.accuracy < 0.6
         assert alone.correct[3:] == (0, 0)
-        again = whole.measure(2, limit=64)
+        again = single.measure(2, limit=64)
         assert again.model_copy(update={"step": 0}) == alone, "the same seeds at every step"
-        assert whole.measure(4, limit=3).truncated_share == 1.0, "the run's limit of that step"
+        assert single.measure(4, limit=3).truncated_share == 1.0, "the run's limit of that step"
 
         # The second rank runs first, and its share waits for the first rank to gather it.
         shares: list[Any] = []
         second = watcher(tmp_path / "two", tokenizer, pool, [])
         shares += second._look(SamplingConfig(temperature=0.6, max_new_tokens=64), Ranks(1, 2))
-        assert {one.problem for one in shares} == {1, 3}
+        assert {task.problem for task in shares} == {1, 3}
         first = watcher(tmp_path / "two", tokenizer, pool, [])
         ranks = Ranks(0, 2, lambda own: [*own, *(shares if own != [None] else [None])])
         assert first.measure(0, limit=64, ranks=ranks) == alone
@@ -118,24 +118,24 @@ def test_two_ranks_measure_what_one_does(tokenizer: Any, tmp_path: Path) -> None
 def test_a_fall_under_a_rising_reward_is_told_once(tokenizer: Any, tmp_path: Path) -> None:
     notes: list[str] = []
     with GradingPool(1) as pool:
-        found = watcher(tmp_path, tokenizer, pool, notes)
-        good = found.measure(0, limit=64)
-        found.problems = [problem(number) for number in range(40)]
-        found.rows = [good.model_copy(update={"n": 40, "correct": (4,) * 40})]
-        found.prompts = [one.prompt for one in found.problems]
-        append_rows(found.telemetry, [{"step": s, "reward": 0.1 * s} for s in range(1, 41)])
+        watch = watcher(tmp_path, tokenizer, pool, notes)
+        good = watch.measure(0, limit=64)
+        watch.problems = [problem(number) for number in range(40)]
+        watch.rows = [good.model_copy(update={"n": 40, "correct": (4,) * 40})]
+        watch.prompts = [task.prompt for task in watch.problems]
+        append_rows(watch.telemetry, [{"step": s, "reward": 0.1 * s} for s in range(1, 41)])
         for step in (20, 30, 40):
-            found.measure(step, limit=64)
-    assert found.alarm is not None
-    assert (found.alarm.step, found.alarm.best_step) == (30, 0)
+            watch.measure(step, limit=64)
+    assert watch.alarm is not None
+    assert (watch.alarm.step, watch.alarm.best_step) == (30, 0)
     assert len([note for note in notes if note.startswith("ALARM at step 30")]) == 1
 
 
 def test_a_resumed_watch_measures_its_step_again(tokenizer: Any, tmp_path: Path) -> None:
     with GradingPool(1) as pool:
-        found = watcher(tmp_path, tokenizer, pool, [])
+        watch = watcher(tmp_path, tokenizer, pool, [])
         for step in (0, 2, 4):
-            found.measure(step, limit=64)
+            watch.measure(step, limit=64)
         again = watcher(tmp_path, tokenizer, pool, [])
         again.resume(2)
         assert [row.step for row in again.rows] == [0]

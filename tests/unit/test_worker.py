@@ -47,7 +47,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setitem(STAGES.table, "problems", replace(STAGES.row("problems"), value=stage))
 
 
-def told(path: Path) -> dict[str, Any]:
+def last_event(path: Path) -> dict[str, Any]:
     rows = (path.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return json.loads(rows[-1])
 
@@ -66,8 +66,8 @@ def test_running_out_of_memory_names_the_setting_to_lower(
     failing(monkeypatch, error)
     path = job(tmp_path)
     assert main(path) == 2
-    assert told(path)["kind"] == "EngineError"
-    assert told(path)["message"] == out_of_memory("problems", Machine())
+    assert last_event(path)["kind"] == "EngineError"
+    assert last_event(path)["message"] == out_of_memory("problems", Machine())
     assert not (path.parent / "result.json").exists()
 
 
@@ -147,7 +147,7 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     # Every write to /dev/full fails as on a full disk.
     (tmp_path / "a.partial" / "train.jsonl").symlink_to("/dev/full")
     assert main(path) == 2
-    message = told(path)["message"]
+    message = last_event(path)["message"]
     assert "No space left on device" in message and "a.partial" in message
     assert len(message.splitlines()) == 1
 
@@ -158,7 +158,7 @@ def test_a_missing_permission_names_the_file(
     failing(monkeypatch, PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/some/file"))
     path = job(tmp_path)
     assert main(path) == 2
-    assert told(path)["message"] == "/some/file: Permission denied"
+    assert last_event(path)["message"] == "/some/file: Permission denied"
 
 
 def test_a_bug_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
