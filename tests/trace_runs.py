@@ -2,12 +2,13 @@
 
 import hashlib
 import io
+import itertools
 import multiprocessing
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from factory.artifacts import Artifact, FileEntry, Inputs, Manifest, sha256_file
 from factory.context import Context, Metrics
@@ -15,6 +16,7 @@ from factory.jsonl import read_records, write_records
 from factory.machine import Machine
 from factory.records import Problem, SamplingConfig, Trace
 from factory.sampling import Completion, Request
+from factory.sampling.streams import Supply
 from factory.stages.generate import run as generate
 from factory.stages.generate.config import GenerateConfig
 from factory.tiny import byte_tokenizer
@@ -50,6 +52,35 @@ class Script:
 
     def close(self) -> None:
         pass
+
+
+class Stepper(Script):
+    """Streams: so many rows take a step together, each ends after as many as it has tokens."""
+
+    def __init__(self, rows: int, *, seconds: float = 0.0) -> None:
+        self.rows = rows
+        self._seconds = seconds
+        self.steps = self.drawn = 0
+
+    def stream(self, supply: Supply, sampling: SamplingConfig) -> Iterator[tuple[int, Completion]]:
+        going: dict[int, Completion] = {}
+        ends: dict[int, int] = {}
+        numbers = itertools.count()
+        while True:
+            for request in supply.take(self.rows - len(going)):
+                number, limit = next(numbers), request.new_tokens(sampling)
+                limited = sampling.model_copy(update={"max_new_tokens": limit})
+                going[number] = self._complete(request, "none", limited)
+                ends[number] = self.steps + going[number].tokens
+            for number in supply.given_up():
+                del going[number]
+            if not going:
+                return
+            time.sleep(self._seconds)
+            self.steps += 1
+            self.drawn += len(going)
+            for number in [number for number in going if ends[number] == self.steps]:
+                yield number, going.pop(number)
 
 
 def entry(path: Path) -> FileEntry:
@@ -91,12 +122,13 @@ class Run:
         *,
         block: int = BLOCK,
         engine: Any = "transformers",
+        drawing: Literal["auto", "exact", "full"] = "auto",
         **fields: Any,
     ) -> None:
         document = {"kind": "generate", "model": "m", "problems": "p", **fields}
         self.config = GenerateConfig.model_validate(document)
         self.inputs, self.out, self.scratch = inputs, folder / "out", folder / "scratch"
-        self.machine = Machine(device="cpu", threads=1, engine=engine, block=block)
+        self.machine = Machine(device="cpu", threads=1, engine=engine, block=block, drawing=drawing)
         self.events = io.StringIO()
         self.figures: Metrics = {}
         self.scratch.mkdir(parents=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trace_runs import Script
+from trace_runs import Script, Stepper
 
 from factory.records import SamplingConfig
 from factory.sampling import Completion, Request, Sampler
@@ -23,6 +23,7 @@ from factory.sampling.nodes import stay_on_loopback
 
 DEATHS = "deaths"
 """Folder beside the model's: each file in it is a fault to come."""
+ROWS = 8
 
 
 class Scripted(Engine):
@@ -59,6 +60,16 @@ class Scripted(Engine):
 
     def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
         completions = super().sample(requests, sampling)
+        self._disturb()
+        return completions
+
+    def exchange(self, number: int, *given: Any, **rest: Any) -> Any:
+        answer = super().exchange(number, *given, **rest)
+        if answer[1]:
+            self._disturb()
+        return answer
+
+    def _disturb(self) -> None:
         self._calls += 1
         own = self._deaths / f"node-{whereabouts()[-8:]}"
         if own.exists():
@@ -69,7 +80,6 @@ class Scripted(Engine):
             time.sleep(0.05)
         if self._calls > 1:
             self._fail("*")
-        return completions
 
 
 class Refusing(Scripted):
@@ -78,6 +88,17 @@ class Refusing(Scripted):
     def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
         self._calls += 1
         raise RuntimeError(f"call {self._calls}")
+
+    def exchange(self, number: int, *given: Any, **rest: Any) -> Any:
+        return self.sample((), given[2])
+
+
+class Stepping(Scripted):
+    """Streams: draws ROWS at once, each of which takes a step a token."""
+
+    def opened(self, order: Order, notes: list[str]) -> Sampler:
+        self._fail("*open*")
+        return Stepper(ROWS, seconds=0.002)
 
 
 class Patient(Scripted):

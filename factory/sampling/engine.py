@@ -4,7 +4,7 @@ A plain class, which `cluster.py` makes an actor: nothing here imports Ray befor
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from factory.install import installed_version
 from factory.machine import Machine, apply_matmul, environment
 from factory.provenance import code_state
 from factory.records import SamplingConfig
+from factory.sampling.exchange import Exchange
 from factory.sampling.local import open_local
 from factory.sampling.sampler import Completion, Request, Sampler
+from factory.sampling.streams import Streaming
 
 COMPARED = ("torch", "transformers")
 """Packages that change the numbers whatever the engine is."""
@@ -41,12 +43,17 @@ class Opened:
     kind: str
     """What it is, in words: engines of two kinds round differently."""
     notes: tuple[str, ...]
+    rows: int
+    """Requests that it draws at once."""
 
 
 class Engine:
     """Holds one sampler of this process."""
 
     _sampler: Sampler
+    _rows: int
+    _exchange: tuple[int, Exchange] | None = None
+    """Of the stream with this number."""
 
     def open(self, order: Order) -> Opened:
         """Start the engine; EngineError where this node is not as the order wants it."""
@@ -59,8 +66,9 @@ class Engine:
         # Engines of one node would all bind to its first cores.
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         notes: list[str] = []
-        self._sampler = self.opened(order, notes)
-        return Opened(node, self._kind(order.machine), tuple(notes))
+        self._sampler = sampler = self.opened(order, notes)
+        self._rows = sampler.rows if isinstance(sampler, Streaming) else order.machine.block
+        return Opened(node, self._kind(order.machine), tuple(notes), self._rows)
 
     def opened(self, order: Order, notes: list[str]) -> Sampler:
         """The sampler that this engine is."""
@@ -78,6 +86,17 @@ class Engine:
     def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
         """One completion a request, in order."""
         return self._sampler.sample(requests, sampling)
+
+    def exchange(
+        self, number: int, requests: Sequence[tuple[int, Request]], given_up: Collection[int],
+        sampling: SamplingConfig, *, seconds: float,
+    ) -> tuple[int, list[tuple[int, Completion]]]:  # fmt: skip
+        """`Exchange.call` of a stream, which ends the stream before it."""
+        if self._exchange is None or self._exchange[0] != number:
+            if self._exchange is not None:
+                self._exchange[1].end()
+            self._exchange = number, Exchange(self._sampler, sampling, block=self._rows)
+        return self._exchange[1].call(requests, given_up, seconds=seconds)
 
 
 def whereabouts() -> str:

@@ -41,6 +41,11 @@ class Listed:
 class Streaming(Protocol):
     """An engine that fills the row of a completion that has ended at once."""
 
+    @property
+    def rows(self) -> int:
+        """Requests that it draws at once, at most."""
+        ...
+
     def stream(self, supply: Supply, sampling: SamplingConfig) -> Iterator[tuple[int, Completion]]:
         """(number, completion) of each request as soon as it ends, in any order; ends when nothing
         is under way and the supply gives nothing. An engine failure raises EngineError."""

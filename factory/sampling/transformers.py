@@ -123,12 +123,16 @@ class TransformersSampler:
         completions = dict(self._decode(Listed(requests), sampling, size=len(requests)))
         return [completions[number] for number in range(len(requests))]
 
+    @property
+    def rows(self) -> int:
+        """Of a stream; a single call takes as many as there is room for."""
+        if not isinstance(self._model, Decoder):
+            return self._rows
+        room = int(self._cache_bytes) // (self._model.cache_bytes * self._max_length)
+        return min(self._rows, max(FEWEST_ROWS, room))
+
     def stream(self, supply: Supply, sampling: SamplingConfig) -> Iterator[tuple[int, Completion]]:
-        size = self._rows
-        if isinstance(self._model, Decoder):
-            room = int(self._cache_bytes) // (self._model.cache_bytes * self._max_length)
-            size = min(size, max(FEWEST_ROWS, room))
-        yield from self._decode(supply, sampling, size=size)
+        yield from self._decode(supply, sampling, size=self.rows)
 
     def _rows_at_once(self, requests: Sequence[Request], sampling: SamplingConfig) -> int:
         """Equal parts of a call whose keys and values stay within the machine's bound."""

@@ -73,12 +73,12 @@ class VllmSampler:
         if on_gpu or in_ranks:
             placement["tensor_parallel_size"] = shards
             _check_heads(model, shards, "tensor_parallel_rl" if training else "tensor_parallel")
-        self._rows = machine.rows or machine.block
+        self.rows = machine.rows or machine.block
         self._llm = LLM(
             str(model),
             dtype=machine.torch_dtype_name(on_gpu=on_gpu),
             max_model_len=max_length,
-            max_num_seqs=self._rows,
+            max_num_seqs=self.rows,
             enable_prefix_caching=True,
             # Log-probs under temperature, as the trainer computes them.
             logprobs_mode="processed_logprobs",
@@ -110,7 +110,7 @@ class VllmSampler:
         self._llm.reset_prefix_cache()
         number, going = 0, set[int]()
         while True:
-            for request in supply.take(self._rows - len(going)):
+            for request in supply.take(self.rows - len(going)):
                 prompt = TokensPrompt(prompt_token_ids=list(request.prompt_ids))
                 engine.add_request(str(number), prompt, self._parameters(request, sampling))
                 going.add(number)

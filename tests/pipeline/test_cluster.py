@@ -17,8 +17,8 @@ from typing import Any, cast
 import psutil
 import pytest
 from tempting import tempting
-from trace_runs import Run, Script, inputs_of
-from two_nodes import DEATHS, NODE, Patient, Refusing, Scripted, two_nodes
+from trace_runs import Run, Script, Stepper, inputs_of
+from two_nodes import DEATHS, NODE, Patient, Refusing, Scripted, Stepping, two_nodes
 
 from factory.artifacts import Inputs
 from factory.context import Metrics
@@ -155,6 +155,53 @@ def test_faults_of_engines_change_no_byte_and_cost_no_more_than_the_deadline(
         "hang" in name for name in faults
     )
     assert sum(map(int, re.findall(r": (\d+) blocks", there.notes))) == 10
+
+
+def streamed_here(folder: Path, inputs: Inputs, **settings: Any) -> Run:
+    """The same run with the engine that streams in this process."""
+    run = Run(folder, inputs, drawing="full", **settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "open_sampler", lambda *_, **__: Stepper(8))
+        run.here()
+    return run
+
+
+STREAMED = {"samples": 8, "enough": 2, "length_stops": {"retry": 90}, **SETTINGS}
+
+
+def test_streams_on_a_cluster_give_the_same_traces_through_faults_of_engines(
+    nodes: Any, tmp_path: Path
+) -> None:
+    inputs = inputs_of(tmp_path / "inputs", problems=60)
+    here = streamed_here(tmp_path / "here", inputs, **STREAMED)
+    run = Run(tmp_path / "there", inputs, drawing="full", **STREAMED)
+    there = OnCluster(run, nodes.address, block_seconds=4.0)
+    due = expect_deaths(inputs, "a-raise", "b-hang", "c", "open-raise")
+    metrics = there.here(Stepping)
+    assert list(due.iterdir()) == []
+    assert run.bytes() == here.bytes()
+    assert metrics["problems"] == 60
+    assert there.figures["cluster_restarts"] >= 4
+    assert there.notes.count("RuntimeError: ") == 2
+    assert "no answer for a request in 4 seconds" in there.notes
+
+
+def test_a_stream_that_every_engine_fails_with_ends_the_stage_and_goes_on_later(
+    nodes: Any, tmp_path: Path
+) -> None:
+    inputs = inputs_of(tmp_path / "inputs", problems=30)
+    here = streamed_here(tmp_path / "here", inputs, **SETTINGS)
+    run = Run(tmp_path / "there", inputs, drawing="full", **SETTINGS)
+    there = OnCluster(run, nodes.address, engines=1, retries=1)
+    expect_deaths(inputs, "a-raise", "b-raise")
+    with pytest.raises(EngineError, match="one request failed 2 times, and cluster"):
+        there.here(Stepping)
+    kept = (run.scratch / "traces.jsonl").read_bytes()
+    assert 0 < len(kept.splitlines()) < 240
+    there.here(Stepping)
+    assert run.bytes() == here.bytes()
+    assert (run.scratch / "traces.jsonl").read_bytes().startswith(kept)
+    assert there.figures["cluster_most_requests"] == 240 - len(kept.splitlines())
 
 
 def test_an_engine_that_always_raises_is_given_up_and_the_other_draws_all(

@@ -35,6 +35,8 @@ KILLS = 10
 class Streamer(Script):
     """Decodes as many rows at once; a row ends after as many steps as its completion has tokens."""
 
+    rows = ROWS
+
     def __init__(self, haste: int = 0) -> None:
         self._haste = random.Random(haste)
         self.requests = self.busy = self.steps = self.given_up = 0
@@ -63,9 +65,8 @@ class Streamer(Script):
 
 
 def stream_run(folder: Path, inputs: Any, **fields: Any) -> Run:
-    run = Run(folder, inputs, block=8 if "engine" in fields else ROWS, **fields)
-    run.machine = run.machine.model_copy(update={"drawing": "full"})
-    return run
+    block = 8 if "engine" in fields else ROWS
+    return Run(folder, inputs, block=block, drawing="full", **fields)
 
 
 @pytest.fixture
