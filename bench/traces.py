@@ -19,7 +19,7 @@ threads, prompts and sampling settings, and draws `samples` completions a proble
 With `--lengths long-tail` every completion has a stated length, the same for all sides, and no
 token ends it: log-normal with a median of 0.183 of `tokens` and a sigma of 0.9, cut at `tokens`, as
 R1's (6,000 of 32,768). `rows` decode at once on each side; plain vLLM gets all prompts at once. The
-share of rows that are busy is simulated for the same lengths.
+share of rows that are busy is counted for ours, and simulated for the same lengths.
 
 The clock runs from prompts as text to the last completion as text, for ours to the finished
 traces.jsonl. Models are loaded and have answered once before. Tokens are those that the side itself
@@ -28,11 +28,13 @@ draw the same ones. Without --model the embedded SmolLM2-135M is converted into 
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
 import random
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -226,6 +228,8 @@ def ours(options: argparse.Namespace, folder: Path) -> Measured:
         out.mkdir()
         context = Context(0, machine, scratch)
 
+        count_steps = counted(sampler)
+
         def work() -> int:
             if options.side.endswith("-full"):
                 metrics = stream_traces(
@@ -237,7 +241,23 @@ def ours(options: argparse.Namespace, folder: Path) -> Measured:
                 )
             return int(metrics["completion_tokens"])
 
-        return timed(work)
+        figures = timed(work)
+        rows = options.rows or options.block
+        return {**figures, "busy": figures["tokens"] / (count_steps() * rows)}
+
+
+def counted(sampler: Any) -> Callable[[], int]:
+    """How many steps an engine of ours has made since."""
+    is_vllm = sampler.name == "vllm"
+    owner, name = (sampler._llm.llm_engine, "step") if is_vllm else (sampler, "_ended")
+    steps, step = itertools.count(), getattr(owner, name)
+
+    def counting(*given: Any) -> Any:
+        next(steps)
+        return step(*given)
+
+    setattr(owner, name, counting)
+    return lambda: next(steps)
 
 
 def measure(options: argparse.Namespace, folder: Path) -> Measured:
@@ -267,15 +287,16 @@ def run_side(options: argparse.Namespace, side: str, folder: Path) -> Measured:
 
 def table(results: dict[str, Measured]) -> Iterator[str]:
     """Lines of a Markdown table: a row a side; the last column is ours over the plain engine."""
-    yield "| side | tokens | seconds | tokens/s | peak GiB | ours / plain |"
-    yield "|---|---|---|---|---|---|"
+    yield "| side | tokens | seconds | tokens/s | rows busy | peak GiB | ours / plain |"
+    yield "|---|---|---|---|---|---|---|"
     rates = {side: found["tokens"] / found["seconds"] for side, found in results.items()}
     for side, found in results.items():
         plain = rates.get(side.removeprefix("ours-").removesuffix("-full"))
         ratio = f"{rates[side] / plain:.2f}" if side.startswith("ours") and plain else ""
+        busy = f"{found['busy']:.1%}" if "busy" in found else ""
         yield (
             f"| {SIDES[side]} | {found['tokens']:.0f} | {found['seconds']:.1f} | "
-            f"{rates[side]:.0f} | {found['peak GiB']:.2f} | {ratio} |"
+            f"{rates[side]:.0f} | {busy} | {found['peak GiB']:.2f} | {ratio} |"
         )
 
 
@@ -286,7 +307,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         model = save_model(options.model, Path(folder) / "model")
-        results = {side: run_side(options, side, model) for side in options.sides}
+        results: dict[str, Measured] = {}
+        for side in options.sides:
+            results[side] = run_side(options, side, model)
+            print(f"{SIDES[side]}: {results[side]}", file=sys.stderr, flush=True)
     print(
         f"{options.problems} questions x {options.samples} samples, at most {options.tokens} new "
         f"tokens, threads {options.threads}, float32, {platform.machine()}, one run each"

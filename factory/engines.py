@@ -28,10 +28,10 @@ class Cluster(Record):
     or after a fault; then whatever fails is done without, until no engine is left."""
     retries: int = Field(default=3, ge=0, le=1000)
     """Times that an engine may raise or pass the deadline before it is done without, and that a
-    block is given to another engine before the stage ends."""
+    block or request is given to another engine before the stage ends."""
     block_seconds: float | None = Field(default=None, ge=0.001, le=1e6)
-    """Deadline of an engine for one block; None: 600, and four times what the slowest so far took
-    where that is more."""
+    """Deadline of an engine for one block, or with `drawing: full` for its next step; None: 600,
+    and four times what the slowest block so far took where that is more."""
     start_seconds: float = Field(default=1800.0, ge=0.001, le=1e6)
     """Until a node with room is there, and then until the first engine has loaded the model."""
 

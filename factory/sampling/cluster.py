@@ -59,7 +59,7 @@ class _Slot:
     steps: int = 0
     """How far its engine was then."""
     opened: Opened | None = None
-    drawn: int = 0
+    done: int = 0
     """Blocks or requests, of all processes that have filled the slot."""
     faults: int = 0
     """How often it raised or was late."""
@@ -154,7 +154,7 @@ class ClusterSampler:
                 if fresh is None:
                     continue
                 self._slowest = max(self._slowest, time.monotonic() - slot.since)
-                slot.drawn += 1
+                slot.done += 1
                 answers = dict(zip(rows[slot.given.pop()], fresh, strict=True))
                 self._kept.add(answers)
                 completions |= answers
@@ -184,7 +184,7 @@ class ClusterSampler:
             for slot in self._answering(lost):
                 for number, completion in self._ended(slot, lost):
                     slot.given.remove(number)
-                    slot.drawn += 1
+                    slot.done += 1
                     del going[number]
                     yield number, completion
 
@@ -193,9 +193,9 @@ class ClusterSampler:
 
     def close(self) -> None:
         nodes = Counter(slot.opened.node for slot in self._slots if slot.opened)
-        counts, units = [slot.drawn for slot in self._slots], f"{self._unit}s"
-        drawn = "; ".join(f"{slot.label}: {slot.drawn} {units}" for slot in self._slots)
-        self._tell(f"nodes: {len(nodes)}; restarts: {self._restarts}; {drawn}")
+        counts, units = [slot.done for slot in self._slots], f"{self._unit}s"
+        engines = "; ".join(f"{slot.label}: {slot.done} {units}" for slot in self._slots)
+        self._tell(f"nodes: {len(nodes)}; restarts: {self._restarts}; {engines}")
         if self._figures is not None:
             self._figures |= {
                 "cluster_engines": float(len(self._slots)),

@@ -5,6 +5,7 @@ replies depends on the request alone.
 """
 
 import itertools
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -237,3 +238,23 @@ def test_real_engines_stream_the_traces_that_blocks_give(engine: str, tmp_path: 
         assert streamed.seed == samples.seed and streamed.sampling == samples.sampling
     # Other rows share a product, so rounding may decide a token; on some processor it will.
     assert sum(streamed == samples for streamed, samples in pairs) >= 44
+
+
+@pytest.mark.skipif(
+    not os.environ.get("FACTORY_LONG_TESTS"), reason="eleven engines: FACTORY_LONG_TESTS=1"
+)
+@pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
+def test_kills_of_a_real_engine_lose_and_double_no_sample(engine: str, tmp_path: Path) -> None:
+    """The same samples, and what was on disk at a kill stays to the byte."""
+    model = save_tiny_model(tmp_path / "model", "llama", hidden=32, seed=3)
+    inputs = inputs_of(tmp_path / "inputs", problems=100, model=model)
+    settings = {"samples": 8, "sampling": {"temperature": 1.0, "max_new_tokens": 48}}
+    undisturbed = stream_run(tmp_path / "undisturbed", inputs, engine=engine, **settings)
+    process = undisturbed.start()
+    process.join()
+    run = stream_run(tmp_path / "run", inputs, engine=engine, **settings)
+    run.killed(KILLS, expected_bytes=undisturbed.written())
+    lines = (run.scratch / "traces.jsonl").read_bytes().splitlines()
+    assert len(lines) == len({*lines}) == 800
+    samples = [[(t.problem_id, t.sample, t.seed) for t in r.traces()] for r in (undisturbed, run)]
+    assert samples[0] == samples[1] and len(samples[0]) == 800

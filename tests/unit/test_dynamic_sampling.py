@@ -1,11 +1,18 @@
 """Dynamic sampling: which questions are asked, replaced and rested, without any model."""
 
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
+from itertools import count
+from threading import Event
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.stages.grpo.dynamic_sampling import AskedRow, Questions, fill
+from factory.records import SamplingConfig
+from factory.sampling import Completion, Request
+from factory.sampling.streams import Supply
+from factory.stages.grpo.dynamic_sampling import AskedRow, Questions, fill, least_spare
+from factory.stages.grpo.streaming import Groups
 
 ALL, NONE = True, False
 
@@ -97,3 +104,100 @@ def test_no_question_is_asked_twice_and_a_restart_plans_the_same(
     assert len({*first, *spare}) == len(first) + len(spare)
     assert not set(spare) & after_two_rollouts().resting(step)
     assert after_two_rollouts().plan(planned, step) == (first, spare)
+
+
+SIGNALS = st.lists(st.booleans(), min_size=1, max_size=8)
+
+
+@given(first=SIGNALS, spare=SIGNALS, rounds=st.integers(0, 4), unknown=st.sets(st.integers(0, 15)))
+def test_no_spare_question_is_asked_early_that_rounds_would_not_ask(
+    first: list[bool], spare: list[bool], rounds: int, unknown: set[int]
+) -> None:
+    signals = [*first, *spare]
+    size = len(first)
+
+    def draw(questions: Sequence[int], before: int) -> Sequence[int]:
+        return questions
+
+    _, every = fill(
+        range(size), range(size, len(signals)), rounds=rounds, draw=draw,
+        has_signal=signals.__getitem__,
+    )  # fmt: skip
+    assert size + least_spare(first, spare, rounds) == len(every)
+    partial = [None if n in unknown else signal for n, signal in enumerate(signals)]
+    assert size + least_spare(partial[:size], partial[size:], rounds) <= len(every)
+
+
+class Shuffled:
+    """Ends its rows in an order of its own."""
+
+    rows = 3
+    name = "shuffled"
+
+    def __init__(self, seed: int) -> None:
+        self._chance = random.Random(seed)
+        self.ended: list[int] = []
+
+    def stream(self, supply: Supply, sampling: SamplingConfig) -> Iterator[tuple[int, Completion]]:
+        going, numbers = dict[int, Request](), count()
+        while True:
+            for request in supply.take(self.rows - len(going)):
+                going[next(numbers)] = request
+            if not going:
+                return
+            number = self._chance.choice([*going])
+            self.ended.append(going[number].seed)
+            yield number, Completion(str(going.pop(number).seed), (), (), "stop")
+
+
+@given(first=SIGNALS, spare=SIGNALS, rounds=st.integers(0, 3), seed=st.integers(0, 99))
+def test_groups_that_stream_are_those_of_rounds_each_with_its_own_completions(
+    first: list[bool], spare: list[bool], rounds: int, seed: int
+) -> None:
+    signals = [*first, *spare]
+
+    def requests(number: int) -> list[Request]:
+        return [Request((), 10 * number + sample) for sample in range(2)]
+
+    def grade(
+        number: int, requests: Sequence[Request], completions: Sequence[Completion]
+    ) -> tuple[int, list[str]]:
+        assert [str(r.seed) for r in requests] == [c.text for c in completions]
+        return number, [completion.text for completion in completions]
+
+    groups = Groups(
+        requests, first=len(first), spare=len(spare), rounds=rounds, grade=grade,
+        has_signal=lambda group: signals[group[0]],
+    ).draw(Shuffled(seed), SamplingConfig())  # fmt: skip
+    expected = len(first) + least_spare(first, spare, rounds)
+    assert groups == [(n, [str(10 * n), str(10 * n + 1)]) for n in range(expected)]
+
+
+def test_a_group_without_a_signal_is_replaced_before_the_slowest_of_the_others_ends() -> None:
+    """The first group ends at once and has none; the request that ends last is of the second."""
+    graded = Event()
+
+    class Slow(Shuffled):
+        def stream(
+            self, supply: Supply, sampling: SamplingConfig
+        ) -> Iterator[tuple[int, Completion]]:
+            first, slow = supply.take(2)
+            yield 0, Completion("", (), (), "stop")
+            assert graded.wait(60)
+            fresh: Sequence[Request] = ()
+            while not fresh:
+                fresh = supply.take(1)
+            assert (first.seed, slow.seed, fresh[0].seed) == (0, 1, 2)
+            yield 2, Completion("", (), (), "stop")
+            yield 1, Completion("", (), (), "stop")
+            assert not supply.take(1)
+
+    def grade(number: int, *answered: object) -> int:
+        graded.set()
+        return number
+
+    groups = Groups(
+        lambda number: [Request((), number)], first=2, spare=3, rounds=2, grade=grade,
+        has_signal=lambda number: number > 0,
+    ).draw(Slow(0), SamplingConfig())  # fmt: skip
+    assert groups == [0, 1, 2]

@@ -103,3 +103,15 @@ def fill(
         for index, group in zip(places, useful, strict=False):
             kept[index] = group
     return kept, groups
+
+
+def least_spare(first: Sequence[bool | None], spare: Sequence[bool | None], rounds: int) -> int:
+    """How many spare questions `fill` asks at least, by the groups so far.
+
+    `first` and `spare` say whether each has a signal, None while nobody knows. A further group
+    without one can only add to the number; when all are there it is the number.
+    """
+    lacking, count = first.count(False), 0
+    for _ in range(rounds):
+        count = min(len(spare), lacking + spare[:count].count(False))
+    return count

@@ -6,9 +6,9 @@ TRL asks `Rollouts.sample` for completions (its `rollout_func`), which are grade
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate.utils import gather_object
@@ -16,24 +16,27 @@ from transformers import TrainerState
 
 from factory.chat import PromptConfig, parse_completion
 from factory.grading import GradeItem, GradingPool
-from factory.jsonl import append_rows, read_records, recover_rows
-from factory.records import FinishReason, Problem, SamplingConfig, Trace
+from factory.jsonl import append_rows, read_records
+from factory.records import FinishReason, Problem, SamplingConfig
 from factory.rewards import (
     GradedCompletion,
     PluginRewards,
     RewardConfig,
-    redone_steps,
     rule_components,
     totals,
 )
-from factory.sampling.sampler import Completion, Request, Sampler
+from factory.sampling.sampler import Request, Sampler
+from factory.sampling.streams import Streaming
 from factory.seeds import derive
 from factory.stages.grpo.config import DynamicSampling
 from factory.stages.grpo.dynamic_sampling import AskedRow, Questions, fill
 from factory.stages.grpo.efficiency import Drawn
 from factory.stages.grpo.graded import Graded, GraderFailures, close_figures, figures
+from factory.stages.grpo.groups import GradedRow, SampledGroup, with_graded
 from factory.stages.grpo.judge_rewards import JudgeRewards
+from factory.stages.grpo.kept import KeptRollouts
 from factory.stages.grpo.preference_rewards import PreferenceRewards
+from factory.stages.grpo.streaming import Groups
 from factory.stages.grpo.trainer import FactoryGrpoTrainer
 from factory.stages.grpo.watch import Watcher
 from factory.trainers.checkpoints import is_first_rank
@@ -45,10 +48,6 @@ from factory.trainers.weights import policy_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-KEPT_GROUPS, KEPT_SAMPLES = 2, 2
-"""Questions of a rollout that are kept to be read, and completions of each."""
 
 
 @dataclass(frozen=True)
@@ -72,27 +71,8 @@ class RolloutSettings:
     dynamic_sampling: DynamicSampling | None = None
     max_ungradable: float = 0.01
     """Of the latest answers that rules decide."""
-
-
-@dataclass(frozen=True)
-class SampledGroup:
-    """One question's samples, and what they are worth once they are graded."""
-
-    problem: int
-    requests: Sequence[Request]
-    completions: Sequence[Completion]
-    graded: Sequence[Graded] = ()
-
-
-@dataclass(frozen=True)
-class GradedRow:
-    """One completion of a rollout."""
-
-    problem: int
-    request: Request
-    completion: Completion
-    graded: Graded
-    total: float | None
+    is_streamed: bool = False
+    """Whether an engine that can draws without rounds, graded beside it."""
 
 
 class Rollouts:
@@ -128,7 +108,11 @@ class Rollouts:
         self.tokenizer = tokenizer
         self.pool = pool
         self.clock = clock
-        self.path = folder / "rollouts.jsonl"
+        self._kept = KeptRollouts(
+            folder / "rollouts.jsonl", problems, prompts, settings.prompt.style,
+            model=settings.model, group=settings.group, steps=settings.kept_steps,
+            is_watched=watcher is not None,
+        )  # fmt: skip
         self.asked_path = folder / "asked.jsonl"
         self.parity: dict[str, float] = {}
         """Gaps found by the last check, taken by the telemetry of its step."""
@@ -139,10 +123,10 @@ class Rollouts:
         """Of the reward components, for the rollout that is being sampled."""
         self._loaded_step = 0
         self._check_reference: Callable[[], None] = lambda: None
+        self._is_streamed = settings.is_streamed and isinstance(sampler, Streaming)
         self._plugins = PluginRewards(settings.rewards)
         self._failures = GraderFailures(settings.max_ungradable)
         self._agreement: dict[str, float] = {}
-        self._has_redone = False
         dynamic = settings.dynamic_sampling
         self._questions = Questions(
             len(problems), seed=settings.seed, rest_steps=dynamic.rest_steps if dynamic else 0
@@ -176,10 +160,10 @@ class Rollouts:
             rounds = self.settings.dynamic_sampling.max_rounds
             groups, shares = self._sample_with_signal(questions, step, rounds=rounds)
         self._check(groups, trainer)
-        if not groups[0].graded:
+        if self.settings.dynamic_sampling is None:
             groups = self._graded(groups)
         rows = self._rows(groups)
-        self._keep(rows, step + 1)
+        self._kept.add(rows, step + 1, self._sampling)
         return {
             "prompt_ids": [list(row.request.prompt_ids) for row in rows],
             "completion_ids": [list(row.completion.token_ids) for row in rows],
@@ -281,8 +265,7 @@ class Rollouts:
     def _resume(self, step: int, trainer: FactoryGrpoTrainer) -> None:
         """Drop what a killed run wrote past this step, and know again what it had seen."""
         if is_first_rank():
-            truncate_rows(self.path, step)
-            self._has_redone = any("redone" in row for row in recover_rows(self.path))
+            self._kept.resume(step)
         if self.watcher is not None:
             self.watcher.resume(step, ranks=_ranks(trainer))
         if self.settings.dynamic_sampling is not None:
@@ -292,18 +275,11 @@ class Rollouts:
                     self._questions.note(row)
 
     def _sample(self, questions: Sequence[int], step: int, *, first_row: int) -> list[SampledGroup]:
-        """A group of samples for each question; no two rows of a step share a seed."""
+        """A group of samples for each question, graded by rules where they stream."""
+        if self._is_streamed:
+            return self._streamed(questions, (), step, first_row=first_row, rounds=0)
         size = self.settings.group
-        ids = {
-            question: tuple(
-                self.tokenizer(self.prompts[question], add_special_tokens=False)["input_ids"]
-            )
-            for question in dict.fromkeys(questions)
-        }
-        requests = [
-            Request(ids[question], derive(self.settings.seed, "grpo", step, first_row + row))
-            for row, question in enumerate(q for q in questions for _ in range(size))
-        ]
+        requests = self._requests(questions, step, first_row=first_row)
         with self.clock.measure("generate"):
             completions = self.sampler.sample(requests, self._sampling)
         self.totals_drawn = self.totals_drawn.plus(requests, completions)
@@ -316,17 +292,62 @@ class Rollouts:
             for index, question in enumerate(questions)
         ]
 
+    def _requests(self, questions: Sequence[int], step: int, *, first_row: int) -> list[Request]:
+        """Of a group for each question; no two rows of a step share a seed."""
+        ids = {
+            question: tuple(
+                self.tokenizer(self.prompts[question], add_special_tokens=False)["input_ids"]
+            )
+            for question in dict.fromkeys(questions)
+        }
+        rows = (question for question in questions for _ in range(self.settings.group))
+        return [
+            Request(ids[question], derive(self.settings.seed, "grpo", step, first_row + row))
+            for row, question in enumerate(rows)
+        ]
+
+    def _streamed(
+        self,
+        questions: Sequence[int],
+        spare: Sequence[int],
+        step: int,
+        *,
+        first_row: int,
+        rounds: int,
+    ) -> list[SampledGroup]:
+        """Groups graded by rules: those of the questions, and spare ones as `fill` asks for."""
+        every, size = [*questions, *spare], self.settings.group
+        groups = Groups(
+            lambda number: self._requests(
+                every[number : number + 1], step, first_row=first_row + number * size
+            ),
+            first=len(questions), spare=len(spare), rounds=rounds,
+            grade=lambda at, *answered: self._ruled([SampledGroup(every[at], *answered)])[0],
+            has_signal=self._has_signal,
+        )  # fmt: skip
+        with self.clock.measure("generate"):
+            sampled = groups.draw(cast("Streaming", self.sampler), self._sampling)
+        for group in sampled:
+            self.totals_drawn = self.totals_drawn.plus(group.requests, group.completions)
+        return sampled
+
     def _sample_with_signal(
         self, planned: Sequence[int], step: int, *, rounds: int
     ) -> tuple[list[SampledGroup], dict[str, float]]:
         """Graded groups for the planned questions, those without a signal replaced while rounds
         last, and figures of all that was drawn."""
-        size = self.settings.group
-
-        def draw(questions: Sequence[int], groups_before: int) -> list[SampledGroup]:
-            return self._graded(self._sample(questions, step, first_row=groups_before * size))
-
+        size, ready = self.settings.group, list[SampledGroup]()
         first, spare = self._questions.plan(planned, step + 1)
+        # A learned reward or a judge takes the engine's device: it waits for the end of a round.
+        if self._is_streamed and self.preferences is None and self.judge is None:
+            most = spare[: rounds * len(first)]
+            ready = self._graded(self._streamed(first, most, step, first_row=0, rounds=rounds))
+
+        def draw(questions: Sequence[int], before: int) -> list[SampledGroup]:
+            if ready:
+                return ready[before : before + len(questions)]
+            return self._graded(self._sample(questions, step, first_row=before * size))
+
         kept, sampled = fill(first, spare, rounds=rounds, draw=draw, has_signal=self._has_signal)
         row = AskedRow(
             step=step + 1,
@@ -349,34 +370,14 @@ class Rollouts:
 
     def _graded(self, groups: Sequence[SampledGroup]) -> list[SampledGroup]:
         """The groups with everything that there is to say about each completion."""
+        if not groups[0].graded:
+            with self.clock.measure("grade"):
+                groups = self._ruled(groups)
         completions = [completion for group in groups for completion in group.completions]
         problems = [self.problems[group.problem] for group in groups for _ in group.completions]
-        prompt = self.settings.prompt
-        with self.clock.measure("grade"):
-            verdicts = self.pool.grade(
-                [
-                    GradeItem.for_prompt(problem, completion.text, completion.finish_reason, prompt)
-                    for problem, completion in zip(problems, completions, strict=True)
-                ]
-            )
-            ruled = [v for v, p in zip(verdicts, problems, strict=True) if p.kind != "open"]
-            self._failures.check(ruled)
-            responses = [parse_completion(c.text, c.finish_reason, prompt) for c in completions]
-            results = [
-                GradedCompletion.of(
-                    problem, verdict, response, completion.text, tokens=len(completion.token_ids),
-                    limit=self._sampling.max_new_tokens, language=self.settings.language,
-                )
-                for problem, verdict, response, completion in zip(
-                    problems, verdicts, responses, completions, strict=True
-                )
-            ]  # fmt: skip
-            graded = [
-                Graded(verdict, response, {**rule_components(result), **plugin})
-                for verdict, response, result, plugin in zip(
-                    verdicts, responses, results, self._plugins.components(results), strict=True
-                )
-            ]
+        graded = [result for group in groups for result in group.graded]
+        ruled = zip(graded, problems, strict=True)
+        self._failures.check([each.verdict for each, problem in ruled if problem.kind != "open"])
         if self.preferences is not None:
             with self.clock.measure("score"):
                 texts = [completion.text for completion in completions]
@@ -387,71 +388,36 @@ class Rollouts:
                 graded, self._agreement = self.judge.added(
                     graded, problems, requests, step=self._loaded_step
                 )
-        each = iter(graded)
-        return [replace(g, graded=[next(each) for _ in g.completions]) for g in groups]
+        return with_graded(groups, graded)
 
-    def _keep(self, rows: Sequence[GradedRow], step: int) -> None:
-        """Append a few completions of the rollout that feeds update `step`.
-
-        Those of the first questions; with a watch also the one with the most steps done again,
-        and that one from the very first rollout that has any.
-        """
-        if not is_first_rank():
-            return
-        redone = []
-        if self.watcher is not None:
-            redone = [redone_steps(row.graded.response.reasoning or "") for row in rows]
-        telling = _most_telling(rows, redone)
-        is_kept = step in self.settings.kept_steps
-        chosen = self._first_rows(len(rows)) if is_kept else []
-        if telling is not None and (is_kept or not self._has_redone):
-            self._has_redone = True
-            chosen = sorted({*chosen, telling})
-        lines = []
-        for index in chosen:
-            row = rows[index]
-            trace = self._trace(row, step, sample=index % self.settings.group)
-            rewards = {**row.graded.components, "total": row.total}
-            line = {"step": step, "trace": trace.model_dump(mode="json"), "rewards": rewards}
-            lines.append({**line, "redone": redone[index]} if index == telling else line)
-        if lines:
-            append_rows(self.path, lines)
-
-    def _trace(self, row: GradedRow, step: int, *, sample: int) -> Trace:
-        """One completion of the rollout that feeds update `step`, as it is kept."""
-        problem, response = self.problems[row.problem], row.graded.response
-        return Trace(
-            problem_id=problem.id,
-            sample=sample,
-            question=problem.prompt,
-            prompt=self.prompts[row.problem],
-            completion=row.completion.text,
-            reasoning=response.reasoning,
-            answer=response.answer,
-            summary=response.summary,
-            finish_reason=row.completion.finish_reason,
-            completion_tokens=len(row.completion.token_ids),
-            seed=row.request.seed,
-            sampling=self._sampling,
-            style=self.settings.prompt.style,
-            model=f"{self.settings.model}+{step - 1}",
-            verdict=row.graded.verdict,
+    def _ruled(self, groups: Sequence[SampledGroup]) -> list[SampledGroup]:
+        """The groups with verdicts and the rewards that functions give."""
+        completions = [completion for group in groups for completion in group.completions]
+        problems = [self.problems[group.problem] for group in groups for _ in group.completions]
+        prompt = self.settings.prompt
+        verdicts = self.pool.grade(
+            [
+                GradeItem.for_prompt(problem, completion.text, completion.finish_reason, prompt)
+                for problem, completion in zip(problems, completions, strict=True)
+            ]
         )
-
-    def _first_rows(self, rows: int) -> list[int]:
-        size = self.settings.group
-        return [
-            group * size + sample
-            for group in range(min(KEPT_GROUPS, rows // size))
-            for sample in range(min(KEPT_SAMPLES, size))
+        responses = [parse_completion(c.text, c.finish_reason, prompt) for c in completions]
+        results = [
+            GradedCompletion.of(
+                problem, verdict, response, completion.text, tokens=len(completion.token_ids),
+                limit=self._sampling.max_new_tokens, language=self.settings.language,
+            )
+            for problem, verdict, response, completion in zip(
+                problems, verdicts, responses, completions, strict=True
+            )
+        ]  # fmt: skip
+        graded = [
+            Graded(verdict, response, {**rule_components(result), **plugin})
+            for verdict, response, result, plugin in zip(
+                verdicts, responses, results, self._plugins.components(results), strict=True
+            )
         ]
-
-
-def _most_telling(rows: Sequence[GradedRow], redone: Sequence[int]) -> int | None:
-    """The completion with the most steps done again, right ones first."""
-    if not any(redone):
-        return None
-    return max(range(len(redone)), key=lambda i: (redone[i], rows[i].graded.verdict.is_correct))
+        return with_graded(groups, graded)
 
 
 def _ranks(trainer: FactoryGrpoTrainer) -> Ranks:
