@@ -60,7 +60,7 @@ class Stepper(Script):
     def __init__(self, rows: int, *, seconds: float = 0.0) -> None:
         self.rows = rows
         self._seconds = seconds
-        self.steps = self.drawn = 0
+        self.steps = 0
 
     def stream(self, supply: Supply, sampling: SamplingConfig) -> Iterator[tuple[int, Completion]]:
         going: dict[int, Completion] = {}
@@ -78,7 +78,6 @@ class Stepper(Script):
                 return
             time.sleep(self._seconds)
             self.steps += 1
-            self.drawn += len(going)
             for number in [number for number in going if ends[number] == self.steps]:
                 yield number, going.pop(number)
 
