@@ -4,21 +4,28 @@ The file is a stage's external file, so its content decides a fingerprint; when 
 stands in a file beside it, which does not.
 """
 
+import fcntl
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
-from factory.jsonl import append_rows
+from factory.chat import OutputForm, canonical_text
+from factory.files import naming
+from factory.jsonl import append_rows, parse_record
+from factory.lint import lint
 from factory.records import Record, Trace
 
 Choice = Literal["accept", "edit", "reject"]
 Reason = Literal["wrong", "unreadable", "language", "format", "unsafe", "other"]
 Pass = Literal[1, 2]
+REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 class Decision(Record):
@@ -135,9 +142,64 @@ def passes_agree(traces: Sequence[Trace], decisions: Decisions) -> Agreement | N
     return agreement(pairs) if pairs else None
 
 
+@dataclass(frozen=True)
+class Queue:
+    """The traces to review and the file that takes the decisions."""
+
+    traces: Sequence[Trace]
+    path: Path
+    second_pass: float
+    form: OutputForm | None
+    originals: Mapping[tuple[str, int], Trace] = field(default_factory=dict)
+    """By problem and sample: what a rewritten trace was before."""
+
+    def decisions(self) -> Decisions:
+        return standing(recorded(self.path))
+
+    def pending(self, review_pass: Pass, reviewer: str | None = None) -> list[Trace]:
+        return pending(
+            self.traces, self.decisions(), review_pass,
+            second_pass=self.second_pass, reviewer=reviewer,
+        )  # fmt: skip
+
+
+def edit_faults(reasoning: str, ending: str, form: OutputForm | None) -> list[str]:
+    """Why an edited text is not taken; nothing where it is."""
+    return list(lint(canonical_text(reasoning, ending, ending, form), form=form))
+
+
+def recorded(path: Path) -> list[Decision]:
+    """The decisions in a file, none where it is not there. A last line that is not whole yet is
+    somebody's who is writing, or what a kill tore: it is left out. DataError for any other."""
+    *lines, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    rows = enumerate([*lines, last] if _is_row(last) else lines, start=1)
+    return [parse_record(row, Decision, f"{path}:{at}") for at, row in rows if row.strip()]
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
 def record(path: Path, decision: Decision) -> None:
-    """Append a decision, and the time it was made to the file beside; both survive a kill."""
-    append_rows(path, [decision.model_dump(exclude_defaults=True)])
+    """Append a decision, and the time it was made to the file beside; both survive a kill.
+
+    One process at a time: what a kill tore before is cut off, and nobody's line is torn by it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path), path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        text = file.read()
+        torn = text[text.rfind(b"\n") + 1 :]
+        if _is_row(torn):
+            file.write(b"\n")
+            file.flush()
+        elif torn:
+            file.truncate(len(text) - len(torn))
+        append_rows(path, [decision.model_dump(exclude_defaults=True)])
     at = datetime.now(UTC).isoformat(timespec="seconds")
     row = {"trace": decision.trace, "review_pass": decision.review_pass, "at": at}
     append_rows(path.with_suffix(".times.jsonl"), [row])

@@ -139,10 +139,15 @@ class Page:
                 clickCount=1,
             )  # fmt: skip
 
-    def press(self, key: str) -> None:
+    def press(self, key: str, *, control: bool = False) -> None:
         """One key, down and up."""
+        held = 2 if control else 0
         for kind in ("rawKeyDown", "keyUp"):
-            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, modifiers=held)
+
+    def write(self, text: str) -> None:
+        """Put text where the cursor is, in place of what is selected."""
+        self.send("Input.insertText", text=text)
 
     def choose(self, selector: str, label: str) -> None:
         """Choose an option of a select by its label, as a person does."""

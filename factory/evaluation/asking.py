@@ -6,6 +6,7 @@ An evaluation that was killed goes on where it stopped and ends with the same by
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from factory.chat import PromptConfig
@@ -52,29 +53,40 @@ class EvaluatedModel:
     def ask(
         self, requests: Sequence[EvalRequest], *, segment: str,
         is_enough: IsEnough = lambda run, samples: False,
+        then: Callable[[], Sequence[EvalRequest]] = lambda: (), at_most: int = 0,
     ) -> Generator[Sampled]:  # fmt: skip
         """The completions of each round, in the order of `requests`; `is_enough` ends a run that
-        may end early once the round before is graded. `segment` begins the names of their files.
+        may end early once the round before is graded. What `then` asks for, `at_most` so many,
+        follows when all are graded. `segment` begins the names of their files.
         """
         lengths = [len(r.prompt_ids) + r.sampling.max_new_tokens for r in requests]
-        context, number, finished = self.context, 0, 0
+        context, number, finished, total = self.context, 0, 0, len(requests) + at_most
         sampler = self.open_sampler(max(lengths), sum(lengths) // len(lengths))
         with closing(sampler):
-            for batch in rounds(requests, is_enough):
+            for batch in chain(rounds(requests, is_enough), map(list, _once(then))):
+                total = total if finished < len(requests) else finished + len(batch)
                 completions: dict[str, Completion] = {}
                 for sampling in dict.fromkeys(request.sampling for request in batch):
                     members = [r for r in batch if r.sampling == sampling]
                     texts = sample_all(
                         sampler,
-                        [(r.key, Request(r.prompt_ids, r.seed)) for r in members],
+                        [(r.key, Request(r.prompt_ids, r.seed, r.limit)) for r in members],
                         sampling,
                         segment=context.scratch / f"{segment}-{number}.jsonl",
                         machine=context.machine,
-                        on_block=lambda start, block, before=finished: context.progress(
-                            before + start + len(block), len(requests), unit="samples"
+                        on_block=lambda start, block, before=finished, of=total: context.progress(
+                            before + start + len(block), of, unit="samples"
                         ),
                     )
                     keys = [request.key for request in members]
                     completions.update(zip(keys, texts, strict=True))
                     number, finished = number + 1, finished + len(members)
                 yield [(request, completions[request.key]) for request in batch]
+
+
+def _once(
+    then: Callable[[], Sequence[EvalRequest]],
+) -> Generator[Sequence[EvalRequest]]:
+    """What it gives when it is asked, at the end; nothing where that is empty."""
+    if requests := then():
+        yield requests

@@ -6,6 +6,7 @@ from typing import Any
 
 from factory.errors import EngineError
 from factory.evaluation.asking import EvaluatedModel
+from factory.evaluation.budgets import ClosedRequest, Closing
 from factory.evaluation.documents import pass_rates
 from factory.evaluation.judged import Judging
 from factory.evaluation.rounds import is_narrow
@@ -21,8 +22,10 @@ def evaluate_own(
     *,
     judging: Judging | None = None,
     max_ungradable: float = 0.01,
+    budgets: Sequence[int] = (),
 ) -> Results:
-    """Ask for every completion of these runs, grade and score them.
+    """Ask for every completion of these runs, grade and score them; then once more with thoughts
+    closed at each of the `budgets`.
 
     EngineError if the grader itself failed on more than `max_ungradable` of a benchmark's samples
     in a round: such an outage must not be read as wrong answers. Answers that no rule can check
@@ -32,16 +35,26 @@ def evaluate_own(
         judging.check(runs)
     graded: dict[str, list[EvalSample]] = {run.name: [] for run in runs}
     requests = [request for run in runs for request in _requests(run, model)]
+    closing = Closing(budgets, runs, model)
     machine = model.context.machine
 
     def is_enough(run: Run, samples: int) -> bool:
         return isinstance(run, OwnRun) and is_narrow(run, graded[run.name])
 
     with GradingPool(machine.thread_count(), is_isolated=not machine.unsandboxed) as pool:
-        for sampled in model.ask(requests, segment="samples", is_enough=is_enough):
+        batches = model.ask(
+            requests, segment="samples", is_enough=is_enough,
+            then=closing.requests, at_most=closing.at_most(requests),
+        )  # fmt: skip
+        for sampled in batches:
+            is_closed = isinstance(sampled[0][0], ClosedRequest)
+            sampled = [
+                (r, r.completed(c) if isinstance(r, ClosedRequest) else c) for r, c in sampled
+            ]
             samples = _graded(sampled, runs, pool=pool, model=model)
             _refuse_ungradable(samples, runs, limit=max_ungradable, has_judge=judging is not None)
-            for sample in samples:
+            closing.take(sampled, samples)
+            for sample in () if is_closed else samples:
                 graded[f"{sample.benchmark}.{sample.mode}"].append(sample)
     graded = {run.name: _in_order(run, graded[run.name]) for run in runs}
     if judging is not None:
@@ -56,6 +69,7 @@ def evaluate_own(
         completion_tokens=sum(
             sample.trace.completion_tokens for samples in graded.values() for sample in samples
         ),
+        spent=tuple(closing.in_order()),
     )
 
 

@@ -47,6 +47,8 @@ class EvalRequest:
     prompt_ids: tuple[int, ...]
     seed: int
     sampling: SamplingConfig
+    limit: int | None = None
+    """New tokens, where it may draw fewer than its settings say."""
 
     @property
     def key(self) -> str:
@@ -65,3 +67,5 @@ class Results:
     record: dict[str, dict[str, Any]]
     """Of harness.json: an entry a run under each of lm-eval's keys."""
     completion_tokens: int
+    spent: tuple[Any, ...] = ()
+    """What answers took under each budget: `budgets.Spent`."""

@@ -1,7 +1,8 @@
-"""The server of the live page: one address, one token, reading only.
+"""The server of the live page: one address, one token; decisions of a review are all it writes.
 
 It listens on the loopback address; over SSH a tunnel leads to it. Foreign pages of the same browser
-do not get in: every request names the token, and its Host must be this machine.
+do not get in: every request names the token, and its Host must be this machine. A decision has the
+token in a header, which no foreign page can send, and comes from a page of this very address.
 """
 
 import asyncio
@@ -13,23 +14,33 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
 
 from factory.builds import is_running
-from factory.errors import EngineError
+from factory.errors import DataError, EngineError, FactoryError
+from factory.live.desk import NAME, Desk
 from factory.live.state import Watcher
 from factory.live.view import Sections, overview, sections, tree
 from factory.report.document import document, lines
 from factory.report.html import contents
 from factory.report.svg import tag
+from factory.visible import visible
 
 PORT = 8765
 PORTS = 20
@@ -38,6 +49,9 @@ EVERY = 1.0
 """Seconds between two looks at the files, while somebody looks on."""
 HEARTBEAT = 15.0
 MOST_BUILDS = 300
+LARGEST_DECISION = 2 * 2**20
+"""Bytes of a decision that a page sends."""
+REVIEW = ("review", "Review")
 NAMES = ("now", "curves", "rollouts", "stages", "scores", "log", "builds")
 TITLES = ("Now", "Curves", "Answers", "Stages", "Scores", "Log", "All builds")
 HEADERS = {
@@ -46,6 +60,11 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+
+
+Guard = Callable[
+    [Callable[[Request], Awaitable[Response]]], Callable[[Request], Awaitable[Response]]
+]
 
 
 class Views:
@@ -87,15 +106,19 @@ class Views:
         }
 
 
-def application(store: Path, *, token: str, recipe: str | None = None) -> Starlette:
-    """The page and its stream of changed sections. Whoever has no token gets nothing."""
+def application(
+    store: Path, *, token: str, recipe: str | None = None, desk: Desk | None = None,
+    reviewer: str = "",
+) -> Starlette:  # fmt: skip
+    """The page and its stream of changed sections; with a desk its review queue too. Whoever has
+    no token gets nothing."""
     views = Views(store, recipe)
 
     def guarded(
         answer: Callable[[Request], Awaitable[Response]],
     ) -> Callable[[Request], Awaitable[Response]]:
         async def checked(request: Request) -> Response:
-            given = request.query_params.get("token", "")
+            given = request.headers.get("X-Token") or request.query_params.get("token", "")
             if not hmac.compare_digest(given.encode(), token.encode()):
                 text = "The address that `factory watch` printed has a token; this one has not."
                 return PlainTextResponse(text, status_code=403, headers=HEADERS)
@@ -104,7 +127,9 @@ def application(store: Path, *, token: str, recipe: str | None = None) -> Starle
         return checked
 
     async def page(request: Request) -> Response:
-        return HTMLResponse(live_page(store.absolute().name), headers=HEADERS)
+        return HTMLResponse(
+            live_page(store.absolute().name, reviewer, reviews=desk is not None), headers=HEADERS
+        )
 
     async def changes(request: Request) -> Response:
         chosen = request.query_params.get("build", "")
@@ -113,8 +138,61 @@ def application(store: Path, *, token: str, recipe: str | None = None) -> Starle
         )
 
     routes = [Route("/", guarded(page)), Route("/changes", guarded(changes))]
+    if desk is not None:
+        routes += review_routes(desk, guarded)
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
     return Starlette(routes=routes, middleware=[hosts])
+
+
+def review_routes(desk: Desk, guarded: Guard) -> list[Route]:
+    """What waits, to be read; and decisions, which only a page of this server can send."""
+
+    async def waiting(request: Request) -> Response:
+        query = request.query_params
+        view = partial(
+            desk.view,
+            reviewer=query.get("reviewer", "")[:NAME],
+            viewer=query.get("viewer", "")[:64],
+            review_pass=2 if query.get("pass") == "2" else 1,
+            after=query.get("after", ""),
+        )
+        return await _answered(view)
+
+    async def decide(request: Request) -> Response:
+        if not _is_ours(request):
+            return PlainTextResponse("only for the live page", status_code=403, headers=HEADERS)
+        body = b""
+        async for piece in request.stream():
+            body += piece
+            if len(body) > LARGEST_DECISION:
+                return PlainTextResponse("too long", status_code=413, headers=HEADERS)
+        return await _answered(lambda: {"said": desk.decide(body)})
+
+    return [
+        Route("/queue", guarded(waiting)),
+        Route("/decisions", guarded(decide), methods=["POST"]),
+    ]
+
+
+def _is_ours(request: Request) -> bool:
+    """Whether a page of this server sends it: the token in a header, JSON, the same origin."""
+    headers = request.headers
+    origin = headers.get("Origin", "")
+    return (
+        "X-Token" in headers
+        and headers.get("Content-Type", "").partition(";")[0] == "application/json"
+        and origin == f"http://{headers.get('Host', '')}"
+        and headers.get("Sec-Fetch-Site", "same-origin") == "same-origin"
+    )
+
+
+async def _answered(act: Callable[[], dict[str, Any]]) -> Response:
+    """Its answer as JSON, or what is wrong in words."""
+    try:
+        return JSONResponse(await asyncio.to_thread(act), headers=HEADERS)
+    except (FactoryError, OSError) as error:
+        status = 422 if isinstance(error, DataError) else 500
+        return JSONResponse({"fault": visible(str(error))}, status_code=status, headers=HEADERS)
 
 
 async def _changes(views: Views, chosen: str, request: Request) -> AsyncIterator[str]:
@@ -135,17 +213,21 @@ async def _changes(views: Views, chosen: str, request: Request) -> AsyncIterator
         await asyncio.sleep(EVERY)
 
 
-def live_page(store: str) -> str:
-    """The page without content: its script asks for that."""
+def live_page(store: str, reviewer: str = "", *, reviews: bool = False) -> str:
+    """The page without content: its scripts ask for that."""
     status = tag("p", "Connecting ...", class_="dim", id_="link", role="status")
     header = [tag("h1", f"Builds in {store}"), status]
     names = list(zip(NAMES, TITLES, strict=True))
+    parts = [tag("section", "", id_=name, hidden="") for name in NAMES]
+    if reviews:
+        names = [REVIEW, *names]
+        parts = [tag("section", "", id_="review", hidden="", data_reviewer=reviewer), *parts]
     body = [
         tag("header", lines(header), class_="top"),
         contents(names, are_hidden=True),
-        tag("main", lines(tag("section", "", id_=name, hidden="") for name in NAMES)),
+        tag("main", lines(parts)),
     ]
-    scripts = ("page.js", "live.js")
+    scripts = ("page.js", "live.js", *(["review.js"] if reviews else []))
     return document(f"{store} · live", body, scripts=scripts, connects=True)
 
 
@@ -172,11 +254,10 @@ def listen(port: int | None) -> socket.socket:
     raise EngineError(f"{taken}: taken by another program; give --port, 0 takes any free one")
 
 
-def run(store: Path, own: socket.socket, *, token: str, recipe: str | None) -> None:
+def run(own: socket.socket, app: Starlette) -> None:
     """Serve until Ctrl-C; the builds go on."""
     import uvicorn
 
-    app = application(store, token=token, recipe=recipe)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off", server_header=False,
         timeout_graceful_shutdown=1,

@@ -5,41 +5,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
-
-from pydantic import Field, model_validator
+from typing import TYPE_CHECKING, Any, get_args
 
 from factory.artifacts import Artifact, Inputs
-from factory.chat import PromptConfig, stop_texts
+from factory.chat import stop_texts
 from factory.context import Context, Metrics
-from factory.cost.context import CostContext, StageCost
-from factory.cost.flows import Questions, lines
-from factory.cost.shapes import Unpriced
-from factory.cost.work import drawing_work
+from factory.cost.flows import lines
 from factory.errors import DataError, RecipeError
 from factory.grading import GRADING_PACKAGES
-from factory.grading.judge import JudgeSettings
 from factory.jsonl import read_records, write_records
 from factory.problems.benchmark import BENCHMARKS, benchmark_problems
 from factory.records import (
-    AddedLater,
-    AskedModelRef,
-    EarlyStop,
     EvalSample,
     Mode,
     Problem,
-    ProblemsRef,
-    Record,
-    SamplingConfig,
     Score,
 )
 from factory.shipped import shipped
-from factory.stages.judged import judge_blocks, judge_work
+from factory.stages.evaluate_config import BenchmarkConfig, EvaluateConfig
+from factory.stages.evaluate_cost import estimate
+from factory.stages.judged import judge_blocks
 from factory.stages.small import SAMPLES, small_judge, small_sampling
 from factory.stages.stage import (
     Fields,
     Shows,
-    StageConfig,
     register,
     sampling_stage,
 )
@@ -58,91 +47,6 @@ TEMPLATE = "factory_problems"
 """The YAML in `evals/` by which stock lm-eval asks problems."""
 PROBLEMS_VERSION = 1
 """Of benchmarks whose problems a stage made."""
-
-
-class BenchmarkConfig(Record):
-    """One benchmark: the held-out problems of a stage, or a task by name."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    """Under which its scores stand."""
-    problems: ProblemsRef | None = None
-    """Its held-out split is the benchmark."""
-    source: str | None = None
-    """Only the problems of this source, e.g. one reasoning-gym family."""
-    task: str | None = Field(default=None, pattern=r"^[^/\\]+$")
-    """A [benchmark](#rows-benchmarks) by name, or a task of lm-eval's registry, whose data may come
-    from the hub."""
-    version: Annotated[str | None, AddedLater()] = None
-    """The task's version that is meant; another one is refused: its scores do not compare."""
-    limit: int | None = Field(default=None, ge=1, le=10**9)
-    """Use only the first N problems."""
-    sampling: SamplingConfig | None = None
-    """Instead of the stage's; for a registry task, instead of the task's own."""
-    samples: int | None = Field(default=None, ge=0, le=10**5)
-    """Instead of the stage's."""
-    raw: bool = False
-    """A registry task's text goes to the model as it is, without the prompt protocol."""
-
-    @model_validator(mode="after")
-    def _says_what_to_ask(self) -> "BenchmarkConfig":
-        if (self.problems is None) == (self.task is None):
-            given = "neither" if self.task is None else "both"
-            raise ValueError(f"give either problems or task, found {given}")
-        if self.source is not None and self.problems is None:
-            raise ValueError("source selects among problems; a task has none")
-        if self.raw and self.is_own:
-            raise ValueError("raw is for registry tasks; problems need a prompt")
-        return self
-
-    @property
-    def is_own(self) -> bool:
-        """Whether the factory asks and grades it; lm-eval runs all others."""
-        return self.task is None or self.task in BENCHMARKS
-
-
-class EvaluateConfig(StageConfig):
-    """Scores of one model under one prompt protocol."""
-
-    kind: Literal["evaluate"]
-    model: AskedModelRef
-    benchmarks: tuple[BenchmarkConfig, ...] = Field(min_length=1)
-    """What is asked."""
-    prompt: PromptConfig = PromptConfig()
-    """How our own benchmarks are asked, and registry tasks that are not `raw`."""
-    sampling: SamplingConfig = SamplingConfig()
-    """Temperature 0.6 and top-p 0.95 as R1's evaluation has them (arXiv 2501.12948 v2, D.1)."""
-    samples: int = Field(default=4, ge=0, le=10**5)
-    """k: samples a problem. R1 takes 4 to 64, by the benchmark's size; 0 asks greedily only."""
-    greedy: bool = True
-    """One more answer a problem at temperature 0."""
-    stop_at: Annotated[EarlyStop | None, AddedLater()] = None
-    """Ends the sampling of a benchmark of ours as soon as its error bar is so narrow, in whole
-    rounds over all its problems; k is then what the rule led to, at most `samples`."""
-    judge: Annotated[JudgeSettings | None, AddedLater()] = None
-    """Decides answers to problems of kind `open` of our own benchmarks, once all are drawn; its
-    requests and replies are in judgements.jsonl. None: a benchmark of such problems is refused."""
-    max_ungradable: Annotated[float, AddedLater()] = Field(default=0.01, ge=0.0, le=1.0)
-    """Largest share of a benchmark's answers that graders may leave ungradable; these are counted
-    and not right. A judge has a bound of its own."""
-
-    @model_validator(mode="after")
-    def _asks_something(self) -> "EvaluateConfig":
-        names = [benchmark.name for benchmark in self.benchmarks]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"benchmarks of equal name: {', '.join(twice)}")
-        if self.judge is not None and self.stop_at is not None:
-            raise ValueError(
-                "stop_at: looks at verdicts while answers are drawn; a judge decides "
-                "when all are: leave one of the two out"
-            )
-        for benchmark in self.benchmarks:
-            if not self.greedy and self.samples_of(benchmark) == 0:
-                raise ValueError(f"benchmark {benchmark.name}: samples is 0 and greedy is off")
-        return self
-
-    def samples_of(self, benchmark: BenchmarkConfig) -> int:
-        return self.samples if benchmark.samples is None else benchmark.samples
 
 
 def run(config: EvaluateConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
@@ -164,9 +68,9 @@ def run(config: EvaluateConfig, inputs: Inputs, out: Path, context: Context) -> 
     with _registry_runs(config, folder, context) as tasks:
         _check_versions(config, [*own, *tasks])
         if own:
-            limit = config.max_ungradable
-            check_open(own, limit, has_judge=judging is not None)
-            parts.append(evaluate_own(own, model, judging=judging, max_ungradable=limit))
+            check_open(own, config.max_ungradable, has_judge=judging is not None)
+            limits = {"max_ungradable": config.max_ungradable, "budgets": config.budgets}
+            parts.append(evaluate_own(own, model, judging=judging, **limits))
         if tasks:
             from factory.evaluation.registry_tasks import evaluate_tasks
 
@@ -194,6 +98,8 @@ def run(config: EvaluateConfig, inputs: Inputs, out: Path, context: Context) -> 
     write_records(out / "samples.jsonl", samples)
     if judging is not None:
         write_records(out / "judgements.jsonl", judging.votes)
+    if config.budgets:
+        write_records(out / "budgets.jsonl", (row for part in parts for row in part.spent))
     text = json.dumps(record, indent=2, sort_keys=True, default=float)
     (out / "harness.json").write_text(text + "\n", encoding="utf-8")
     return {
@@ -207,7 +113,14 @@ def _evaluated_model(
     config: EvaluateConfig, artifact: Artifact, context: Context
 ) -> "EvaluatedModel":
     from factory.evaluation.asking import EvaluatedModel
+    from factory.sampling.served import read_served
 
+    served = read_served(artifact.path)
+    if config.budgets and served is not None and not served.has_tokenizer:
+        raise RecipeError(
+            f"budgets: {served.name} is on a server that writes its prompts itself: none goes on "
+            "after closed thoughts; name the model's tokenizer (source.tokenizer)"
+        )
     return EvaluatedModel(
         fingerprint=artifact.fingerprint,
         tokenizer=open_tokenizer(artifact.path),
@@ -362,66 +275,6 @@ def _likelihood_model(model: Path, context: Context) -> "LM":
         "trust_remote_code": False,
     }
     return HFLM(**arguments)
-
-
-GRADERS_SECONDS = 1.0
-"""Until graders have imported what mathematics needs: 1.3 s of processor time in two processes."""
-REGISTRY_SECONDS = 7.0
-"""Of lm-eval, where it is asked for a task: its import and the reading of its registry, processor
-time of one run."""
-
-
-def estimate(config: EvaluateConfig, cost: CostContext) -> tuple[StageCost, None]:
-    model = cost.model()
-    parts = []
-    for number, benchmark in enumerate(config.benchmarks):
-        problems, question = _benchmark_size(benchmark, number, cost)
-        limit = (benchmark.sampling or config.sampling).max_new_tokens
-        completion, is_assumed = cost.expected(limit)
-        for samples in (config.samples_of(benchmark), int(config.greedy)):
-            if samples:
-                load = cost.decode_load(
-                    model, config.prompt, question=question, prompts=problems,
-                    rows=problems * samples, completion=completion, limit=limit,
-                )  # fmt: skip
-                parts.append(drawing_work(cost, model, load, is_assumed=is_assumed))
-                if config.judge is not None and benchmark.problems is not None:
-                    # As if all of its problems were open ones, each answer another.
-                    work = judge_work(
-                        cost, "judge.model", config.judge, question=question,
-                        completion=completion, rows=problems * samples,
-                    )  # fmt: skip
-                    parts.append(work)
-    start = cost.start
-    is_all_own = all(benchmark.is_own for benchmark in config.benchmarks)
-    own = GRADERS_SECONDS + (0.0 if is_all_own else REGISTRY_SECONDS)
-    return StageCost(
-        start + own + sum(part.seconds - start for part in parts),
-        sum(part.tokens for part in parts),
-        max(part.memory for part in parts),
-        sum(part.disk for part in parts),
-        is_assumed=any(part.is_assumed for part in parts),
-    ), None
-
-
-def _benchmark_size(
-    benchmark: BenchmarkConfig, number: int, cost: CostContext
-) -> tuple[int, float]:
-    """Problems of a benchmark and characters of a question."""
-    if benchmark.problems is not None:
-        supply: Questions = cost.read(f"benchmarks.{number}.problems")
-        sources = [benchmark.source] if benchmark.source else []
-        return supply.count_and_length("held_out", sources, benchmark.limit)
-    if benchmark.is_own:
-        problems = benchmark_problems(benchmark.task or "")
-        characters = sum(len(problem.prompt) for problem in problems) / len(problems)
-        return min(len(problems), benchmark.limit or len(problems)), characters
-    if benchmark.limit is None:
-        raise Unpriced(
-            f"how many questions lm-eval's task {benchmark.task} has is not known here: give its "
-            "benchmark a limit"
-        )
-    return benchmark.limit, 400.0
 
 
 def completions(artifact: Artifact) -> float:

@@ -1,62 +1,36 @@
 """The terminal queue of a review: one trace after the other, accepted, edited or rejected."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 import click
 
-from factory.artifacts import find
-from factory.chat import OutputForm, canonical_text
+from factory.artifacts import Artifact, find
+from factory.chat import OutputForm
 from factory.errors import ArtifactError, RecipeError
-from factory.jsonl import read_records, recover_rows
 from factory.lint import lint
 from factory.plan import make_plan
 from factory.recipe import load_recipe
 from factory.records import Trace
 from factory.review import (
+    REASONS,
     Decision,
-    Decisions,
     Pass,
+    Queue,
     Reason,
+    edit_faults,
     key,
     passes_agree,
-    pending,
     record,
-    standing,
 )
 from factory.stages.review import ReviewConfig
 from factory.ui.console import Console, Text
 from factory.ui.tables import resolve
 from factory.visible import visible
 
-REASONS: tuple[Reason, ...] = get_args(Reason)
 THOUGHTS, ENDING = "=== thoughts ===", "=== answer ==="
 RECIPES = (".yaml", ".yml", ".json")
 CHOICES = "(a)ccept, (e)dit, (r)eject, (s)kip, (q)uit: "
-
-
-@dataclass(frozen=True)
-class Queue:
-    """The traces to review and the file that takes the decisions."""
-
-    traces: Sequence[Trace]
-    path: Path
-    second_pass: float
-    form: OutputForm | None
-
-    def decisions(self) -> Decisions:
-        if not self.path.exists():
-            return {}
-        recover_rows(self.path)  # cuts off what a kill tore
-        return standing(read_records(self.path, Decision))
-
-    def pending(self, review_pass: Pass, reviewer: str) -> list[Trace]:
-        return pending(
-            self.traces, self.decisions(), review_pass,
-            second_pass=self.second_pass, reviewer=reviewer,
-        )  # fmt: skip
 
 
 def open_queue(
@@ -82,7 +56,8 @@ def open_queue(
             raise ArtifactError(f"{target}: holds {artifact.manifest.kind}, traces are needed")
         if decisions is None:
             raise RecipeError(f"{target}: say with --decisions which file takes the decisions")
-        return Queue(list(artifact.traces()), decisions, 1.0, None)
+        traces = list(artifact.traces())
+        return Queue(traces, decisions, 1.0, None, originals(artifact, store))
     plan = {step.name: step for step in make_plan(load_recipe(path, overrides))}
     steps = [step for step in plan.values() if step.kind == "review" and stage in (None, step.name)]
     if len(steps) != 1:
@@ -99,13 +74,29 @@ def open_queue(
     artifact = find(store, source.fingerprint)
     if artifact is None:
         raise ArtifactError(f"{source.name}: not made yet; run {build(source.name)}")
-    return Queue(list(artifact.traces()), Path(config.decisions), config.second_pass, config.form)
+    return Queue(
+        list(artifact.traces()), Path(config.decisions), config.second_pass, config.form,
+        originals(artifact, store),
+    )  # fmt: skip
+
+
+def originals(artifact: Artifact, store: Path) -> dict[tuple[str, int], Trace]:
+    """What the traces were before they were rewritten, as far as the store has it."""
+    before: dict[tuple[str, int], Trace] = {}
+    for path, entry in artifact.manifest.inputs.items():
+        source = find(store, entry.fingerprint) if path.endswith("traces") else None
+        if source is None:
+            continue
+        if artifact.manifest.stage == "rewrite":
+            before |= {(trace.problem_id, trace.sample): trace for trace in source.traces()}
+        else:
+            before |= originals(source, store)
+    return before
 
 
 def review_queue(queue: Queue, *, reviewer: str, review_pass: Pass, console: Console) -> None:
     """Ask about every pending trace until none is left, `q`, or the input ends."""
     waiting = queue.pending(review_pass, reviewer)
-    queue.path.parent.mkdir(parents=True, exist_ok=True)
     for number, trace in enumerate(waiting, start=1):
         _show(trace, queue.form, position=f"{number} of {len(waiting)}", console=console)
         try:
@@ -120,9 +111,7 @@ def review_queue(queue: Queue, *, reviewer: str, review_pass: Pass, console: Con
 
 def status(queue: Queue, console: Console) -> None:
     """What is decided, what waits, and how far the two passes agree."""
-    decisions = queue.decisions()
-    first = pending(queue.traces, decisions, 1, second_pass=queue.second_pass)
-    second = pending(queue.traces, decisions, 2, second_pass=queue.second_pass)
+    decisions, first, second = queue.decisions(), queue.pending(1), queue.pending(2)
     console.print(
         f"{len(queue.traces) - len(first)} of {len(queue.traces)} traces decided; "
         f"{len(second)} wait for a second pass. Decisions: {queue.path}",
@@ -200,7 +189,7 @@ def _edit(trace: Trace, form: OutputForm | None, console: Console) -> tuple[str,
     head, _, ending = text.partition(f"\n{ENDING}\n")
     reasoning = head.removeprefix(THOUGHTS).strip()
     ending = ending.strip()
-    faults = lint(canonical_text(reasoning, ending, ending, form), form=form)
+    faults = edit_faults(reasoning, ending, form)
     if faults:
         console.print(Text(f"not taken: {'; '.join(faults)}", "yellow"))
         return None

@@ -6,6 +6,7 @@ from pathlib import Path
 from factory.artifacts import Artifact, find
 from factory.errors import RecipeError
 from factory.evaluation.compare import Comparison, compare, is_apart
+from factory.evaluation.frontier import CurvePoint, curves, read_spent
 from factory.evaluation.paired import advice
 from factory.evaluation.published import Reproduction, hub_id, load_published, reproductions
 from factory.evaluation.statistics import Interval
@@ -74,12 +75,17 @@ def compare_runs(
     rows = compare(first, second, allowed_fall=allowed)
     if not rows:
         raise RecipeError(f"{run} and {baseline}: no benchmark in common")
+    thinking = curves({side.name: read_spent(side) for side in (first, second)})
     if as_json:
         fallen = [f"{row.benchmark} {row.metric}" for row in rows if row.has_fallen]
         lines = [{**row.model_dump(), "is_difference": row.is_difference} for row in rows]
-        print_json(console, rows=lines, fail_below=fail_below, fallen=fallen)
+        print_json(
+            console, rows=lines, fail_below=fail_below, fallen=fallen,
+            thinking=[point.model_dump() for point in thinking],
+        )  # fmt: skip
         return bool(fallen)
     show_comparisons(rows, console)
+    show_thinking(thinking, console)
     return allowed is not None and bool(show_falls(rows, allowed, console))
 
 
@@ -146,6 +152,34 @@ def show_comparisons(rows: Sequence[Comparison], console: Console) -> None:
                     "are compared",
                     markup=False, highlight=False, soft_wrap=True,
                 )  # fmt: skip
+
+
+def show_thinking(points: Sequence[CurvePoint], console: Console) -> None:
+    """One row a model and budget of thinking tokens; nothing where none was set."""
+    if not points:
+        return
+    heads = [
+        Column("benchmark"), Column("model"), Column("budget", is_number=True),
+        Column("thinking tokens", is_number=True), Column("accuracy", is_number=True),
+        Column("95 % interval", is_number=True, rank=1),
+        Column("tokens a right answer", is_number=True, rank=2), Column("standing", is_prose=True),
+    ]  # fmt: skip
+    lines = []
+    for point in points:
+        right = point.tokens_per_right
+        lines.append(
+            [
+                point.benchmark,
+                point.model,
+                "none" if point.budget is None else str(point.budget),
+                f"{point.thinking.value:.1f}",
+                f"{100 * point.accuracy.value:.1f}",
+                f"[{100 * point.accuracy.low:.1f}, {100 * point.accuracy.high:.1f}]",
+                "none is right" if right is None else f"{right:.0f}",
+                point.standing,
+            ]
+        )
+    print_table(console, heads, lines)
 
 
 def reading(row: Comparison) -> Text:

@@ -1,24 +1,22 @@
 """The live page in a real browser: a played build, two who look on, hostile text, an end."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 
 import chromium
 import pytest
-import uvicorn
+from live_server import TOKEN, Server
 from live_store import PlayedBuild
 from report_example import HOSTILE
 
-from factory.live.server import application, listen
+from factory.live.server import application
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(chromium.PROGRAM is None, reason="no chromium or google-chrome on the PATH"),
 ]
-TOKEN = "only-for-this-test"
 
 
 @pytest.fixture
@@ -29,31 +27,9 @@ def played(tmp_path) -> Iterator[PlayedBuild]:
         yield build
 
 
-class Server:
-    """The live page of a store, in a thread."""
-
-    def __init__(self, played: PlayedBuild) -> None:
-        self.socket = listen(0)
-        self.port = self.socket.getsockname()[1]
-        config = uvicorn.Config(
-            application(played.store, token=TOKEN), log_level="error", lifespan="off",
-            timeout_graceful_shutdown=1,
-        )  # fmt: skip
-        self.server = uvicorn.Server(config)
-        self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
-        self.thread.start()
-        self.address = f"http://127.0.0.1:{self.port}/?token={TOKEN}"
-
-    def close(self) -> None:
-        self.server.should_exit = True
-        self.thread.join(30)
-        assert not self.thread.is_alive()
-        self.socket.close()
-
-
 @pytest.fixture
 def server(played) -> Iterator[Server]:
-    own = Server(played)
+    own = Server(application(played.store, token=TOKEN))
     yield own
     own.close()
 
@@ -119,7 +95,7 @@ def test_hostile_text_plants_nothing(played, server, tmp_path):
 
 
 def test_the_end_of_the_server_is_said(played, tmp_path):
-    own = Server(played)
+    own = Server(application(played.store, token=TOKEN))
     with chromium.page(tmp_path / "profile") as tab:
         opened(tab, own)
         own.close()

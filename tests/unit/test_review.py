@@ -7,6 +7,7 @@ import select
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,17 @@ from factory.machine import Machine
 from factory.plan import make_plan
 from factory.recipe import load_recipe
 from factory.records import Outcome, Problem, SamplingConfig, Trace, Verdict
-from factory.review import Choice, Decision, agreement, key, needs_second_pass, pending, standing
+from factory.review import (
+    Choice,
+    Decision,
+    agreement,
+    key,
+    needs_second_pass,
+    pending,
+    record,
+    recorded,
+    standing,
+)
 from factory.stages.fitness import Rejected
 from factory.stages.review import STAGE, ReviewConfig, statement
 
@@ -330,11 +341,32 @@ def test_a_torn_line_is_cut_off_and_a_broken_one_is_named(desk) -> None:
     factory_review(desk, keys="a\nq\n")
     full = decisions.read_bytes()
     decisions.write_bytes(full + b'{"trace": "half')
+    # Who only reads leaves it: another may be writing that very line.
     assert "1 of 4 traces decided" in factory_review(desk, "--status").output
-    assert decisions.read_bytes() == full
+    assert decisions.read_bytes() == full + b'{"trace": "half'
+    factory_review(desk, keys="a\nq\n")
+    assert decisions.read_bytes().startswith(full + b'{"trace": "')
+    assert b"half" not in decisions.read_bytes() and len(decisions.read_bytes().splitlines()) == 2
     decisions.write_bytes(b'{"trace": "x"}\n' + full)
     broken = factory_review(desk, "--status")
     assert broken.exit_code == 2 and "cold.jsonl:1: reviewer" in broken.stderr
+
+
+def test_a_last_line_that_was_written_by_hand_without_its_end_is_kept(tmp_path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text(decide("a", "accept").model_dump_json())
+    record(path, decide("b", "accept"))
+    assert [row.trace for row in recorded(path)] == [key(trace(name)) for name in "ab"]
+
+
+def test_many_who_decide_at_once_lose_nothing(tmp_path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"trace": "torn')
+    names = [f"t{number}" for number in range(60)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda name: record(path, decide(name, "edit")), names))
+    assert {row.trace for row in recorded(path)} == {key(trace(name)) for name in names}
+    assert len(path.read_text().splitlines()) == 60
 
 
 def test_an_artifacts_traces_can_be_reviewed_without_a_recipe(desk, tmp_path) -> None:

@@ -1,0 +1,31 @@
+"""The live page's server beside a test."""
+
+import threading
+
+import uvicorn
+from starlette.applications import Starlette
+
+from factory.live.server import listen
+
+TOKEN = "only-for-this-test"
+
+
+class Server:
+    """The live page in a thread of the tests."""
+
+    def __init__(self, app: Starlette) -> None:
+        self.socket = listen(0)
+        self.port = self.socket.getsockname()[1]
+        config = uvicorn.Config(
+            app, log_level="error", lifespan="off", timeout_graceful_shutdown=1
+        )  # fmt: skip
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
+        self.thread.start()
+        self.address = f"http://127.0.0.1:{self.port}/?token={TOKEN}"
+
+    def close(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+        self.socket.close()
