@@ -104,8 +104,11 @@ def main() -> None:
     if options.against:
         arguments = [options.kind, "--count", str(options.count)]
         print(f"of {options.against}:", flush=True)
-        environment = {**os.environ, "PYTHONPATH": options.against}
-        subprocess.run([sys.executable, __file__, *arguments], env=environment, check=True)
+        checkout = os.path.abspath(options.against)
+        command = [sys.executable, os.path.abspath(__file__), *arguments]
+        # In its folder: an older pool's workers import from the current one first.
+        environment = {**os.environ, "PYTHONPATH": checkout}
+        subprocess.run(command, env=environment, cwd=checkout, check=True)
         print("here:")
     items = KINDS[options.kind](options.count)
     one, each = rate(items, 1)

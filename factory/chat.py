@@ -23,6 +23,7 @@ from pydantic import Field, model_validator
 
 from factory.errors import RecipeError
 from factory.lookalike import (
+    TAG,
     TAG_LIKE,
     fold,
     made_up_exchange,
@@ -167,9 +168,9 @@ def stop_texts(prompt: PromptConfig) -> tuple[str, ...]:
     """Texts that end a completion asked for in this style.
 
     A base model, or a chat model following examples, has not learned to end after its answer and
-    would invent the next turn, so `</answer>` ends it. In style `chat` only the model's own
-    end-of-text does: not ending by itself is a fault that training should see. In an output form
-    nothing else can end a summary.
+    would invent the next turn, so `</answer>` ends it, but for one that thoughts only quote. In
+    style `chat` only the model's own end-of-text does: not ending by itself is a fault that
+    training should see. In an output form nothing else can end a summary.
     """
     return () if prompt.style == "chat" or prompt.form is not None else ("</answer>",)
 
@@ -315,9 +316,6 @@ def _leading_token(tokenizer: "PreTrainedTokenizerBase") -> str:
     return str(tokenizer.bos_token) if ids and ids[0] == tokenizer.bos_token_id else ""
 
 
-_TAG = re.compile(r"</?(?:think|answer)>")
-
-
 def parse(
     text: str, *, prefill: str = "", form: OutputForm | None = None, is_cut: bool = False
 ) -> Response:
@@ -331,7 +329,7 @@ def parse(
     full_text = prefill + without_end(text)
     if form is not None:
         return _parse_form(full_text, form, is_cut=is_cut)
-    written = list(_TAG.finditer(full_text))
+    written = list(TAG.finditer(full_text))
     matches = without_quotations(written, full_text)
     tags = tuple(match.group() for match in matches)
     reasoning = None

@@ -40,6 +40,7 @@ _CONFUSABLES = {
 _LATIN = {other: letter for letter, others in _CONFUSABLES.items() for other in others}
 
 
+TAG = re.compile(r"</?(?:think|answer)>")
 _END = re.compile(
     r"\s*(?:<\|(?:im_end|endoftext|eot_id|end|end_of_text|eom_id|end\u2581of\u2581sentence)\|>"
     r"|<\uff5cend\u2581of\u2581sentence\uff5c>|</s>|<eos>|<end_of_turn>)\s*\Z"
@@ -54,24 +55,51 @@ def without_end(text: str) -> str:
     return text if match is None else text[: len(text) - len(tail) + match.start()]
 
 
+_QUOTES = dict(zip("`'\"\u201c\u2018\u00ab\u201e", "`'\"\u201d\u2019\u00bb\u201c", strict=True))
+_BLANK = " .\n\u2026"
+
+
 def without_quotations(written: list[re.Match[str]], full_text: str) -> list[re.Match[str]]:
-    """The tags without blank answers inside the thoughts, which only quote the request."""
+    """The tags without those inside the thoughts that only speak of the form.
+
+    That is a blank answer, which quotes the request, and a tag between marks of quotation.
+    """
     kept: list[re.Match[str]] = []
     number = 0
     while number < len(written):
-        pair = written[number : number + 2]
-        is_inside = len(kept) == 1 and kept[0].group() == "<think>"
-        is_pair = tuple(tag.group() for tag in pair) == ("<answer>", "</answer>")
-        if (
-            is_inside
-            and is_pair
-            and not full_text[pair[0].end() : pair[1].start()].strip(" .\n\u2026")
-        ):
-            number += 2
-            continue
-        kept.append(written[number])
+        tag, *others = written[number : number + 2]
+        if len(kept) == 1 and kept[0].group() == "<think>":
+            if _is_quoted(tag, full_text):
+                number += 1
+                continue
+            is_pair = others and (tag.group(), others[0].group()) == ("<answer>", "</answer>")
+            if is_pair and not full_text[tag.end() : others[0].start()].strip(_BLANK):
+                number += 2
+                continue
+        kept.append(tag)
         number += 1
     return kept
+
+
+def _is_quoted(tag: re.Match[str], full_text: str) -> bool:
+    """Whether it stands between marks of quotation; at the end of a text the second may come."""
+    closing = _QUOTES.get(full_text[tag.start() - 1 : tag.start()])
+    return closing is not None and full_text[tag.end() : tag.end() + 1] in (closing, "")
+
+
+PROMPT_END = 24
+"""Tokens of a prompt that may hold the tag which opens the thoughts."""
+
+
+def only_quotes(text: str, prompt: str) -> bool:
+    """Whether the </answer> at a text's end closes no form: its open thoughts only quote it.
+
+    `prompt` is the end of the prompt, which may have opened the thoughts.
+    """
+    opening = "<think>" if prompt.rstrip().endswith("<think>") else ""
+    full_text = opening + text
+    tags = without_quotations(list(TAG.finditer(full_text)), full_text)
+    return full_text.endswith("</answer>") and [tag.group() for tag in tags] == ["<think>"]
 
 
 def made_up_exchange(text: str) -> str:

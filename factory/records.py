@@ -117,6 +117,8 @@ class Verdict(Record):
     explanation: str
     followed: tuple[bool, ...] | None = Field(default=None, exclude_if=lambda value: value is None)
     """Instruction by instruction, where a response was checked against several."""
+    value: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """One text for all wrong answers of one value, where the answer had to be evaluated for it."""
     # A clock's reading: kept out of files and comparison, so that sealed traces stay byte-equal.
     seconds: float = Field(default=0.0, exclude=True)
     """Wall time that grading took; 0 where it was not measured."""

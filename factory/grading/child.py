@@ -11,6 +11,8 @@ from pydantic_core import PydanticSerializationError
 from factory.chat import OutputForm
 from factory.grading.bounded import TooSlowError, bounded, too_slow
 from factory.grading.grade import GradeItem, grade_item
+from factory.grading.grader import deciding
+from factory.grading.procedural import prepare
 from factory.plugin_files import PluginFile, load_same
 from factory.records import Problem, Verdict
 
@@ -53,7 +55,10 @@ def _item(line: str) -> GradeItem:
 
 def _answer(item: GradeItem) -> Verdict:
     try:
-        if item.problem.kind != "math":
+        kind = deciding(item.problem.kind, item.problem.data)
+        if kind == "procedural":
+            prepare(item.problem)
+        elif kind != "math":
             return grade_item(item)
         with bounded():
             return grade_item(item)

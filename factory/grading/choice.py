@@ -4,19 +4,22 @@ import re
 
 from factory.errors import DataError
 from factory.grading.exact import fold_text
+from factory.grading.leads import ANSWER_IS
 from factory.records import Problem, Verdict
 
 CHOSE = "chose "
 """Before the letter, in the explanation of a verdict on a choice."""
 _LEAD = re.compile(
     r"(?:(?:so|therefore|thus|hence|then)\b,?\s+)?"
-    r"(?:(?:(?:the|my|die|das)\s+)?(?:(?:correct|final|best|right|richtige)\s+){0,2}"
+    rf"(?:{ANSWER_IS}|(?:(?:the|my|die|das)\s+)?(?:(?:correct|final|best|right|richtige)\s+){{0,2}}"
     r"(?:answer|option|choice|antwort|l\u00f6sung)(?:\s+(?:is|ist|lautet)\b)?"
-    r"|(?:\u6240\u4ee5|\u56e0\u6b64)?[,\uff0c]?(?:\u6b63\u786e)?(?:\u7b54\u6848|\u9009\u9879)(?:\u662f|\u4e3a)?|\u9009)"
+    r"|(?:\u6240\u4ee5|\u56e0\u6b64)?[,\uff0c]?(?:\u6b63\u786e)?(?:\u7b54\u6848|\u9009\u9879)(?:\u662f|\u4e3a)?|\u6545?\u9009)"
     r"[*_`\s]*[:\uff1a]?\s*",
     re.IGNORECASE,
 )
-_OPTION = re.compile(r"[\[(]{0,2}([A-Za-z])[\])]{0,2}(?:[.:)]|$|(?=\s+is\b))(.*)", re.DOTALL)
+_OPTION = re.compile(
+    r"[\[(]{0,2}([A-Za-z])[\])]{0,2}(?:[.:)]|\s[\u2013\u2014-]\s|$|(?=\s+is\b))(.*)", re.DOTALL
+)
 _IS_RIGHT = re.compile(r"\s*is\s+(?:the\s+)?(?:correct|right|best)(?:\s+(?:answer|option|choice))?")
 _ANOTHER = re.compile(r"(?:^|[\s,/])[\[(]?(?:[B-Z]|A(?=[\]).,]|$))(?:[\]).,]|\s|$)")
 _FULL_WIDTH = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)} | {0x3002: "."}

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 
+from factory.grading.leads import ANSWER_IS
 from factory.grading.numbers import plain_number
 from factory.grading.numerals import in_digits
 from factory.grading.units import UPRIGHT
@@ -99,11 +100,24 @@ _MAGNITUDE = re.compile(
 _CODES = {
     "USD": "dollars", "EUR": "euros", "GBP": "gbp", "JPY": "yen", "INR": "rupees",
 }  # fmt: skip
-_CURRENCIES = {"\u20ac": "euros", "\u00a3": "gbp", "\u00a5": "yen", "\u20b9": "rupees"}
+CURRENCIES = {
+    "\u20ac": "euros", "\u00a3": "gbp", "\u00a5": "yen", "\u20b9": "rupees", "\u20a9": "won",
+    "\u20bd": "rubles", "\u20ba": "lira", "\u20aa": "shekels", "\u20ab": "dong",
+    "\u20b4": "hryvnia", "\u0e3f": "baht",
+}  # fmt: skip
 _AMOUNT = re.compile(
-    rf"(\\\$|[{''.join(_CURRENCIES)}])\s?(-?{_AMOUNT_OF}(?:\s?(?:{'|'.join(_MAGNITUDES)}))?)"
+    rf"(\\\$|[{''.join(CURRENCIES)}])\s?(-?{_AMOUNT_OF}(?:\s?(?:{'|'.join(_MAGNITUDES)}))?)"
     r"(?=\s*(?:$|[,;)\]}]|\.$|/|per\b|and\b|or\b))"
 )
+_PREFIX = (
+    (re.compile(r"^(?:US|CA?|AU?|NZ|HK|S)(\\?\$)(?=\s?\d)"), r"\1"),
+    (re.compile(r"^Rs\.?\s?(?=\d)"), "\u20b9"),
+)
+_BEHIND = re.compile(rf"(?<![\w.$])(-?{_AMOUNT_OF})\s?(\\\$|[{''.join(CURRENCIES)}])(?=\s*\.?$)")
+_NAMED_LINES = re.compile(
+    r"(?:\s*\\?[A-Za-z](?:_\{?\w{1,4}\}?)?\s?=[^=\n,;]{1,60}[,;]?[ ]*(?:\n|$)){2,9}"
+)
+"""A name and its value on each line."""
 _CODED = re.compile(rf"(?<![A-Za-z])({'|'.join(_CODES)})\s?(-?{_AMOUNT_OF})(?=\s*\.?$)")
 _FUNCTION = re.compile(r"\\?(?:sin|cos|tan|sec|csc|cot)(?![a-z])")
 _ANGLE = re.compile(
@@ -121,23 +135,22 @@ _BASE = re.compile(
 )
 _ORDINAL = re.compile(r"(-?\d+)\s?\^?\s?\{?\s?(?:st|nd|rd|th)\s?\}?(?:\s[^\W\d_]+)?", re.IGNORECASE)
 _LEAD = re.compile(
-    r"(?:[*_#>`\s]*(?:"
+    r"(?:[*_#>`\s]*(?:#{1,6}(?=\s)|"
     r"####|(?:so|therefore|thus|hence|then|finally|also)\b,?|yes,(?=\s*(?:[a-z]\s?=\s?)?[\d$\\\\-])"
     r"|(?:the |my |your |our )?(?:final |correct )?(?:answer|result|solution|ans)"
     r"(?: is| are| equals|(?=\s*[:=*_]))"
     r"|(?:the )?(?:final |correct )?(?:answer|result)(?=\s+\S)"
     r"|(?:die |das )?(?:richtige |endg\u00fcltige )?(?:antwort|ergebnis|l\u00f6sung)"
     r"(?: ist| lautet| betr\u00e4gt|(?=\s*[:=*_]))"
-    r"|(?:la r\u00e9ponse|le r\u00e9sultat) est|la (?:respuesta|soluci\u00f3n) es|el resultado es"
-    r"|la (?:risposta|soluzione) \u00e8|a resposta \u00e9"
-    r"|\u7b54\u3048(?:\u306f|(?=\s*[:=]))"
+    rf"|{ANSWER_IS}"
     r"|(?:\u4e00\u5171|\u603b\u5171|\u5171\u6709|\u6545\u9009|\u9009)(?=[\d$\\\\A-D])"
     r"|(?:\u6240\u4ee5|\u56e0\u6b64|\u6545)?,?(?:\u6700\u7ec8|\u6b63\u786e)?(?:\u7b54\u6848|\u7ed3\u679c|\u7b54)(?:\u662f|\u4e3a|(?=\s*[:=]))"
     r")[*_`]*\s*[:=]?[*_`\s]*)+",
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(
-    r"(?:[A-Za-z][A-Za-z',-]*\s+){1,12}(?:is|are|was|equals|will be|must be|lautet|ist)\s*:?\s+"
+    r"(?:[A-Z][a-z]{2,20}(?:\s[a-z]{2,20}){0,4}:\s+"
+    r"|(?:[A-Za-z][A-Za-z',-]*\s+){1,12}(?:is|are|was|equals|will be|must be|lautet|ist)\s*:?\s+)"
     r"(?=[\d$\\(\[{+-])"
 )
 HEDGES = re.compile(
@@ -194,6 +207,13 @@ def undress(text: str, *, in_box: bool = False) -> str:
     if "~" in text and not in_box and "$" not in text and "\\(" not in text:
         text = re.sub(r"^((?:.*[\s=:])?)~\s?(?=[\d.\\])", r"\1\\approx ", text)
     text = THOUSANDS.sub("", text)
+    if _NAMED_LINES.fullmatch(text):
+        text = ", ".join(line.strip(" ,;") for line in text.splitlines() if line.strip())
+    for pattern, written in _PREFIX:
+        text = pattern.sub(written, text)
+    if text.count("$") == 1:  # no formula is opened and never closed: it is money
+        text = re.sub(r"(?<!\\)\$", r"\\$", text)
+    text = _BEHIND.sub(_behind, text)
     text = _AMOUNT.sub(_amount, _CODED.sub(lambda m: f"{m[2]} {_CODES[m[1]]} ", text))
     text = re.sub(r"\\[()\[\]]|\\?\$", " ", text)
     for pattern, written in _REWRITES:
@@ -240,9 +260,14 @@ def _without_markdown(text: str) -> str:
     return text
 
 
+def _behind(match: re.Match[str]) -> str:
+    """8 dollars of 8$."""
+    return f"{match.group(1)} {CURRENCIES.get(match.group(2), 'dollars')} "
+
+
 def _amount(match: re.Match[str]) -> str:
     """8 dollars of \\$8."""
-    return f"{match.group(2)} {_CURRENCIES.get(match.group(1), 'dollars')} "
+    return f"{match.group(2)} {CURRENCIES.get(match.group(1), 'dollars')} "
 
 
 def _numbers(text: str) -> str:

@@ -119,6 +119,74 @@ def real_value(text: str) -> Fraction | None:
     return Fraction(round(Fraction(str(shown)) * 10**45), 10**45)
 
 
+POINTS = (("0.37", "0.0611"), ("-1.43", "0.0917"))
+"""Where formulas are evaluated to be told apart: of the first letter, and from letter to letter."""
+
+
+def value_form(text: str) -> str | None:
+    """One text for all expressions of one value: "1025" of 2^{10}+1; None where it has none.
+
+    Rationals exactly, other constants to 30 digits, formulas by their values at two points: enough
+    to count equal answers together, and no proof that they are. An equation is one up to a factor.
+    """
+    latex = to_latex(text)
+    is_refused = len(text) > MAX_LENGTH or _REFUSED.search(latex) or _is_giant(latex)
+    capitals = set(filter(str.isupper, re.sub(r"\\[A-Za-z]+", "", latex)))
+    value = None if is_refused else read(_apart(latex, capitals))
+    try:
+        return None if value is None else _form_of(value)
+    # As `_same`: what sympy cannot evaluate has no value here.
+    except (ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError):
+        return None
+
+
+def _form_of(value: Any) -> str | None:
+    import sympy
+
+    if isinstance(value, sympy.MatrixBase):
+        forms = [_form_of(part) for part in value]
+        return None if None in forms else f"{value.shape} {forms}"
+    if isinstance(value, sympy.Eq):
+        return _form_of_equation(value.lhs - value.rhs)
+    if not isinstance(value, sympy.Expr):
+        return None
+    value = value.doit()
+    if value.has(sympy.nan, sympy.zoo):
+        return None
+    if value.is_Rational:
+        return str(Fraction(int(value.p), int(value.q)))
+    names = sorted(symbol.name for symbol in value.free_symbols)
+    shown = [_shown(_at(value, point)) for point in POINTS[: 2 if names else 1]]
+    return None if None in shown else " ".join([*names, *map(str, shown)])
+
+
+def _form_of_equation(difference: Any) -> str | None:
+    """By the ratios of its values at the points to that at a third."""
+    names = sorted(symbol.name for symbol in difference.free_symbols)
+    scale = _at(difference, ("0.713", "0.0391"))
+    shown = [_shown(_at(difference, point) / scale) for point in POINTS]
+    return None if None in shown or not names else " ".join(["0 =", *names, *map(str, shown)])
+
+
+def _at(value: Any, point: tuple[str, str]) -> Any:
+    import sympy
+
+    start, step = (sympy.Float(number, 60) for number in point)
+    symbols = sorted(value.free_symbols, key=lambda symbol: symbol.name)
+    return sympy.N(value, 60, subs={symbol: start + step * n for n, symbol in enumerate(symbols)})
+
+
+def _shown(value: Any) -> str | None:
+    """A real or complex number to 30 digits."""
+    import sympy
+
+    parts = value.as_real_imag()
+    if not all(part.is_Float or part.is_Rational for part in parts):
+        return None
+    real, imaginary = (str(sympy.Float(part, 30)) if abs(part) > 1e-30 else "" for part in parts)
+    return f"{real}+{imaginary}i" if imaginary else real or "0"
+
+
 def _is_rounding(decimal: str, value: Any) -> bool:
     """Whether a plain decimal is a real constant rounded, or cut, at its last digit."""
     import sympy

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from factory.grading.dress import THOUSANDS, undress
+from factory.grading.dress import CURRENCIES, THOUSANDS, undress
 from factory.grading.exact import fold_text
+from factory.grading.leads import ANSWER_IS
 from factory.grading.math import COMPARED_AS
 from factory.grading.numbers import last_number, plain_number
 from factory.grading.parts import elements, is_words, reading
-from factory.grading.units import NO_UNITS
+from factory.grading.units import NO_UNITS, UPRIGHT, split_unit
 from factory.records import Problem
 
 Wanted = Literal["number", "expression", "text"]
@@ -29,7 +30,7 @@ _BRACE = re.compile(r"\\boxed\s?\{|[{}]")
 _SAID = re.compile(
     r"\banswers?[*_\s]{0,4}(?:(?:is|are|was|(?:should|must|would|will)\s+be)\b|[:=])"
     r"|\bantwort(?:\s+(?:ist|lautet)\b|\s?:)|\u7b54\u6848\s?(?:\u662f|\u4e3a|\u70ba|[:\uff1a])"
-    r"|(?<!#)####(?!#)",
+    rf"|(?<!#)####(?!#)|{ANSWER_IS}",
     re.IGNORECASE,
 )
 _OPENS = re.compile(r"(?:[\s:=*_$`\"\uff1a]|\\[\[(])*")
@@ -112,6 +113,9 @@ _CONNECTIVES = frozenset(
         "maybe negative zero too",
     )
 )
+_UNIT = re.compile(r"[\s$]{0,3}([^\s\d$]{1,20}(?: [^\s\d$]{1,20}){0,3})")
+_CURRENCY = re.compile(r"(\$|[\u20ac\u00a3\u00a5\u20b9])\s?-?$")
+_MONEY = {**CURRENCIES, "$": "dollars"}
 _CHANGES = NO_UNITS - _CONNECTIVES | {"million", "below"}
 """Words behind a number that make another one of it."""
 
@@ -164,7 +168,7 @@ def _single(flat: str, wanted: Wanted) -> str | None:
         is_written = any(c.isdigit() or c in "\\\u00bd" for c in line)
         return line if is_written and reading(undress(line)) is not None else None
     words = [w for w in _WORDS_OF.findall(_COMMAND.sub(" ", line)) if w not in ("or", "and", "in")]
-    is_one = _SETS.search(line) is not None and not words
+    is_one = (_SETS.search(line) is not None and not words) or split_unit(undress(line))[1]
     return line if is_one else None
 
 
@@ -239,7 +243,7 @@ def _within(content: str, wanted: Wanted, problem: Problem) -> str:
         is_bare = len(runs) == 1 and behind <= 3
         is_reasoned = _REASON.match(flat, runs[0].end) is not None
         is_kept = is_bare or (len(runs) > 1 and not is_reasoned)
-        return content if is_kept else _extended(flat, runs[0])
+        return content if is_kept else _extended(flat, runs[0], problem)
     for line in reversed(content.splitlines()):
         candidate = _last_in(line, wanted, problem)
         if candidate is not None:
@@ -249,8 +253,6 @@ def _within(content: str, wanted: Wanted, problem: Problem) -> str:
 
 def _said(text: str, wanted: Wanted, problem: Problem) -> list[tuple[int, str]]:
     """The last "answer is" or #### that an answer follows."""
-    if not any(part in text for part in ("nswer", "NSWER", "ntwort", "####", "\u7b54")):
-        return []
     for mark in reversed(list(_SAID.finditer(text))[-MARKS:]):
         is_heading = mark.group() == "####"
         if wanted == "text":
@@ -261,7 +263,8 @@ def _said(text: str, wanted: Wanted, problem: Problem) -> list[tuple[int, str]]:
         else:
             opens = _OPENS.match(text, mark.end())
             begin = opens.end() if opens else mark.end()
-            candidate = _said_mathematics(text[begin : _line_end(text, begin)], is_heading)
+            said = text[begin : _line_end(text, begin)]
+            candidate = _said_mathematics(said, problem, is_heading=is_heading)
         if candidate:
             return [(mark.start(), candidate)]
     return []
@@ -283,7 +286,7 @@ def _said_text(line: str, problem: Problem) -> str:
     return _NEXT.split(line)[0].strip().removesuffix(".").strip()
 
 
-def _said_mathematics(line: str, is_heading: bool) -> str | None:
+def _said_mathematics(line: str, problem: Problem, *, is_heading: bool) -> str | None:
     """The expression that a line begins with, or reaches before its sentence ends."""
     stop = next((s for s in _SENTENCE.finditer(line) if not _is_decimal(line, s.start())), None)
     said = line[: stop.start()] if stop else line
@@ -292,7 +295,7 @@ def _said_mathematics(line: str, is_heading: bool) -> str | None:
         return None
     if is_heading and (runs[0].words_before or behind > 3 or line[len(said) + 1 :].strip()):
         return None
-    return _extended(said, runs[0])
+    return _extended(said, runs[0], problem)
 
 
 def _is_decimal(line: str, stop: int) -> bool:
@@ -312,24 +315,37 @@ def _last_in(line: str, wanted: Wanted, problem: Problem) -> str | None:
     if wanted == "expression":
         reference = undress(problem.reference)
         is_kept = "=" in reference or elements(reference) is not None
-        return _extended(line, run) if is_kept else _trimmed(_EQUALS.split(run_text)[-1])
+        return _extended(line, run, problem) if is_kept else _trimmed(_EQUALS.split(run_text)[-1])
     side = _EQUALS.split(run_text)[-1]
     if not _PLAIN.fullmatch(side) or _LONGER.search(side):
         return _trimmed(side)
     number = last_number(line[: run.end])
     if number is None:
         return None
-    tail = line[run.start : run.end].rpartition(number)[2]
+    before, _, tail = line[: run.end].rpartition(number)
     percent = "%" if tail.strip().lstrip("\\").startswith("%") else ""
-    return number + percent + _change(line[run.end :])
+    return number + percent + _change(tail + line[run.end :], problem, before)
 
 
-def _extended(line: str, run: _Run) -> str:
+def _extended(line: str, run: _Run, problem: Problem) -> str:
     """A run with the word behind it that makes another number of it."""
-    return _trimmed(line[run.start : run.end]) + _change(line[run.end :])
+    return _trimmed(line[run.start : run.end]) + _change(line[run.end :], problem)
 
 
-def _change(rest: str) -> str:
+def _change(rest: str, problem: Problem, before: str = "") -> str:
+    """What stands about a number and makes another one of it: "million", or, where the reference
+    has a unit, a unit that is known."""
+    if problem.kind == "math" and split_unit(undress(problem.reference))[1] is not None:
+        currency = _CURRENCY.search(before)
+        if currency is not None and before.count("$") % 2 == currency.group().count("$"):
+            return f" {_MONEY[currency.group(1)]}"
+        words = _UNIT.match(rest)
+        parts = words.group(1).split(" ") if words else []
+        for count in range(len(parts), 0, -1):
+            unit = " ".join(parts[:count]).rstrip(".,;")
+            unit = UPRIGHT.get(unit, unit)
+            if split_unit(f"1 {unit}")[1] is not None:
+                return f" {unit}"
     word = re.match(r"\s{0,2}([A-Za-z]{2,12})", rest)
     is_change = word is not None and word.group(1).casefold() in _CHANGES
     return f" {word.group(1)}" if word is not None and is_change else ""

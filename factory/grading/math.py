@@ -31,7 +31,8 @@ from factory.grading.parts import (
     without_signs,
 )
 from factory.grading.sets import RealSet, Value, real_set
-from factory.grading.units import contradict, split_unit
+from factory.grading.units import contradict, spelled_alike, split_unit
+from factory.grading.votes import has_value, with_value
 from factory.records import Problem, Verdict
 
 _INDEX = re.compile(r"_?\{?\d{1,2}\}?$")
@@ -43,6 +44,8 @@ _BASE = re.compile(r"\d\s?_|[\dA-F]\s?_\s?\{?16")
 _IN_BASE = re.compile(r"(\w{1,200}?)(?:\s?_\s?\{?\s?(\d{1,3})\s?\}?)?")
 _LESS = r"\s*(<|\\le(?![a-z]))\s*"
 _NEARLY = re.compile(r"\\approx(?![a-z])")
+_INDIAN = re.compile(r"-?\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?(?: .*)?")
+"""25,00,000: where one number is asked for, groups of two."""
 _DECIMAL = re.compile(r"-?\d*\.\d+")
 _JOINED = re.compile(
     r"(?:[\s,;.$]|\\[()\[\],;: ]|\b(?:and|or|is|answers?|are|the|[a-z]_?\d?\s?=)(?![a-z]))*",
@@ -77,6 +80,7 @@ def grade_math(problem: Problem, answer: str) -> Verdict | None:
         return decided
 
     verdict = _decide(problem, answer, leaf)
+    verdict = verdict and with_value(verdict)
     if verdict is None or not unread:
         return verdict
     return verdict.model_copy(update={"explanation": f"{verdict.explanation}: {AS_TEXT}"})
@@ -84,7 +88,8 @@ def grade_math(problem: Problem, answer: str) -> Verdict | None:
 
 def grade_math_plainly(problem: Problem, answer: str) -> Verdict | None:
     """The same verdict where numbers and text decide it, else None; nothing is evaluated."""
-    return _decide(problem, answer, same_number)
+    verdict = _decide(problem, answer, same_number)
+    return None if verdict is None or has_value(verdict) else verdict
 
 
 def _decide(problem: Problem, answer: str, leaf: Leaf) -> Verdict | None:
@@ -190,7 +195,10 @@ def same_answer(reference: str, candidate: str, leaf: Leaf) -> bool | None:
     has_base = _BASE.search(reference) or _BASE.search(candidate)
     if has_base and elements(reference) is None:
         return _same_in_base(reference, candidate)
+    reference, candidate = spelled_alike(reference, candidate), spelled_alike(candidate, reference)
     number = reading(reference)
+    if number is not None and _INDIAN.fullmatch(candidate):
+        candidate = candidate.replace(",", "")
     if number is not None and reading(candidate) is not None:
         is_other = contradict(split_unit(reference)[1], split_unit(candidate)[1])
         return False if is_other else leaf(reference, candidate)

@@ -1,4 +1,4 @@
-"""Whole answers that are a number in words: "twelve", "四十二", "五分之三"."""
+"""Whole answers that are a number in words: "twelve", "a hundred and six", "四十二", "五分之三"."""
 
 import re
 
@@ -17,7 +17,7 @@ _ENGLISH = {
         re.split(" ", "twenty thirty forty fifty sixty seventy eighty ninety"), start=2
     )
 }
-_TENS = re.compile(r"([a-z]+ty)[- ]([a-z]+)")
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 _DIGITS = {character: number for number, character in enumerate("零一二三四五六七八九")} | {
     "\u4e24": 2, "\u3007": 0,
 }  # fmt: skip
@@ -39,14 +39,31 @@ def in_digits(text: str) -> str:
     return text if number is None else str(number)
 
 
-def _english(word: str) -> int | None:
-    if word in _ENGLISH:
-        return _ENGLISH[word]
-    compound = _TENS.fullmatch(word)
-    if compound is None:
-        return None
-    tens, ones = (_ENGLISH.get(part) for part in compound.groups())
-    return tens + ones if tens and tens >= 20 and ones and ones < 10 else None
+def _english(text: str) -> int | None:
+    """ "One hundred and twenty-one" is 121; None where the words make no number."""
+    words = re.split(r"[- ]", text) if len(text) <= 120 else []
+    total = group = 0
+    last, before = 10**12, ""
+    for index, word in enumerate(words):
+        scale, number = _SCALES.get(word), _ENGLISH.get(word, 1 if word == "a" else None)
+        if word == "and":
+            is_fine = before in ("hundred", "thousand") and index + 1 < len(words)
+        elif word == "hundred":
+            is_fine, group = 0 < group < 10, group * 100
+        elif scale is not None:
+            is_fine = group > 0 and scale < last
+            total, group, last = total + group * scale, 0, scale
+        elif number is not None:
+            room = 100 if group % 100 == 0 else 10 if group % 10 == 0 and group % 100 > 10 else 0
+            is_fine = number < room and (word != "zero" or len(words) == 1)
+            is_fine = is_fine and (word != "a" or index == 0 < len(words) - 1)
+            group += number
+        else:
+            is_fine = False
+        if not is_fine:
+            return None
+        before = word
+    return total + group if words else None
 
 
 def _chinese(text: str) -> int | None:

@@ -11,6 +11,7 @@ import operator
 import re
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -47,6 +48,13 @@ def grade_procedural(problem: Problem, answer: str) -> Verdict:
         return Verdict(outcome="wrong", answer=answer, explanation=f"{reason} on this text")
     outcome = "correct" if score >= FULL_SCORE else "wrong"
     return Verdict(outcome=outcome, answer=answer, explanation=f"{family} scores {score:.4g}")
+
+
+def prepare(problem: Problem) -> None:
+    """Make the family's dataset, which may take longer than a verdict may; faults come later."""
+    with suppress(DataError):
+        family, config, _ = _stored(problem)
+        _dataset(family, json.dumps(config, sort_keys=True))
 
 
 def _stored(problem: Problem) -> tuple[str, dict[str, Any], dict[str, Any]]:

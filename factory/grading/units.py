@@ -50,6 +50,14 @@ _SPELLINGS = {
     "yuan": "RMB CNY 元 块",
     "gbp": "GBP",
     "rupee": "rupees INR",
+    "won": "KRW",
+    "ruble": "rubles roubles RUB",
+    "lira": "liras TRY",
+    "shekel": "shekels ILS",
+    "dong": "VND",
+    "hryvnia": "hryvnias UAH",
+    "baht": "THB",
+    "franc": "francs CHF",
     "degree": "degrees deg 度",
     "radian": "radians rad rads 弧度",
     "celsius": "Celsius",
@@ -198,6 +206,17 @@ def _unit(parts: list[re.Match[str]]) -> Unit | None:
             powers[last] = powers.get(last, 0) + sign * times * int(part["power"] or 1)
             times = 1
     return tuple(sorted(powers.items())) or None
+
+
+_SYMBOL = re.compile(rf"(.*[\d)}}])\s?([{''.join(UPRIGHT)}])\.?", re.DOTALL)
+
+
+def spelled_alike(text: str, other: str) -> str:
+    """ "5 gram" of "5 g", beside a text with a unit that is known: a single letter is one too."""
+    symbol = _SYMBOL.fullmatch(text) if len(text) <= MOST else None
+    if symbol is None or split_unit(other)[1] is None:
+        return text
+    return f"{symbol[1]} {UPRIGHT[symbol[2]]}"
 
 
 def contradict(unit: Unit | None, other: Unit | None) -> bool:

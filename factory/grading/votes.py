@@ -1,5 +1,7 @@
 """What an answer votes for: equal answers vote together, however they are written."""
 
+from collections.abc import Callable
+
 from factory.grading.choice import CHOSE
 from factory.grading.dress import undress
 from factory.grading.exact import fold_text
@@ -17,6 +19,7 @@ from factory.grading.parts import (
     without_signs,
 )
 from factory.grading.sets import real_set
+from factory.grading.units import split_unit
 from factory.records import Verdict
 
 MAX_READ = 400
@@ -29,23 +32,54 @@ def vote(verdict: Verdict) -> str | None:
         return None
     if verdict.explanation.startswith(CHOSE):
         return verdict.explanation.removeprefix(CHOSE)
-    return canonical(verdict.answer)
+    return canonical(verdict.answer) if verdict.value is None else verdict.value
 
 
-def canonical(answer: str) -> str:
+def with_value(verdict: Verdict) -> Verdict:
+    """A verdict that says what its wrong answer votes for, where that takes evaluating.
+
+    Right answers vote together whatever their form. For a process that can be killed.
+    """
+    from factory.grading.expressions import value_form
+
+    if not has_value(verdict) or verdict.answer is None:
+        return verdict
+    value = canonical(verdict.answer, value_form)
+    return (
+        verdict
+        if value == canonical(verdict.answer)
+        else verdict.model_copy(update={"value": value})
+    )
+
+
+def has_value(verdict: Verdict) -> bool:
+    """Whether what a wrong answer votes for may take evaluating."""
+    parts: list[str] = []
+    if verdict.outcome == "wrong" and verdict.answer is not None:
+        canonical(verdict.answer, parts.append)
+    return bool(parts)
+
+
+def as_written(text: str) -> str | None:
+    """Nothing is evaluated."""
+    return None
+
+
+def canonical(answer: str, value: Callable[[str], str | None] = as_written) -> str:
     """One text for all answers that the maths grader takes for one value, as far as it is plain.
 
     A number is its fraction, a list its elements (sorted where order does not matter), an interval
     the one with brackets, words are folded; anything else is its text without dress and spaces.
-    Nothing is evaluated: sqrt(4) and 2 stay two answers.
+    `value` gives the form of an expression; by default nothing is evaluated, so that sqrt(4) and 2
+    stay two answers.
     """
     text = " ".join(answer.split())
     if len(text) > MAX_READ or "\n" in answer.strip():
         return text
-    return _form(undress(text))
+    return _form(undress(text), value)
 
 
-def _form(text: str) -> str:
+def _form(text: str, value: Callable[[str], str | None]) -> str:
     number = reading(text)
     if number is not None:
         return f"{number[0]}%" if number[1] else str(number[0])
@@ -57,15 +91,15 @@ def _form(text: str) -> str:
     text = bare(text)
     named = named_values(text)
     if named is not None:
-        return f"({','.join(_form(named[name]) for name in sorted(named))})"
-    name, value = without_name(text)
+        return f"({','.join(_form(named[name], value) for name in sorted(named))})"
+    name, rest = without_name(text)
     if name:
-        return _form(value)
+        return _form(rest, value)
     listed = elements(interval(without_signs(text)))
     if listed is None or not 1 < len(listed[1]) <= MAX_PARTS:
-        return tight(text)
+        return value(split_unit(text)[0]) or tight(text)
     brackets, items = listed
-    forms = [_form(item) for item in items]
+    forms = [_form(item, value) for item in items]
     if brackets[:1] in ("(", "["):
         return f"{brackets[0]}{','.join(forms)}{brackets[1]}"
     return f"{{{','.join(sorted(forms))}}}"

@@ -8,19 +8,22 @@ as text.
 vLLM, known by its list of models, is asked more than the interface has: to go on after a prefill
 and to leave the stop text in. From other servers a prefill is left out, and what a reply writes of
 it by itself is cut off again; stop texts are not sent to them, since they would not say which one
-ended a completion: what follows the first one is cut off here.
+ended a completion: what follows the first one is cut off here. One that open thoughts only quote
+ends nothing: where vLLM has stopped there, it is asked again without stop texts.
 """
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from factory.errors import EngineError
+from factory.lookalike import PROMPT_END, only_quotes
 from factory.machine import Machine
 from factory.records import FinishReason, SamplingConfig
 from factory.sampling.connection import LONGEST_REPLY, Connection, Interrupted, Refused
@@ -37,6 +40,7 @@ OPENING_RETRIES = 3
 """A server that does not answer at all is a mistake more often than a pause."""
 FREEDOM, ADDED_TOKENS = 4, 100_000
 """A server's counts may be so many times what was asked for, and so many tokens more."""
+STOPS = ("stop", "include_stop_str_in_output")
 REPLY_BYTES = 1024
 """Of a reply, for each token that was asked for: its text and its log-prob."""
 EXAMPLES_NOTE = (
@@ -58,6 +62,8 @@ class _Question:
     path: str
     body: Mapping[str, Any]
     prefill: str
+    prompt_end: str
+    """What the model goes on from; open thoughts may quote a stop text (`only_quotes`)."""
     most: Usage
     """What it may cost; no text has more tokens than bytes."""
 
@@ -170,7 +176,9 @@ class EndpointSampler:
         if self._access.logprobs:
             body["logprobs"] = 1
         most = Usage(len(request.prompt_ids) + 1, limit)
-        return _Question("/completions", {**body, **served.fields}, "", most)
+        tail = list(request.prompt_ids[-PROMPT_END:])
+        prompt_end = str(self._tokenizer.decode(tail, skip_special_tokens=True))
+        return _Question("/completions", {**body, **served.fields}, "", prompt_end, most)
 
     def _conversation(
         self, messages: list[dict[str, Any]], prefill: str, *, body: dict[str, Any], limit: int
@@ -185,21 +193,29 @@ class EndpointSampler:
             body["logprobs"] = True
         length = len(json.dumps(messages, ensure_ascii=False).encode()) + TEMPLATE_TOKENS
         most = Usage(length, limit)
-        return _Question("/chat/completions", {**body, **self._served.fields}, prefill, most)
+        fields = {**body, **self._served.fields}
+        return _Question("/chat/completions", fields, prefill, prefill, most)
 
     def _answer(
         self, index: int, question: _Question, sampling: SamplingConfig, seed: int
     ) -> Completion:
         try:
-            completion = self._retried(
-                lambda: self._ask(question, sampling), seed=seed, retries=self._access.retries
-            )
+            completion = self._asked(question, sampling, seed)
+            if "stop" in question.body and only_quotes(completion.text, question.prompt_end):
+                # vLLM stops at a quotation too: the whole text is asked for, and cut here.
+                body = {key: value for key, value in question.body.items() if key not in STOPS}
+                completion = self._asked(replace(question, body=body), sampling, seed)
         except EngineError as error:
             # Before this thread takes the next question.
             self._connection.stop(str(error))
             raise
         self._kept.add({index: completion})
         return completion
+
+    def _asked(self, question: _Question, sampling: SamplingConfig, seed: int) -> Completion:
+        return self._retried(
+            lambda: self._ask(question, sampling), seed=seed, retries=self._access.retries
+        )
 
     def _ask(self, question: _Question, sampling: SamplingConfig) -> Completion:
         with self._spending.set_aside(question.most):
@@ -280,9 +296,11 @@ def _completion(
     opening = question.prefill.strip()
     if opening and text.lstrip().startswith(opening):
         text = text.lstrip()[len(opening) :]
-    ends = [text.find(stop) + len(stop) for stop in sampling.stop if stop in text]
-    if ends:
-        text, finish = text[: min(ends)], "stop"
+    ends = {match.end() for stop in sampling.stop for match in re.finditer(re.escape(stop), text)}
+    closing = (end for end in sorted(ends) if not only_quotes(text[:end], question.prompt_end))
+    end = next(closing, None)
+    if end is not None:
+        text, finish = text[:end], "stop"
     return Completion(text, (), logprobs, finish, counted=usage.completion)
 
 

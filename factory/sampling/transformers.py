@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from factory.lookalike import PROMPT_END, only_quotes
 from factory.machine import Machine
 from factory.model_parts import embedding_of, move
 from factory.records import FinishReason, SamplingConfig
@@ -227,7 +228,7 @@ class TransformersSampler:
             if last in closing:
                 text = self._text(row.ids[-STOP_WINDOW:])
                 stop_text = next((stop for stop in sampling.stop if stop in text), None)
-                if stop_text is not None:
+                if stop_text is not None and not self._is_quoted(row, stop_text):
                     ended[index] = End("stop", stop_text)
                     continue
             if is_full:
@@ -235,6 +236,11 @@ class TransformersSampler:
             elif loop is not None and ends_in_loop(row.ids[-window:], loop):
                 ended[index] = End("loop")
         return ended
+
+    def _is_quoted(self, row: "_Row", stop: str) -> bool:
+        text = self._text(row.ids)
+        prompt = self._text(list(row.request.prompt_ids[-PROMPT_END:]))
+        return stop in text and only_quotes(text[: text.rindex(stop) + len(stop)], prompt)
 
     def _closing_tokens(self, stop: tuple[str, ...]) -> frozenset[int]:
         """Which tokens can complete a stop text: those that hold its last character.

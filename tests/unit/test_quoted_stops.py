@@ -1,0 +1,101 @@
+"""Where vLLM stops at a text that open thoughts only quote, the completion goes on behind it."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from factory.records import SamplingConfig
+from factory.sampling.sampler import Request
+from factory.sampling.streams import Listed
+from factory.sampling.vllm import VllmSampler
+from factory.tiny import byte_tokenizer
+
+TEXT = "it wants <answer> </answer>, so </think> <answer> 4 </answer>"
+SAMPLING = SamplingConfig(temperature=1.0, max_new_tokens=100, stop=("</answer>",))
+TOKENIZER = byte_tokenizer()
+
+
+def ids_of(text: str) -> list[int]:
+    return TOKENIZER(text, add_special_tokens=False)["input_ids"]
+
+
+class Engine:
+    """What of vLLM is asked: it writes TEXT on from where a prompt stands, up to a stop text."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[int], Any]] = []
+        self.waiting: list[tuple[str, Any]] = []
+        self.llm_engine = self
+
+    def reset_prefix_cache(self) -> None: ...
+
+    def generate(self, prompts: Any, parameters: Any, *, use_tqdm: bool) -> list[Any]:
+        return [self.answer("", *asked) for asked in zip(prompts, parameters, strict=True)]
+
+    def add_request(self, name: str, prompt: Any, parameters: Any) -> None:
+        self.waiting.append((name, self.answer(name, prompt, parameters)))
+
+    def step(self) -> list[Any]:
+        done, self.waiting = self.waiting, []
+        return [output for _, output in done]
+
+    def answer(self, name: str, prompt: Any, parameters: Any) -> Any:
+        ids = list(prompt["prompt_token_ids"])
+        self.asked.append((ids, parameters))
+        written = str(TOKENIZER.decode(ids)).partition("<think>")[2]
+        rest = TEXT.removeprefix(written)
+        rest = rest[: rest.index("</answer>") + len("</answer>")]
+        drawn = ids_of(rest)[: parameters.max_tokens]
+        is_whole = len(drawn) == len(ids_of(rest))
+        output = SimpleNamespace(
+            text=TOKENIZER.decode(drawn), token_ids=drawn,
+            logprobs=[{token: SimpleNamespace(logprob=-1.0)} for token in drawn],
+            finish_reason="stop" if is_whole else "length",
+            stop_reason="</answer>" if is_whole else None,
+        )  # fmt: skip
+        return SimpleNamespace(
+            outputs=[output], num_cached_tokens=3, finished=True, request_id=name
+        )
+
+
+@pytest.fixture
+def sampler(monkeypatch: pytest.MonkeyPatch) -> VllmSampler:
+    made = object.__new__(VllmSampler)
+    fields = {"_llm": Engine(), "_group": None, "_tokenizer": TOKENIZER, "_ends": [2], "rows": 2}
+    vars(made).update(fields)
+
+    def parameters(_: VllmSampler, request: Request, sampling: SamplingConfig) -> Any:
+        return SimpleNamespace(seed=request.seed, max_tokens=request.new_tokens(sampling))
+
+    monkeypatch.setattr(VllmSampler, "_parameters", parameters)
+    return made
+
+
+def test_a_call_goes_on_behind_a_quotation_with_what_is_left(sampler: VllmSampler) -> None:
+    request = Request(tuple(ids_of("2 + 2? <think>")), 7)
+    first, second = sampler.sample([request, request], SAMPLING)
+    assert first == second
+    assert (first.text, first.finish_reason) == (TEXT, "stop")
+    assert first.token_ids == tuple(ids_of(TEXT))
+    assert len(first.logprobs) == len(first.token_ids)
+    asked = vars(sampler)["_llm"].asked
+    assert [parameters.max_tokens for _, parameters in asked] == [100, 100, 73, 73]
+    assert asked[2][1].seed == asked[3][1].seed != 7
+
+
+def test_a_quotation_at_the_limit_is_cut_off_by_it(sampler: VllmSampler) -> None:
+    request = Request(tuple(ids_of("2 + 2? <think>")), 7, limit=27)
+    (completion,) = sampler.sample([request], SAMPLING)
+    assert (completion.text, completion.finish_reason) == (TEXT[:27], "length")
+
+
+def test_a_stream_goes_on_behind_a_quotation(
+    sampler: VllmSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = SimpleNamespace(TokensPrompt=dict)
+    monkeypatch.setitem(__import__("sys").modules, "vllm.inputs", inputs)
+    monkeypatch.setitem(__import__("sys").modules, "vllm", SimpleNamespace(inputs=inputs))
+    requests = [Request(tuple(ids_of("2 + 2? <think>")), seed) for seed in range(3)]
+    done = dict(sampler.stream(Listed(requests), SAMPLING))
+    assert {number: c.text for number, c in done.items()} == dict.fromkeys(range(3), TEXT)
