@@ -111,7 +111,7 @@ def real_value(text: str) -> Fraction | None:
     if not isinstance(value, sympy.Expr) or value.free_symbols:
         return None
     value = value.doit()
-    if value.is_Rational:
+    if isinstance(value, sympy.Rational):
         return Fraction(int(value.p), int(value.q))
     shown = sympy.N(value, 60)
     if not shown.is_Float:
@@ -322,7 +322,7 @@ def _with_imaginary_unit(value: Any) -> Any:
 
     if not isinstance(value, sympy.Expr):
         return value
-    return value.subs({letter: sympy.I for letter in value.free_symbols if letter.name == "i"})
+    return value.subs({letter: sympy.I for letter in value.free_symbols if str(letter) == "i"})
 
 
 def _depth(text: str) -> int:
@@ -424,7 +424,11 @@ def _same_relation(right: Any, value: Any) -> bool:
     if not isinstance(value, sympy.core.relational.Relational):
         return False
     if isinstance(right, sympy.Eq) and isinstance(value, sympy.Eq):
-        ratio = sympy.simplify((right.lhs - right.rhs) / (value.lhs - value.rhs))
+        ratio = sympy.simplify(_gap(right) / _gap(value))
         return bool(ratio.is_number and ratio.is_finite and ratio != 0)
     right, value = right.canonical, value.canonical
-    return type(right) is type(value) and _same_value(right.lhs - right.rhs, value.lhs - value.rhs)
+    return type(right) is type(value) and _same_value(_gap(right), _gap(value))
+
+
+def _gap(relation: Any) -> Any:
+    return relation.lhs - relation.rhs
