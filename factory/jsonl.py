@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,7 +34,7 @@ def parse_record(line: str | bytes, record: type[R], where: str) -> R:
         raise DataError(f"{where}: {error}") from error
 
 
-_LARGE_EXPONENT = re.compile(r"[eE]\+?[0-9]{3}")
+_PLAIN = bytes.maketrans(b"123456789E", b"000000000e")
 
 
 def _check_numbers(line: str | bytes) -> None:
@@ -46,12 +45,12 @@ def _check_numbers(line: str | bytes) -> None:
             raise _NoNumberError(f"{text[:20]} is no number of JSON")
         return value
 
-    text = line if isinstance(line, str) else line.decode("utf-8", "replace")
-    # Apart, since a search for any of the three takes twice as long, on every line.
-    if not ("NaN" in text or "Infinity" in text or _LARGE_EXPONENT.search(text)):
+    plain = line if isinstance(line, bytes) else line.encode("utf-8", "surrogatepass")
+    plain = plain.translate(_PLAIN)  # a regular expression for exponents takes five times as long
+    if not any(map(plain.__contains__, (b"0e000", b"0e+000", b"NaN", b"Infinity"))):
         return
     try:
-        json.loads(text, parse_constant=refused, parse_float=refused)
+        json.loads(line, parse_constant=refused, parse_float=refused)
     except _NoNumberError:
         raise
     except (ValueError, RecursionError):

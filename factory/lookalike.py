@@ -158,7 +158,10 @@ def fold(text: str) -> str:
     Folded character by character: normalising a whole hostile text (long runs of combining
     marks) takes quadratic time.
     """
-    folded = text.translate({ord(c): _fold_character(c) for c in set(text)})
+    if text.isascii():
+        folded = text.lower()
+    else:
+        folded = text.translate({ord(c): _fold_character(c) for c in set(text)})
     for written, sign in _WRITTEN_OUT.items():
         folded = folded.replace(written, sign)
     return folded

@@ -39,7 +39,7 @@ def hidden_characters(text: str) -> set[str]:
     (UAX 31, 2.3.1) and of emoji (UTS 51), as are Mongolian's separator and zero-width spaces
     between letters of scripts without spaces.
     """
-    suspects = {c for c in text if unicodedata.category(c) in _SHAPELESS and not c.isspace()}
+    suspects = {c for c in set(text) if unicodedata.category(c) in _SHAPELESS and not c.isspace()}
     suspects -= {c for c in suspects if ord(c) in _SHOWN_FORMATS}
     if any(0xE0000 <= ord(c) <= 0xE007F for c in suspects):
         without_flags = _TAGS.sub("", text)
@@ -56,7 +56,7 @@ def _is_spelling(text: str, at: int) -> bool:
     """Whether a joiner or separator stands where its script asks for it."""
     before = _letter(text[max(0, at - 8) : at][::-1])
     after = _letter(text[at + 1 : at + 9])
-    sign, name = text[at], unicodedata.name(before, "")
+    sign, name = text[at], unicodedata.name(before, "") if before else ""
     if sign == "\u200b":
         return name.startswith(_BREAKING_SCRIPTS) and after.isalpha()
     if sign == "\u180e":

@@ -10,8 +10,8 @@ BYTES = 16
 class Digests:
     """Hashes of texts by their place."""
 
-    def __init__(self) -> None:
-        self._bytes = bytearray()
+    def __init__(self, digests: bytes = b"") -> None:
+        self._bytes = bytearray(digests)
 
     @staticmethod
     def of(*parts: str) -> bytes:
@@ -26,7 +26,7 @@ class Digests:
         self.append(self.of(*parts))
 
     def append(self, digest: bytes) -> None:
-        """The next text, by its hash."""
+        """The next text, by its hash; or several, by theirs behind each other."""
         self._bytes += digest
 
     def __len__(self) -> int:

@@ -26,6 +26,7 @@ SAME_QUESTION = "same question"
 """The rule of questions that are equal as a whole."""
 
 _WORD = re.compile(r"[^\W_]+")
+_ASCII = {code: chr(code).lower() if chr(code).isalnum() else " " for code in range(128)}
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,15 @@ class Hit:
 
 def words(text: str, *, masked: bool = False) -> tuple[str, ...]:
     """Words and numbers in lower case, signs left out; `masked` writes every number as 0."""
-    matches = tuple(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+    if text.isascii():  # the usual text, at four times the speed
+        matches = tuple(text.translate(_ASCII).split())
+    else:
+        matches = tuple(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
     return _masked(matches) if masked else matches
 
 
 def _masked(plain: Iterable[str]) -> tuple[str, ...]:
-    return tuple(NUMBER if word.isdigit() else word for word in plain)
+    return tuple([NUMBER if word.isdigit() else word for word in plain])
 
 
 class HeldOut:
@@ -92,14 +96,17 @@ class HeldOut:
         return self._run_hits(text, TEXT_WORDS)
 
     def _run_hits(self, text: str, size: int) -> Iterator[Hit]:
-        plain = words(text)
+        plain, is_near = words(text), False
         for masked in (False, True):
             index = self._runs[masked, size]
             text_words = _masked(plain) if masked else plain
+            if masked and not is_near and NUMBER not in text_words:
+                continue  # without numbers there is nothing that was not just looked for
             # A run is looked for only where all its pairs are of held-out questions: most texts
             # have none, and this is five times as fast.
             is_pair = bytes(map(self._pairs[masked].__contains__, runs(text_words, 2)))
-            if bytes([True]) * (size - 1) not in is_pair:
+            is_near = bytes([True]) * (size - 1) in is_pair
+            if not is_near:
                 continue
             for run in runs(text_words, size):
                 owners = index.get(run, [])

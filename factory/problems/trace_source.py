@@ -20,7 +20,7 @@ from factory.problems.foreign import foreign_rows
 from factory.problems.hub import data_set_rows
 from factory.problems.local import plugin_kinds
 from factory.problems.source import no_files, nothing_missing, variant_name
-from factory.reading.files import RawRow, data_files, read_rows
+from factory.reading.files import RawRow, data_files, unparsed_rows
 from factory.reading.survey import TableOfRows
 from factory.records import COMMIT, AddedLater, ProblemKind, Record
 from factory.registry import Door, current_origin
@@ -150,7 +150,7 @@ def local_tables(source: LocalExamples) -> list[TableOfRows]:
 
     def table(file: Path) -> TableOfRows:
         name = file.name if len(names) == len(files) else file.as_posix()
-        return TableOfRows(name, lambda columns: read_rows(file, columns=columns))
+        return TableOfRows(name, lambda columns: unparsed_rows(file, columns=columns))
 
     return [table(file) for file in files]
 

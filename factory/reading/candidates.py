@@ -116,25 +116,27 @@ def _dropped(file: str, row: int, sample: int, reason: str, detail: str, text: s
 
 def candidates(row: RawRow, reading: Reading) -> Iterator[Candidate | Dropped]:
     """What a row holds, one for each of its generations."""
+    row = row.parsed()
     if row.fields is None:
         yield _dropped(row.file, row.number, 0, "unparseable", row.fault, row.text)
         return
-    text = ""
     try:
         texts = _texts(row.fields, reading)
-        text = json.dumps(row.fields, ensure_ascii=False, default=str)[: 4 * SHOWN]
         if not texts:
             raise UnusableError("no_answer", "no text of an answer")
     except UnusableError as error:
-        text = text or json.dumps(row.fields, ensure_ascii=False, default=str)[: 4 * SHOWN]
-        yield _dropped(row.file, row.number, 0, error.reason, error.detail, text)
+        yield _dropped(row.file, row.number, 0, error.reason, error.detail, _as_json(row))
         return
     for sample, part in enumerate(texts):
         try:
             yield _candidate(row, sample, part, reading)
         except UnusableError as error:
-            shown = part.completion or part.reasoning or text
+            shown = part.completion or part.reasoning or _as_json(row)
             yield _dropped(row.file, row.number, sample, error.reason, error.detail, shown)
+
+
+def _as_json(row: RawRow) -> str:
+    return json.dumps(row.fields, ensure_ascii=False, default=str)[: 4 * SHOWN]
 
 
 @dataclass(frozen=True)

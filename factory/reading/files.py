@@ -66,6 +66,20 @@ class RawRow:
     """Why it cannot."""
     text: str = ""
     """How a broken one begins."""
+    line: bytes = b""
+    """JSON that is still to be parsed, in whichever process."""
+
+    def parsed(self) -> "RawRow":
+        """This row with its fields, or why it has none."""
+        if not self.line:
+            return self
+        try:
+            return RawRow(self.file, self.number, parse_object(self.line.decode("utf-8")))
+        except UnicodeDecodeError as error:
+            fault, text = f"not UTF-8: {error.reason}", self.line[:SHOWN]
+        except (ValueError, RecursionError) as error:
+            fault, text = f"no JSON: {error}"[:SHOWN], self.line[: 4 * SHOWN]
+        return RawRow(self.file, self.number, None, fault, text.decode("utf-8", "replace")[:SHOWN])
 
     @property
     def where(self) -> str:
@@ -128,6 +142,14 @@ def read_rows(
     `columns` bounds what is read of parquet and Arrow files. DataError where the rest of the file
     cannot be read, with the row after which that is so.
     """
+    rows = unparsed_rows(path, columns=columns, max_row_bytes=max_row_bytes)
+    return (row.parsed() for row in rows)
+
+
+def unparsed_rows(
+    path: Path, *, columns: Sequence[str] | None = None, max_row_bytes: int = MAX_ROW_BYTES
+) -> Iterator[RawRow]:
+    """`read_rows` whose lines of JSON are still to be parsed."""
     number = 0
     try:
         with ExitStack() as stack:
@@ -140,7 +162,10 @@ def read_rows(
                 "arrow": _arrow,
             }[kind]
             for number, fields, fault, text in reader(file, columns, max_row_bytes):
-                yield RawRow(path.name, number, fields, fault, text[:SHOWN])
+                if isinstance(text, bytes):
+                    yield RawRow(path.name, number, fields, line=text)
+                else:
+                    yield RawRow(path.name, number, fields, fault, text[:SHOWN])
     except DataError:
         raise
     except (OSError, EOFError, zlib.error, ValueError, csv.Error) as error:
@@ -148,7 +173,8 @@ def read_rows(
         raise DataError(f"{path}: cannot be read on after row {number}: {reason}") from error
 
 
-_Item = tuple[int, dict[str, Any] | None, str, str]
+_Item = tuple[int, dict[str, Any] | None, str, str | bytes]
+"""Number, fields, what is wrong, how it begins; or instead of the last a line to be parsed."""
 
 
 def _opened(path: Path, stack: ExitStack) -> tuple[BinaryIO, Format]:
@@ -238,15 +264,8 @@ def _json_lines(file: BinaryIO, columns: Any, limit: int) -> Iterator[_Item]:
             continue
         if number == 1:
             raw = raw.removeprefix(b"\xef\xbb\xbf")
-        if not raw.strip():
-            continue
-        try:
-            yield number, parse_object(raw.decode("utf-8")), "", ""
-        except UnicodeDecodeError as error:
-            yield number, None, f"not UTF-8: {error.reason}", raw[:SHOWN].decode("utf-8", "replace")
-        except (ValueError, RecursionError) as error:
-            fault = f"no JSON: {error}"[:SHOWN]
-            yield number, None, fault, raw[: 4 * SHOWN].decode("utf-8", "replace")
+        if raw.strip():
+            yield number, None, "", raw
 
 
 def _json_values(file: BinaryIO, columns: Any, limit: int) -> Iterator[_Item]:

@@ -37,7 +37,7 @@ class TableOfRows:
 
     name: str
     rows: Callable[[Sequence[str] | None], Iterator[RawRow]]
-    """Its rows; of these columns alone, or of all."""
+    """Its rows, which may be unparsed; of these columns alone, or of all."""
     hub_id: str = ""
 
 
@@ -93,7 +93,7 @@ class Survey:
 
 def survey(table: TableOfRows, settings: ReadingSettings) -> Survey:
     """DataError where it is not clear how a file is read; see `mapping_of`."""
-    rows = list(islice(table.rows(None), FIRST_ROWS))
+    rows = [row.parsed() for row in islice(table.rows(None), FIRST_ROWS)]
     fields = [row.fields for row in rows if row.fields is not None]
     if not fields:
         first = f": {rows[0].where}: {rows[0].fault}" if rows else ""

@@ -2,9 +2,9 @@
 
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from factory.errors import RecipeError
@@ -15,6 +15,8 @@ LONG_CLAUSE = 12
 
 SURE = 0.9
 """Probability from which py3langid is believed."""
+MOST_WORDS = 2**16
+"""Of each script whose languages are kept for the next text."""
 MARGIN = 0.5
 """Votes by which a language must lead the next one to have a clause."""
 
@@ -41,7 +43,7 @@ _FORMULA = re.compile(
     r"\$\$.{0,2000}?\$\$|\$[^$\n]{0,400}\$|\\\(.{0,400}?\\\)|\\\[.{0,2000}?\\\]", re.DOTALL
 )
 _LATEX = re.compile(r"\\[A-Za-z]+|</?[a-z]{1,10}>")
-_CLAUSE = re.compile(r"[.!?;:,\n()。！？；：，、（）]+")
+_CLAUSE = re.compile(r"([.!?;:,\n()。！？；：，、（）]+)")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _ENDS_SENTENCE = re.compile(r"[.!?:\n。！？：]")
 
@@ -83,52 +85,65 @@ def language_of(text: str) -> str | None:
 def _shares(text: str, languages: Sequence[str]) -> dict[str, float]:
     """By language, the share of the text's words that are in it."""
     clauses = [clause for clause in _clauses(text) if clause]
-    total = sum(map(len, clauses))
+    total = sum(len(words) for clause in clauses for words in clause.values())
     if not total:
         return dict.fromkeys(languages, 1.0)
-    scripts_of = [Counter(script for _, script in clause) for clause in clauses]
+    written = {script for clause in clauses for script in clause}
     spoken: dict[tuple[str, ...], list[str | None]] = {}
     shares: dict[str, float] = {}
     for language in languages:
         scripts = SCRIPTS[language]
+        if written.isdisjoint(scripts):
+            shares[language] = 0.0
+            continue
         if scripts not in spoken:
-            rivals = tuple(name for name in FUNCTION_WORDS if SCRIPTS[name] == scripts)
+            rivals = _rivals(scripts)
             several = len(rivals) > 1
             spoken[scripts] = _languages(clauses, rivals) if several else [None] * len(clauses)
-        pairs = zip(scripts_of, spoken[scripts], strict=True)
-        counted = sum(
-            _in_script(scripts, language) for scripts, s in pairs if s in (None, language)
-        )
-        shares[language] = counted / total
+        pairs = zip(clauses, spoken[scripts], strict=True)
+        own = [clause for clause, s in pairs if s is None or s == language]
+        shares[language] = sum([_in_script(clause, language) for clause in own]) / total
     return shares
 
 
-Words = list[tuple[str, str]]
-"""(word, script), in order."""
+@cache
+def _rivals(scripts: tuple[str, ...]) -> tuple[str, ...]:
+    """The languages that are written in these scripts and told apart by their small words."""
+    return tuple(name for name in FUNCTION_WORDS if SCRIPTS[name] == scripts)
+
+
+Words = dict[str, list[str]]
+"""Words by their script, in order; only scripts that have some."""
 
 
 def _clauses(text: str) -> Iterator[Words]:
     """The words of every clause of a text, without what is no language."""
     plain = _LATEX.sub(" ", _FORMULA.sub(" ", _CODE.sub(" ", text)))
-    end, starts_sentence = 0, True
-    for mark in [*_CLAUSE.finditer(plain), None]:
-        piece = plain[end : mark.start() if mark else len(plain)]
+    starts_sentence = True
+    pieces = _CLAUSE.split(plain)  # every second one is a mark
+    for piece, mark in zip(pieces[::2], [*pieces[1::2], ""], strict=True):
         yield _words(piece, starts_sentence=starts_sentence)
-        if mark:
-            end = mark.end()
-            starts_sentence = bool(_ENDS_SENTENCE.search(mark.group())) or (
-                starts_sentence and not piece.strip()
-            )
+        starts_sentence = bool(_ENDS_SENTENCE.search(mark)) or (
+            starts_sentence and not piece.strip()
+        )
 
 
 def _words(piece: str, *, starts_sentence: bool) -> Words:
-    words: Words = []
-    for number, run in enumerate(_LETTERS.findall(piece)):
+    runs = _LETTERS.findall(piece)
+    if piece.isascii():  # the usual clause, at once
+        if not piece.islower():
+            first = runs[:1] if starts_sentence else []
+            runs = first + [run for run in runs[len(first) :] if not run[0].isupper()]
+        small = [run for run in runs if len(run) > 1]
+        return {"LATIN": small} if small else {}
+    words: defaultdict[str, list[str]] = defaultdict(list)
+    for number, run in enumerate(runs):
         script = _script(run[0])
         if script in _SIGN_SCRIPTS:
-            words.extend((sign, _script(sign)) for sign in run)
+            for sign in run:
+                words[_script(sign)].append(sign)
         elif len(run) > 1 and not (run[0].isupper() and (number or not starts_sentence)):
-            words.append((run, script))
+            words[script].append(run)
     return words
 
 
@@ -137,11 +152,11 @@ def _script(character: str) -> str:
     return unicodedata.name(character, "UNKNOWN").split(" ")[0].split("-")[0]
 
 
-def _in_script(scripts: Counter[str], language: str) -> int:
-    """Words of a clause, which are of these scripts, that the language may be written in."""
-    if language in ("ja", "zh") and (language == "ja") != any(map(scripts.__contains__, _KANA)):
+def _in_script(clause: Words, language: str) -> int:
+    """Words of a clause that are in a script that the language is written in."""
+    if language in ("ja", "zh") and (language == "ja") == _KANA.isdisjoint(clause):
         return 0
-    return sum(scripts[script] for script in SCRIPTS[language])
+    return sum([len(clause.get(script, ())) for script in SCRIPTS[language]])
 
 
 def _languages(clauses: list[Words], rivals: tuple[str, ...]) -> list[str | None]:
@@ -157,16 +172,16 @@ def _languages(clauses: list[Words], rivals: tuple[str, ...]) -> list[str | None
 
 def _language(clause: Words, rivals: tuple[str, ...]) -> str | None:
     """The language that leads by its small words and letters; None if none does."""
-    scripts = SCRIPTS[rivals[0]]
-    words = [word.lower() for word, script in clause if script in scripts]
-    votes: defaultdict[str, float] = defaultdict(float)
-    for word in words:
-        owners = _owners(word, rivals)
+    scripts, owners_of = SCRIPTS[rivals[0]], _owners(rivals)
+    words = [word.lower() for script in scripts for word in clause.get(script, ())]
+    votes: dict[str, float] = {}
+    for owners in filter(None, map(owners_of.__getitem__, words)):
         for owner in owners:
-            votes[owner] += 1 / len(owners)
-    ranked = sorted(votes.items(), key=lambda vote: vote[1], reverse=True)
-    if ranked and ranked[0][1] - (ranked[1][1] if len(ranked) > 1 else 0.0) >= MARGIN:
-        return ranked[0][0]
+            votes[owner] = votes.get(owner, 0.0) + 1 / len(owners)
+    if votes:
+        *_, second, first = 0.0, *sorted(votes.values())
+        if first - second >= MARGIN:
+            return max(votes, key=votes.__getitem__)
     if len(words) < LONG_CLAUSE:
         return None
     guess: str
@@ -174,11 +189,24 @@ def _language(clause: Words, rivals: tuple[str, ...]) -> str | None:
     return guess if probability > SURE else None
 
 
-@lru_cache(maxsize=2**16)
-def _owners(word: str, rivals: tuple[str, ...]) -> list[str]:
+class _Owners(dict[str, list[str]]):
     """The languages that a word is a small word of, and those that one of its letters tells."""
-    owners = [name for name in rivals if word in FUNCTION_WORDS[name]]
-    return owners + [name for name in rivals if set(word) & set(LETTERS.get(name, ""))]
+
+    def __init__(self, rivals: tuple[str, ...]) -> None:
+        super().__init__()
+        self._rivals = rivals
+
+    def __missing__(self, word: str) -> list[str]:
+        owners = [name for name in self._rivals if word in FUNCTION_WORDS[name]]
+        owners += [name for name in self._rivals if set(word) & set(LETTERS.get(name, ""))]
+        if len(self) >= MOST_WORDS:
+            self.clear()
+        self[word] = owners
+        return owners
+
+
+_owners = lru_cache(maxsize=8)(_Owners)
+"""One for each set of languages of one script."""
 
 
 @lru_cache(maxsize=2)

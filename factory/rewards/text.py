@@ -17,6 +17,7 @@ REFLECTIVE_WORDS = (
 """DeepSeek-R1 (arXiv 2501.12948 v2), Figure 9: the words whose use rose with training."""
 
 _WORD = re.compile(r"\w+")
+_ASCII = {code: " " for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")}
 
 
 def reflective_words(text: str) -> dict[str, int]:
@@ -70,8 +71,11 @@ def repetition(text: str, *, words: int = 4) -> float:
     1 - distinct n-grams / n-grams, n = `words`; 0 for a text with fewer words than that. A loop
     approaches 1; ordinary worked arithmetic stays below 0.2.
     """
-    matches = _WORD.findall(text.lower())
+    text = text.lower()
+    # ASCII, the usual text, at twice the speed.
+    matches = text.translate(_ASCII).split() if text.isascii() else _WORD.findall(text)
     total = len(matches) - words + 1
     if total < 1:
         return 0.0
-    return 1.0 - len({tuple(matches[i : i + words]) for i in range(total)}) / total
+    runs = zip(*(matches[at:] for at in range(words)), strict=False)
+    return 1.0 - len(set(runs)) / total

@@ -41,11 +41,9 @@ from factory.stages.stage import (
     light_stage,
     register,
 )
-from factory.stored import StoredRecords
+from factory.stored import BLOCK, StoredRecords, in_blocks, write_made
 
 Domain = Literal["math", "code", "stem", "logic", "general"]
-CHUNK = 512
-"""Traces that a process looks through at once."""
 DOMAINS: tuple[Domain, ...] = get_args(Domain)
 TABLE_5: dict[Domain, int] = {
     "math": 395_285, "code": 211_129, "stem": 10_124, "logic": 10_395, "general": 177_812,
@@ -127,7 +125,8 @@ def run(config: MixConfig, inputs: Inputs, out: Path, context: Context) -> Metri
     """
     names = [part.traces for part in config.parts]
     traces = _Parts([artifact.stored_traces() for artifact in inputs.many("parts")])
-    pools = traces.pools(traces.repeated())
+    processes = context.machine.thread_count()
+    pools = traces.pools(traces.repeated(processes))
     duplicates = len(traces) - sum(map(len, pools))
     pools, dropped = _cleaned(traces, pools, config, inputs.many("unlike"), context)
     quotas = _quotas(config, [len(pool) for pool in pools])
@@ -142,7 +141,7 @@ def run(config: MixConfig, inputs: Inputs, out: Path, context: Context) -> Metri
     chosen = chosen[: config.limit]
     if not chosen:
         raise DataError(f"mix: no traces in any of {', '.join(names)}")
-    write_records(out / "traces.jsonl", (traces[index] for index in chosen))
+    write_made(out / "traces.jsonl", chosen, traces.__getitem__, traces.at_once, processes)
     metrics = {"kept": float(len(chosen)), "duplicates": float(duplicates)}
     if config.unlike or config.near_duplicates is not None:
         write_records(out / "dropped.jsonl", dropped)
@@ -173,12 +172,21 @@ class _Parts:
     def part(self, index: int) -> int:
         return bisect_right(self._starts, index) - 1
 
-    def repeated(self) -> set[int]:
+    @property
+    def at_once(self) -> int:
+        """How many traces a process works on at once."""
+        return min(part.at_once for part in self._parts)
+
+    def repeated(self, processes: int) -> set[int]:
         """Places of (problem, completion) pairs that stand earlier already."""
+
+        def digested(places: Sequence[int]) -> bytes:
+            traces = map(self.__getitem__, places)
+            return b"".join([Digests.of(t.problem_id, t.completion) for t in traces])
+
         digests = Digests()
-        for part in self._parts:
-            for trace in part:
-                digests.add(trace.problem_id, trace.completion)
+        for block in in_order(digested, in_blocks(range(len(self)), self.at_once), processes):
+            digests.append(block)
         return digests.repeated()
 
     def pools(self, without: Container[int]) -> list[Sequence[int]]:
@@ -265,8 +273,7 @@ def _not_held_out(
                 rows.append((index, _dropped(trace, "held out", hit.problem, message)))
         return rows
 
-    chunks = [pool[at : at + CHUNK] for at in range(0, len(pool), CHUNK)]
-    leaks = dict(chain.from_iterable(in_order(hits, chunks, processes)))
+    leaks = dict(chain.from_iterable(in_order(hits, in_blocks(pool, BLOCK), processes)))
     dropped += leaks.values()
     return array("Q", (index for index in pool if index not in leaks))
 

@@ -2,7 +2,8 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,14 +15,15 @@ from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers, kept_rows
 from factory.cost.work import line_work
 from factory.errors import DataError
-from factory.jsonl import read_records, write_records
+from factory.jsonl import read_records
+from factory.parallel import in_order
 from factory.problems.equal import Digests
 from factory.records import AddedLater, Problem, ProblemsRef, Trace, TracesRef
 from factory.stages.fates import fates
 from factory.stages.fitness import Fitness, Rejected, fault
 from factory.stages.small import keeping_all
 from factory.stages.stage import Shows, light_stage, register
-from factory.stored import StoredRecords
+from factory.stored import BLOCK, StoredRecords, in_blocks, write_made
 
 Preference = Literal["first", "shortest", "diverse"]
 
@@ -44,7 +46,8 @@ class SelectConfig(Fitness):
 def run(config: SelectConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
     """Judge every trace; metrics `kept`, `problems` and `rejected.<reason>`."""
     traces = inputs["traces"].stored_traces()
-    reasons = select(traces, config, among=_among(inputs))
+    processes = context.machine.thread_count()
+    reasons, problems = select(traces, config, among=_among(inputs), processes=processes)
     counts = Counter(reason for reason in reasons if reason is not None)
     if len(reasons) == counts.total():
         counted = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
@@ -52,31 +55,18 @@ def run(config: SelectConfig, inputs: Inputs, out: Path, context: Context) -> Me
             f"select: none of the {len(reasons)} traces is left ({counted or 'there were none'}); "
             "loosen the settings or generate more"
         )
-    problems = Digests()
-    write_records(out / "traces.jsonl", _kept(traces, reasons, problems))
-    write_records(
-        out / "rejected.jsonl",
-        (
-            Rejected(reason=reason, trace=traces[index])
-            for index, reason in enumerate(reasons)
-            if reason is not None
-        ),
-    )
-    rejected = {f"rejected.{reason}": float(counts[reason]) for reason in sorted(counts)}
-    kept = len(reasons) - counts.total()
-    different = kept - len(problems.repeated())
-    return {"kept": float(kept), "problems": float(different), **rejected}
 
+    def rejected(index: int) -> Rejected:
+        return Rejected(reason=str(reasons[index]), trace=traces[index])
 
-def _kept(
-    traces: StoredRecords[Trace], reasons: Sequence[str | None], problems: Digests
-) -> Iterator[Trace]:
-    """The traces without a reason; their problems are added to `problems`."""
-    for index, reason in enumerate(reasons):
-        if reason is None:
-            trace = traces[index]
-            problems.add(trace.problem_id)
-            yield trace
+    kept = array("Q", (index for index, reason in enumerate(reasons) if reason is None))
+    others = array("Q", (index for index, reason in enumerate(reasons) if reason is not None))
+    write_made(out / "traces.jsonl", kept, traces.__getitem__, traces.at_once, processes)
+    write_made(out / "rejected.jsonl", others, rejected, traces.at_once, processes)
+    by_problem = Digests(b"".join(problems[index] for index in kept))
+    different = len(kept) - len(by_problem.repeated())
+    by_reason = {f"rejected.{reason}": float(counts[reason]) for reason in sorted(counts)}
+    return {"kept": float(len(kept)), "problems": float(different), **by_reason}
 
 
 def _among(inputs: Inputs) -> set[str] | None:
@@ -91,20 +81,31 @@ def select(
     config: SelectConfig,
     *,
     among: Container[str] | None = None,
-) -> list[str | None]:
-    """Why each trace is rejected, None for those that are kept, in the order given.
+    processes: int = 1,
+) -> tuple[list[str | None], Digests]:
+    """(why each trace is rejected, None for those that are kept, in the order given; its problem).
 
     Of identical completions of a problem only the first can be kept, whatever the settings. About
     60 bytes a trace are held.
     """
+
+    def looked(places: Sequence[int]) -> list[tuple[str | None, bytes, bytes, int]]:
+        rows = []
+        for trace in map(traces.__getitem__, places):
+            is_among = among is None or trace.problem_id in among
+            reason = fault(trace, config) or (None if is_among else "not_among")
+            digests = Digests.of(trace.problem_id), Digests.of(trace.completion)
+            rows.append((reason, *digests, trace.completion_tokens))
+        return rows
+
     reasons: list[str | None] = []
     problems, texts, lengths = Digests(), Digests(), array("Q")
-    for trace in traces:
-        is_among = among is None or trace.problem_id in among
-        reasons.append(fault(trace, config) or (None if is_among else "not_among"))
-        problems.add(trace.problem_id)
-        texts.add(trace.completion)
-        lengths.append(trace.completion_tokens)
+    blocks = in_order(looked, in_blocks(range(len(traces)), BLOCK), processes)
+    for reason, problem, text, length in chain.from_iterable(blocks):
+        reasons.append(reason)
+        problems.append(problem)
+        texts.append(text)
+        lengths.append(length)
     for places in problems.groups():
         seen: set[bytes] = set()
         distinct = []
@@ -119,7 +120,7 @@ def select(
             for index in distinct:
                 if index not in chosen:
                     reasons[index] = "over_quota"
-    return reasons
+    return reasons, problems
 
 
 def _preferred(

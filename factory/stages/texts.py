@@ -23,6 +23,7 @@ from factory.cost.flows import WRITTEN_CHARACTERS, Answers
 from factory.errors import DataError, Unpriced
 from factory.grading import GradingPool
 from factory.jsonl import read_records
+from factory.parallel import in_order
 from factory.problems.sizes import QUESTION_CHARACTERS, lines
 from factory.problems.splits import question_key
 from factory.problems.trace_source import (
@@ -52,7 +53,11 @@ from factory.stages.regrading import Graded, graded
 from factory.stages.stage import StageConfig
 
 BATCH = 512
-"""Texts that are graded together."""
+"""Rows that are read, or examples of a plug-in that are graded, together."""
+BLOCK_BYTES = 2**20
+"""Of the rows that a process reads, and that are graded, together."""
+PARSED_BYTES = 2**15
+"""Counted for a row whose length is not known."""
 LOOK_AFTER = 200
 """Rows after which a share of refused texts beyond all doubt stops the stage."""
 BEYOND_DOUBT = 0.5
@@ -207,13 +212,15 @@ def write_traces(
     tally = Tally(config.max_refused_share, policy.label)
     read = surveys(config, policy)
     row = TRACE_SOURCES[policy.source.type]
-    source = _worked(row, policy) if row.tables is None else _rows(read)
+    processes = context.machine.thread_count()
+    worked = row.tables is None
+    source = _batches(_worked(row, policy), BATCH) if worked else _rows(read, processes)
     seen = Seen(config, held_out)
     with ExitStack() as stack:
         traces = stack.enter_context((out / "traces.jsonl").open("w", encoding="utf-8"))
         dropped = stack.enter_context(LateFile(out / "dropped.jsonl"))
-        pool = stack.enter_context(GradingPool(context.machine.thread_count()))
-        for batch in _batches(source, BATCH):
+        pool = stack.enter_context(GradingPool(processes))
+        for batch in source:
             for item in _judged(batch, seen, pool, config, policy):
                 if isinstance(item, Dropped):
                     tally.drop(item)
@@ -298,10 +305,28 @@ def _batches(
         yield batch
 
 
-def _rows(read: list[Survey]) -> Iterator[Candidate | Dropped]:
-    for part in read:
+def _rows(read: list[Survey], processes: int) -> Iterator[list[Candidate | Dropped]]:
+    """What the rows of all files hold, in order, a block of rows at once."""
+
+    def held(block: tuple[int, list[RawRow]]) -> list[Candidate | Dropped]:
+        part, rows = block
+        return [item for row in rows for item in candidates(row, read[part].reading)]
+
+    return in_order(held, _blocks(read), processes)
+
+
+def _blocks(read: list[Survey]) -> Iterator[tuple[int, list[RawRow]]]:
+    """(number of the file, rows of it) of BATCH rows or about BLOCK_BYTES."""
+    for number, part in enumerate(read):
+        block: list[RawRow] = []
+        size = 0
         for row in part.table.rows(part.reading.columns.top_level()):
-            yield from candidates(row, part.reading)
+            block.append(row)
+            size += len(row.line) or PARSED_BYTES
+            if size >= BLOCK_BYTES or len(block) == BATCH:
+                yield number, block
+                block, size = [], 0
+        yield number, block
 
 
 def _worked(row: TraceSource, policy: Policy) -> Iterator[Candidate | Dropped]:

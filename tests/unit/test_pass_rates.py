@@ -103,7 +103,7 @@ def test_an_empty_window_is_refused_with_what_is_outside_of_it(tmp_path: Path) -
 def test_selection_takes_traces_of_these_problems_only() -> None:
     rows = [*answers("half", 1, of=1), *answers("always", 1, of=1)]
     config = SelectConfig(kind="select", traces="t", require_well_formed=False, among="rates")
-    assert select(rows, config, among={"half"}) == [None, "not_among"]
+    assert select(rows, config, among={"half"})[0] == [None, "not_among"]
 
 
 def test_listed_questions_are_asked_in_their_order_pass_after_pass() -> None:

@@ -32,7 +32,7 @@ def good(problem: str, sample: int, reasoning: str = "because", tokens: int = 5)
 
 
 def reasons(traces: list[Trace], **settings) -> list[str | None]:
-    return select(traces, SelectConfig(kind="select", traces="t", **settings))
+    return select(traces, SelectConfig(kind="select", traces="t", **settings))[0]
 
 
 def artifact(folder: Path, traces: list[Trace]):
