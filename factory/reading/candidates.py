@@ -11,7 +11,14 @@ from pydantic import Field
 
 from factory.chat import OutputForm, canonical_text
 from factory.lint import lint
-from factory.reading.columns import ColumnMap, KindsByColumn, field_of, is_messages, text_of
+from factory.reading.columns import (
+    ColumnMap,
+    KindsByColumn,
+    field_of,
+    is_messages,
+    of_turn,
+    text_of,
+)
 from factory.reading.files import SHOWN, RawRow
 from factory.reading.programs import program_tests
 from factory.reading.thoughts import (
@@ -215,15 +222,16 @@ def _messages(value: Any) -> list[dict[str, Any]]:
         raise UnusableError("unparseable", "no list of messages")
     turns = []
     for turn in value:
-        role = _ROLES.get(str(turn.get("role", turn.get("from", ""))).lower())
-        content = turn.get("content", turn.get("value"))
+        speaker = of_turn(turn, "role", "from")
+        role = _ROLES.get(str(speaker).lower())
+        content = of_turn(turn, "content", "value")
         if isinstance(content, list):
             parts = [part for part in content if isinstance(part, dict)]
-            if any(part.get("type", "text") != "text" for part in parts):
+            if any((part.get("type") or "text") != "text" for part in parts):
                 raise UnusableError("tools", "a part that is no text")
             content = "".join(str(part.get("text") or "") for part in parts)
         if role is None or turn.get("tool_calls"):
-            raise UnusableError("tools", f"a turn of {turn.get('role', turn.get('from'))}")
+            raise UnusableError("tools", f"a turn of {speaker}")
         thoughts = next((turn[name] for name in _THOUGHTS if turn.get(name)), None)
         turns.append({"role": role, "content": text_of(content) or "", "thoughts": thoughts})
     return turns

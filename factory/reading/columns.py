@@ -317,11 +317,14 @@ def is_messages(value: Any) -> TypeGuard[list[dict[str, Any]]]:
     )
 
 
-def _guessed(rows: Sequence[Mapping[str, Any]], where: str, present: Sequence[str]) -> ColumnMap:
-    def first(name: str) -> Any:
-        return next((row[name] for row in rows if row.get(name) is not None), None)
+def of_turn(turn: Mapping[str, Any], *names: str) -> Any:
+    """What a turn has by the first of these names; None where it has none: a table has every name
+    in every turn, null where another set's turns have it."""
+    return next((turn[name] for name in names if turn.get(name) is not None), None)
 
-    turns = [name for name in present if is_messages(first(name))]
+
+def _guessed(rows: Sequence[Mapping[str, Any]], where: str, present: Sequence[str]) -> ColumnMap:
+    turns = [name for name in present if any(is_messages(row.get(name)) for row in rows)]
     pairs = "prompt" in turns and "messages" not in turns
     if len(turns) > 1 and not pairs:
         lines = " or ".join(f"columns: {{messages: {name}}}" for name in turns)

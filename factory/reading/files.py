@@ -12,8 +12,8 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -132,6 +132,39 @@ def _split_of(file: Path) -> str:
     words = re.split(r"[-_./]", file.as_posix().lower())
     splits = ("train", "validation", "valid", "test", "dev")
     return next((word for word in words if word in splits), "")
+
+
+@contextmanager
+def at_rest(files: Callable[[], Sequence[Path]]) -> Iterator[Sequence[Path]]:
+    """The files; DataError names one that came, went or changed before the block ended."""
+    before = _stamps(files())
+    try:
+        yield tuple(before)
+    except (DataError, FileNotFoundError) as error:
+        _check_rest(before, _stamps(files()), error)
+        raise
+    _check_rest(before, _stamps(files()), None)
+
+
+_Stamps = dict[Path, tuple[int, int, int]]
+
+
+def _stamps(files: Sequence[Path]) -> _Stamps:
+    stamps: _Stamps = {}
+    for file in files:
+        with suppress(FileNotFoundError):
+            state = file.stat()
+            stamps[file] = (state.st_size, state.st_mtime_ns, state.st_ino)
+    return stamps
+
+
+def _check_rest(before: _Stamps, after: _Stamps, error: Exception | None) -> None:
+    for file in sorted({*before, *after}):
+        if before.get(file) != after.get(file):
+            what = "came" if file not in before else "changed" if file in after else "went"
+            raise DataError(
+                f"{file}: {what} while it was read; start again when its folder is at rest"
+            ) from error
 
 
 def read_rows(

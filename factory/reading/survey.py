@@ -18,6 +18,7 @@ from factory.reading.columns import (
     field_of,
     is_messages,
     mapping_of,
+    of_turn,
     text_of,
 )
 from factory.reading.files import RawRow
@@ -140,8 +141,7 @@ def _completions(fields: dict[str, Any], columns: Columns) -> list[str]:
     name = columns.messages or columns.completion or columns.answer
     value = field_of(fields, name) if name else None
     if is_messages(value):
-        turn = value[-1]
-        content = turn.get("content", turn.get("value"))
+        content = of_turn(value[-1], "content", "value")
         if isinstance(content, list):
             content = "".join(str(p.get("text") or "") for p in content if isinstance(p, dict))
         return [content] if isinstance(content, str) else []
@@ -160,6 +160,6 @@ def _own_system(row: dict[str, Any], columns: Columns) -> str | None:
         return text_of(field_of(row, columns.system))
     for name in (columns.messages, *columns.question):
         turns = field_of(row, name) if name else None
-        if is_messages(turns) and str(turns[0].get("role", turns[0].get("from"))) == "system":
-            return text_of(turns[0].get("content", turns[0].get("value")))
+        if is_messages(turns) and of_turn(turns[0], "role", "from") == "system":
+            return text_of(of_turn(turns[0], "content", "value"))
     return None

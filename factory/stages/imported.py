@@ -1,6 +1,7 @@
 """Stage `imported`: traces from data sets as people publish them, and from files of one's own."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,15 +12,13 @@ from factory.context import Context, Metrics
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers
 from factory.cost.work import line_work
-from factory.errors import DataError
 from factory.grading import GRADING_PACKAGES
 from factory.problems.trace_source import (
     TRACE_SOURCES,
     AnyTraceSource,
 )
-from factory.reading.candidates import (
-    Reading,
-)
+from factory.reading.candidates import Reading
+from factory.reading.files import at_rest
 from factory.records import (
     ProblemsRef,
     Record,
@@ -83,18 +82,15 @@ def policy_of(config: ImportedConfig) -> Policy:
 def run(config: ImportedConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:
     """Write traces.jsonl in the order of the files, dropped.jsonl and sources.json."""
     policy = policy_of(config)
-    files = TRACE_SOURCES[config.source.type].files(config.source)
-    before = [(file, _stamp(file)) for file in files]
     held_out = held_out_keys(inputs.many("unlike"))
-    tally, read = write_traces(config, policy, held_out, out, context)
-    for file, stamp in before:
-        if _stamp(file) != stamp:
-            raise DataError(f"{file}: changed while it was read; start again when it is at rest")
-    facts = {
-        "files": [
+    with at_rest(partial(external_files, config)) as files:
+        tally, read = write_traces(config, policy, held_out, out, context)
+        hashes = [
             {"name": file.name, "bytes": file.stat().st_size, "sha256": sha256_file(file)}
             for file in files
-        ],
+        ]
+    facts = {
+        "files": hashes,
         "read": [_facts(part.reading, part.table.name) for part in read],
         "licences": dict(sorted(tally.licences.items())),
     }
@@ -103,11 +99,6 @@ def run(config: ImportedConfig, inputs: Inputs, out: Path, context: Context) -> 
     if tally.counts:
         context.note(f"{config.kind}: {policy.label}: {tally.summary()}")
     return metrics_of(tally)
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    state = file.stat()
-    return state.st_size, state.st_mtime_ns
 
 
 def _facts(reading: Reading, name: str) -> dict[str, Any]:

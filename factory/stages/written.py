@@ -6,6 +6,7 @@ quarter of its SFT set needs no reasoning: writing, factual questions, self-cogn
 It is `imported` for examples that state question, reasoning and answer, and reads other shapes too.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,6 +28,7 @@ from factory.problems.trace_source import (
     TraceSource,
     TraceSourceConfig,
 )
+from factory.reading.files import at_rest
 from factory.records import AddedLater, ProblemsRef
 from factory.stages.fates import fates
 from factory.stages.stage import Origin, Shows, file_origin, light_stage, register
@@ -83,7 +85,8 @@ def run(config: WrittenConfig, inputs: Inputs, out: Path, context: Context) -> M
     held_out = held_out_keys(
         [inputs["unlike"]] if config.unlike is not None else [],
     )
-    tally, _ = write_traces(config, config.policy, held_out, out, context)
+    with at_rest(partial(external_files, config)):
+        tally, _ = write_traces(config, config.policy, held_out, out, context)
     if tally.refused:
         context.note(f"written: {config.policy.label}: {tally.summary()}")
     rejected = {f"rejected.{name}": float(n) for name, n in sorted(tally.counts.items())}
