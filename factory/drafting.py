@@ -1,5 +1,6 @@
 """A first recipe from what a user has: traces, a student, questions. It guesses, and says what."""
 
+import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -9,18 +10,22 @@ from typing import Any
 
 import yaml
 
+from factory.cost.shapes import SMOLLM2
 from factory.errors import DataError, RecipeError
 from factory.reading.columns import PRESETS, guessed_problem
 from factory.reading.files import data_files, read_rows
 from factory.reading.survey import FIRST_ROWS, ReadingSettings, Survey, TableOfRows, survey
+from factory.stages.foreign_folder import check_folder
+from factory.stages.turns import fitting
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 MARKS = {"opening": "<think>", "closing": "</think>"}
 """R1's form, which published traces have."""
 HELD_OUT = 50
 """Questions that measure, at most; a tenth of those there are."""
-STEPS = 40
-"""Of a student of few rows, at least: fewer and it does not learn to stop; ours."""
+RATES = ((30e6, 1e-4, 40), (1e6, 1e-3, 100), (0, 1e-2, 200))
+"""(weights from which, learning rate, steps of few rows at least): with fewer a student does not
+learn to stop. 1e-4 is R1's smallest student's (arXiv 2501.12948 v2); the others are ours."""
 CONTEXT_OF_ANSWER = 1024
 """Tokens of an answer of the evaluation of a small student."""
 
@@ -58,9 +63,9 @@ def draft(
         "kind": "select", "traces": "traces", "outcomes": ["correct", "ungradable"],
         "max_per_problem": 16,
     }  # fmt: skip
-    if _needs_turns(student):
-        stages["base"]["turns"] = "chatml"
-        said.append("base: its tokenizer has no chat template: it is given ChatML's")
+    if turns := _turns(student):
+        stages["base"]["turns"] = turns
+        said.append(f"base: its tokenizer has no chat template: it is given {turns}")
     prompt = {"prefill": "<think>\n", "form": dict(MARKS)}
     stages["student"] = {
         "kind": "sft", "model": "base", "traces": "kept", "prompt": prompt,
@@ -162,13 +167,14 @@ def _student(student: str) -> dict[str, Any]:
     return {"type": "local", "path": student}
 
 
-def _needs_turns(student: str) -> bool:
-    """Whether a local model has no chat template of its own."""
+def _turns(student: str) -> str:
+    """The turns that fit a local model without a chat template; empty where none are needed."""
     if student == "embedded" or _hub(student):
-        return False
+        return ""
     from factory.templates import open_tokenizer
 
-    return open_tokenizer(Path(student).expanduser()).chat_template is None
+    tokenizer = open_tokenizer(Path(student).expanduser())
+    return "" if tokenizer.chat_template else fitting(tokenizer.get_vocab())
 
 
 def _held_out(file: str, is_stated: bool, said: list[str]) -> dict[str, Any] | None:
@@ -211,12 +217,30 @@ def _are_texts(fields: Sequence[dict[str, Any]], name: str) -> bool:
 
 def _training(read: Survey | None, student: str, said: list[str]) -> dict[str, Any]:
     """Settings of sft by how many texts there are and how long they are."""
-    is_embedded = student == "embedded"
+    weights = _weights(student)
+    rate, steps = next(((r, n) for least, r, n in RATES if weights >= least))
     if read is None or len(read.rows) >= FIRST_ROWS:
-        return {"epochs": 3, "batch": 64} | ({"context": 2048} if is_embedded else {})
+        settings: dict[str, Any] = {"epochs": 3, "batch": 64}
+        settings |= {"context": 2048} if student == "embedded" else {}
+        return settings if rate == RATES[0][1] else {**settings, "learning_rate": rate}
     rows = max(1, len(read.rows))
     batch = max(1, min(8, rows))
-    epochs = min(60, max(3, -(-STEPS * batch // rows)))
-    said.append(f"student: {rows} rows: batch {batch}, {epochs} epochs")
-    settings: dict[str, Any] = {"epochs": epochs, "batch": batch, "learning_rate": 1e-4}
-    return settings | {"context": 2048}
+    epochs = min(steps, max(3, -(-steps * batch // rows)))
+    size = f"{weights / 1e6:,.1f} million weights, " if math.isfinite(weights) else ""
+    said.append(
+        f"student: {size}{rows} rows: batch {batch}, {epochs} epochs, learning rate {rate:g}"
+    )
+    return {"epochs": epochs, "batch": batch, "learning_rate": rate, "context": 2048}
+
+
+def _weights(student: str) -> float:
+    """How many parameters a student has; infinitely many where it is not here to be counted."""
+    if student == "embedded":
+        return SMOLLM2.parameters
+    if _hub(student):
+        return math.inf
+    from factory.stages.model import parameters
+
+    folder = Path(student).expanduser()
+    check_folder(folder)
+    return parameters(folder)

@@ -18,7 +18,7 @@ from factory.recipe import Recipe
 from factory.records import AddedLater, Consumes
 from factory.registry import DOORS, Named, Row
 from factory.stages import STAGES, Stage, StageConfig
-from factory.stages.model import ModelConfig, opened_tokenizer, prompt_fault
+from factory.stages.model import ModelConfig, opened_tokenizer, prompt_fault, training_fault
 from factory.variants import Variant
 from factory.yaml12 import is_list, is_tuple
 
@@ -104,11 +104,11 @@ def check_prompts(plan: Sequence[Step], made: Sequence[Step]) -> None:
             tokenizers[first.name] = opened_tokenizer(first.config)
         tokenizer, prompt = tokenizers[first.name], getattr(step.config, "prompt", None)
         is_asked_as_is = step.inputs.get("model") == first.name
+        fault = training_fault(first.config) if step.stage.trains else ""
         # A stage between may have added the marks of a form to the tokenizer.
-        if tokenizer is None or prompt is None or not (step.stage.trains or is_asked_as_is):
-            continue
-        if fault := prompt_fault(tokenizer, prompt, is_learned=step.stage.trains):
-            problems.append(f"stages.{step.name}.model: {fault}")
+        if tokenizer is not None and prompt is not None and (step.stage.trains or is_asked_as_is):
+            fault = fault or prompt_fault(tokenizer, prompt, is_learned=step.stage.trains)
+        problems += [f"stages.{step.name}.model: {fault}"] if fault else []
     if problems:
         raise RecipeError("\n".join(problems))
 

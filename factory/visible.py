@@ -91,7 +91,12 @@ def visible_json(text: str) -> str:
 
 
 def _hidden(text: str) -> list[int]:
-    return [ord(character) for character in set(text) if _is_hidden(character)]
+    """Codes of the characters to write out; joiners and their like stay where they are spelling."""
+    hidden = {character for character in set(text) if _is_hidden(character)}
+    formats = {character for character in hidden if unicodedata.category(character) == "Cf"}
+    if formats:
+        hidden -= formats - hidden_characters(text)
+    return sorted(map(ord, hidden))
 
 
 def _is_hidden(character: str) -> bool:

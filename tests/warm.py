@@ -34,15 +34,17 @@ class WarmProgram:
     """A running program, with what tests use of `subprocess.Popen`."""
 
     def __init__(
-        self, command: Sequence[str], *, output: Path, errors: Path, settings: Mapping[str, str]
-    ) -> None:
-        """`command` begins with `factory` or the path of a script.
+        self, command: Sequence[str], *, output: Path, errors: Path,
+        settings: Mapping[str, str], folder: Path = ROOT,
+    ) -> None:  # fmt: skip
+        """`command` begins with `factory` or the path of a script; it is run in `folder`.
 
         What it prints goes to `output` and `errors`, which may be the same file; `settings` are
         its environment besides this process's.
         """
         settings = {**os.environ, **SETTINGS, **settings}
-        self._process = warm().Process(target=_work, args=(command, output, errors, settings))
+        arguments = (command, output, errors, settings, folder)
+        self._process = warm().Process(target=_work, args=arguments)
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -118,10 +120,12 @@ def _set_environment(settings: Mapping[str, str]) -> None:
     os.environ.update(settings)
 
 
-def _work(command: Sequence[str], output: Path, errors: Path, settings: Mapping[str, str]) -> None:
+def _work(
+    command: Sequence[str], output: Path, errors: Path, settings: Mapping[str, str], folder: Path
+) -> None:
     """What a fork of the server does: become a program of its own."""
     os.setsid()
-    os.chdir(ROOT)
+    os.chdir(folder)
     util.spawnv_passfds = _fork_interpreter
     subprocess.run = _run_script
     become(command, output=output, errors=errors, settings=settings)

@@ -157,7 +157,8 @@ def _named(fields: dict[str, Any], columns: Columns, kind: str | None) -> dict[s
     texts = [text_of(field_of(fields, name)) for name in columns.question]
     question = "\n".join(text for text in texts if text)
     row: dict[str, Any] = {"prompt": without_requests(question) if question else ""}
-    tests = program_tests(field_of(fields, columns.tests)) if columns.tests else None
+    details = fields.get("metadata")
+    tests = program_tests(field_of(fields, columns.tests), details) if columns.tests else None
     reference = text_of(field_of(fields, columns.reference)) if columns.reference else None
     row["reference"] = reference or ("" if tests is None else "tests")
     stated = text_of(field_of(fields, columns.kind)) if columns.kind else None

@@ -24,6 +24,7 @@ from factory.publish.template import PROBES
 from factory.records import Record
 from factory.sampling.ends import answer_end, end_ids, listed
 from factory.templates import open_tokenizer, written_messages
+from factory.visible import hidden_characters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -144,7 +145,8 @@ def card_faults(path: Path) -> list[str]:
         if match := pattern.search(outside):
             line = outside[: match.start()].count("\n") + 1
             faults.append(f"README.md: {kind} in the text (line {line} after the front matter)")
-    hidden = {c for c in text if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Co"}} - {"\n", "\t"}
+    controls = {c for c in text if unicodedata.category(c) == "Cc"} - {"\n", "\t"}
+    hidden = hidden_characters(text) | controls
     faults += [f"README.md: the invisible character U+{ord(c):04X}" for c in sorted(hidden)]
     return faults
 

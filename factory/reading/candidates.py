@@ -265,7 +265,8 @@ def _candidate(row: RawRow, sample: int, text: _Text, reading: Reading) -> Candi
         raise UnusableError("no_answer", "nothing follows the thoughts")
     summary, is_marked = summary_of(rest)
     is_own = columns.completion is None and columns.messages is None
-    tests = program_tests(field_of(fields, columns.tests)) if columns.tests else None
+    details = fields.get("metadata")
+    tests = program_tests(field_of(fields, columns.tests), details) if columns.tests else None
     kind = _kind(fields, reading, summary, has_tests=tests is not None, is_own=is_own)
     is_value = reading.columns.preset == "worked"
     answer = summary if is_value else answer_of(summary, kind, is_marked=is_marked)

@@ -182,7 +182,9 @@ PRESETS: tuple[Preset, ...] = (
 """The first whose columns a file has is taken for it."""
 
 GUESSES: Mapping[str, tuple[str, ...]] = {
-    "question": ("question", "problem", "prompt", "query", "instruction", "input"),
+    "question": (
+        "question", "problem", "prompt", "query", "instruction", "question_content", "input",
+    ),
     "completion": ("completion", "response", "output", "generation", "generations", "completions"),
     "reasoning": (
         "reasoning", "reasoning_content", "thinking", "thoughts", "chain_of_thought", "cot",
@@ -193,7 +195,7 @@ GUESSES: Mapping[str, tuple[str, ...]] = {
         "reference", "ground_truth", "expected_answer", "gold", "final_answer", "answer", "target",
     ),
     "system": ("system", "system_prompt"),
-    "tests": ("tests", "test_cases"),
+    "tests": ("tests", "test_cases", "private_test_cases"),
     "kind": ("kind",),
     "topic": ("topic",),
     "licence": ("licence", "license"),

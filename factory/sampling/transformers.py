@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from factory.errors import EngineError
 from factory.lookalike import PROMPT_END, only_quotes
 from factory.machine import Machine
 from factory.model_parts import embedding_of, move
@@ -96,13 +97,16 @@ class TransformersSampler:
         self._cache_bytes = machine.engine_memory_gib * 2**30
         self._tokenizer = open_tokenizer(model)
         self._ends = frozenset([*end_ids(model, self._tokenizer), *ends])
-        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            model,
-            dtype=getattr(torch, machine.torch_dtype_name(on_gpu=on_gpu)),
-            local_files_only=True,
-            use_safetensors=True,
-            attn_implementation=ATTENTION,
-        )
+        try:
+            loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                model,
+                dtype=getattr(torch, machine.torch_dtype_name(on_gpu=on_gpu)),
+                local_files_only=True,
+                use_safetensors=True,
+                attn_implementation=ATTENTION,
+            )
+        except ImportError as error:  # a package that quantised weights ask for
+            raise EngineError(f"{model}: transformers cannot open it here: {error}") from error
         move(loaded, self._device)
         self._model: PreTrainedModel | Decoder = loaded.eval()
         if not on_gpu and loaded.dtype == torch.float32 and covers(loaded.config):

@@ -7,7 +7,7 @@ names of code that is to be run. None of it is followed, allocated or run.
 import json
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ LONGEST_HEADER = 100 << 20
 """Bytes, that of the safetensors library."""
 LONGEST_CONFIG = 10 << 20
 INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+ADAPTER = "adapter_config.json"
 LFS_START = b"version "
 """The first bytes of what Git leaves where Git LFS has not fetched a file; no header is so long."""
 
@@ -47,17 +49,30 @@ def check_folder(folder: Path) -> None:
         )
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
         raise ArtifactError(f"{folder}: no tokenizer.json or tokenizer.model")
+    if (folder / ADAPTER).exists():
+        raise ArtifactError(
+            f"{folder}: {ADAPTER} of an adapter, which transformers would put upon the weights: "
+            "merge it into them, or take its files away"
+        )
+    there = {path.name for path in files}
+    named = weight_names(folder, there)
     for path in weights:
-        _check_header(path)
-    _check_shards(folder, {path.name for path in files})
+        if path.name in named:
+            _check_header(path)
     _check_code(folder / "config.json")
 
 
-def _check_shards(folder: Path, there: set[str]) -> None:
-    """ArtifactError unless the folder has every file that the index of its weights names."""
+def weight_names(folder: Path, there: set[str]) -> set[str]:
+    """Names of the weight files that transformers reads: the single one, else those of the index.
+
+    ArtifactError where the folder has neither, or lacks a file that the index names.
+    """
+    if SINGLE in there:
+        return {SINGLE}
     index = folder / INDEX
-    if INDEX not in there or "model.safetensors" in there:
-        return  # transformers reads the single file first
+    if INDEX not in there:
+        others = ", ".join(sorted(name for name in there if name.endswith(".safetensors")))
+        raise ArtifactError(f"{folder}: has neither {SINGLE} nor {INDEX}; there are {others}")
     places = _json(index, index.read_bytes()).get("weight_map")
     names = sorted({str(name) for name in places.values()}) if isinstance(places, dict) else []
     if not names:
@@ -68,6 +83,7 @@ def _check_shards(folder: Path, there: set[str]) -> None:
             f"{folder}: {len(missing)} of the {len(names)} weight files that {INDEX} names are "
             f"not there, e.g. {missing[0]}: the model is not whole; download it again"
         )
+    return set(names)
 
 
 def own_files(folder: Path) -> tuple[Path, ...]:
@@ -91,7 +107,7 @@ def _entries(folder: Path) -> Iterator[Path]:
             if not any(target.is_relative_to(part) for part in inside):
                 raise ArtifactError(
                     f"{path}: a link out of the folder; what it leads to is not taken over: put "
-                    "the file itself there, or remove the link"
+                    "the file itself there (cp -rL FOLDER COPY), or remove the link"
                 )
         if path.suffix in COPIED and path.exists() and not path.is_dir():
             try:
@@ -102,13 +118,43 @@ def _entries(folder: Path) -> Iterator[Path]:
 
 
 def copy_folder(folder: Path, out: Path) -> None:
-    """Copy a model's files; ArtifactError as `check_folder`, or for a broken sealed artifact."""
+    """Copy a model's files, of weights those that are read alone; ArtifactError as `check_folder`,
+    or for a broken sealed artifact."""
     check_folder(folder)
     _check_sealed(folder)
-    for path in own_files(folder):
-        # A sealed artifact can be a source: its manifest speaks of itself, not of the copy.
-        if path.suffix in COPIED and path.name != MANIFEST:
+    files = own_files(folder)
+    named = weight_names(folder, {path.name for path in files})
+    # A sealed artifact can be a source: its manifest speaks of itself, not of the copy.
+    left = {MANIFEST, INDEX} if SINGLE in named else {MANIFEST}
+    for path in files:
+        is_read = path.name in named if path.suffix == ".safetensors" else path.name not in left
+        if path.suffix in COPIED and is_read:
             shutil.copyfile(path, out / path.name)
+
+
+def quantised(folder: Path) -> str:
+    """How a folder's weights are quantised, by its config.json; empty where they are not."""
+    path = folder / "config.json"
+    fields = _json(path, path.read_bytes())
+    settings = fields.get("quantization_config")
+    if not settings:
+        return ""
+    return str(settings.get("quant_method") or "yes") if isinstance(settings, dict) else "yes"
+
+
+def check_ids(folder: Path, ids: Iterable[int]) -> None:
+    """ArtifactError where a tokenizer gives ids for which the model has no embedding."""
+    path = folder / "config.json"
+    fields = _json(path, path.read_bytes())
+    text = fields.get("text_config")
+    sizes = (fields.get("vocab_size"), text.get("vocab_size") if isinstance(text, dict) else None)
+    size = next((size for size in sizes if type(size) is int), None)
+    largest = max(ids, default=-1)
+    if size is not None and largest >= size:
+        raise ArtifactError(
+            f"{folder}: its tokenizer gives ids up to {largest}, its embedding has {size} rows: "
+            "the tokenizer is another model's, or tokens were added to it alone"
+        )
 
 
 def tokenizer_files(folder: Path) -> tuple[Path, ...]:

@@ -24,9 +24,12 @@ from factory.stages.foreign_folder import (
     COPIED,
     PROMPT_FILES,
     check_folder,
+    check_ids,
     copy_folder,
     own_files,
+    quantised,
     tokenizer_files,
+    weight_names,
 )
 from factory.stages.stage import (
     OWN_LICENCE,
@@ -36,7 +39,7 @@ from factory.stages.stage import (
     light_stage,
     register,
 )
-from factory.stages.turns import Turns, set_turns
+from factory.stages.turns import TemplateFile, Turns, set_turns
 from factory.templates import open_tokenizer
 from factory.tiny import CHAT_TEMPLATE, Architecture, save_tiny_model
 from factory.transformers4 import write_tokenizer_fields
@@ -51,6 +54,7 @@ SMOLLM2_SHA256 = "b179c9523d0e6a0f"
 EMBEDDED_IDS = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 """What the embedded models are copies of, on the hub."""
 
+QUANTISED = "its weights are quantised ({}) and cannot be trained; take the model they were made of"
 LOADING_TRACES = (
     "_model_name_or_path",
     "_name_or_path",
@@ -156,7 +160,8 @@ class ModelConfig(StageConfig):
     turns: Turns | None = None
     """Gives the model this chat template, without a system message of its own, and the template's
     end of turn as end of text: what a base model needs to be trained as a chat model. The template
-    is saved with the weights, so what trains is what serves."""
+    is saved with the weights, so what trains is what serves. `plain` writes roles in words and
+    fits every tokenizer; a file of your own is `{template: turns.jinja, end: TOKEN}`."""
     context: ContextExtension | None = None
     """None keeps the model's own limit, and longer rows cannot be trained."""
 
@@ -192,12 +197,14 @@ def run(config: ModelConfig, inputs: Inputs, out: Path, context: Context) -> Met
     if config.context is not None:
         _extend_context(out, config.context)
     try:
-        fault = prompt_fault(open_tokenizer(out), PromptConfig(), is_learned=True)
+        tokenizer = open_tokenizer(out)
+        fault = prompt_fault(tokenizer, PromptConfig(), is_learned=True)
+        check_ids(out, tokenizer.get_vocab().values())
     except ArtifactError as error:  # the weights may be wanted alone; who asks it is refused
         fault = f"{error}; a stage that asks it will not start"
     if fault:
         context.note(f"model: it cannot be trained in a chat style: {fault}")
-    return {"parameters": float(_parameters(out))}
+    return {"parameters": float(parameters(out))}
 
 
 def missing(config: ModelConfig) -> list[str]:
@@ -219,7 +226,16 @@ def opened_tokenizer(config: ModelConfig) -> "PreTrainedTokenizerBase | None":
     if not isinstance(source, Local):
         return None
     tokenizer = open_tokenizer(source.path)
+    if isinstance(config.source, Local):
+        check_ids(Path(source.path), tokenizer.get_vocab().values())
     return tokenizer if config.turns is None else None
+
+
+def training_fault(config: ModelConfig) -> str:
+    """Why a local folder's weights cannot be trained; empty where they can, as far as it says."""
+    if not isinstance(config.source, Local) or not (how := quantised(Path(config.source.path))):
+        return ""
+    return f"{config.source.path}: {QUANTISED.format(how)}"
 
 
 def prompt_fault(
@@ -248,11 +264,13 @@ def external_files(config: ModelConfig) -> tuple[Path, ...]:
         tokenizer = config.source.tokenizer
         is_here = isinstance(tokenizer, Local)
         return tokenizer_files(Path(tokenizer.path)) if is_here else ()
+    template = (Path(config.turns.template),) if isinstance(config.turns, TemplateFile) else ()
     if not isinstance(config.source, Local):
-        return ()
+        return template
     folder = Path(config.source.path)
     check_folder(folder)
-    return tuple(path for path in own_files(folder) if path.name != MANIFEST)
+    own = (path for path in own_files(folder) if path.name != MANIFEST)
+    return (*own, *template)
 
 
 def _take_endpoint(source: Endpoint, out: Path) -> None:
@@ -354,12 +372,13 @@ def _extend_context(out: Path, context: ContextExtension) -> None:
     config.save_pretrained(out)
 
 
-def _parameters(folder: Path) -> int:
+def parameters(folder: Path) -> int:
+    """How many a model has, by the headers of the files that its weights are read from."""
     from safetensors import safe_open
 
     count = 0
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="numpy") as file:
+    for name in sorted(weight_names(folder, {path.name for path in folder.iterdir()})):
+        with safe_open(folder / name, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118  safe_open is no dict
                 size = 1
                 for extent in file.get_slice(name).get_shape():

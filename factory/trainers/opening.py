@@ -30,7 +30,7 @@ def open_model(
                 folder, dtype=dtype or torch.float32, use_safetensors=True, local_files_only=True,
                 **where,
             )  # fmt: skip
-    except OSError as error:
+    except (OSError, ImportError) as error:  # a package that quantised weights ask for
         raise ArtifactError(f"{folder}: not a model that can be opened: {error}") from error
     if ends:
         name_ends(model, ends)

@@ -243,3 +243,29 @@ def test_json_on_a_terminal_is_safe_and_reads_the_same(
         if as_json:
             assert Difference.model_validate_json(screen.getvalue()) == empty
     check(screen.getvalue(), times=2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "👩\u200d🔬 tests",
+        "\u0645\u06cc\u200c\u062e",
+        "क\u094d\u200dष",
+        "ภาษา\u200bไทย",
+        "\u0600 12",
+        "ᠠ\u180eᠨ",
+    ],
+    ids=["emoji", "Persian", "Hindi", "Thai", "number sign", "Mongolian"],
+)
+def test_joiners_that_spelling_needs_are_shown_as_they_are(text: str, tmp_path: Path) -> None:
+    from factory.publish.gate import card_faults
+
+    assert visible(text) == text
+    card = tmp_path / "README.md"
+    card.write_text(f"---\nlicense: mit\n---\n{text}\n", encoding="utf-8")
+    assert card_faults(card) == []
+    hidden = f"{text} pass\u200dword\u202e"
+    assert "⟨U+202E⟩" in visible(hidden)
+    assert ("⟨U+200D⟩" in visible(hidden)) and not visible(hidden).isascii()
+    card.write_text(f"---\nlicense: mit\n---\n{hidden}\n", encoding="utf-8")
+    assert any("U+202E" in fault for fault in card_faults(card))

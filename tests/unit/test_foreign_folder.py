@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from factory.errors import ArtifactError
-from factory.stages.foreign_folder import check_folder, copy_folder, own_files, tokenizer_files
+from factory.stages.foreign_folder import (
+    check_folder,
+    check_ids,
+    copy_folder,
+    own_files,
+    quantised,
+    tokenizer_files,
+)
+from factory.stages.model import parameters
 
 SECRET = "nobody's business"
 
@@ -163,3 +171,95 @@ def test_a_file_that_git_lfs_has_not_fetched_is_named(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(pointer)
     with pytest.raises(ArtifactError, match=r"a Git LFS pointer, not the file: git lfs pull"):
         check_folder(folder)
+
+
+INDEXED = {"weight_map": {"w": "model-1.safetensors", "v": "model-2.safetensors"}}
+
+
+def sharded(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    for name, tensor in (("model-1", "w"), ("model-2", "v")):
+        (folder / f"{name}.safetensors").write_bytes(weights({tensor: GOOD["w"]}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps(INDEXED), encoding="utf-8")
+
+
+BESIDE = ["consolidated.safetensors", "model-3.safetensors", "a copy.safetensors"]
+
+
+@pytest.mark.parametrize("is_sharded", [False, True])
+@pytest.mark.parametrize("beside", BESIDE)
+def test_weights_that_nothing_reads_are_neither_copied_nor_counted(
+    folder: Path, beside: str, is_sharded: bool
+) -> None:
+    if is_sharded:
+        sharded(folder)
+    head = {name: GOOD["w"] for name in ("w", "v", "u")}
+    (folder / beside).write_bytes(weights(head))
+    out = folder.parent / "out"
+    out.mkdir()
+    copy_folder(folder, out)
+    assert beside not in {path.name for path in out.iterdir()}
+    assert parameters(folder) == parameters(out) == 1 + is_sharded
+
+
+def test_an_index_beside_whole_weights_is_left(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps(INDEXED), encoding="utf-8")
+    out = folder.parent / "out"
+    out.mkdir()
+    copy_folder(folder, out)
+    assert "model.safetensors.index.json" not in {path.name for path in out.iterdir()}
+
+
+def test_weights_of_another_name_are_refused(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
+    with pytest.raises(ArtifactError, match=r"neither model\.safetensors nor .* consolidated"):
+        check_folder(folder)
+
+
+def test_an_adapter_that_was_left_is_refused(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"adapter_config\.json.*merge it"):
+        check_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "method"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "gptq"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+        ({"bits": 4}, "yes"),
+        ({}, ""),
+        (None, ""),
+    ],
+)
+def test_how_weights_are_quantised_is_told(
+    folder: Path, settings: dict | None, method: str
+) -> None:
+    (folder / "config.json").write_text(json.dumps({"quantization_config": settings}))
+    assert quantised(folder) == method
+
+
+@pytest.mark.parametrize("config", [{"vocab_size": 5}, {"text_config": {"vocab_size": 5}}])
+def test_a_tokenizer_larger_than_the_embedding_is_refused(folder: Path, config: dict) -> None:
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    check_ids(folder, [0, 4])
+    with pytest.raises(ArtifactError, match="ids up to 5, its embedding has 5 rows"):
+        check_ids(folder, [0, 5])
+
+
+@pytest.mark.parametrize("name", ["with space and ü", "link", "readonly"])
+def test_a_folder_may_have_any_name_be_a_link_itself_and_be_read_only(
+    folder: Path, name: str
+) -> None:
+    if name == "link":
+        (folder.parent / name).symlink_to("model")
+    else:
+        folder.rename(folder.parent / name)
+    source, out = folder.parent / name, folder.parent / "out"
+    out.mkdir()
+    if name == "readonly":
+        source.chmod(0o555)
+    copy_folder(source, out)
+    source.chmod(0o755)
+    assert len(list(out.iterdir())) == 3
+    (out / "new").touch()

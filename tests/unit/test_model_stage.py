@@ -1,7 +1,9 @@
 """The model stage: what it brings in, and which folders it refuses."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -12,10 +14,11 @@ from factory.chat import PromptConfig, render
 from factory.context import Context
 from factory.errors import ArtifactError, RecipeError
 from factory.machine import Machine
+from factory.sampling.ends import answer_end
 from factory.sampling.served import messages_of, read_served
 from factory.stages.model import STAGE, ModelConfig
-from factory.stages.turns import LLAMA3_TEMPLATE
-from factory.tiny import save_tiny_model
+from factory.stages.turns import LLAMA3_TEMPLATE, fitting
+from factory.tiny import Architecture, save_tiny_model
 
 TINY = {"type": "tiny", "architecture": "qwen2", "hidden": 32, "layers": 1}
 
@@ -124,6 +127,61 @@ def test_turns_whose_tokens_the_vocabulary_lacks_are_refused(tmp_path: Path) -> 
         make_changed(tmp_path / "out", turns="llama3")
 
 
+def without_template(folder: Path, family: Architecture) -> Path:
+    """A base model's folder: no chat template."""
+    save_tiny_model(folder, family, hidden=32, layers=1)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = None
+    (folder / "chat_template.jinja").unlink()
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+OWN = "{% for m in messages %}[{{ m.role }}] {{ m.content }}<|end|>\n{% endfor %}"
+CASES: list[tuple[Architecture, str, str, str]] = [
+    ("phi3", "plain", "<|assistant|>User:\n1?\n\nAssistant:\n2<|endoftext|>", "<|endoftext|>"),
+    ("gemma2", "plain", "<start_of_turn>User:\n1?\n\nAssistant:\n2<eos>", "<eos>"),
+    ("phi3", "own", "[user] 1?<|end|>\n[assistant] 2<|end|>", "<|end|>"),
+]
+
+
+@pytest.mark.parametrize(("family", "turns", "text", "end"), CASES)
+def test_a_model_of_any_family_is_given_turns(
+    tmp_path: Path, family: Architecture, turns: str, text: str, end: str
+) -> None:
+    source, own = without_template(tmp_path / "source", family), tmp_path / "own.jinja"
+    own.write_text(OWN, encoding="utf-8")
+    given: Any = {"template": str(own), "end": end} if turns == "own" else turns
+    fields = {"source": {"type": "local", "path": str(source)}, "turns": given}
+    make_changed(tmp_path / "out", **fields)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    talk = [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "2"}]
+    assert tokenizer.apply_chat_template(talk, tokenize=False).rstrip("\n") == text
+    assert tokenizer.eos_token == end
+    assert answer_end(tokenizer, PromptConfig()) == tokenizer.convert_tokens_to_ids(end)
+    changed = ModelConfig.model_validate_json(json.dumps({"kind": "model", **fields}))
+    assert (own in STAGE.external_files(changed)) == (turns == "own")
+
+
+@pytest.mark.parametrize(
+    ("template", "end", "reason"),
+    [("turns.jinja", "<|none|>", "no <|none|>"), ("missing.jinja", "<|end|>", "cannot be read")],
+)
+def test_a_template_of_ones_own_that_does_not_fit_is_refused(
+    tmp_path: Path, template: str, end: str, reason: str
+) -> None:
+    (tmp_path / "turns.jinja").write_text(OWN, encoding="utf-8")
+    given = {"template": str(tmp_path / template), "end": end}
+    with pytest.raises(RecipeError, match=re.escape(reason)):
+        make_changed(tmp_path / "out", turns=given)
+
+
+def test_turns_that_fit_are_those_whose_tokens_a_vocabulary_has() -> None:
+    assert fitting(["<|im_start|>", "<|im_end|>", "a"]) == "chatml"
+    assert fitting(["<|start_header_id|>", "<|eot_id|>"]) == "llama3"
+    assert fitting(["<|im_start|>", "a"]) == "plain"
+
+
 def test_the_llama3_template_writes_that_familys_turns() -> None:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -150,7 +208,12 @@ def test_a_longer_context_is_what_the_model_then_reads(tmp_path: Path) -> None:
 
 def test_a_served_model_is_an_address_and_a_tokenizer(tmp_path: Path) -> None:
     source = save_tiny_model(tmp_path / "source", "llama", hidden=32, layers=1)
-    address = {"type": "endpoint", "url": "http://127.0.0.1:8000/v1", "name": "m", "as_of": "May"}
+    address: Any = {
+        "type": "endpoint",
+        "url": "http://127.0.0.1:8000/v1",
+        "name": "m",
+        "as_of": "May",
+    }
     own = {**address, "tokenizer": {"type": "local", "path": str(source)}}
     assert make(tmp_path / "own", **own) == {}
     kept = content(tmp_path / "own")

@@ -1,6 +1,10 @@
 """Tests of programs in the forms of public sets: a right program passes, a wrong one does not."""
 
+import base64
 import json
+import pickle
+import zlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -81,3 +85,47 @@ def test_a_public_form_takes_a_right_program_and_no_wrong_one(name: str, as_json
 )
 def test_tests_that_cannot_be_mapped_are_no_tests(value: Any) -> None:
     assert program_tests(value) is None
+
+
+CALLS = [{"input": "2\n3", "output": "5", "testtype": "functional"}]
+
+
+def packed(value: Any, dump: Callable[[Any], bytes], level: int = -1) -> str:
+    return base64.b64encode(zlib.compress(dump(value), level)).decode()
+
+
+@pytest.mark.parametrize("level", [0, 1, 6, 9])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_hidden_tests_of_livecodebench_are_read(protocol: int, level: int) -> None:
+    text = json.dumps(CALLS * 99)
+    value = packed(text, lambda it: pickle.dumps(it, protocol), level)
+    data = program_tests(value, '{"func_name": "add"}')
+    assert data == program_tests(CALLS * 99, {"func_name": "add"})
+    assert data is not None and data["entry_point"] == "add" and len(data["calls"]) == 99
+    assert program_tests(packed(text, str.encode, level), {"func_name": "add"}) == data
+
+
+class Hostile:
+    ran = False
+
+    def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
+        return exec, ("from test_program_tests import Hostile; Hostile.ran = True",)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        packed(Hostile(), pickle.dumps),
+        packed([json.dumps(CALLS)], pickle.dumps),
+        packed(("a", "b"), pickle.dumps),
+        packed(json.dumps(CALLS), pickle.dumps)[:-8],
+        packed(json.dumps(CALLS), pickle.dumps).replace("e", "é", 1),
+        packed("[" + "1" * (65 << 20) + "]", str.encode),
+        packed(b"\x80\x04X\xff\xff\xff\x7f", bytes),
+        "eJ" + "A" * 4001,
+    ],
+    ids=["code", "list", "pair", "torn", "no base64", "bomb", "too short", "noise"],
+)
+def test_a_pickle_is_never_run_and_what_is_no_text_is_no_test(value: str) -> None:
+    assert program_tests(value, {"func_name": "add"}) is None
+    assert not Hostile.ran

@@ -172,3 +172,29 @@ def test_a_prompt_that_the_template_refuses_is_refused_by_the_plan(tmp_path: Pat
     zero = {**ASKS, "prompt": {"style": "zero"}}
     plan = make_plan(load_recipe(recipe(tmp_path, traces=zero)))
     check_prompts(plan, plan)
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "fp8"])
+def test_quantised_weights_may_be_asked_and_are_refused_where_they_would_be_trained(
+    method: str, tmp_path: Path
+) -> None:
+    source = save_tiny_model(tmp_path / "source", "llama", hidden=32, layers=1)
+    fields = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    fields["quantization_config"] = {"quant_method": method, "bits": 4}
+    (source / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    plan = make_plan(load_recipe(recipe(tmp_path, traces=ASKS)))
+    check_prompts(plan, plan)
+    trains = {"kind": "sft", "model": "base", "traces": "traces"}
+    plan = make_plan(load_recipe(recipe(tmp_path, traces=ASKS, student=trains)))
+    with pytest.raises(RecipeError, match=rf"stages\.student\.model: .*quantised \({method}\)"):
+        check_prompts(plan, plan)
+
+
+def test_a_tokenizer_of_another_model_is_refused_by_the_plan_of_who_asks_it(tmp_path: Path) -> None:
+    source = save_tiny_model(tmp_path / "source", "llama", hidden=32, layers=1)
+    tokenizer = open_tokenizer(source)
+    tokenizer.add_tokens(["<|one|>", "<|two|>"])
+    tokenizer.save_pretrained(source)
+    plan = make_plan(load_recipe(recipe(tmp_path, traces=ASKS)))
+    with pytest.raises(ArtifactError, match="ids up to 260, its embedding has 259 rows"):
+        check_prompts(plan, plan)
