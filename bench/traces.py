@@ -1,14 +1,16 @@
 """Trace tokens a second: plain vLLM and plain transformers against the factory's `generate`.
 
     python bench/traces.py [--model MODEL_FOLDER|tiny] [--problems 64 --samples 4 --tokens 64]
-                           [--lengths long-tail --rows 64]
+                           [--lengths long-tail --rows 64] [--eager] [--one-process]
 
 Every side runs in a process of its own, one after the other, in float32 with the same number of
 threads, prompts and sampling settings, and draws `samples` completions a problem:
 
     vLLM               LLM.generate of all prompts at once, n = samples, as it comes, but for the
                        processors: on a CPU it would keep one back for its service thread. It
-                       compiles the model before the clock starts; --eager leaves that out
+                       compiles the model before the clock starts; --eager leaves that out, and
+                       --one-process its engine's process, which never sleeps
+    engine             ours, all prompts at once in one call: neither graded nor on disk
     ours, vLLM         the factory's `generate` with that engine: fixed blocks, a seed a sample,
                        every block graded and on disk before the next
     ours, vLLM, full   the same with `drawing: full`: no blocks, graded and on disk one by one
@@ -24,7 +26,8 @@ share of rows that are busy is counted for ours, and simulated for the same leng
 The clock runs from prompts as text to the last completion as text, for ours to the finished
 traces.jsonl. Models are loaded and have answered once before. Tokens are those that the side itself
 drew, the end-of-text token among them; the sides draw by different random numbers, so they do not
-draw the same ones. Without --model the embedded SmolLM2-135M is converted into a temporary folder.
+draw the same ones. On a machine with neighbours compare processor seconds, with one thread.
+Without --model the embedded SmolLM2-135M is converted into a temporary folder.
 """
 
 import argparse
@@ -42,6 +45,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 from grpo_step import save_model
 from sides import passed_on, run_alone
 
@@ -52,6 +56,7 @@ from factory.seeds import derive
 
 SIDES = {
     "vllm": "vLLM",
+    "engine": "ours, the engine alone",
     "ours-vllm": "ours, vLLM",
     "ours-vllm-full": "ours, vLLM, full",
     "transformers": "transformers",
@@ -72,6 +77,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=0, help="decode at once; 0: the block")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--eager", action="store_true", help="plain vLLM without compiling")
+    parser.add_argument("--one-process", action="store_true", help="plain vLLM's engine in it")
     parser.add_argument("--sides", choices=SIDES, nargs="+", default=list(SIDES))
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -99,10 +105,17 @@ def prompts_of(tokenizer: Any, problems: list[Problem]) -> list[str]:
 
 
 def timed(work: Callable[[], int]) -> Measured:
-    """Tokens that some work drew, and its seconds."""
-    began = time.monotonic()
+    """Tokens that some work drew, its seconds, and those of processors, of its children too."""
+    began, before = time.monotonic(), processor_seconds()
     tokens = work()
-    return {"tokens": tokens, "seconds": time.monotonic() - began}
+    seconds, processor = time.monotonic() - began, processor_seconds() - before
+    return {"tokens": tokens, "seconds": seconds, "processor": processor}
+
+
+def processor_seconds() -> float:
+    own = psutil.Process()
+    times = [each.cpu_times() for each in (own, *own.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
 
 
 def length_of(options: argparse.Namespace, problem: int, sample: int) -> int:
@@ -189,6 +202,7 @@ def ours(options: argparse.Namespace, folder: Path) -> Measured:
     from factory.sampling import Request, open_sampler
     from factory.stages.generate.blocks import write_traces
     from factory.stages.generate.config import GenerateConfig
+    from factory.stages.generate.drawing import Draw
     from factory.stages.generate.streaming import stream_traces
     from factory.stages.generate.writer import Writer
 
@@ -207,7 +221,7 @@ def ours(options: argparse.Namespace, folder: Path) -> Measured:
     torch.set_num_threads(options.threads)
     machine = Machine(
         device="cpu", threads=options.threads, block=options.block, rows=options.rows,
-        engine="vllm" if "vllm" in options.side else "transformers",
+        engine="transformers" if "transformers" in options.side else "vllm",
         engine_memory_gib=4.0 if options.lengths == "long-tail" else 1.0,
     )  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -228,9 +242,13 @@ def ours(options: argparse.Namespace, folder: Path) -> Measured:
         out.mkdir()
         context = Context(0, machine, scratch)
 
-        count_steps = counted(sampler)
+        count_steps, samples = counted(sampler), range(options.samples)
 
         def work() -> int:
+            if options.side == "engine":
+                draws = [Draw(n, p, m, 1) for n, p in enumerate(problems) for m in samples]
+                requests = writer.requests(draws)
+                return sum(c.tokens for c in sampler.sample(requests, config.sampling))
             if options.side.endswith("-full"):
                 metrics = stream_traces(
                     writer, lambda: iter(problems), count=len(problems), out=out, context=context
@@ -274,6 +292,8 @@ def run_side(options: argparse.Namespace, side: str, folder: Path) -> Measured:
         options, ("problems", "samples", "tokens", "block", "threads", "rows", "lengths")
     )
     arguments += ["--eager"] if options.eager else []
+    if options.one_process:
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     machine = Machine(device="cpu", threads=options.threads, matmul="float32")
     cores = sorted(os.sched_getaffinity(0))[: options.threads]
     threads = {
@@ -281,22 +301,22 @@ def run_side(options: argparse.Namespace, side: str, folder: Path) -> Measured:
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
         "VLLM_CPU_KVCACHE_SPACE": "1",
     }
-    settings = environment(machine) if side.startswith("ours") else threads
+    settings = threads if side in ("vllm", "transformers") else environment(machine)
     return run_alone(__file__, arguments, settings, title=SIDES[side])
 
 
 def table(results: dict[str, Measured]) -> Iterator[str]:
     """Lines of a Markdown table: a row a side; the last column is ours over the plain engine."""
-    yield "| side | tokens | seconds | tokens/s | rows busy | peak GiB | ours / plain |"
+    yield "| side | tokens | seconds | tokens/s | a processor second | rows busy | ours / plain |"
     yield "|---|---|---|---|---|---|---|"
-    rates = {side: found["tokens"] / found["seconds"] for side, found in results.items()}
-    for side, found in results.items():
+    rates = {side: of["tokens"] / of["seconds"] for side, of in results.items()}
+    for side, of in results.items():
         plain = rates.get(side.removeprefix("ours-").removesuffix("-full"))
         ratio = f"{rates[side] / plain:.2f}" if side.startswith("ours") and plain else ""
-        busy = f"{found['busy']:.1%}" if "busy" in found else ""
+        busy = f"{of['busy']:.1%}" if "busy" in of else ""
         yield (
-            f"| {SIDES[side]} | {found['tokens']:.0f} | {found['seconds']:.1f} | "
-            f"{rates[side]:.0f} | {busy} | {found['peak GiB']:.2f} | {ratio} |"
+            f"| {SIDES[side]} | {of['tokens']:.0f} | {of['seconds']:.1f} | {rates[side]:.0f} | "
+            f"{of['tokens'] / of['processor']:.0f} | {busy} | {ratio} |"
         )
 
 

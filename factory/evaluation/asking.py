@@ -15,7 +15,7 @@ from factory.context import Context
 from factory.evaluation.rounds import IsEnough, rounds
 from factory.evaluation.runs import EvalRequest, Run, Sampled
 from factory.records import SamplingConfig
-from factory.sampling.blocks import sample_all
+from factory.sampling.blocks import sample_all, telling
 from factory.sampling.sampler import Completion, Request, Sampler
 from factory.seeds import derive
 
@@ -74,9 +74,7 @@ class EvaluatedModel:
                         sampling,
                         segment=context.scratch / f"{segment}-{number}.jsonl",
                         machine=context.machine,
-                        on_block=lambda start, block, before=finished, of=total: context.progress(
-                            before + start + len(block), of, unit="samples"
-                        ),
+                        on_block=telling(context, total, unit="samples", before=finished),
                     )
                     keys = [request.key for request in members]
                     completions.update(zip(keys, texts, strict=True))

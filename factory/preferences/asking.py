@@ -8,7 +8,7 @@ from factory.context import Context
 from factory.preferences.judge import Order, Vote, judge_prompt, orders, read_verdict
 from factory.records import SamplingConfig
 from factory.sampling import Request
-from factory.sampling.blocks import ask_model
+from factory.sampling.blocks import ask_model, telling
 from factory.seeds import derive
 from factory.templates import open_tokenizer
 
@@ -55,9 +55,7 @@ def ask(
         keyed,
         sampling,
         segment="votes.jsonl",
-        on_block=lambda start, block: context.progress(
-            start + len(block), len(keyed), unit="votes"
-        ),
+        on_block=telling(context, len(keyed), unit="votes"),
         context=context,
     )
     votes_of: dict[str, list[Vote]] = {item.source: [] for item in items}

@@ -54,6 +54,18 @@ def ask_model(
         sampler.close()
 
 
+def telling(context: Context, total: int, *, unit: str, before: int = 0) -> OnBlock:
+    """Tells the progress of so many requests."""
+    done = before
+
+    def tell(places: Sequence[int], completions: Sequence[Completion]) -> None:
+        nonlocal done
+        done += len(places)
+        context.progress(done, total, unit=unit)
+
+    return tell
+
+
 def sample_all(
     sampler: Sampler,
     keyed: Sequence[tuple[str, Request]],
@@ -61,7 +73,7 @@ def sample_all(
     *,
     segment: Path,
     machine: Machine,
-    on_block: OnBlock = lambda start, completions: None,
+    on_block: OnBlock = lambda places, completions: None,
 ) -> list[Completion]:
     """`sample_blocks`, or `sample_stream` on a machine that draws so."""
     sample = sample_stream if machine.draws_full else sample_blocks
@@ -76,12 +88,11 @@ def sample_blocks(
     *,
     segment: Path,
     block: int,
-    on_block: OnBlock = lambda start, completions: None,
+    on_block: OnBlock = lambda places, completions: None,
 ) -> list[Completion]:
     """One completion a keyed request, in order; finished blocks come from `segment`.
 
-    `on_block(start, completions)` gets every block as soon as it is there, replayed ones too;
-    `start` is the place of its first request.
+    `on_block` gets every block as soon as it is there, replayed ones too.
     """
     kept = kept_completions(keyed, segment)
     completions: list[Completion] = []
@@ -94,5 +105,5 @@ def sample_blocks(
             rows = ({"key": key, **c.row()} for (key, _), c in zip(part, fresh, strict=True))
             append_guarded(segment, rows)
         completions += fresh
-        on_block(start, fresh)
+        on_block(range(start, start + len(part)), fresh)
     return completions

@@ -20,7 +20,7 @@ from factory.grading.judge import (
 )
 from factory.readable import count
 from factory.records import FinishReason, Problem, Record, Verdict
-from factory.sampling.blocks import ask_model
+from factory.sampling.blocks import ask_model, telling
 from factory.sampling.sampler import Completion, Request
 from factory.seeds import derive
 from factory.templates import open_tokenizer
@@ -129,9 +129,7 @@ def ask_judge(
             keyed,
             with_stops(settings.sampling, settings.prompt),
             segment="replies.jsonl",
-            on_block=lambda start, block: context.progress(
-                start + len(block), len(keyed), unit="replies"
-            ),
+            on_block=telling(context, len(keyed), unit="replies"),
             context=context,
         )
 

@@ -1,15 +1,21 @@
 """Completions one by one: the row of one that has ended goes to the next request."""
 
+import math
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from factory.guarded import append_guarded, intact_rows
 from factory.records import SamplingConfig
 from factory.sampling.sampler import Completion, Request, Sampler
 
-OnBlock = Callable[[int, Sequence[Completion]], None]
+T = TypeVar("T")
+R = TypeVar("R")
+OnBlock = Callable[[Sequence[int], Sequence[Completion]], None]
+"""Gets places of requests with their completions."""
 
 
 class Supply(Protocol):
@@ -24,8 +30,80 @@ class Supply(Protocol):
         ...
 
 
+class Beside(Generic[T, R]):
+    """Work on what has come, all of it at once, in a thread beside the engine's."""
+
+    def __init__(self, work: Callable[[Sequence[T]], R], thread: ThreadPoolExecutor) -> None:
+        self._work, self._thread = work, thread
+        self._waiting: list[T] = []
+        self._future: Future[R] | None = None
+
+    def add(self, item: T) -> None:
+        self._waiting.append(item)
+
+    def results(self, *, is_last: bool = False) -> Iterator[R]:
+        """What the work has given since the last call; sets it to what has come since, and if this
+        is the last call waits for all of it."""
+        while True:
+            if self._future is not None and (is_last or self._future.done()):
+                future, self._future = self._future, None
+                yield future.result()
+            if self._future is None and self._waiting:
+                items, self._waiting = self._waiting, []
+                self._future = self._thread.submit(self._work, items)
+            if self._future is None or not is_last:
+                return
+
+
+class LongestFirst:
+    """A supply of requests that are all there: one of each prompt, and then those of the prompts
+    whose completions have been the longest so far, so that few long ones are left at the end.
+
+    All are asked, whatever comes first; each has the seed of its own.
+    """
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self._requests = requests
+        self.taken: list[int] = []
+        """Places among the requests, in the order in which they were taken."""
+        places: dict[tuple[int, ...], deque[int]] = {}
+        for place, request in enumerate(requests):
+            places.setdefault(request.prompt_ids, deque()).append(place)
+        self._first = deque(own.popleft() for own in places.values())
+        self._further = {prompt: own for prompt, own in places.items() if own}
+        self._lengths: dict[tuple[int, ...], tuple[int, int]] = {}
+        """Tokens and number of the completions of each prompt that has further requests."""
+
+    def ended(self, prompt: tuple[int, ...], tokens: int) -> None:
+        """Take note of how long a completion has become."""
+        if prompt in self._further:
+            before = self._lengths.get(prompt, (0, 0))
+            self._lengths[prompt] = before[0] + tokens, before[1] + 1
+
+    def take(self, count: int) -> Sequence[Request]:
+        begin = len(self.taken)
+        while len(self.taken) - begin < count and (self._first or self._further):
+            self.taken.append(self._first.popleft() if self._first else self._longest())
+        return [self._requests[place] for place in self.taken[begin:]]
+
+    def given_up(self) -> Collection[int]:
+        return ()
+
+    def _longest(self) -> int:
+        def mean(prompt: tuple[int, ...]) -> float:
+            # Nothing has ended yet: it has taken longer than what has.
+            tokens, count = self._lengths.get(prompt, (math.inf, 1))
+            return tokens / count
+
+        prompt = max(self._further, key=mean)
+        place = self._further[prompt].popleft()
+        if not self._further[prompt]:
+            del self._further[prompt]
+        return place
+
+
 class Listed:
-    """A supply of requests that are all to be had at once."""
+    """A supply of requests in their order."""
 
     def __init__(self, requests: Iterable[Request]) -> None:
         self._requests = iter(requests)
@@ -73,28 +151,39 @@ def sample_stream(
     *,
     segment: Path,
     block: int,
-    on_block: OnBlock = lambda start, completions: None,
+    on_block: OnBlock = lambda places, completions: None,
 ) -> list[Completion]:
-    """As `sample_blocks`, without blocks; `on_block` gets completions in the order of requests."""
+    """As `sample_blocks`, without blocks: what ends is told in whatever order it does, once it is
+    on disk."""
     kept = kept_completions(keyed, segment)
-    missing = [(key, request) for key, request in keyed if key not in kept]
-    supply = Listed(request for _, request in missing)
-    reported = 0
+    places = [place for place, (key, _) in enumerate(keyed) if key not in kept]
+    supply = LongestFirst([keyed[place][1] for place in places])
+    for key, request in keyed:
+        if key in kept:
+            supply.ended(request.prompt_ids, kept[key].tokens)
 
-    def report() -> None:
-        nonlocal reported
-        start = reported
-        while reported < len(keyed) and keyed[reported][0] in kept:
-            reported += 1
-        if reported > start:
-            on_block(start, [kept[key] for key, _ in keyed[start:reported]])
+    def keep(fresh: Sequence[tuple[int, Completion]]) -> Sequence[tuple[int, Completion]]:
+        append_guarded(segment, ({"key": keyed[place][0], **c.row()} for place, c in fresh))
+        return fresh
 
-    report()
-    for number, completion in stream(sampler, supply, sampling, block=block):
-        key, _ = missing[number]
-        append_guarded(segment, [{"key": key, **completion.row()}])
-        kept[key] = completion
-        report()
+    def tell(fresh: Sequence[tuple[int, Completion]]) -> None:
+        kept.update((keyed[place][0], completion) for place, completion in fresh)
+        on_block([place for place, _ in fresh], [completion for _, completion in fresh])
+
+    if kept:
+        tell([(place, kept[key]) for place, (key, _) in enumerate(keyed) if key in kept])
+    with ThreadPoolExecutor(1) as thread:
+        writing = Beside(keep, thread)
+        try:
+            for number, completion in stream(sampler, supply, sampling, block=block):
+                place = places[supply.taken[number]]
+                supply.ended(keyed[place][1].prompt_ids, completion.tokens)
+                writing.add((place, completion))
+                for fresh in writing.results():
+                    tell(fresh)
+        finally:
+            for fresh in writing.results(is_last=True):
+                tell(fresh)
     return [kept[key] for key, _ in keyed]
 
 

@@ -137,25 +137,29 @@ class VllmSampler:
             prompt = TokensPrompt(prompt_token_ids=list(request.prompt_ids))
             engine.add_request(str(name), prompt, self._parameters(request, sampling))
 
-        while True:
-            for request in supply.take(self.rows - len(going)):
-                going[number] = _Begun(request, request.new_tokens(sampling))
-                add(number)
-                number += 1
-            for name in going.keys() & set(supply.given_up()):
-                engine.abort_request([str(name)])
-                del going[name]
-            if not going:
-                return
-            for output in engine.step():
-                name = int(output.request_id)
-                if output.finished and name in going:
-                    completion = self._completion(going[name], output)
-                    if completion is None:
-                        add(name)
-                        continue
+        try:
+            while True:
+                for request in supply.take(self.rows - len(going)):
+                    going[number] = _Begun(request, request.new_tokens(sampling))
+                    add(number)
+                    number += 1
+                for name in going.keys() & set(supply.given_up()):
+                    engine.abort_request([str(name)])
                     del going[name]
-                    yield name, completion
+                if not going:
+                    return
+                for output in engine.step():
+                    name = int(output.request_id)
+                    if output.finished and name in going:
+                        completion = self._completion(going[name], output)
+                        if completion is None:
+                            add(name)
+                            continue
+                        del going[name]
+                        yield name, completion
+        finally:
+            if going:  # whoever took completions has left
+                engine.abort_request([str(name) for name in going])
 
     def _sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
         # A prefix cached by an earlier call would change this call's batches, and with them the

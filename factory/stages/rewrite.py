@@ -285,17 +285,17 @@ def _attempts(
         for draft in drafts
         for attempt in range(config.samples)
     ]
-    verdicts: list[Verdict] = []
+    graded: dict[int, Verdict] = {}
 
-    def grade_block(start: int, block: Sequence[Completion]) -> None:
+    def grade_block(places: Sequence[int], block: Sequence[Completion]) -> None:
         items = [
             GradeItem.for_prompt(
-                owner.problem, completion.text, completion.finish_reason, config.prompt
+                owners[place].problem, completion.text, completion.finish_reason, config.prompt
             )
-            for owner, completion in zip(owners[start:], block, strict=False)
+            for place, completion in zip(places, block, strict=True)
         ]
-        verdicts.extend(pool.grade(items))
-        context.progress(len(verdicts), len(keyed), unit="rewritings")
+        graded.update(zip(places, pool.grade(items), strict=True))
+        context.progress(len(graded), len(keyed), unit="rewritings")
 
     completions = ask_model(
         model.path,
@@ -305,6 +305,7 @@ def _attempts(
         on_block=grade_block,
         context=context,
     )
+    verdicts = [graded[place] for place in range(len(keyed))]
     # Of open problems no rule can say whether the answer is right: they are dropped one by one.
     check_ungradable([v for o, v in zip(owners, verdicts, strict=True) if o.problem.kind != "open"])
     traces = [

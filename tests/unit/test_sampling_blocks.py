@@ -34,14 +34,14 @@ def test_requests_are_sampled_in_fixed_blocks_and_in_order(tmp_path: Path) -> No
         SAMPLING,
         segment=tmp_path / "s.jsonl",
         block=3,
-        on_block=lambda start, block: heard.append((start, [c.text for c in block])),
+        on_block=lambda places, block: heard.append(([*places], [c.text for c in block])),
     )
     assert [len(call) for call in sampler.calls] == [3, 3, 1]
     assert [c.text for c in completions] == [f"reply {n}" for n in range(7)]
     assert heard == [
-        (0, ["reply 0", "reply 1", "reply 2"]),
-        (3, ["reply 3", "reply 4", "reply 5"]),
-        (6, ["reply 6"]),
+        ([0, 1, 2], ["reply 0", "reply 1", "reply 2"]),
+        ([3, 4, 5], ["reply 3", "reply 4", "reply 5"]),
+        ([6], ["reply 6"]),
     ]
 
 

@@ -7,17 +7,17 @@ short completions, which end first, are no more frequent among traces than the m
 
 from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from factory.context import Context, Metrics
 from factory.files import naming
 from factory.jsonl import parse_record
-from factory.records import Problem, Trace, Verdict
+from factory.records import Problem, Trace
 from factory.sampling.sampler import Completion, Request
 from factory.sampling.segment import Segment
-from factory.sampling.streams import stream
+from factory.sampling.streams import Beside, stream
 from factory.stages.generate.config import GenerateConfig
 from factory.stages.generate.drawing import Draw, Retry
 from factory.stages.generate.writer import Counts, Tally, Writer, metrics
@@ -180,8 +180,8 @@ class Flow:
 
 
 class _Drawing:
-    """The supply of an engine: what it asks comes from the flow, what it answers is graded by a
-    thread of its own while the engine goes on, and is on disk before the flow knows of it."""
+    """The supply of an engine: what it asks comes from the flow, what it answers is graded and put
+    on disk by a thread of its own while the engine goes on, before the flow knows of it."""
 
     def __init__(
         self, writer: Writer, flow: Flow, segment: Segment, tally: Tally, context: Context
@@ -192,25 +192,21 @@ class _Drawing:
         """Under way, by the number of the request."""
         self._numbers: dict[tuple[int, int], int] = {}
         self._taken = 0
-        self._answered: list[tuple[Draw, Completion]] = []
-        self._graded: list[tuple[Draw, Completion]] = []
-        self._verdicts: Future[list[Verdict]] | None = None
 
     def run(self, total: int) -> None:
         self._total = total
-        with ThreadPoolExecutor(1) as self._thread:
+        with ThreadPoolExecutor(1) as thread:
+            self._grading = Beside(self._grade, thread)
             while not self._flow.is_done:
                 self._taken, self._draws, self._numbers = 0, {}, {}
                 sampler, block = self._writer.sampler, self._context.machine.requests_at_once
                 for number, completion in stream(sampler, self, self._writer.sampling, block=block):
-                    draw = self._draws.pop(number)
-                    self._answered.append((draw, completion))
-                    self._grade()
-                while self._verdicts is not None or self._answered:
-                    self._grade(is_waiting=True)
+                    self._grading.add((self._draws.pop(number), completion))
+                    self._settle()
+                self._settle(is_last=True)
 
     def take(self, count: int) -> Sequence[Request]:
-        self._grade()
+        self._settle()
         draws = self._flow.take(count)
         for draw in draws:
             self._draws[self._taken] = draw
@@ -222,33 +218,33 @@ class _Drawing:
         numbers = [self._numbers.get(key, -1) for key in self._flow.given_up()]
         return [number for number in numbers if self._draws.pop(number, None) is not None]
 
-    def _grade(self, *, is_waiting: bool = False) -> None:
-        """Keep what is graded, and have graded what has come since."""
-        if self._verdicts is not None and (is_waiting or self._verdicts.done()):
-            traces = self._writer.traces(self._graded, self._verdicts.result())
-            begins = self._segment.append(traces)
-            for (draw, _), trace, begin in zip(self._graded, traces, begins, strict=True):
-                self._flow.settle(draw, trace, begin)
-                self._tally.add(draw.problem, trace)
-            self._verdicts = None
-            self._tell()
-        if self._verdicts is None and self._answered:
-            self._graded, self._answered = self._answered, []
-            items = self._writer.items(self._graded)
-            self._verdicts = self._thread.submit(self._writer.pool.grade, items)
+    def _grade(self, answered: Sequence[tuple[Draw, Completion]]) -> list[tuple[Draw, Trace, int]]:
+        """Each draw with its trace, and where that lies in the segment."""
+        verdicts = self._writer.pool.grade(self._writer.items(answered))
+        traces = self._writer.traces(answered, verdicts)
+        begins = self._segment.append(traces)
+        return [
+            (draw, trace, begin)
+            for (draw, _), trace, begin in zip(answered, traces, begins, strict=True)
+        ]
 
-    def _tell(self) -> None:
+    def _settle(self, *, is_last: bool = False) -> None:
+        """Tell the flow, and whoever watches, what is on disk since."""
         tally = self._tally
-        # Of all samples: what is certain to be too many at the end stops the run at once.
-        tally.check_ungradable(self._total)
-        self._context.progress(
-            self._flow.settled,
-            self._total,
-            unit="samples",
-            correct_share=tally.correct / max(1, tally.traces),
-            verified=tally.correct,
-            tokens=tally.tokens,
-        )
+        for graded in self._grading.results(is_last=is_last):
+            for draw, trace, begin in graded:
+                self._flow.settle(draw, trace, begin)
+                tally.add(draw.problem, trace)
+            # Of all samples: what is certain to be too many at the end stops the run at once.
+            tally.check_ungradable(self._total)
+            self._context.progress(
+                self._flow.settled,
+                self._total,
+                unit="samples",
+                correct_share=tally.correct / max(1, tally.traces),
+                verified=tally.correct,
+                tokens=tally.tokens,
+            )
 
 
 def stream_traces(

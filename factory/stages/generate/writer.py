@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from factory.chat import PromptConfig, parse_completion, render, with_stops
@@ -13,6 +14,9 @@ from factory.sampling import Completion, Request, Sampler
 from factory.seeds import derive
 from factory.stages.generate.config import GenerateConfig
 from factory.stages.generate.drawing import Draw, Retry
+
+LATEST = 4096
+"""Prompts that are remembered as they are asked."""
 
 
 @dataclass
@@ -27,6 +31,13 @@ class Writer:
     pool: GradingPool
     seed: int
     _sampler: Sampler | None = None
+
+    def __post_init__(self) -> None:
+        # Its samples come one after the other.
+        self._prompt = lru_cache(LATEST)(
+            lambda question: render(question, self.config.prompt, self.tokenizer)
+        )
+        self._ids = lru_cache(LATEST)(lambda text: token_ids(text, self.tokenizer))
 
     @property
     def sampler(self) -> Sampler:
@@ -47,9 +58,12 @@ class Writer:
 
     def requests(self, draws: Sequence[Draw]) -> list[Request]:
         """What an engine is asked; each has the seed that belongs to its problem and sample."""
-        prompts = self._prompts(draws)
-        ids = {index: token_ids(text, self.tokenizer) for index, text in prompts.items()}
-        return [Request(ids[d.index], self._seed(d), d.max_new_tokens) for d in draws]
+        return [
+            Request(
+                self._ids(self._prompt(draw.problem.prompt)), self._seed(draw), draw.max_new_tokens
+            )
+            for draw in draws
+        ]
 
     def items(self, answered: Sequence[tuple[Draw, Completion]]) -> list[GradeItem]:
         """What the pool has to grade."""
@@ -64,13 +78,12 @@ class Writer:
         self, answered: Sequence[tuple[Draw, Completion]], verdicts: Sequence[Verdict]
     ) -> list[Trace]:
         """The trace of each completion with its verdict."""
-        prompts = self._prompts([draw for draw, _ in answered])
         return [
             Trace(
                 problem_id=draw.problem.id,
                 sample=draw.sample,
                 question=draw.problem.prompt,
-                prompt=prompts[draw.index],
+                prompt=self._prompt(draw.problem.prompt),
                 completion=completion.text,
                 **_parts(completion, self.config.prompt),
                 finish_reason=completion.finish_reason,
@@ -83,13 +96,6 @@ class Writer:
             )
             for (draw, completion), verdict in zip(answered, verdicts, strict=True)
         ]
-
-    def _prompts(self, draws: Sequence[Draw]) -> dict[int, str]:
-        problems = {draw.index: draw.problem for draw in draws}
-        return {
-            index: render(problem.prompt, self.config.prompt, self.tokenizer)
-            for index, problem in problems.items()
-        }
 
     def _seed(self, draw: Draw) -> int:
         return derive(self.seed, "generate", draw.problem.id, draw.sample)
