@@ -58,9 +58,9 @@ def telling(context: Context, total: int, *, unit: str, before: int = 0) -> OnBl
     """Tells the progress of so many requests."""
     done = before
 
-    def tell(places: Sequence[int], completions: Sequence[Completion]) -> None:
+    def tell(indices: Sequence[int], completions: Sequence[Completion]) -> None:
         nonlocal done
-        done += len(places)
+        done += len(indices)
         context.progress(done, total, unit=unit)
 
     return tell
@@ -73,7 +73,7 @@ def sample_all(
     *,
     segment: Path,
     machine: Machine,
-    on_block: OnBlock = lambda places, completions: None,
+    on_block: OnBlock = lambda indices, completions: None,
 ) -> list[Completion]:
     """`sample_blocks`, or `sample_stream` on a machine that draws so."""
     sample = sample_stream if machine.draws_full else sample_blocks
@@ -88,7 +88,7 @@ def sample_blocks(
     *,
     segment: Path,
     block: int,
-    on_block: OnBlock = lambda places, completions: None,
+    on_block: OnBlock = lambda indices, completions: None,
 ) -> list[Completion]:
     """One completion a keyed request, in order; finished blocks come from `segment`.
 

@@ -15,7 +15,7 @@ from factory.sampling.sampler import Completion, Request, Sampler
 T = TypeVar("T")
 R = TypeVar("R")
 OnBlock = Callable[[Sequence[int], Sequence[Completion]], None]
-"""Gets places of requests with their completions."""
+"""Gets indices of requests with their completions."""
 
 
 class Supply(Protocol):
@@ -65,12 +65,12 @@ class LongestFirst:
     def __init__(self, requests: Sequence[Request]) -> None:
         self._requests = requests
         self.taken: list[int] = []
-        """Places among the requests, in the order in which they were taken."""
-        places: dict[tuple[int, ...], deque[int]] = {}
-        for place, request in enumerate(requests):
-            places.setdefault(request.prompt_ids, deque()).append(place)
-        self._first = deque(own.popleft() for own in places.values())
-        self._further = {prompt: own for prompt, own in places.items() if own}
+        """Indices of requests, in the order in which they were taken."""
+        indices: dict[tuple[int, ...], deque[int]] = {}
+        for index, request in enumerate(requests):
+            indices.setdefault(request.prompt_ids, deque()).append(index)
+        self._first = deque(own.popleft() for own in indices.values())
+        self._further = {prompt: own for prompt, own in indices.items() if own}
         self._lengths: dict[tuple[int, ...], tuple[int, int]] = {}
         """Tokens and number of the completions of each prompt that has further requests."""
 
@@ -84,7 +84,7 @@ class LongestFirst:
         begin = len(self.taken)
         while len(self.taken) - begin < count and (self._first or self._further):
             self.taken.append(self._first.popleft() if self._first else self._longest())
-        return [self._requests[place] for place in self.taken[begin:]]
+        return [self._requests[index] for index in self.taken[begin:]]
 
     def given_up(self) -> Collection[int]:
         return ()
@@ -96,10 +96,10 @@ class LongestFirst:
             return tokens / count
 
         prompt = max(self._further, key=mean)
-        place = self._further[prompt].popleft()
+        index = self._further[prompt].popleft()
         if not self._further[prompt]:
             del self._further[prompt]
-        return place
+        return index
 
 
 class Listed:
@@ -151,34 +151,34 @@ def sample_stream(
     *,
     segment: Path,
     block: int,
-    on_block: OnBlock = lambda places, completions: None,
+    on_block: OnBlock = lambda indices, completions: None,
 ) -> list[Completion]:
     """As `sample_blocks`, without blocks: what ends is told in whatever order it does, once it is
     on disk."""
     kept = kept_completions(keyed, segment)
-    places = [place for place, (key, _) in enumerate(keyed) if key not in kept]
-    supply = LongestFirst([keyed[place][1] for place in places])
+    indices = [index for index, (key, _) in enumerate(keyed) if key not in kept]
+    supply = LongestFirst([keyed[index][1] for index in indices])
     for key, request in keyed:
         if key in kept:
             supply.ended(request.prompt_ids, kept[key].tokens)
 
     def keep(fresh: Sequence[tuple[int, Completion]]) -> Sequence[tuple[int, Completion]]:
-        append_guarded(segment, ({"key": keyed[place][0], **c.row()} for place, c in fresh))
+        append_guarded(segment, ({"key": keyed[index][0], **c.row()} for index, c in fresh))
         return fresh
 
     def tell(fresh: Sequence[tuple[int, Completion]]) -> None:
-        kept.update((keyed[place][0], completion) for place, completion in fresh)
-        on_block([place for place, _ in fresh], [completion for _, completion in fresh])
+        kept.update((keyed[index][0], completion) for index, completion in fresh)
+        on_block([index for index, _ in fresh], [completion for _, completion in fresh])
 
     if kept:
-        tell([(place, kept[key]) for place, (key, _) in enumerate(keyed) if key in kept])
+        tell([(index, kept[key]) for index, (key, _) in enumerate(keyed) if key in kept])
     with ThreadPoolExecutor(1) as thread:
         writing = Beside(keep, thread)
         try:
             for number, completion in stream(sampler, supply, sampling, block=block):
-                place = places[supply.taken[number]]
-                supply.ended(keyed[place][1].prompt_ids, completion.tokens)
-                writing.add((place, completion))
+                index = indices[supply.taken[number]]
+                supply.ended(keyed[index][1].prompt_ids, completion.tokens)
+                writing.add((index, completion))
                 for fresh in writing.results():
                     tell(fresh)
         finally:

@@ -287,14 +287,14 @@ def _attempts(
     ]
     graded: dict[int, Verdict] = {}
 
-    def grade_block(places: Sequence[int], block: Sequence[Completion]) -> None:
+    def grade_block(indices: Sequence[int], block: Sequence[Completion]) -> None:
         items = [
             GradeItem.for_prompt(
-                owners[place].problem, completion.text, completion.finish_reason, config.prompt
+                owners[index].problem, completion.text, completion.finish_reason, config.prompt
             )
-            for place, completion in zip(places, block, strict=True)
+            for index, completion in zip(indices, block, strict=True)
         ]
-        graded.update(zip(places, pool.grade(items), strict=True))
+        graded.update(zip(indices, pool.grade(items), strict=True))
         context.progress(len(graded), len(keyed), unit="rewritings")
 
     completions = ask_model(
@@ -305,7 +305,7 @@ def _attempts(
         on_block=grade_block,
         context=context,
     )
-    verdicts = [graded[place] for place in range(len(keyed))]
+    verdicts = [graded[index] for index in range(len(keyed))]
     # Of open problems no rule can say whether the answer is right: they are dropped one by one.
     check_ungradable([v for o, v in zip(owners, verdicts, strict=True) if o.problem.kind != "open"])
     traces = [

@@ -34,7 +34,7 @@ def test_requests_are_sampled_in_fixed_blocks_and_in_order(tmp_path: Path) -> No
         SAMPLING,
         segment=tmp_path / "s.jsonl",
         block=3,
-        on_block=lambda places, block: heard.append(([*places], [c.text for c in block])),
+        on_block=lambda indices, block: heard.append(([*indices], [c.text for c in block])),
     )
     assert [len(call) for call in sampler.calls] == [3, 3, 1]
     assert [c.text for c in completions] == [f"reply {n}" for n in range(7)]

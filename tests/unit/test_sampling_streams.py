@@ -1,4 +1,4 @@
-"""Sampling without blocks: every request is drawn, in an order that shortens the end, and is told
+"""Sampling without blocks: every request is drawn, in an order that shortens the end, and is heard
 once it is on disk."""
 
 import itertools
@@ -61,20 +61,20 @@ class Rows:
 
 
 def test_completions_are_in_order_and_told_once_they_are_on_disk(tmp_path: Path) -> None:
-    segment, told = tmp_path / "s.jsonl", list[int]()
+    segment, heard = tmp_path / "s.jsonl", list[int]()
 
-    def on_block(places: Sequence[int], completions: Sequence[Completion]) -> None:
-        told.extend(places)
+    def on_block(indices: Sequence[int], completions: Sequence[Completion]) -> None:
+        heard.extend(indices)
         kept = {row["key"] for row in intact_rows(segment)}
-        assert {KEYED[place][0] for place in told} <= kept
-        assert [c.text for c in completions] == [f"reply {KEYED[p][1].seed}" for p in places]
+        assert {KEYED[index][0] for index in heard} <= kept
+        assert [c.text for c in completions] == [f"reply {KEYED[p][1].seed}" for p in indices]
 
     engine = Rows()
     completions = sample_stream(
         engine, KEYED, SAMPLING, segment=segment, block=5, on_block=on_block
     )
     assert [c.text for c in completions] == [f"reply {request.seed}" for _, request in KEYED]
-    assert sorted(told) == [*range(12)] and sorted(engine.seeds) == sorted(
+    assert sorted(heard) == [*range(12)] and sorted(engine.seeds) == sorted(
         request.seed for _, request in KEYED
     )
     # One of each prompt, and then those of the longest.
@@ -90,15 +90,15 @@ def test_what_an_engine_drew_before_it_failed_is_not_asked_again(
     with pytest.raises(EngineError, match="out of memory"):
         sample_stream(Rows(ended), KEYED, SAMPLING, segment=segment, block=5)
     assert len(intact_rows(segment)) == ended
-    told: list[int] = []
+    heard: list[int] = []
     engine = Rows()
     completions = sample_stream(
         engine, KEYED, SAMPLING, segment=segment, block=5,
-        on_block=lambda places, completions: told.extend(places),
+        on_block=lambda indices, completions: heard.extend(indices),
     )  # fmt: skip
     assert [c.text for c in completions] == [f"reply {request.seed}" for _, request in KEYED]
     assert len(engine.seeds) == 12 - ended
-    assert sorted(told) == [*range(12)]
+    assert sorted(heard) == [*range(12)]
 
 
 @given(
@@ -119,7 +119,7 @@ def test_every_request_is_drawn_once_whatever_lengths_come(
         taken += fresh
         for request in fresh:
             supply.ended(request.prompt_ids, lengths.randrange(100))
-    assert [requests[place] for place in supply.taken] == taken
+    assert [requests[index] for index in supply.taken] == taken
     assert sorted(request.seed for request in taken) == [*range(len(requests))]
     assert not supply.take(5)
 
