@@ -4,13 +4,15 @@ httpx, which huggingface-hub brings along, and not the `openai` package, which o
 is needed of it is two POSTs, and retries must go through the rate and spend limits.
 """
 
+import asyncio
 import json
 import os
 import time
+import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from threading import Event, Lock
+from threading import Event, Lock, Thread
 from typing import Any
 
 import httpx
@@ -56,11 +58,16 @@ class Connection:
         self.url = url.rstrip("/")
         self._access = access
         self._key = _key(access)
-        self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+        self._client = httpx.AsyncClient(
+            headers={"Accept-Encoding": "identity"}
+            | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
             timeout=httpx.Timeout(access.timeout, connect=30.0, pool=None),
             limits=httpx.Limits(max_connections=access.concurrency),
+            follow_redirects=False,  # the key is for this server alone
         )
+        # Only a loop can end a request at a moment: a timeout is for each read, a byte or more.
+        self._loop = asyncio.new_event_loop()
+        Thread(target=self._loop.run_forever, daemon=True).start()
         self._gap = 60.0 / access.requests_per_minute if access.requests_per_minute else 0.0
         self._next = 0.0
         self._lock = Lock()
@@ -73,17 +80,12 @@ class Connection:
         """The JSON that the server answers. Interrupted, or an EngineError that says what is wrong.
 
         Nothing of a request is in an error; the key is cut out of the server's own words. A reply
-        is read no further than `most_bytes`, and no longer than four times the timeout.
+        is read no further than `most_bytes`, packed and unpacked, and with its head no longer than
+        four times the timeout.
         """
         self._take_turn()
-        try:
-            with self._client.stream(method, f"{self.url}{path}", json=body) as response:
-                data = self._read(response, most_bytes)
-        except httpx.RequestError as error:
-            never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-            reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-            raise Interrupted(reason, is_lost=not never_sent) from None
-        text = data.decode(response.encoding or "utf-8", "replace")
+        exchange = self._exchange(method, path, body, most_bytes)
+        response, text = asyncio.run_coroutine_threadsafe(exchange, self._loop).result()
         text = text.replace(self._key, "[key]") if self._key else text
         if not response.is_success:
             self._refuse(response.status_code, text, response.headers)
@@ -93,18 +95,31 @@ class Connection:
             raise Interrupted(f"no JSON: {text[:SHOWN]!r}", is_lost=True) from None
         # Some gateways report a failure behind them with status 200.
         if isinstance(reply, Mapping) and reply.get("error"):
-            raise Interrupted(_message(text))
+            raise Interrupted(self._words(text))
         return reply
 
-    def _read(self, response: httpx.Response, most_bytes: int) -> bytes:
-        data, ends = bytearray(), time.monotonic() + 4 * self._access.timeout
-        for part in response.iter_bytes():
-            data += part
-            if len(data) > most_bytes:
-                raise Interrupted(f"a reply of more than {most_bytes:,} bytes", is_lost=True)
-            if time.monotonic() > ends:
-                raise Interrupted("a reply that does not end", is_lost=True)
-        return bytes(data)
+    async def _exchange(
+        self, method: str, path: str, body: Any, most_bytes: int
+    ) -> tuple[httpx.Response, str]:
+        """A reply and its text; Interrupted where none comes whole."""
+        data = bytearray()
+        try:
+            async with (
+                asyncio.timeout(4 * self._access.timeout),
+                self._client.stream(method, f"{self.url}{path}", json=body) as response,
+            ):
+                async for part in response.aiter_raw():
+                    data += part
+                    if len(data) > most_bytes:
+                        raise _too_long(most_bytes)
+        except TimeoutError:
+            raise Interrupted("a reply that does not end", is_lost=True) from None
+        except httpx.RequestError as error:
+            never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+            raise Interrupted(reason, is_lost=not never_sent) from None
+        # JSON is UTF-8, whatever a header says of it: some of Python's codecs raise, or take long.
+        return response, _unpacked(response, data, most_bytes).decode("utf-8", "replace")
 
     def pause(self, attempt: int, share: float, *, wait: float) -> None:
         """Wait before the retry after this attempt (from 0): exponential back-off, of which
@@ -123,7 +138,8 @@ class Connection:
         self._stopped.set()
 
     def close(self) -> None:
-        self._client.close()
+        asyncio.run_coroutine_threadsafe(self._client.aclose(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _take_turn(self) -> None:
         with self._lock:
@@ -136,8 +152,13 @@ class Connection:
         if self._stopped.wait(max(seconds, 0.0)):
             raise EngineError(self._reason)
 
+    def _words(self, text: str) -> str:
+        """What the server says, without the key: JSON can write it in many ways."""
+        words = _message(text)
+        return words.replace(self._key, "[key]") if self._key else words
+
     def _refuse(self, status: int, text: str, headers: Mapping[str, str]) -> None:
-        message = f"HTTP {status}: {_message(text)}"
+        message = f"HTTP {status}: {self._words(text)}"
         # OpenAI's word for an empty account comes with 429; waiting does not fill it.
         is_empty = status == 402 or "insufficient_quota" in text
         if (status in PASSING or status >= 500) and not is_empty:
@@ -157,6 +178,26 @@ class Connection:
         elif status in (401, 403):
             advice = f"; look at the key in ${self._access.key_env}"
         raise Refused(f"{self.url}: {message}{advice}", status)
+
+
+def _unpacked(response: httpx.Response, data: bytes | bytearray, most: int) -> bytes:
+    """A body of at most so many bytes; servers that pack what nobody asked them to mean gzip."""
+    packing = response.headers.get("content-encoding", "").strip().lower()
+    if packing in ("", "identity"):
+        return bytes(data)
+    if packing not in ("gzip", "x-gzip", "deflate"):
+        raise Interrupted(f"a reply packed as {packing[:SHOWN]!r}", is_lost=True)
+    try:
+        text = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(data, most + 1)
+    except zlib.error as error:
+        raise Interrupted(f"a reply that cannot be unpacked: {error}", is_lost=True) from None
+    if len(text) > most:
+        raise _too_long(most)
+    return text
+
+
+def _too_long(most: int) -> Interrupted:
+    return Interrupted(f"a reply of more than {most:,} bytes", is_lost=True)
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float:
@@ -181,6 +222,12 @@ def _key(access: EndpointAccess) -> str:
         raise EngineError(
             f"{access.url}: its key is to be in the environment variable {access.key_env}, which "
             "is not set"
+        )
+    if not all("!" <= character <= "~" for character in key):
+        # The HTTP library would repeat it in its complaint.
+        raise EngineError(
+            f"{access.url}: the key in {access.key_env} holds a blank or a character beyond ASCII, "
+            "which no header may"
         )
     return key
 

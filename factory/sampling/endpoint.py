@@ -41,8 +41,10 @@ OPENING_RETRIES = 3
 FREEDOM, ADDED_TOKENS = 4, 100_000
 """A server's counts may be so many times what was asked for, and so many tokens more."""
 STOPS = ("stop", "include_stop_str_in_output")
-REPLY_BYTES = 1024
-"""Of a reply, for each token that was asked for: its text and its log-prob."""
+REPLY_BYTES, LOGPROB_BYTES = 256, 1024
+"""Of a reply, for each token that was asked for: its text, and its log-prob with that."""
+TEXT_SLACK = 1 << 16
+"""Characters that a text may have beyond: what a server counts may be less than it writes."""
 EXAMPLES_NOTE = (
     "writes the prompts itself: its template may leave the thoughts out of worked examples; name "
     "the model's tokenizer (source.tokenizer) to write them here"
@@ -220,7 +222,8 @@ class EndpointSampler:
     def _ask(self, question: _Question, sampling: SamplingConfig) -> Completion:
         with self._spending.set_aside(question.most):
             try:
-                most_bytes = LONGEST_REPLY + REPLY_BYTES * question.most.completion
+                each = LOGPROB_BYTES if self._access.logprobs else REPLY_BYTES
+                most_bytes = LONGEST_REPLY + each * question.most.completion
                 reply = self._connection.send(
                     "POST", question.path, question.body, most_bytes=most_bytes
                 )
@@ -291,8 +294,12 @@ def _completion(
         is_plain = "text" in choice
         text = _text(choice["text"]) if is_plain else _chat_text(choice["message"], finish)
         logprobs = _logprobs(choice) if sampling.temperature == 1.0 else ()
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise Interrupted(f"no completion: {type(error).__name__}: {error}") from None
+    if len(text) > REPLY_BYTES * question.most.completion + TEXT_SLACK:
+        raise Interrupted(
+            f"no completion: {len(text):,} characters of {question.most.completion:,} tokens"
+        )
     opening = question.prefill.strip()
     if opening and text.lstrip().startswith(opening):
         text = text.lstrip()[len(opening) :]
@@ -333,6 +340,7 @@ def _logprobs(choice: Mapping[str, Any]) -> tuple[float, ...]:
         values = tuple(map(float, given["token_logprobs"]))
     else:
         values = tuple(float(token["logprob"]) for token in given.get("content") or ())
-    if not all(map(math.isfinite, values)):
-        raise ValueError("a log-prob that is no number")
+    # Sums in float32 leave dust above 0.
+    if not all(math.isfinite(value) and value < 0.01 for value in values):
+        raise ValueError("a log-prob that is none")
     return values

@@ -140,9 +140,11 @@ def _deliver(target: str, message: str) -> None:
     try:
         if target.startswith(("http://", "https://")):
             headers = {"Content-Type": "application/json"}
-            answer = httpx.post(target, content=message, headers=headers, timeout=SECONDS)
-            if not answer.is_success:
-                note(f"{TARGET}: the alert was refused with status {answer.status_code}")
+            with httpx.stream(
+                "POST", target, content=message, headers=headers, timeout=SECONDS
+            ) as answer:  # whose text nobody reads, however long it is
+                if not answer.is_success:
+                    note(f"{TARGET}: the alert was refused with status {answer.status_code}")
             return
         done = subprocess.run(
             _command(target), input=message.encode(), timeout=SECONDS, check=False,

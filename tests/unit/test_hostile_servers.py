@@ -18,7 +18,8 @@ from factory.sampling.spending import Usage
 
 QUESTION = _Question("/chat/completions", {}, "", Usage(100, 50))
 JSON = (
-    None, True, 0, -1, 10**30, 1.5, float("nan"), "", "x", "\ud800", [], {}, [[]], [None], {"x": 1},
+    None, True, 0, -1, 10**400, 1.5, float("nan"), "", "x", "\ud800",
+    [], {}, [[]], [None], {"x": 1},
 )  # fmt: skip
 
 
@@ -103,7 +104,7 @@ def test_text_in_parts_is_joined_and_odd_text_made_whole() -> None:
 
 
 def test_log_probs_are_numbers() -> None:
-    for bad in (float("nan"), float("-inf"), "x", None):
+    for bad in (float("nan"), float("-inf"), float("inf"), 0.5, 10**400, "x", None):
         with pytest.raises(Interrupted):
             read(reply(logprobs={"content": [{"logprob": bad}]}))
 
@@ -113,6 +114,14 @@ def test_a_wait_that_cannot_be_read_is_none(given: str) -> None:
     from datetime import UTC, datetime
 
     assert retry_after({"retry-after": given}, datetime(2026, 1, 1, tzinfo=UTC)) == 0.0
+
+
+def test_ten_million_characters_are_no_fifty_tokens() -> None:
+    fifty_long_tokens = "a" * (50 * 256)
+    assert read(reply(message={"content": fifty_long_tokens})).text == fifty_long_tokens
+    for message in ({"content": "a" * 10**7}, {"content": "a", "reasoning": " one" * 10**6}):
+        with pytest.raises(Interrupted, match="characters of 50 tokens"):
+            read(reply(message=message))
 
 
 SECRET = "hunter2"
