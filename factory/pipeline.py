@@ -27,7 +27,7 @@ from factory.context import STOP
 from factory.data_file import WITH_PATHS
 from factory.errors import ArtifactError, EngineError, RecipeError
 from factory.files import naming, read_file, write_file
-from factory.jsonl import recover_rows
+from factory.jsonl import recover_lines
 from factory.launch.endings import failure, memory_kills, stopped_process
 from factory.launch.local import Launcher
 from factory.launch.measure import resolve_matmul
@@ -173,7 +173,7 @@ class _Making:
         self._prepare()
         observer.started(step, self._run)
         self._events = self._run / "metrics.jsonl"
-        recover_rows(self._events)  # a killed worker may have left half a line
+        recover_lines(self._events)  # a killed worker may have left half a line
         self._position = self._events.stat().st_size if self._events.exists() else 0
         self._failure: Mapping[str, Any] | None = None
         self._is_said = False
@@ -331,12 +331,17 @@ def _manifest_fields(
 def _seconds(run: Path) -> float:
     """Working time over all attempts: each attempt's clock starts at zero."""
     total = last = 0.0
-    for row in recover_rows(run / "metrics.jsonl"):
+    for line in recover_lines(run / "metrics.jsonl"):
+        try:
+            row = json.loads(line)
+            at = float(row["at"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue  # what a disk has made of a line must not stop a stage that is made
         if "rank" in row:
             continue  # told by another rank than the first, with a clock of its own
-        if row["at"] < last:
+        if at < last:
             total += last
-        last = row["at"]
+        last = at
     return round(total + last, 3)
 
 

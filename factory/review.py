@@ -7,6 +7,7 @@ stands in a file beside it, which does not.
 import fcntl
 import hashlib
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ class Decision(Record):
     """The edited thoughts."""
     ending: str | None = None
     """The edited answer; in an output form the edited summary."""
+    checksum: str | None = Field(default=None, pattern="^[0-9a-f]{8}$")
+    """CRC-32 of all else, as `record` writes it; None where a decision is written by hand."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> "Decision":
@@ -51,6 +54,8 @@ class Decision(Record):
         edited = (self.reasoning is not None, self.ending is not None)
         if edited != (self.choice == "edit",) * 2:
             raise ValueError("reasoning and ending belong to edited traces, and only to them")
+        if self.checksum not in (None, _checksum(self)):
+            raise ValueError("not what was written: delete the line, and decide again")
         return self
 
 
@@ -73,6 +78,11 @@ def key(trace: Trace) -> str:
     """What a decision is about: this text for this problem, whichever stage brought it."""
     text = f"{trace.problem_id}\0{trace.sample}\0{trace.completion}"
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _checksum(decision: Decision) -> str:
+    fields = decision.model_dump(exclude={"checksum"}, exclude_defaults=True)
+    return f"{zlib.crc32(json.dumps(fields, sort_keys=True).encode()):08x}"
 
 
 def standing(decisions: Iterable[Decision]) -> Decisions:
@@ -199,7 +209,8 @@ def record(path: Path, decision: Decision) -> None:
             file.flush()
         elif torn:
             file.truncate(len(text) - len(torn))
-        append_rows(path, [decision.model_dump(exclude_defaults=True)])
+        row = decision.model_dump(exclude_defaults=True) | {"checksum": _checksum(decision)}
+        append_rows(path, [row])
     at = datetime.now(UTC).isoformat(timespec="seconds")
     row = {"trace": decision.trace, "review_pass": decision.review_pass, "at": at}
     append_rows(path.with_suffix(".times.jsonl"), [row])

@@ -23,7 +23,7 @@ from factory.files import fsync, note, write_file
 from factory.machine import free_gib
 from factory.ranks import this_rank
 from factory.trainers.marked import MARKER, Completion, checkpoints, latest_complete, marked_step
-from factory.trainers.unchanged import changed_file, hashes
+from factory.trainers.unchanged import changed_file, cut_rows, hashes, rows_until_now
 
 
 def saving_fields(steps: int) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class CompleteCheckpoints(TrainerCallback):
         if state.is_world_process_zero:
             folder = output_folder(args)
             newest = folder / f"checkpoint-{state.global_step}"
-            mark_complete(newest, state.global_step)
+            mark_complete(newest, state.global_step, scratch=folder.parent)
             for path in checkpoints(folder):
                 if path != newest:
                     _discard(path)
@@ -105,13 +105,19 @@ def _in_a_group() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def mark_complete(checkpoint: Path, step: int) -> None:
-    """Force every file of a checkpoint to disk, then write its marker, atomically and last."""
+def mark_complete(checkpoint: Path, step: int, *, scratch: Path | None = None) -> None:
+    """Force every file of a checkpoint to disk, then write its marker, atomically and last; with
+    hashes of the rows in `scratch` that a run would go on from with it."""
     paths = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != MARKER)
     for path in paths:
         fsync(path)
     files = {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in paths}
-    completion = Completion(step=step, files=files, sha256=hashes(paths, checkpoint))
+    completion = Completion(
+        step=step,
+        files=files,
+        sha256=hashes(paths, checkpoint),
+        rows=None if scratch is None else rows_until_now(scratch),
+    )
     for path in sorted(p for p in checkpoint.rglob("*") if p.is_dir()):
         fsync(path)
     write_file(checkpoint / MARKER, completion.model_dump_json() + "\n")
@@ -121,16 +127,19 @@ def mark_complete(checkpoint: Path, step: int) -> None:
 def resume_point(folder: Path, notify: Callable[[str], None] = note) -> Path | None:
     """Delete the torn checkpoints under `folder`; returns the newest complete one, or None.
 
-    One with a file that the disk has changed counts as torn, and `notify` is told. Call it before
+    One with a file that the disk has changed counts as torn, as one whose rows it has changed, and
+    `notify` is told. Rows that were written after it are cut off: they come again. Call it before
     the trainer starts. Of several ranks only rank 0 deletes, and the others wait for it.
     """
     if is_first_rank():
         for path in checkpoints(folder):
             if marked_step(path) is None:
                 _discard(path)
-        while (newest := latest_complete(folder)) and (changed := changed_file(newest)):
-            notify(f"{changed}: not what was written: its checkpoint is left out")
+        scratch = folder.parent
+        while (newest := latest_complete(folder)) and (changed := changed_file(newest, scratch)):
+            notify(f"{changed}: not what was written: {newest.name} is left out")
             _discard(newest)
+        cut_rows(newest, scratch)
     _wait_for_ranks()
     return latest_complete(folder)
 

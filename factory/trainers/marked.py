@@ -1,6 +1,5 @@
 """Which checkpoints of a run are complete: what their markers say, read without torch."""
 
-import json
 import re
 from pathlib import Path
 
@@ -9,6 +8,8 @@ from pydantic import Field
 from factory.records import Record
 
 MARKER = "COMPLETE"
+ROWS = ("telemetry.jsonl", "rollouts.jsonl", "asked.jsonl", "watch.jsonl")
+"""What a run appends to while it trains, in the folder above that of its checkpoints."""
 _FOLDER = re.compile(r"checkpoint-\d+")
 
 
@@ -20,6 +21,8 @@ class Completion(Record):
     """Size of every file in bytes."""
     sha256: dict[str, str] = Field(default_factory=dict)
     """Of every file; empty in checkpoints of earlier versions."""
+    rows: dict[str, tuple[int, str]] | None = None
+    """Bytes and sha256 of each of ROWS as it was then; None in checkpoints of earlier versions."""
 
 
 def latest_complete(folder: Path) -> Path | None:
@@ -41,8 +44,8 @@ def checkpoints(folder: Path) -> list[Path]:
 def marked_step(checkpoint: Path) -> int | None:
     """The step that a checkpoint's marker states, or None where it is torn."""
     try:
-        content = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
-        completion = Completion.model_validate(content)
+        content = (checkpoint / MARKER).read_text(encoding="utf-8")
+        completion = Completion.model_validate_json(content)
         sizes = {name: (checkpoint / name).stat().st_size for name in completion.files}
     except (OSError, ValueError):  # a missing file or an unreadable marker is what torn means
         return None

@@ -1,11 +1,17 @@
-"""Whether a checkpoint is what was written: the hashes in its marker."""
+"""Whether what a run keeps until it is sealed is what was written: checkpoints and the rows before
+them, by the hashes in a marker; weights beside them, by hashes of their own."""
 
+import hashlib
+import json
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from factory.artifacts import sha256_file
-from factory.trainers.marked import MARKER, Completion
+from factory.errors import ArtifactError
+from factory.files import write_file
+from factory.trainers.marked import MARKER, ROWS, Completion
 
 
 def hashes(paths: Sequence[Path], folder: Path) -> dict[str, str]:
@@ -16,9 +22,72 @@ def hashes(paths: Sequence[Path], folder: Path) -> dict[str, str]:
         return dict(zip(names, digests, strict=True))
 
 
-def changed_file(checkpoint: Path) -> Path | None:
-    """A file of a complete checkpoint that is not what was written; None where each is."""
-    content = (checkpoint / MARKER).read_text(encoding="utf-8")
-    wanted = Completion.model_validate_json(content).sha256
+def changed_file(checkpoint: Path, scratch: Path | None = None) -> Path | None:
+    """A file of a complete checkpoint, or of the rows in `scratch` up to it, that is not what was
+    written; None where each is."""
+    marker = _marker(checkpoint)
+    wanted = marker.sha256
     actual = hashes([checkpoint / name for name in wanted], checkpoint)
-    return next((checkpoint / name for name in wanted if actual[name] != wanted[name]), None)
+    changed = [checkpoint / name for name in wanted if actual[name] != wanted[name]]
+    if scratch is not None:
+        for name, (size, digest) in (marker.rows or {}).items():
+            if _rows(scratch / name, size) != (size, digest):
+                changed.append(scratch / name)
+    return next(iter(changed), None)
+
+
+def remember(kept: Path) -> None:
+    """Write the hashes of a file, or of a folder's, beside it."""
+    write_file(_sums(kept), json.dumps(hashes(_files(kept), kept.parent)) + "\n")
+
+
+def require_unchanged(kept: Path) -> None:
+    """ArtifactError unless a file or folder is what it was when it was remembered."""
+    if not _sums(kept).exists():
+        return  # written by an earlier version
+    wanted = json.loads(_sums(kept).read_text(encoding="utf-8"))
+    actual = hashes(_files(kept), kept.parent)
+    changed = sorted(name for name in {*wanted, *actual} if wanted.get(name) != actual.get(name))
+    if changed:
+        raise ArtifactError(
+            f"{kept.parent / changed[0]}: not what was written; delete {kept.parent}, and the "
+            "stage is made anew"
+        )
+
+
+def _sums(kept: Path) -> Path:
+    return kept.with_name(f"sums-{kept.name}.json")
+
+
+def _files(kept: Path) -> list[Path]:
+    return sorted(path for path in (kept, *kept.rglob("*")) if path.is_file())
+
+
+def rows_until_now(scratch: Path) -> dict[str, tuple[int, str]]:
+    """Bytes and sha256 of each file of rows that is there."""
+    return {name: _rows(scratch / name) for name in ROWS if (scratch / name).exists()}
+
+
+def cut_rows(checkpoint: Path | None, scratch: Path) -> None:
+    """Make the files of rows what they were at a checkpoint: what came later comes again."""
+    kept = {} if checkpoint is None else _marker(checkpoint).rows
+    if kept is None:
+        return
+    for name in ROWS:
+        if name in kept:
+            os.truncate(scratch / name, kept[name][0])
+        else:
+            (scratch / name).unlink(missing_ok=True)
+
+
+def _marker(checkpoint: Path) -> Completion:
+    return Completion.model_validate_json((checkpoint / MARKER).read_text(encoding="utf-8"))
+
+
+def _rows(path: Path, most: int = -1) -> tuple[int, str]:
+    """(bytes, sha256) of the first `most` bytes of a file, or of all; of none where it is gone."""
+    data = b""
+    if path.exists():
+        with path.open("rb") as file:
+            data = file.read(most)
+    return len(data), hashlib.sha256(data).hexdigest()

@@ -79,6 +79,26 @@ def test_a_checkpoint_with_a_changed_byte_is_named_and_left_out(tmp_path: Path, 
     assert not changed.exists() and resume_point(tmp_path, notes.append) == undisturbed
 
 
+def test_weights_kept_beside_checkpoints_are_checked_before_they_are_taken(tmp_path: Path):
+    from factory.trainers.unchanged import remember, require_unchanged
+
+    folder, file = tmp_path / "watched-2", tmp_path / "watched-4.safetensors"
+    folder.mkdir()
+    for path in (folder / "a", folder / "b", file):
+        path.write_bytes(b"12345678")
+    for kept in (folder, file):
+        require_unchanged(kept)  # of an earlier version: no hashes
+        remember(kept)
+        require_unchanged(kept)
+    for path in (folder / "b", file):
+        path.write_bytes(b"12345679")
+        with pytest.raises(ArtifactError, match=f"{path}: not what was written; delete"):
+            require_unchanged(path if path == file else folder)
+    (folder / "b").unlink()
+    with pytest.raises(ArtifactError, match="not what was written"):
+        require_unchanged(folder)
+
+
 def test_only_the_first_rank_deletes_torn_checkpoints(tmp_path: Path, monkeypatch):
     from factory.trainers.checkpoints import resume_point
 
@@ -113,12 +133,15 @@ def killed_runs(tmp_path_factory) -> Path:
 
 
 KILLS = ("first step", "mid interval", "writing", "before marker", "deleting older")
+CHANGED = {"a row before its checkpoint": (2, 0), "a row after its checkpoint": (5, 4)}
+"""After a kill in step 5, saved at step 4: the step whose row the disk changes, and where it is
+gone on from."""
 TOLD = ("told to stop", "told in threes")
 """No kills: the builder asks for an end after step 4, of a run that can stop at every step, or at
 every third."""
 
 
-@pytest.mark.parametrize("kill", (*KILLS, *TOLD))
+@pytest.mark.parametrize("kill", (*KILLS, *CHANGED, *TOLD))
 def test_a_killed_and_resumed_run_ends_with_the_same_bytes(killed_runs: Path, kill: str):
     for name in ("model.safetensors", "telemetry.jsonl"):
         expected = (killed_runs / "undisturbed" / name).read_bytes()
@@ -131,6 +154,14 @@ def test_resuming_starts_at_the_last_complete_checkpoint(killed_runs: Path):
     # checkpoint 4 is written, or complete but unmarked: 2. Once 4 has its marker: 4.
     starts = {kill: int((killed_runs / kill / "resumed_at").read_text()) for kill in KILLS}
     assert starts == dict(zip(KILLS, (0, 4, 2, 2, 4), strict=True))
+
+
+def test_a_changed_row_is_named_and_made_again_with_what_followed_it(killed_runs: Path):
+    for name, (_, start) in CHANGED.items():
+        assert int((killed_runs / name / "resumed_at").read_text()) == start
+        said = (killed_runs / name / "said").read_text()
+        expected = f"{killed_runs / name / 'telemetry.jsonl'}: not what was written"
+        assert said.startswith(expected) if start == 0 else said == ""
 
 
 def test_a_run_that_is_told_to_stop_keeps_the_next_step_it_can_go_on_from(killed_runs: Path):
@@ -178,7 +209,9 @@ def _train(folder: Path, kill: str | None) -> None:
         callbacks=[telemetry, checkpoints.CompleteCheckpoints(3 if kill == TOLD[1] else 1)],
     )
     _arm(kill, telemetry, folder)
-    resumed = checkpoints.resume_point(folder / "trainer")
+    said: list[str] = []
+    resumed = checkpoints.resume_point(folder / "trainer", said.append)
+    (folder / "said").write_text("\n".join(said))
     start = 0 if resumed is None else int(resumed.name.removeprefix("checkpoint-"))
     (folder / "resumed_at").write_text(str(start))
     trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
@@ -203,6 +236,14 @@ def _arm(kill: str | None, telemetry, folder: Path) -> None:
 
         return function
 
+    def die_after_call(number: int, original: Callable) -> Callable:
+        def function(*args, **kwargs):
+            original(*args, **kwargs)
+            return die(*args, **kwargs)
+
+        die = die_on_call(number)
+        return function
+
     def ask_at_step(number: int) -> Callable:
         def function(arguments, state, *args, **kwargs):
             if state.global_step == number:
@@ -218,12 +259,22 @@ def _arm(kill: str | None, telemetry, folder: Path) -> None:
         telemetry.on_log = die_on_call(1)
     elif kill == "mid interval":
         telemetry.on_log = die_on_call(5, telemetry.on_log)
+    elif kill == "after step 5":
+        telemetry.on_log = die_after_call(5, telemetry.on_log)
     elif kill == "writing":  # weights and optimizer are there, the trainer's state is not
         Trainer._save_rng_state = die_on_call(2, Trainer._save_rng_state)
     elif kill == "before marker":
         checkpoints.mark_complete = die_on_call(2, checkpoints.mark_complete)
     elif kill == "deleting older":
         checkpoints._discard = die_on_call(1)
+
+
+def change_row(path: Path, step: int) -> None:
+    """The row of a step says that it is that of step 3."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert lines[step - 1].startswith(b'{"step": %d,' % step)
+    lines[step - 1] = lines[step - 1].replace(b'{"step": %d' % step, b'{"step": 3', 1)
+    path.write_bytes(b"".join(lines))
 
 
 def _in_child(work: Callable[[], None]) -> int:
@@ -252,6 +303,12 @@ def _main(root: Path) -> None:
         folder = root / kill
         folder.mkdir()
         assert _in_child(lambda: _train(folder, kill)) == -signal.SIGKILL  # noqa: B023
+        assert _in_child(lambda: _train(folder, None)) == 0  # noqa: B023
+    for name, (step, _) in CHANGED.items():
+        folder = root / name
+        folder.mkdir()
+        assert _in_child(lambda: _train(folder, "after step 5")) == -signal.SIGKILL  # noqa: B023
+        change_row(folder / "telemetry.jsonl", step)
         assert _in_child(lambda: _train(folder, None)) == 0  # noqa: B023
     for name in TOLD:
         folder = root / name

@@ -222,6 +222,25 @@ def test_a_broken_line_names_file_and_line(tmp_path: Path) -> None:
         read_decisions(config)
 
 
+def test_a_decision_of_which_a_byte_has_changed_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    for name in "ab":
+        record(path, decide(name, "edit", reasoning="2 + 2 = 4", ending="4"))
+    written = path.read_bytes()
+    assert len(list(read_records(path, Decision))) == 2
+    start = written.index(b"\n") + 1
+    for place in range(start, len(written) - 1):
+        path.write_bytes(written[:place] + bytes([written[place] ^ 1]) + written[place + 1 :])
+        with pytest.raises(DataError, match=r"d\.jsonl:[23]:"):
+            list(read_records(path, Decision))
+
+
+def test_a_decision_written_by_hand_needs_no_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"trace": "x", "reviewer": "ada", "choice": "accept"}\n', encoding="utf-8")
+    assert [decision.choice for decision in read_records(path, Decision)] == ["accept"]
+
+
 def test_what_is_said_of_who_decided() -> None:
     assert statement(0, 5, "filters").startswith("not reviewed by a person: all 5")
     assert statement(5, 5, "wait") == "5 of 5 traces were decided by a person"

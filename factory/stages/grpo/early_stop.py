@@ -11,6 +11,7 @@ from factory.ranks import this_rank
 from factory.records import Record
 from factory.stages.grpo.trends import Alarm
 from factory.stages.grpo.watch import Watcher
+from factory.trainers.unchanged import remember, require_unchanged
 from factory.trainers.weights import fill, gathered
 
 
@@ -66,6 +67,7 @@ class EarlyStop(TrainerCallback):
         tensors = {name: gathered(p.detach()).contiguous() for name, p in model.named_parameters()}
         if this_rank().is_first:
             save_file(tensors, self._path(step))
+            remember(self._path(step))
 
     def _best_step(self) -> int | None:
         """The first of the best measurements so far, as the alarm counts them."""
@@ -80,6 +82,7 @@ class EarlyStop(TrainerCallback):
         alarm = self.watcher.alarm
         if alarm is None:
             return None
+        require_unchanged(self._path(alarm.best_step))
         kept = load_file(self._path(alarm.best_step))
         for name, parameter in model.named_parameters():
             fill(parameter, kept[name])

@@ -24,6 +24,7 @@ from factory.records import Problem, Record, SamplingConfig
 from factory.sampling import open_sampler
 from factory.stages.sft.config import SftConfig
 from factory.trainers.opening import require_room
+from factory.trainers.unchanged import remember, require_unchanged
 from factory.trainers.watch import Measurer
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ class SftWatch(TrainerCallback):
             setattr(model.config, name, value)
         if not this_rank().is_first:
             return  # it waits for the first rank in the next update
+        remember(folder)
         machine = self._context.machine.model_copy(update={"engine": "transformers"})
         self._watcher.sampler = open_sampler(folder, machine, max_length=self._length)
         try:
@@ -149,6 +151,8 @@ class SftWatch(TrainerCallback):
         choice = chosen(rows, self._problems)
         if self._settings.keep == "last":
             choice = choice.model_copy(update={"step": rows[-1].step})
+        for step in {row.step for row in rows} if self._settings.checkpoints else {choice.step}:
+            require_unchanged(self._path(step))
         shutil.copytree(self._path(choice.step), out, dirs_exist_ok=True)
         shutil.copyfile(self._watcher.path, out / self._watcher.path.name)
         write_file(out / "chosen.json", choice.model_dump_json(indent=2) + "\n")
