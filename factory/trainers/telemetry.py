@@ -6,7 +6,6 @@ second are sent to `context.metrics`.
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from factory.context import Context
 from factory.errors import EngineError
-from factory.jsonl import append_rows, recover_rows
+from factory.jsonl import append_rows
 
 Logs = Mapping[str, float]
 
@@ -55,7 +54,6 @@ class Telemetry(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero:
-            truncate_rows(self.path, state.global_step)
             self.context.progress(state.global_step, state.max_steps, unit="steps")
         self._tokens = float(state.num_input_tokens_seen)
         self._last_log = time.monotonic()
@@ -89,18 +87,6 @@ class Telemetry(TrainerCallback):
             tokens, self._tokens = logs["num_tokens"] - self._tokens, logs["num_tokens"]
             timings["tokens_per_second"] = round(tokens / seconds, 1) if seconds > 0 else 0.0
         return timings
-
-
-def truncate_rows(path: Path, step: int) -> None:
-    """Drop the rows past `step`: the steps that a resumed run is about to do again."""
-    rows = recover_rows(path)
-    kept = [row for row in rows if row["step"] <= step]
-    if len(kept) == len(rows):
-        return
-    draft = path.with_name(path.name + ".tmp")
-    draft.unlink(missing_ok=True)
-    append_rows(draft, kept)
-    os.replace(draft, path)
 
 
 def _require_finite(logs: Logs, step: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from factory.artifacts import sha256_file
 from factory.errors import ArtifactError
 from factory.files import write_file
+from factory.jsonl import append_rows, recover_rows
 from factory.trainers.marked import MARKER, ROWS, Completion
 
 
@@ -70,14 +71,26 @@ def rows_until_now(scratch: Path) -> dict[str, tuple[int, str]]:
 
 def cut_rows(checkpoint: Path | None, scratch: Path) -> None:
     """Make the files of rows what they were at a checkpoint: what came later comes again."""
-    kept = {} if checkpoint is None else _marker(checkpoint).rows
-    if kept is None:
-        return
+    marker = None if checkpoint is None else _marker(checkpoint)
+    kept = {} if marker is None else marker.rows
     for name in ROWS:
-        if name in kept:
+        if kept is None and marker is not None:  # written by an earlier version
+            truncate_rows(scratch / name, marker.step)
+        elif kept and name in kept:
             os.truncate(scratch / name, kept[name][0])
         else:
             (scratch / name).unlink(missing_ok=True)
+
+
+def truncate_rows(path: Path, step: int) -> None:
+    """Drop the rows past a step."""
+    rows = recover_rows(path)
+    kept = [row for row in rows if row["step"] <= step]
+    if len(kept) < len(rows):
+        draft = path.with_name(path.name + ".tmp")
+        draft.unlink(missing_ok=True)
+        append_rows(draft, kept)
+        os.replace(draft, path)
 
 
 def _marker(checkpoint: Path) -> Completion:

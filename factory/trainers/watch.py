@@ -19,7 +19,7 @@ from factory.records import Problem, SamplingConfig, Verdict
 from factory.rewards import language_consistency
 from factory.sampling.sampler import Completion, Request, Sampler
 from factory.seeds import derive
-from factory.trainers.telemetry import truncate_rows
+from factory.trainers.unchanged import truncate_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

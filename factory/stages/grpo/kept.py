@@ -8,7 +8,6 @@ from factory.records import Problem, SamplingConfig, Trace
 from factory.rewards import redone_steps
 from factory.stages.grpo.groups import GradedRow
 from factory.trainers.checkpoints import is_first_rank
-from factory.trainers.telemetry import truncate_rows
 
 KEPT_GROUPS, KEPT_SAMPLES = 2, 2
 """Questions of a rollout that are kept to be read, and completions of each."""
@@ -26,9 +25,8 @@ class KeptRollouts:
         self._is_watched = is_watched
         self._has_redone = False
 
-    def resume(self, step: int) -> None:
-        """Drop what a killed run kept past this step."""
-        truncate_rows(self._path, step)
+    def resume(self) -> None:
+        """Know again what a killed run had seen."""
         self._has_redone = any("redone" in row for row in recover_rows(self._path))
 
     def add(self, rows: Sequence[GradedRow], step: int, sampling: SamplingConfig) -> None:

@@ -42,7 +42,6 @@ from factory.stages.grpo.watch import Watcher
 from factory.trainers.checkpoints import is_first_rank
 from factory.trainers.parity import engine_parity
 from factory.trainers.phases import PhaseClock
-from factory.trainers.telemetry import truncate_rows
 from factory.trainers.watch import Ranks
 from factory.trainers.weights import policy_weights
 
@@ -263,16 +262,14 @@ class Rollouts:
                 self._loaded_step = step
 
     def _resume(self, step: int, trainer: FactoryGrpoTrainer) -> None:
-        """Drop what a killed run wrote past this step, and know again what it had seen."""
+        """Know again what a killed run had seen up to this step."""
         if is_first_rank():
-            self._kept.resume(step)
+            self._kept.resume()
         if self.watcher is not None:
             self.watcher.resume(step, ranks=_ranks(trainer))
-        if self.settings.dynamic_sampling is not None:
-            truncate_rows(self.asked_path, step)
-            if self.asked_path.exists():
-                for row in read_records(self.asked_path, AskedRow):
-                    self._questions.note(row)
+        if self.settings.dynamic_sampling is not None and self.asked_path.exists():
+            for row in read_records(self.asked_path, AskedRow):
+                self._questions.note(row)
 
     def _sample(self, questions: Sequence[int], step: int, *, first_row: int) -> list[SampledGroup]:
         """A group of samples for each question, graded by rules where they stream."""
