@@ -18,6 +18,7 @@ from pathlib import Path
 from factory.devices import device_findings, installed_wishes, together_finding, torch_cuda
 from factory.errors import EngineError
 from factory.findings import Finding, ok, problem, warning
+from factory.grading.groups import hard, home
 from factory.grading.sandbox import proven_bwrap
 from factory.install import (
     CONSTRAINTS,
@@ -277,7 +278,8 @@ def sandbox_finding(prove: Callable[[], Path]) -> Finding:
     Only what runs programs written by a model needs it; none of that runs without.
     """
     try:
-        return ok("sandbox", f"{prove()} holds")
+        bounded = ", ".join(hard(home())) or "nothing: no control group may be made"
+        return ok("sandbox", f"{prove()} holds; bounded by the kernel as well: {bounded}")
     except EngineError as error:
         problem, _, advice = str(error).partition("; ")
         needed = "needed only to run programs a model wrote"

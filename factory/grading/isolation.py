@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from factory.errors import EngineError
+from factory.grading.groups import Group
 from factory.grading.landlock import restriction
 from factory.grading.seccomp import filter_program
 from factory.grading.watching import Limits
@@ -172,8 +173,8 @@ def bare(
     return here, f"{root}/work"
 
 
-def limiter(limits: Limits, identity: int | None) -> Callable[[], None]:
-    """What the child does before it becomes the command."""
+def limiter(limits: Limits, identity: int | None, group: Group | None = None) -> Callable[[], None]:
+    """What the child does before it becomes the command; `group` is what it becomes part of."""
     memory = limits.memory_mib * 2**20
     processor = int(limits.seconds) + 2
     sizes = {
@@ -193,6 +194,9 @@ def limiter(limits: Limits, identity: int | None) -> Callable[[], None]:
     restrict = restriction()
 
     def apply() -> None:
+        if group is not None:
+            with suppress(OSError):  # what is looked at holds without it
+                group.enter()
         # Where memory runs out after all, the kernel takes these processes first. A process that
         # has changed its user may not say so, and /proc may be missing: a wish, not a wall. A file
         # object would cost the fork a millisecond.

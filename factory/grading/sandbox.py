@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from factory.errors import EngineError
+from factory.grading.groups import Group, run_group
 from factory.grading.isolation import (
     BWRAP,
     bare,
@@ -58,9 +59,10 @@ class Sandbox:
 
         def once() -> Finished:
             with ExitStack() as stack:
+                group = stack.enter_context(run_group(limits.memory_mib, limits.processes))
                 given = holding(stack, stdin)
-                process = self._start(stack, command, files, limits, stdin=given)
-                return watched(process, limits, is_isolated=self.is_isolated)
+                process = self._start(stack, command, files, limits, group, stdin=given)
+                return watched(process, limits, is_isolated=self.is_isolated, group=group)
 
         return _unless_engine_failed(once)
 
@@ -80,10 +82,11 @@ class Sandbox:
 
         def once() -> Finished:
             with ExitStack() as stack:
+                group = stack.enter_context(run_group(limits.memory_mib, 2 * limits.processes))
                 errors = holding(stack, b"")
-                answerer, asker = start_both(stack, errors)
+                answerer, asker = start_both(stack, errors, group)
                 finished = watched(
-                    asker, limits, beside=[answerer.pid], is_isolated=self.is_isolated
+                    asker, limits, beside=[answerer.pid], is_isolated=self.is_isolated, group=group
                 )
                 os.lseek(errors, 0, os.SEEK_SET)
                 said = os.read(errors, 1000)
@@ -93,19 +96,22 @@ class Sandbox:
             kill_group(process.pid)
             process.wait()
 
-        def start_both(stack: ExitStack, errors: int) -> tuple[Process, Process]:
+        def start_both(
+            stack: ExitStack, errors: int, group: Group | None
+        ) -> tuple[Process, Process]:
             with ExitStack() as pipes:
                 questions, answers = os.pipe(), os.pipe()
                 for descriptor in (*questions, *answers):
                     pipes.callback(os.close, descriptor)
                 answerer = self._start(
-                    stack, answering, answering_files, limits,
+                    stack, answering, answering_files, limits, group,
                     stdin=questions[0], stdout=answers[1], stderr=errors,
                 )  # fmt: skip
                 stack.callback(ended, answerer)
                 asker = self._start(
-                    stack, asking, asking_files, limits, stdin=answers[0], stdout=questions[1]
-                )
+                    stack, asking, asking_files, limits, group,
+                    stdin=answers[0], stdout=questions[1],
+                )  # fmt: skip
             return answerer, asker
 
         return _unless_engine_failed(once)
@@ -116,6 +122,7 @@ class Sandbox:
         command: Sequence[str],
         files: Mapping[str, bytes],
         limits: Limits,
+        group: Group | None,
         *,
         stdin: int,
         stdout: int = subprocess.PIPE,
@@ -138,7 +145,7 @@ class Sandbox:
             start_new_session=True,
             cwd=folder,
             env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
-            preexec_fn=limiter(limits, identity),
+            preexec_fn=limiter(limits, identity, group),
         )
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from factory.grading.groups import Group
+
 PAGE = resource.getpagesize()
 TICKS = os.sysconf("SC_CLK_TCK")
 INODE_BYTES = 1024
@@ -36,8 +38,11 @@ class Usage:
 class Meter:
     """Looks at the processes that descend from some, again and again."""
 
-    def __init__(self, pids: Sequence[int], *, is_isolated: bool) -> None:
+    def __init__(
+        self, pids: Sequence[int], *, is_isolated: bool, group: Group | None = None
+    ) -> None:
         """`is_isolated`: the youngest process has a network, a /tmp and a /proc of its own."""
+        self._group = group
         self._pids = list(pids)
         self._is_isolated = is_isolated
         self._seconds: dict[tuple[int, bytes], float] = {}
@@ -54,7 +59,7 @@ class Meter:
         return Usage(self._processor(all_ids), self._waiting(all_ids), memory)
 
     def _processor(self, tree: Sequence[int]) -> float:
-        """The larger of two sums that both miss something.
+        """The larger of two sums that both miss something, or what a control group has counted.
 
         The kernel adds the time of a child to its parent's when the parent waits for it, and drops
         it where the parent ignores its children; what was seen of those stays counted here.
@@ -69,7 +74,8 @@ class Meter:
                 summed += (user + system + waited_user + waited_system) / TICKS
         self._ended += sum(time for key, time in self._seconds.items() if key not in own)
         self._seconds = own
-        self._most = max(self._most, summed, self._ended + sum(own.values()))
+        counted = 0.0 if self._group is None else self._group.seconds()
+        self._most = max(self._most, summed, self._ended + sum(own.values()), counted)
         return self._most
 
     def _waiting(self, tree: Sequence[int]) -> float:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from factory.grading.groups import Group
 from factory.grading.usage import Meter, Usage, descendants
 from factory.records import Record
 
@@ -65,17 +66,25 @@ class Finished:
 
 
 def watched(
-    process: Process, limits: Limits, *, beside: Sequence[int] = (), is_isolated: bool = True
+    process: Process,
+    limits: Limits,
+    *,
+    beside: Sequence[int] = (),
+    is_isolated: bool = True,
+    group: Group | None = None,
 ) -> Finished:
     """Collect a process's output until it ends, its time is over or it takes too much.
 
-    `beside` are further processes that count as the same run. However this ends, by an exception
-    too, the process is dead with its group, and reaped.
+    `beside` are further processes that count as the same run; `group` is the control group of all,
+    if they have one. However this ends, by an exception too, the process is dead with its process
+    group, and reaped.
     """
     started = time.monotonic()
-    clock = Clock(Meter([process.pid, *beside], is_isolated=is_isolated), limits)
+    clock = Clock(Meter([process.pid, *beside], is_isolated=is_isolated, group=group), limits)
     try:
         output, stop = _collect(process, clock, limits)
+        if not stop and group is not None and group.was_overfilled():
+            stop = "overfilled"
     finally:
         kill_group(process.pid)
         status = process.wait()
