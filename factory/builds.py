@@ -34,8 +34,8 @@ class PlannedStep(Record):
     kind: str
     produces: ArtifactKind
     inputs: dict[str, str]
-    folder: str
-    """Its artifact's, in the store."""
+    folder: str = Field(pattern=r"^\w[\w.-]*$", max_length=255)
+    """Its artifact's, in the store: a name, and no path that leads out of it."""
 
 
 class KeptBuild(Record):

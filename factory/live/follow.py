@@ -10,6 +10,8 @@ MOST_ROWS = 4_000
 """Rows kept of a stream; of a longer one every second, every fourth, ..."""
 PIECE = 8 * 2**20
 """Bytes read of a file at a time."""
+LONGEST_ROW = 2**20
+"""Bytes of a row that is followed; a longer one is left out."""
 LAST_BYTES = 2 * 2**20
 """Of a file whose last rows are looked at: a longer row is told of, not shown."""
 
@@ -25,6 +27,7 @@ class Stream:
         self._identity = identity
         self._position = 0
         self._rest = b""
+        self._is_too_long = False
         self._stride = 1
         self._number = 0
         self.rows: list[dict[str, Any]] = []
@@ -56,15 +59,20 @@ class Stream:
                     self._position += len(piece)
                     *lines, self._rest = (self._rest + piece).split(b"\n")
                     for line in lines:
-                        row = row_of(line)
+                        row = None if self._is_too_long else row_of(line)
+                        self._is_too_long = False
                         if row is not None:
                             yield row
+                    if len(self._rest) > LONGEST_ROW:
+                        self._rest, self._is_too_long = b"", True
         except OSError:
             return
 
 
 def row_of(line: bytes) -> dict[str, Any] | None:
     """The JSON object of a line, if it is one."""
+    if len(line) > LAST_BYTES:
+        return None
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

@@ -144,11 +144,11 @@ class Watcher:
 
     def _stage(self, step: PlannedStep, phase: Phase) -> Stage:
         run = self.store / f"{step.folder}.run"
-        expected = (_json(run / "estimate.json") or {}).get("seconds")
+        expected = _number((_json(run / "estimate.json") or {}).get("seconds")) or None
         stage = partial(Stage, step.name, step.kind, step.produces, expected=expected)
         manifest = self.manifest(step.folder)
         if manifest is not None:
-            seconds = float(manifest.get("seconds", 0.0))
+            seconds = _number(manifest.get("seconds"))
             return stage(state="made", seconds=seconds, left=0.0)
         if not (self.store / f"{step.folder}.partial").exists():
             if phase == "finished":  # of what is left out since nothing that is asked for needs it
@@ -264,8 +264,11 @@ def _silence(path: Path, stage: Stage) -> list[str]:
 
 def _number(value: Any) -> float:
     """A finite number, else 0: a run's figures may be anything."""
-    is_number = isinstance(value, int | float) and math.isfinite(value)
-    return float(value) if is_number else 0.0
+    try:
+        number = float(value) if isinstance(value, int | float) else 0.0
+    except OverflowError:  # an integer that no float can hold
+        return 0.0
+    return number if math.isfinite(number) else 0.0
 
 
 def _changed(path: Path) -> float:

@@ -27,6 +27,10 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", 
 """Of the files of a folder that hold rows; others beside them are cards and settings."""
 MAX_ROW_BYTES = 64 * 2**20
 """A longer row is left out by its place."""
+MOST_BLANK = 2**20
+"""Blanks between two rows: more of them are no file of rows, and may be a small packed one."""
+MOST_SKIPPED = 16
+"""Times the longest row: how much of a longer one is skipped."""
 AT_ONCE = 64
 """Rows of a parquet or Arrow file that are in memory together."""
 MOST_DIGITS = 4000
@@ -201,7 +205,7 @@ def unparsed_rows(
                     yield RawRow(path.name, number, fields, fault, text[:SHOWN])
     except DataError:
         raise
-    except (OSError, EOFError, zlib.error, ValueError, csv.Error) as error:
+    except (OSError, EOFError, zlib.error, ValueError, csv.Error, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path}: cannot be read on after row {number}: {reason}") from error
 
@@ -287,18 +291,24 @@ def _no_number(text: str) -> str:
 
 
 def _json_lines(file: BinaryIO, columns: Any, limit: int) -> Iterator[_Item]:
-    number = 0
+    number = blank = 0
     while raw := file.readline(limit + 1):
         number += 1
         if len(raw) > limit:
+            left = MOST_SKIPPED
             while raw and not raw.endswith(b"\n"):
-                raw = file.readline(limit)
+                raw, left = file.readline(limit), left - 1
+                if not left:
+                    raise ValueError(f"longer than {MOST_SKIPPED * limit} bytes")
             yield number, None, f"longer than {limit} bytes", ""
             continue
         if number == 1:
             raw = raw.removeprefix(b"\xef\xbb\xbf")
         if raw.strip():
+            blank = 0
             yield number, None, "", raw
+        else:
+            blank = _blank(blank, len(raw))
 
 
 def _json_values(file: BinaryIO, columns: Any, limit: int) -> Iterator[_Item]:
@@ -306,9 +316,11 @@ def _json_values(file: BinaryIO, columns: Any, limit: int) -> Iterator[_Item]:
     decoder = json.JSONDecoder(parse_float=_real, parse_int=_integer, parse_constant=_no_number)
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="strict", newline="")
     buffer, at, number, is_list, is_closed = text.read(_PIECE), 0, 0, False, False
+    blank = 0
     while True:
         gap = _GAP.match(buffer, at)
-        at = gap.end() if gap else at
+        if gap:
+            at, blank = gap.end(), _blank(blank, gap.end() - at)
         if at == len(buffer):
             buffer, at = text.read(_PIECE), 0
             if not buffer:
@@ -330,6 +342,7 @@ def _json_values(file: BinaryIO, columns: Any, limit: int) -> Iterator[_Item]:
                 buffer += more
                 continue
             number += 1
+            blank = 0
             is_row = isinstance(value, dict)
             yield number, value if is_row else None, "" if is_row else "is no JSON object", ""
     if is_list and not is_closed:
@@ -339,14 +352,30 @@ def _json_values(file: BinaryIO, columns: Any, limit: int) -> Iterator[_Item]:
 def _csv(file: BinaryIO, columns: Any, limit: int) -> Iterator[_Item]:
     csv.field_size_limit(limit)
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="strict", newline="")
-    head = text.readline()
-    lines = chain([head], text)
+    head = text.readline(limit)
+    lines = chain([head], _text_lines(text, limit))
     rows = csv.DictReader(lines, delimiter="\t" if "\t" in head else ",")
     for fields in rows:
         if None in fields:
             yield rows.line_num, None, "more fields than the first line names", str(fields)
         else:
             yield rows.line_num, {k: v or None for k, v in fields.items()}, "", ""
+
+
+def _text_lines(text: io.TextIOWrapper, limit: int) -> Iterator[str]:
+    blank = 0
+    while line := text.readline(limit + 1):
+        if len(line) > limit:
+            raise ValueError(f"a line is longer than {limit} bytes")
+        blank = 0 if line.strip() else _blank(blank, len(line))
+        yield line
+
+
+def _blank(before: int, more: int) -> int:
+    """Blanks since the last row; ValueError where they are too many."""
+    if before + more > MOST_BLANK:
+        raise ValueError(f"more than {MOST_BLANK} blanks and no row")
+    return before + more
 
 
 def _parquet(file: BinaryIO, columns: Sequence[str] | None, limit: int) -> Iterator[_Item]:
@@ -358,7 +387,7 @@ def _parquet(file: BinaryIO, columns: Sequence[str] | None, limit: int) -> Itera
         names = [n for n in table.schema_arrow.names if columns is None or n in columns]
         batches = table.iter_batches(batch_size=AT_ONCE, columns=names)
         yield from _batched(batches)
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, MemoryError) as error:
         raise ValueError(f"no whole parquet file: {error}") from error
 
 
@@ -375,11 +404,17 @@ def _arrow(file: BinaryIO, columns: Sequence[str] | None, limit: int) -> Iterato
             batches = iter(pyarrow.ipc.open_stream(file))
         yield from _batched(
             part.select([n for n in part.schema.names if columns is None or n in columns])
-            for batch in batches
+            for batch in map(_whole, batches)
             for part in (batch.slice(start, AT_ONCE) for start in range(0, batch.num_rows, AT_ONCE))
         )
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, MemoryError) as error:
         raise ValueError(f"no whole Arrow file: {error}") from error
+
+
+def _whole(batch: Any) -> Any:
+    """The batch, unless its offsets lead out of it: what reads it would follow them."""
+    batch.validate(full=True)
+    return batch
 
 
 def _batched(batches: Any) -> Iterator[_Item]:

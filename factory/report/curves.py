@@ -87,7 +87,10 @@ def _is_number(value: Any) -> bool:
 
 
 def _finite(value: float | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
+    try:
+        return float(value) if value is not None and math.isfinite(value) else None
+    except OverflowError:  # an integer that no float can hold
+        return None
 
 
 def moving_mean(series: Series, window: int = WINDOW) -> tuple[float | None, ...]:

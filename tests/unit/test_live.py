@@ -1,6 +1,7 @@
 """The live page: what it says of a build's files, and whom its server answers."""
 
 import json
+import random
 import socket
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from live_store import NAME, PlayedBuild
+from mutations import dumped, mutated
 from report_example import HOSTILE
 from starlette.testclient import TestClient
 
@@ -17,7 +19,7 @@ from factory.builds import is_running, kept_build, kept_builds
 from factory.errors import EngineError
 from factory.live import follow
 from factory.live.follow import Stream, last_rows
-from factory.live.server import NAMES, application, listen
+from factory.live.server import NAMES, Views, application, listen
 from factory.live.state import State, Watcher
 from factory.live.view import sections, tree
 from factory.report import document
@@ -267,3 +269,42 @@ def test_the_first_free_port_is_taken_where_none_is_named(monkeypatch):
         monkeypatch.setattr(server, "PORT", other.getsockname()[1])
         with listen(None) as own:
             assert other.getsockname()[1] < own.getsockname()[1]
+
+
+def test_any_json_in_any_file_of_a_store_leaves_a_page(played):
+    for number in range(1, 4):
+        played.step(number)
+    played.event(event="note", at=1.0, text="a note")
+    played.event(event="error", at=2.0, message="bad", kind="EngineError")
+    files = [p for p in played.store.rglob("*") if p.suffix in (".json", ".jsonl")]
+    assert len(files) >= 7
+    draw = random.Random(3)
+    for _ in range(200):
+        path = draw.choice(files)
+        data = path.read_bytes()
+        lines = data.splitlines() if path.suffix == ".jsonl" else [data]
+        at = draw.randrange(len(lines))
+        lines[at] = dumped(mutated(json.loads(lines[at]), draw)).encode()
+        path.write_bytes(b"\n".join(lines) + b"\n")
+        assert "builds" in Views(played.store, None).of("")
+        path.write_bytes(data)
+
+
+def test_a_row_without_end_is_left_out_and_what_follows_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(follow, "PIECE", 1000)
+    monkeypatch.setattr(follow, "LONGEST_ROW", 5000)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"b": "' + b"b" * 20_000)
+    stream = Stream(path)
+    assert stream.read() == [{"a": 1}]
+    assert len(stream._rest) <= 5000
+    with path.open("ab") as file:
+        file.write(b'"}\n{"c": 3}\n')
+    assert stream.read() == [{"a": 1}, {"c": 3}]
+
+
+@pytest.mark.parametrize("folder", ["../elsewhere", "/etc", "a/b", "..", ""])
+def test_no_build_names_a_folder_outside_its_store(played, folder):
+    path = played.store / ".builds" / f"{NAME}.json"
+    path.write_text(path.read_text().replace("base-aaaaaaaaaaaa", folder))
+    assert kept_builds(played.store) == {}
