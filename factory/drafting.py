@@ -17,6 +17,7 @@ from factory.reading.files import data_files, read_rows
 from factory.reading.survey import FIRST_ROWS, ReadingSettings, Survey, TableOfRows, survey
 from factory.stages.foreign_folder import check_folder
 from factory.stages.turns import fitting
+from factory.visible import visible
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 MARKS = {"opening": "<think>", "closing": "</think>"}
@@ -79,19 +80,27 @@ def draft(
         for model in ("base", "student"):
             stages[f"eval_{model}"] = {"kind": "evaluate", "model": model, **measured}
     said.append(f"wrote {name}.yaml: {', '.join(stages)}")
+    said = [_on_one_line(line) for line in said]
     head = [
-        f"# Written by: {command}" if command else f"# Written by factory init {name}",
+        f"# Written by: {_on_one_line(command or f'factory init {name}')}",
         "# What it guessed stands below; every setting is in docs/reference.md of the factory.",
         *(f"#   {line}" for line in said[:-1]),
     ]
     if machine:
-        head.append(f"# Build it with: factory build {name}.yaml --machine {shlex.quote(machine)}")
+        build = f"factory build {name}.yaml --machine {shlex.quote(machine)}"
+        head.append(f"# Build it with: {_on_one_line(build)}")
     body = _as_yaml({"name": name, "seed": 1, "stages": stages})
     return Draft("\n".join(head) + "\n" + body, tuple(stages), tuple(said))
 
 
+def _on_one_line(text: str) -> str:
+    """A remark in a recipe: names of files and of columns may hold what ends a line."""
+    return visible(text).replace("\n", "\\n").replace("\t", " ")
+
+
 def _as_yaml(data: dict[str, Any]) -> str:
-    """YAML for people: what stands at two places is written twice, and line breaks as escapes."""
+    """YAML for people: what stands at two places is written twice, and line breaks and characters
+    that nobody sees as escapes."""
     writer: Any = yaml
 
     class Plain(writer.SafeDumper):
@@ -99,14 +108,17 @@ def _as_yaml(data: dict[str, Any]) -> str:
             return True
 
     def text(dumper: Any, value: str) -> Any:
-        style = '"' if "\n" in value or value.startswith("<") else None
+        is_quoted = "\n" in value or value.startswith("<") or visible(value) != value
+        style = '"' if is_quoted else None
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Plain.add_representer(str, text)
-    return writer.dump(
+    body = writer.dump(
         data, Dumper=Plain, sort_keys=False, allow_unicode=True, width=100,
         default_flow_style=None,
     )  # fmt: skip
+    hidden = {ord(c): f"\\U{ord(c):08x}" for c in set(body) if visible(c) != c}
+    return body.translate(hidden)
 
 
 def _hub(source: str) -> str:

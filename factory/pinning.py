@@ -1,5 +1,6 @@
 """Open revisions of a recipe's hub models and data sets, resolved to commits in its own file."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -58,8 +59,17 @@ def pinned(recipe: Path, gaps: list[OpenRevision]) -> list[tuple[OpenRevision, s
     for gap in gaps:
         try:
             ask = api.model_info if gap.kind == "model" else api.dataset_info
-            commits.append((gap, str(ask(gap.id).sha)))
-        except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
+            commit = str(ask(gap.id).sha)
+            if re.fullmatch(r"[0-9a-f]{40}", commit) is None:
+                raise ValueError(f"{commit[:60]!r} is no commit")
+            commits.append((gap, commit))
+        except (
+            HfHubHTTPError,
+            OfflineModeIsEnabled,
+            httpx.HTTPError,
+            OSError,
+            ValueError,
+        ) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             failures.append(f"{gap.label}: {reason[:200]}")
     if failures:

@@ -3,16 +3,18 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from factory.chat import PromptConfig
 from factory.cli import app
 from factory.drafting import draft
-from factory.errors import DataError, RecipeError
-from factory.pinning import OpenRevision, _with_revision, open_revisions
+from factory.errors import DataError, EngineError, RecipeError
+from factory.pinning import OpenRevision, _with_revision, open_revisions, pinned
 from factory.plan import make_plan
 from factory.publish.earlier import read_config
 from factory.recipe import load_recipe
@@ -21,6 +23,7 @@ from factory.sampling.ends import answer_end
 from factory.templates import open_tokenizer
 from factory.tiny import Architecture, save_tiny_model
 from factory.transformers4 import with_old_keys
+from factory.visible import visible
 
 ROWS = [
     {
@@ -125,8 +128,54 @@ def test_pin_without_a_hub_lists_what_stays_open_and_changes_nothing(
     code, said = factory("pin", "a.yaml")
     assert code == 2 and "stages.base.source: a/b main" in said
     assert (folder / "a.yaml").read_text() == text
-    pinned = _with_revision(text, open_revisions(folder / "a.yaml")[0], "cd" * 20)
-    assert f"      id: a/b\n      revision: {'cd' * 20}\n" in pinned and "# kept" in pinned
+    new = _with_revision(text, open_revisions(folder / "a.yaml")[0], "cd" * 20)
+    assert f"      id: a/b\n      revision: {'cd' * 20}\n" in new and "# kept" in new
+
+
+HOSTILE = (
+    "a\nseed: 2\n", "a\r\nname: other", "a\u2028stages: {}\u2029", "a\x85seed: 2",
+    "\x1b[2J\u202e\U000e0041", "a: b # c", "- a", "&a *b !!binary x", "'\"{}[],`|>%@", "<think>",
+    "$(touch x) `touch x`", "~", "null",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_name_of_a_file_or_a_column_writes_a_line_of_the_recipe(folder: Path, name: str) -> None:
+    rows = [{"prompt": row["prompt"], name: row["completion"], "answer": "1"} for row in ROWS]
+    path = folder / f"{name}.jsonl"
+    for held in (ROWS, rows):
+        path.write_text("".join(json.dumps(row) + "\n" for row in held), encoding="utf-8")
+        try:
+            written = draft(
+                "mine", traces=path.name, student="embedded", machine=name, command=f"init {name}"
+            )
+        except DataError:
+            assert held is rows  # no column that can be told
+            continue
+        recipe = yaml.safe_load(written.text)
+        assert list(recipe) == ["name", "seed", "stages"]
+        assert (recipe["name"], recipe["seed"], list(recipe["stages"])) == (
+            "mine", 1, list(written.stages),
+        )  # fmt: skip
+        assert recipe["stages"]["traces"]["source"]["path"] == path.name
+        assert visible(written.text) == written.text
+        assert all(
+            line.startswith("#") for line in written.text.partition("\nname:")[0].split("\n")
+        )
+        assert not any("\n" in line or visible(line) != line for line in written.said)
+
+
+@pytest.mark.parametrize("commit", ["main", "cd" * 20 + "\nname: other", "CD" * 20, "", None])
+def test_what_the_hub_calls_a_commit_must_be_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, commit: str | None
+) -> None:
+    text = "name: a\nstages:\n  base:\n    kind: model\n    source: {type: hub, id: a/b}\n"
+    (folder / "a.yaml").write_text(text)
+    told = SimpleNamespace(sha=commit)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, name: told)
+    with pytest.raises(EngineError, match="is no commit"):
+        pinned(folder / "a.yaml", open_revisions(folder / "a.yaml"))
+    assert (folder / "a.yaml").read_text() == text
 
 
 @pytest.mark.parametrize("architecture", get_args(Architecture))
