@@ -278,8 +278,10 @@ def sandbox_finding(prove: Callable[[], Path]) -> Finding:
     Only what runs programs written by a model needs it; none of that runs without.
     """
     try:
-        bounded = ", ".join(hard(home())) or "nothing: no control group may be made"
-        return ok("sandbox", f"{prove()} holds; bounded by the kernel as well: {bounded}")
+        holds, bounded = f"{prove()} holds", ", ".join(hard(home()))
+        if not bounded:
+            return ok("sandbox", f"{holds}; no control group may be made: usage is looked at")
+        return ok("sandbox", f"{holds}; its control groups bound {bounded}")
     except EngineError as error:
         problem, _, advice = str(error).partition("; ")
         needed = "needed only to run programs a model wrote"

@@ -6,14 +6,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from factory.artifacts import MANIFEST, open_artifact
 from factory.errors import ArtifactError, DataError, RecipeError
-from factory.files import without_hash
+from factory.files import check_regular, without_hash
 from factory.jsonl import read_records
 from factory.records import Record, Score
 
 LARGEST_REPORT = 256 * 2**20
 """Bytes of a report.json that is read; those of whole builds have some 100 KB."""
+_NO_REPORT = (
+    OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError,
+)  # fmt: skip
+"""What reading the JSON of a stranger may raise."""
 MODES = {"pass@1": "sampled", "greedy": "greedy"}
 """Metrics that tallies of answers stand behind: models are compared by these."""
 
@@ -36,10 +42,10 @@ class IndexRow(Record):
     """1 + models that are better for certain; None where no difference between models is shown."""
     compared: int = 0
     """Models on the same problems, this one too."""
-    parameters: float | None = None
-    answer_tokens: float | None = None
+    parameters: float | None = Field(default=None, ge=0, le=1e15)
+    answer_tokens: float | None = Field(default=None, ge=0, le=1e15)
     """Mean over all answers of the evaluation."""
-    seconds: float | None = None
+    seconds: float | None = Field(default=None, ge=0, le=1e12)
     """That the model and all it was made from took."""
     created: str
     evaluation: str
@@ -67,7 +73,7 @@ def gather(sources: Sequence[Path]) -> tuple[list[Entry], list[str]]:
         for path in _reports(source):
             try:
                 made = list(_of_report(path))
-            except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            except _NO_REPORT as error:
                 faults.append(
                     f"{path}: left out: no report of a version that is known: {error}"[:500]
                 )
@@ -97,7 +103,7 @@ def _reports(source: Path) -> list[Path]:
 
 def _of_report(path: Path) -> Iterator[tuple[str, Entry]]:
     """Its rows, each with the name of the evaluation."""
-    if path.stat().st_size > LARGEST_REPORT:
+    if check_regular(path).st_size > LARGEST_REPORT:
         raise ValueError(f"larger than {LARGEST_REPORT} bytes")
     text, _ = without_hash(path.read_bytes())
     report = json.loads(text)
@@ -118,13 +124,16 @@ def _of_report(path: Path) -> Iterator[tuple[str, Entry]]:
         )  # fmt: skip
         size, seconds = _origin(evaluation["model"], stages)
         for row in rows:
-            full = row.model_copy(update={"parameters": size, "seconds": seconds})
+            full = IndexRow.model_validate({**dict(row), "parameters": size, "seconds": seconds})
             tally = tallies.get((evaluation["stage"], row.benchmark, MODES.get(row.metric)))
             if tally is None:
                 yield evaluation["stage"], Entry(full)
                 continue
             shares = {str(name): float(value) for name, value in tally["shares"].items()}
-            entry = Entry(full, samples=int(tally["samples"]), shares=shares)
+            samples = int(tally["samples"])
+            if samples < 1 or not all(0 <= share <= 1 for share in shares.values()):
+                raise ValueError(f"{row.benchmark}: shares of right answers that are none")
+            entry = Entry(full, samples=samples, shares=shares)
             yield evaluation["stage"], entry
 
 

@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+import os
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 from index_example import row
+from mutations import dumped, mutated
 from report_example import HOSTILE, r1_build
 from typer.testing import CliRunner
 
@@ -16,6 +18,7 @@ from factory.cli import app
 from factory.errors import RecipeError
 from factory.evaluation.paired import holm
 from factory.evaluation.statistics import clusters, paired_error
+from factory.files import without_hash
 from factory.indexing.page import index_csv, index_page, main_rows
 from factory.indexing.ranks import certain, ranked
 from factory.indexing.rows import Entry, gather
@@ -161,3 +164,38 @@ def test_the_command_writes_page_csv_and_json(store, tmp_path):
     empty.mkdir()
     done = run.invoke(app, ["index", str(empty)])
     assert done.exit_code == 2
+
+
+def test_any_json_in_a_report_is_a_row_or_a_line_that_says_what_is_left_out(store, tmp_path):
+    text, _ = without_hash((store / "reports/first/report.json").read_bytes())
+    report = json.loads(text)
+    report = {name: report[name] for name in ("recipe", "stages", "tallies", "evaluations")}
+    for evaluation in report["evaluations"]:
+        evaluation["scores"] = evaluation["scores"][:2]
+    draw, path, left_out = random.Random(5), tmp_path / "report.json", 0
+    for _ in range(50):
+        path.write_text(dumped(mutated(report, draw)))
+        entries, faults = gather([path])
+        rows = [entry.row for entry in ranked(entries)]
+        assert index_page("t", rows, faults) and index_csv(rows)
+        left_out += bool(faults)
+    assert 5 < left_out < 48
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, "NaN", "Infinity", "1" * 400])
+def test_shares_that_are_none_give_no_ranks(store, tmp_path, value):
+    text, _ = without_hash((store / "reports/first/report.json").read_bytes())
+    report = json.loads(text)
+    shares = report["tallies"][0]["shares"]
+    shares[next(iter(shares))] = "VALUE"
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(report).replace('"VALUE"', str(value)))
+    entries, faults = gather([path])
+    assert entries == [] and len(faults) == 1
+
+
+def test_a_pipe_in_the_place_of_a_report_is_not_waited_for(tmp_path):
+    folder = tmp_path / "reports" / "first"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "report.json")
+    assert gather([tmp_path])[1][0].endswith("not a regular file: '" + f"{folder}/report.json'")
