@@ -1,5 +1,6 @@
 """How one command is put behind bubblewrap and limited."""
 
+import fcntl
 import importlib.util
 import os
 import resource
@@ -106,14 +107,18 @@ def _process_limit(most: int) -> list[str]:
     return ["/bin/sh", "-c", f'{set_limit} && exec "$@"', "sh"]
 
 
-def holding(stack: ExitStack, content: bytes) -> int:
-    """A descriptor of a file in memory with this content, closed with the stack."""
-    descriptor = os.memfd_create("sandbox")
+def holding(stack: ExitStack, content: bytes, *, is_fixed: bool = True) -> int:
+    """A descriptor of a file in memory with this content, closed with the stack; where it is fixed
+    nobody can write to it, however it is opened again."""
+    descriptor = os.memfd_create("sandbox", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     stack.callback(os.close, descriptor)
     view = memoryview(content)
     while view:
         view = view[os.write(descriptor, view) :]
     os.lseek(descriptor, 0, os.SEEK_SET)
+    if is_fixed:
+        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
     return descriptor
 
 

@@ -83,7 +83,7 @@ class Sandbox:
         def once() -> Finished:
             with ExitStack() as stack:
                 group = stack.enter_context(run_group(limits.memory_mib, 2 * limits.processes))
-                errors = holding(stack, b"")
+                errors = holding(stack, b"", is_fixed=False)
                 answerer, asker = start_both(stack, errors, group)
                 finished = watched(
                     asker, limits, beside=[answerer.pid], is_isolated=self.is_isolated, group=group

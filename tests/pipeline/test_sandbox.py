@@ -167,6 +167,57 @@ for path in ("/proc/1/mem", "/proc/1/oom_score_adj", "/proc/1/comm"):
 if libc.syscall(438, os.pidfd_open(1), 4, 0) >= 0: done.append("descriptor")
 print("through" if done else "held", done)
 """,
+    "descriptors of pid 1": """
+import os
+done = []
+for number in range(10):
+    if number in (1, 2): continue  # pipes that it may write to
+    for path in (f"/proc/1/fd/{number}", f"/proc/self/fd/{number}"):
+        for flags in (os.O_WRONLY, os.O_RDWR | os.O_TRUNC):
+            try: os.write(os.open(path, flags), b"x"); done.append(path)
+            except OSError: pass
+print("through" if done else "held", done)
+""",
+    "memory of pid 1": """
+import ctypes, os
+libc = ctypes.CDLL(None)
+buffer = ctypes.create_string_buffer(b"x" * 8)
+class Vector(ctypes.Structure): _fields_ = [("base", ctypes.c_void_p), ("size", ctypes.c_size_t)]
+own = Vector(ctypes.addressof(buffer), 8)
+done = []
+for call in ("process_vm_readv", "process_vm_writev"):
+    for address in (0x400000, 0x555555554000, 0x7ffff7dd0000):
+        other = Vector(address, 8)
+        if getattr(libc, call)(1, ctypes.byref(own), 1, ctypes.byref(other), 1, 0) >= 0:
+            done.append(call)
+calls = {440: (os.pidfd_open(1), ctypes.byref(own), 1, 4, 0), 312: (1, 1, 0, 0, 0)}
+for number, words in calls.items():
+    if libc.syscall(number, *words) >= 0: done.append(number)
+print("through" if done else "held", done)
+""",
+    "the terminal": """
+import fcntl, os
+done = []
+for path in ("/dev/tty", "/dev/console", "/proc/1/fd/0"):
+    try: fcntl.ioctl(os.open(path, os.O_RDWR), 0x5412, b"x"); done.append(path)
+    except OSError: pass
+for number in (0, 1, 2):
+    try: fcntl.ioctl(number, 0x5412, b"x"); done.append(number)
+    except OSError: pass
+print("through" if done else "held", done)
+""",
+    "its control group": """
+import ctypes, os
+libc = ctypes.CDLL(None)
+done = []
+os.mkdir("/tmp/groups")
+for kind in (b"cgroup2", b"cgroup", b"sysfs"):
+    if libc.mount(b"none", b"/tmp/groups", kind, 0, None) == 0: done.append(kind)
+for path in ("/sys/fs/cgroup", "/proc/1/root/sys/fs/cgroup", "/proc/self/cwd/../sys/fs/cgroup"):
+    if os.path.exists(path): done.append(path)
+if any("factory-run" in line for line in open("/proc/self/cgroup")): done.append("its name")
+print("through" if done else "held", done)
+""",
     "disk": """
 import os
 written = 0
