@@ -39,14 +39,14 @@ def changed_file(checkpoint: Path, scratch: Path | None = None) -> Path | None:
 
 def remember(kept: Path) -> None:
     """Write the hashes of a file, or of a folder's, beside it."""
-    write_file(_sums(kept), json.dumps(hashes(_files(kept), kept.parent)) + "\n")
+    write_file(sums(kept), json.dumps(hashes(_files(kept), kept.parent)) + "\n")
 
 
 def require_unchanged(kept: Path) -> None:
     """ArtifactError unless a file or folder is what it was when it was remembered."""
-    if not _sums(kept).exists():
+    if not sums(kept).exists():
         return  # written by an earlier version
-    wanted = json.loads(_sums(kept).read_text(encoding="utf-8"))
+    wanted = json.loads(sums(kept).read_text(encoding="utf-8"))
     actual = hashes(_files(kept), kept.parent)
     changed = sorted(name for name in {*wanted, *actual} if wanted.get(name) != actual.get(name))
     if changed:
@@ -56,7 +56,8 @@ def require_unchanged(kept: Path) -> None:
         )
 
 
-def _sums(kept: Path) -> Path:
+def sums(kept: Path) -> Path:
+    """Where the hashes of a remembered file or folder stand."""
     return kept.with_name(f"sums-{kept.name}.json")
 
 

@@ -93,5 +93,6 @@ def test_a_resumed_run_keeps_the_best_weights_of_the_time_before(tmp_path: Path)
     state.global_step = 4
     early.on_step_end(None, state, None, model=model)  # type: ignore[arg-type]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "sums-watched-1.safetensors.json", "sums-watched-4.safetensors.json",
         "watched-1.safetensors", "watched-4.safetensors",
     ]  # fmt: skip

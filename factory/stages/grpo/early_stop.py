@@ -11,7 +11,7 @@ from factory.ranks import this_rank
 from factory.records import Record
 from factory.stages.grpo.trends import Alarm
 from factory.stages.grpo.watch import Watcher
-from factory.trainers.unchanged import remember, require_unchanged
+from factory.trainers.unchanged import remember, require_unchanged, sums
 from factory.trainers.weights import fill, gathered
 
 
@@ -61,6 +61,7 @@ class EarlyStop(TrainerCallback):
         for path in self.folder.glob("watched-*.safetensors"):
             if path != self._path(best) and this_rank().is_first:
                 path.unlink()
+                sums(path).unlink(missing_ok=True)
         self._write(step, model)
 
     def _write(self, step: int, model: torch.nn.Module) -> None:
