@@ -179,12 +179,12 @@ def _word(path: Path, name: str) -> int:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="ascii")
+        return path.read_text(encoding="utf-8")
     except (OSError, ValueError):
         return ""
 
 
 def _write(path: Path, text: str) -> None:
     """Where the kernel takes it: files of controllers that are not handed on do not exist."""
-    with suppress(OSError), open(os.open(path, os.O_WRONLY), "w", encoding="ascii") as file:
+    with suppress(OSError), open(os.open(path, os.O_WRONLY), "w", encoding="utf-8") as file:
         file.write(text)
