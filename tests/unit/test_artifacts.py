@@ -166,6 +166,11 @@ def test_the_seconds_of_all_attempts_count(tmp_path: Path) -> None:
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "metrics.jsonl").write_text(text, encoding="utf-8")
     assert _seconds(tmp_path) == 8.0
+    # What a disk makes of a line stops no stage that is made.
+    broken = b'{"at": \n\xff\xfe\n[]\n{"at": null}\n{"at": [9]}\n{}\n7\n' + b"[" * 5000 + b"\n"
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(broken)
+    assert _seconds(tmp_path) == 8.0
 
 
 class Listener:
