@@ -45,6 +45,8 @@ REPLY_BYTES, LOGPROB_BYTES = 256, 1024
 """Of a reply, for each token that was asked for: its text, and its log-prob with that."""
 TEXT_SLACK = 1 << 16
 """Characters that a text may have beyond: what a server counts may be less than it writes."""
+MOST_SCANNED = 1 << 23
+"""Characters that are looked through for quoted stop texts; from there on the next one counts."""
 EXAMPLES_NOTE = (
     "writes the prompts itself: its template may leave the thoughts out of worked examples; name "
     "the model's tokenizer (source.tokenizer) to write them here"
@@ -304,10 +306,13 @@ def _completion(
     if opening and text.lstrip().startswith(opening):
         text = text.lstrip()[len(opening) :]
     ends = {match.end() for stop in sampling.stop for match in re.finditer(re.escape(stop), text)}
-    closing = (end for end in sorted(ends) if not only_quotes(text[:end], question.prompt_end))
-    end = next(closing, None)
-    if end is not None:
-        text, finish = text[:end], "stop"
+    scanned = 0
+    for end in sorted(ends):
+        scanned += end
+        # Each look reads from the beginning: of a text that only quotes, some megabytes of looks.
+        if scanned > MOST_SCANNED or not only_quotes(text[:end], question.prompt_end):
+            text, finish = text[:end], "stop"
+            break
     return Completion(text, (), logprobs, finish, counted=usage.completion)
 
 

@@ -82,9 +82,9 @@ def test_nowhere_if_no_process_may_be_moved(root: Path) -> None:
 
 
 def test_the_folder_above_the_mount_is_no_group(root: Path) -> None:
-    asked: list[Path] = []
-    suitable(root, lambda group: asked.append(group.folder.parent) or True)
-    assert asked == [root]
+    parents: list[Path] = []
+    suitable(root, lambda group: parents.append(group.folder.parent) or True)
+    assert parents == [root]
 
 
 def test_a_run_is_given_its_limits_and_a_margin_above_what_is_looked_at(root: Path) -> None:

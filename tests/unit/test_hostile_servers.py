@@ -2,7 +2,9 @@
 
 import json
 import random
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from factory.sampling.connection import Interrupted, retry_after
 from factory.sampling.endpoint import _completion, _is_sensible, _Question, _usage
 from factory.sampling.spending import Usage
 
-QUESTION = _Question("/chat/completions", {}, "", Usage(100, 50))
+QUESTION = _Question("/chat/completions", {}, "", "", Usage(100, 50))
 JSON = (
     None, True, 0, -1, 10**400, 1.5, float("nan"), "", "x", "\ud800",
     [], {}, [[]], [None], {"x": 1},
@@ -122,6 +124,20 @@ def test_ten_million_characters_are_no_fifty_tokens() -> None:
     for message in ({"content": "a" * 10**7}, {"content": "a", "reasoning": " one" * 10**6}):
         with pytest.raises(Interrupted, match="characters of 50 tokens"):
             read(reply(message=message))
+
+
+def test_stop_texts_that_are_only_quoted_are_looked_for_in_bounded_time() -> None:
+    sampling = SamplingConfig(temperature=1.0, stop=("</answer>",))
+    roomy = replace(QUESTION, most=Usage(100, 10_000))
+    quoted = '<think> "</answer>" ' + '"</answer>" ' * 40_000
+    began = time.process_time()
+    body = reply(message={"content": quoted})
+    completion = _completion(body, roomy, sampling, Usage(5, 7))
+    assert time.process_time() - began < 20  # to look at all of them takes half an hour
+    assert completion.finish_reason == "stop" and completion.text.endswith("</answer>")
+    few = '<think> "</answer>" is a tag </think> <answer> 4 </answer> and on'
+    completion = _completion(reply(message={"content": few}), roomy, sampling, Usage(5, 7))
+    assert completion.text == few.removesuffix(" and on")
 
 
 SECRET = "hunter2"

@@ -229,8 +229,10 @@ def test_a_decision_of_which_a_byte_has_changed_is_named(tmp_path: Path) -> None
     written = path.read_bytes()
     assert len(list(read_records(path, Decision))) == 2
     start = written.index(b"\n") + 1
-    for place in range(start, len(written) - 1):
-        path.write_bytes(written[:place] + bytes([written[place] ^ 1]) + written[place + 1 :])
+    for position in range(start, len(written) - 1):
+        path.write_bytes(
+            written[:position] + bytes([written[position] ^ 1]) + written[position + 1 :]
+        )
         with pytest.raises(DataError, match=r"d\.jsonl:[23]:"):
             list(read_records(path, Decision))
 

@@ -171,8 +171,8 @@ def test_what_the_hub_calls_a_commit_must_be_one(
 ) -> None:
     text = "name: a\nstages:\n  base:\n    kind: model\n    source: {type: hub, id: a/b}\n"
     (folder / "a.yaml").write_text(text)
-    told = SimpleNamespace(sha=commit)
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, name: told)
+    answer = SimpleNamespace(sha=commit)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, name: answer)
     with pytest.raises(EngineError, match="is no commit"):
         pinned(folder / "a.yaml", open_revisions(folder / "a.yaml"))
     assert (folder / "a.yaml").read_text() == text
