@@ -5,6 +5,7 @@
 #   make test         install with the development tools, then run every test
 #   make lowmem       add bitsandbytes, the extra of packed bases and 8-bit Adam
 #   make test-lowmem  the same, and their tests
+#   make test-slurm   a build as a job of two nodes: as root, with Debian's Slurm, which it unpacks into .slurm
 #   make test-compat  logits of published shapes in transformers 5 and 4.56, in .compat, an environment of its own
 #   make style        style and types
 #   make check        style, types and the fast tests: what to run before a commit
@@ -28,7 +29,7 @@ FAST_TESTS := $(wildcard tests/unit tests/golden tests/property tests/test_archi
 # names: xdist would put files of few tests last, and the longest of all is one of those.
 TWO_AT_ONCE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install development quickstart test lowmem test-lowmem test-compat style check explore gpu-check bench-grpo bench-sft bench-traces bench-evaluate bench-offline constraints clean
+.PHONY: help install development quickstart test lowmem test-lowmem test-slurm test-compat style check explore gpu-check bench-grpo bench-sft bench-traces bench-evaluate bench-offline constraints clean
 
 help:
 	@sed -n '/^#   /s/^#   //p' Makefile
@@ -48,6 +49,11 @@ lowmem: $(DEVELOPMENT)
 
 test-lowmem: lowmem
 	$(BIN)/python -m pytest tests/pipeline/test_low_memory.py
+
+# Skipped, with the reason, where no Slurm can be fetched or one is not root.
+test-slurm: $(DEVELOPMENT)
+	-timeout 120 bash tests/slurm/fetch.sh .slurm
+	$(BIN)/python -m pytest -rs tests/pipeline/test_slurm.py
 
 # Its own transformers, hub client and tokenizers; torch and the rest are those of .venv, found after them.
 .compat/installed: Makefile

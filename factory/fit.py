@@ -136,6 +136,23 @@ def rank_faults(steps: Iterable[Step], machine: Machine) -> list[str]:
     return faults
 
 
+def require_devices(steps: Sequence[Step], machine: Machine) -> None:
+    """Before the first stage is made: RecipeError where one cannot be divided among the machine's
+    ranks, EngineError where one needs the GPU that `device: cuda` says and torch sees none."""
+    if faults := rank_faults(steps, machine):
+        raise RecipeError("\n".join(faults))
+    # The device file spares most builds the import of torch.
+    if machine.device != "cuda" or machine.may_take_gpu():
+        return
+    if any(step.stage.trains or _draws_here(step, machine) for step in steps):
+        machine.takes_gpu()
+
+
+def _draws_here(step: Step, machine: Machine) -> bool:
+    is_local = machine.cluster is None and not step.stage.is_served(step.config)
+    return is_local and "gpu_memory_fraction" in step.stage.memory_settings
+
+
 def require_fit(priced: Bill) -> None:
     """RecipeError where a stage cannot be divided among the ranks; and, with the remedies, where
     one does not fit and nobody said to build it."""

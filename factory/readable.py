@@ -54,6 +54,12 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def multiples_near(number: int, unit: int) -> str:
+    """`6 or 9`: the multiples of 3 around 8; 0 is left out."""
+    low = number - number % unit
+    return " or ".join(str(each) for each in (low, low + unit) if each)
+
+
 def duration(seconds: float) -> str:
     """`48 s`, `12 min 05 s`, `3 h 20 min`."""
     if seconds < 9.95:

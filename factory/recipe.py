@@ -100,10 +100,7 @@ def _kept_folders(data: dict[str, Any], path: Path) -> list[Path]:
 
 
 def recipe_from(
-    data: dict[str, Any],
-    where: str,
-    overrides: Sequence[str] = (),
-    folders: Sequence[Path] = (),
+    data: dict[str, Any], where: str, overrides: Sequence[str] = (), folders: Sequence[Path] = ()
 ) -> Recipe:
     """The recipe of a mapping without `extends`; RecipeError lists every problem after `where`.
 
@@ -349,14 +346,9 @@ def _is_name(name: str) -> bool:
 
 
 def _validate(
-    record: type[BaseModel],
-    fields: Mapping[str, Any],
-    where: str,
-    problems: list[str],
-    *,
-    extra: Sequence[str] = (),
-    folders: Sequence[Path] = (),
-) -> Any:
+    record: type[BaseModel], fields: Mapping[str, Any], where: str, problems: list[str], *,
+    extra: Sequence[str] = (), folders: Sequence[Path] = (),
+) -> Any:  # fmt: skip
     """The validated record, or None with its problems appended.
 
     JSON mode: strict Python mode would refuse a list where a tuple is declared.
@@ -381,9 +373,12 @@ def _validate(
                 problems.append(f"{path}: is missing")
             else:
                 given = json.dumps(item["input"], default=str)
-                shown = given if len(given) <= 60 else given[:57] + "..."
-                message = item["msg"][:1].lower() + item["msg"][1:]
-                problems.append(f"{path}: {message} (found {shown})")
+                shown = f" (found {given if len(given) <= 60 else given[:57] + '...'})"
+                message = item["msg"].removeprefix("Value error, ")
+                if message != item["msg"] and is_mapping(item["input"]):
+                    shown = ""  # all that the file holds there; the message says what clashes
+                text = f"{path}: {message[:1].lower()}{message[1:]}{shown}"
+                problems.append(text.removeprefix(": "))
         return None
 
 

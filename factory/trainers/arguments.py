@@ -7,6 +7,7 @@ from factory.context import Context
 from factory.errors import RecipeError
 from factory.machine import Machine
 from factory.ranks import this_rank
+from factory.readable import multiples_near
 
 
 def trainer_arguments(
@@ -53,11 +54,12 @@ def micro_batch_rows(batch: int, machine: Machine) -> int:
     """Rows a forward pass on one process; RecipeError unless they divide the batch evenly."""
     share, rest = divmod(batch, machine.processes)
     micro_batch = min(machine.micro_batch, share)
-    if rest or share % max(1, micro_batch):
+    if rest or share % micro_batch:
+        near = multiples_near(batch, machine.processes * (1 if rest else micro_batch))
         raise RecipeError(
             f"batch: {batch} rows cannot be cut into micro-batches of {machine.micro_batch} on "
-            f"{machine.processes} process(es); make batch a multiple of "
-            f"{machine.micro_batch * machine.processes}, or lower the machine's micro_batch"
+            f"{machine.processes} process(es); make batch {near}"
+            + ("" if rest else ", or lower the machine's micro_batch")
         )
     return micro_batch
 
@@ -68,8 +70,8 @@ def share_of_rank(prompts: int, unit: str, count: int | None = None) -> int:
     ranks = count or this_rank().count
     if prompts % ranks:
         raise RecipeError(
-            f"prompts: {prompts} {unit} cannot be shared evenly by {ranks} processes; make it a "
-            "multiple"
+            f"prompts: {prompts} {unit} cannot be shared evenly by {ranks} processes; make it "
+            f"{multiples_near(prompts, ranks)}"
         )
     return prompts // ranks
 

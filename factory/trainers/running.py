@@ -11,7 +11,7 @@ from factory.machine import Machine
 from factory.model_parts import trained_model
 from factory.ranks import this_rank
 from factory.trainers.checkpoints import output_folder, require_space, resume_point
-from factory.trainers.sharding import require_shards, set_reduction
+from factory.trainers.sharding import require_same_sharding, require_shards, set_reduction
 
 NEAR = 0.98
 """Drivers report a little less than a data sheet says."""
@@ -28,6 +28,7 @@ def run_trainer(trainer: Trainer, context: Context) -> None:
     require_memory(context.machine)
     model = trained_model(trainer)
     resumed = resume_point(output_folder(trainer.args), context.note)
+    require_same_sharding(trainer, resumed)
     require_space(context.scratch, model)
     set_reduction(trainer, context.machine)
     _widen(model)

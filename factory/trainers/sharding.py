@@ -1,6 +1,9 @@
 """Models divided among ranks by FSDP2: what accelerate and TRL leave to whoever calls them."""
 
+from pathlib import Path
+
 import torch
+from accelerate.utils.constants import FSDP_MODEL_NAME
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
@@ -22,6 +25,37 @@ def set_reduction(trainer: Trainer, machine: Machine) -> None:
         reduce_dtype=getattr(torch, machine.train.reduce),
         output_dtype=torch.bfloat16,
     )
+
+
+def require_same_sharding(trainer: Trainer, checkpoint: Path | None) -> None:
+    """EngineError where a checkpoint's files are those of another sharding than this run's.
+
+    Whole ones and gathered ones do for any number of ranks, but Adam's moments lie in other files,
+    and transformers trains on without those that it does not find.
+    """
+    if checkpoint is None or trainer.is_deepspeed_enabled:
+        return
+    plugin = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
+    kinds = {"FULL_STATE_DICT": "whole", "SHARDED_STATE_DICT": "sharded"}
+    ours = "none" if plugin is None else kinds.get(plugin.state_dict_type.name, "none")
+    theirs = "none"
+    if (checkpoint / f"{FSDP_MODEL_NAME}.bin").exists():
+        theirs = "whole"
+    elif any(checkpoint.glob(f"{FSDP_MODEL_NAME}_*")):
+        theirs = "sharded"
+    if ours != theirs:
+        raise EngineError(
+            f"{checkpoint}: was written with {_SHARDINGS[theirs]}, and the machine file has "
+            f"{_SHARDINGS[ours]}: go on with the former, or delete {checkpoint.parent}, which "
+            "begins the stage anew"
+        )
+
+
+_SHARDINGS = {
+    "none": "train: {shard: none}",
+    "whole": "train: {shard: fsdp2, checkpoint: whole}",
+    "sharded": "train: {shard: fsdp2, checkpoint: sharded}",
+}
 
 
 def require_shards(trainer: Trainer, machine: Machine) -> None:

@@ -11,7 +11,7 @@ from factory import pipeline
 from factory.artifacts import Artifact, find
 from factory.builds import kept_build
 from factory.errors import EngineError
-from factory.fit import require_fit
+from factory.fit import require_devices, require_fit
 from factory.launch.measure import resolve_matmul
 from factory.machine import Machine
 from factory.plan import Step, make_plan, missing
@@ -27,16 +27,9 @@ from factory.ui.outlook import TimeLeft
 
 
 def build_and_report(
-    recipe: Recipe,
-    machine: Machine,
-    store: Path,
-    console: Console,
-    *,
-    again: str,
-    until: str | None = None,
-    plain: bool = False,
-    priced: bool = True,
-) -> list[Artifact]:
+    recipe: Recipe, machine: Machine, store: Path, console: Console, *, again: str,
+    until: str | None = None, plain: bool = False, priced: bool = True,
+) -> list[Artifact]:  # fmt: skip
     """Build a recipe with live progress and write its report; returns what its plan's steps made.
 
     Ctrl-C ends with status 130 and says `again`, the command that goes on; SIGTERM likewise, and
@@ -101,13 +94,15 @@ def _open(
 ) -> TimeLeft | None:
     """The first lines of a build: what it is, what this machine does, and how long it may take,
     which comes back; None where it is not known."""
-    reused = sum(find(store, step.fingerprint) is not None for step in plan)
+    absent = [step for step in plan if find(store, step.fingerprint) is None]
+    reused = len(plan) - len(absent)
     stages, skipped = plural(len(plan), "stage"), unneeded(plan, store)
     pruned = f", {len(skipped)} pruned and not needed" if skipped else ""
     console.print(f"{name}: {stages}, {reused} reused{pruned}", highlight=False, soft_wrap=True)
     if reused + len(skipped) == len(plan):
         return None
     pipeline.check_store(store)
+    require_devices([step for step in absent if step.name not in skipped], machine)
     measuring = Measuring(console)
     resolved = resolve_matmul(machine, store, measuring)
     if not priced:

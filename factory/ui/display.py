@@ -1,5 +1,6 @@
 """What a build looks like while it runs: a live bar in a terminal, plain lines in a log."""
 
+import math
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -45,7 +46,9 @@ class PlainDisplay:
         self._line(step, f"reused {artifact.path}")
 
     def started(self, step: Step, folder: Path) -> None:
-        self._last[step.name] = time.monotonic()
+        # Of a stage that goes on it is told at once where, however soon that is known.
+        goes_on = any((folder / "scratch").glob("*"))
+        self._last[step.name] = -math.inf if goes_on else time.monotonic()
         self._line(step, f"{step.kind} started; log {folder / 'log.txt'}")
 
     def event(self, step: Step, event: Mapping[str, Any]) -> None:

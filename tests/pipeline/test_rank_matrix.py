@@ -58,6 +58,7 @@ stages:
   distill:
     {kind: distill, model: sft, teacher: teacher, problems: sums, steps: 3, prompts: 4,
      learning_rate: 1e-3, max_new_tokens: 8}
+  lora_distill: {like: distill, lora: {rank: 4}}
   # Of two ranks the second has traces alone.
   distill_mixed:
     {like: distill, traces: worked, completions: verbatim, on_policy_share: 0.5,
@@ -76,12 +77,17 @@ MODES: Mapping[str, dict[str, Any]] = {
     "ddp": TWO,
     "fsdp2": {**TWO, "train": {"shard": "fsdp2"}},
     "fsdp2-sharded": {**TWO, "train": {"shard": "fsdp2", "checkpoint": "sharded"}},
+    "ddp-four": {**TWO, "processes": 4, "micro_batch": 2},
+    "fsdp2-four": {**TWO, "processes": 4, "micro_batch": 2, "train": {"shard": "fsdp2"}},
+    "fsdp2-sharded-four":
+        {**TWO, "processes": 4, "micro_batch": 2,
+         "train": {"shard": "fsdp2", "checkpoint": "sharded"}},
     "ddp-rows": {**TWO, "train": {"micro_rows": 2}},
     "fsdp2-recomputed": {**TWO, "train": {"shard": "fsdp2", "activations": "recompute"}},
-}
+}  # fmt: skip
 BOUNDS = {
     "sft": 1e-6, "lora_sft": 1e-6, "reward_model": 1e-6, "grpo": 5e-5, "lora_grpo": 5e-5,
-    "distill": 2e-5, "distill_mixed": 2e-5,
+    "distill": 2e-5, "distill_mixed": 2e-5, "lora_distill": 2e-5,
 }  # fmt: skip
 """Largest difference of a weight: sums are taken in another order, and Adam's first steps are of
 the size of the learning rate whatever the gradient's."""
@@ -103,8 +109,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Step, Art
     folder = tmp_path_factory.mktemp("one")
     recipe, settings = folder / "recipe.yaml", folder / "machine.yaml"
     fields: Any = parse(RECIPE, "recipe")
-    if not IS_LONG:
-        del fields["stages"]["lora_grpo"]
+    for name in () if IS_LONG else ("lora_grpo", "lora_distill"):
+        del fields["stages"][name]
     recipe.write_text(json.dumps(fields), encoding="utf-8")
     settings.write_text(json.dumps(ONE), encoding="utf-8")
     output = folder / "output.txt"
@@ -219,23 +225,57 @@ def test_two_ranks_with_an_engine_of_vllm_each_are_one_process(
         require_same(ranks, single.out, BOUNDS[name])
 
 
-KILLED = {("grpo", "fsdp2", 1), ("sft", "ddp", 0)}
+KILLED = {("grpo", "fsdp2", 1, "fsdp2"), ("sft", "ddp", 0, "one")}
 ALL_KILLED = {
-    *((name, mode, rank) for name in BOUNDS for mode in ("ddp", "fsdp2") for rank in range(2)),
-    ("grpo", "fsdp2-sharded", 0),
+    *KILLED,
+    *(
+        (name, mode, rank, mode)
+        for name in BOUNDS for mode in ("ddp", "fsdp2") for rank in range(2)
+    ),
+    ("grpo", "fsdp2-sharded", 0, "fsdp2-sharded"),
+    # By other ranks than those that wrote the checkpoint.
+    *((name, before, 0, after) for name in ("sft", "grpo") for before, after in (
+        ("one", "ddp"), ("ddp", "one"), ("ddp", "ddp-four"), ("fsdp2", "fsdp2-four"),
+        ("fsdp2-sharded", "fsdp2-sharded-four"),
+    )),
+    # By another sharding.
+    *(("sft", before, 1, after) for before, after in (
+        ("ddp", "fsdp2"), ("fsdp2", "ddp"), ("fsdp2-sharded", "ddp"), ("fsdp2", "fsdp2-sharded"),
+    )),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "mode", "victim"), sorted(ALL_KILLED if IS_LONG else KILLED))
+def sharding(mode: str) -> tuple[str, str]:
+    train = MODES[mode].get("train", {})
+    return train.get("shard", "none"), train.get("checkpoint", "whole")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "victim", "later"), sorted(ALL_KILLED if IS_LONG else KILLED)
+)
 def test_a_killed_rank_takes_the_other_with_it_and_both_go_on(
-    built: dict[str, tuple[Step, Artifact]], name: str, mode: str, victim: int, tmp_path: Path
+    built: dict[str, tuple[Step, Artifact]],
+    name: str,
+    mode: str,
+    victim: int,
+    later: str,
+    tmp_path: Path,
 ) -> None:
+    """Among as many ranks as before, or others; with another sharding they say so and stop."""
     ranks = ranks_of(built, name, mode, tmp_path)
     programs = ranks.start("killed", str(victim), "2")
     assert programs[victim].wait(SECONDS) == -signal.SIGKILL
-    assert programs[1 - victim].wait(SECONDS) == 1
+    others = [program.wait(SECONDS) for program in programs if program is not programs[victim]]
+    assert set(others) <= {1}
     errors = [row["message"] for row in ranks.events() if row.get("event") == "error"]
-    assert errors and "lost another rank" in errors[0], (victim, errors)
+    assert bool(errors) == (ranks.count > 1)
+    assert all("lost another rank" in error for error in errors), (victim, errors)
+    ranks = ranks_of(built, name, later, tmp_path)
+    if sharding(mode) != sharding(later):
+        assert {rank.wait(SECONDS) for rank in ranks.start()} == {2}
+        last = [row["message"] for row in ranks.events() if row.get("event") == "error"][-1]
+        assert "checkpoint-2: was written with train: " in last
+        return
     ranks.work()
     # Each step was made once: they went on from the second one.
     steps = [row["step"] for row in ranks.events() if row.get("event") == "metrics"]

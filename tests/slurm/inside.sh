@@ -53,7 +53,7 @@ SchedulerParameters=sched_interval=2
 JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 ReturnToService=2
-SlurmdTimeout=20
+SlurmdTimeout=300
 KillWait=5
 InactiveLimit=0
 MinJobAge=3600

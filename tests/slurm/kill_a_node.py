@@ -104,6 +104,10 @@ def lose_node(name: str) -> None:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
+    # As the controller would, once it had waited for an answer; it waits long, since a node of a
+    # machine at work on other things is slow to answer and not lost.
+    lost = ["scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=killed"]
+    subprocess.run(lost, check=True)
     print("killed on", name, len(doomed), file=sys.stderr, flush=True)
 
 

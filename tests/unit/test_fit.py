@@ -16,11 +16,12 @@ from typer.testing import CliRunner
 from factory.cli import app
 from factory.cost import context
 from factory.errors import EngineError, RecipeError
-from factory.fit import Misfit, misfits, rank_faults, require_fit
+from factory.fit import Misfit, misfits, rank_faults, require_devices, require_fit
 from factory.machine import DevicePeaks, Machine
 from factory.plan import Step, make_plan
 from factory.pricing import Bill, bill
 from factory.recipe import load_machine, load_recipe, recipe_from
+from factory.trainers.arguments import micro_batch_rows
 from factory.ui.console import Console
 from factory.ui.cost import show_cost
 
@@ -189,10 +190,13 @@ def test_a_build_that_does_not_fit_makes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        ({"kind": "sft", "traces": "worked", "batch": 12}, "batch: 12 rows cannot be cut"),
+        (
+            {"kind": "sft", "traces": "worked", "batch": 12},
+            r"batch: 12 rows cannot be cut .*make batch 8 or 16$",
+        ),
         (
             {"kind": "grpo", "problems": "sums", "steps": 1, "prompts": 12, "max_new_tokens": 64},
-            "prompts: 12 questions cannot be shared evenly by 8 processes",
+            "prompts: 12 questions cannot be shared evenly by 8 processes; make it 8 or 16",
         ),
         (
             {
@@ -218,6 +222,55 @@ def test_what_ranks_cannot_share_is_refused_before_anything_is_made(
         require_fit(bill(steps, tmp_path, machine))
     alone = load_machine(MACHINES / "gpu.yaml")
     assert rank_faults(steps, alone) == []
+
+
+def test_a_batch_that_divides_among_ranks_and_not_in_micro_batches_names_one_that_does() -> None:
+    machine = Machine(launcher="accelerate", processes=3, micro_batch=8)
+    assert micro_batch_rows(30, machine.model_copy(update={"micro_batch": 5})) == 5
+    with pytest.raises(RecipeError, match="batch 24 or 48, or lower the machine's micro_batch"):
+        micro_batch_rows(30, machine)
+    with pytest.raises(RecipeError, match=r"make batch 3$"):
+        micro_batch_rows(2, machine)
+
+
+@pytest.mark.parametrize("machine", ["gpu24", "node8", "cluster", "unpriced"])
+def test_a_machine_file_for_gpus_is_refused_before_anything_is_made_where_there_are_none(
+    machine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the stages before the first that trains were made first, which may take hours."""
+    import torch
+
+    monkeypatch.setattr(Machine, "may_take_gpu", lambda self: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    recipe, file = tmp_path / "recipe.yaml", MACHINES / f"{machine}.yaml"
+    stages = {
+        "base": {"kind": "model", "source": {"type": "tiny", "architecture": "llama"}},
+        "sums": SUMS, "worked": WORKED,
+        "tuned": {"kind": "sft", "model": "base", "traces": "worked"},
+    }  # fmt: skip
+    recipe.write_text(json.dumps({"name": "test", "stages": stages}), encoding="utf-8")
+    if machine == "unpriced":
+        file = tmp_path / "machine.yaml"
+        file.write_text("device: cuda\nlauncher: accelerate\nprocesses: 2\n", encoding="utf-8")
+    words = ["build", str(recipe), "--machine", str(file), "--store", str(tmp_path / "store")]
+    result = CliRunner().invoke(app, [*words, "--plain"])
+    assert result.exit_code == 2
+    assert "device: cuda, but torch sees no CUDA device" in result.output
+    assert list((tmp_path / "store").glob("*.run")) == []
+    if machine == "unpriced":
+        file.write_text("device: cuda\nlauncher: accelerate\nprocesses: 7\n", encoding="utf-8")
+        result = CliRunner().invoke(app, [*words, "--plain"])
+        assert "stages.tuned.batch: 64 rows cannot be cut" in result.output
+
+
+def test_stages_without_a_device_are_made_where_a_machine_file_for_gpus_has_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Machine, "may_take_gpu", lambda self: False)
+    steps = plan("Qwen/Qwen2.5-0.5B")
+    machine = load_machine(MACHINES / "gpu.yaml")
+    require_devices([step for step in steps if step.name != "tuned"], machine)
+    require_devices(steps, Machine(device="auto"))
 
 
 @pytest.mark.parametrize(

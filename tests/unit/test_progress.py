@@ -119,3 +119,20 @@ def test_a_log_says_after_each_stage_what_all_still_take(steps: tuple[Step, ...]
     first, second = screen.getvalue().splitlines()
     assert re.search(r"made in 1 s; about [\d.]+ s left of all$", first)
     assert second.endswith("made in 1 s"), "of nothing nothing is left"
+
+
+def test_a_log_says_at_once_where_a_stage_goes_on(steps: tuple[Step, ...], tmp_path: Path) -> None:
+    """Other progress waits for its quarter of a minute: a job that was requeued shows its place."""
+    screen = io.StringIO()
+    display = PlainDisplay(2, Console(file=screen), None)
+    event = {"event": "progress", "total": 8, "unit": "steps", "at": 2.0, "figures": {}}
+    for step, folder in zip(steps, ("fresh", "begun"), strict=True):
+        (tmp_path / folder / "scratch").mkdir(parents=True)
+        if folder == "begun":
+            (tmp_path / folder / "scratch" / "checkpoint-3").mkdir()
+        display.started(step, tmp_path / folder)
+        for done in (3, 4):
+            display.event(step, {**event, "done": done})
+    told = [line.rpartition(": ")[2] for line in screen.getvalue().splitlines()]
+    assert [line for line in told if "steps" in line] == ["3 of 8 steps"]
+    assert screen.getvalue().splitlines()[-1].startswith("[2/2]")

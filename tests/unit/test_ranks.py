@@ -265,6 +265,40 @@ def test_a_trainer_that_sees_another_world_than_was_launched_is_stopped(
 
 
 @pytest.mark.parametrize(
+    ("kind", "files"),
+    [
+        (None, ["model.safetensors", "optimizer.pt"]),
+        ("FULL_STATE_DICT", ["pytorch_model_fsdp.bin", "optimizer.bin"]),
+        ("SHARDED_STATE_DICT", ["pytorch_model_fsdp_0/.metadata", "optimizer_0/.metadata"]),
+    ],
+)
+def test_a_checkpoint_of_another_sharding_is_refused_by_name(
+    tmp_path: Path, kind: str | None, files: list[str]
+) -> None:
+    """transformers takes the weights that it finds, and begins Adam anew without a word."""
+    from factory.trainers.sharding import require_same_sharding
+
+    checkpoint = tmp_path / "checkpoint-3"
+    for name in files:
+        (checkpoint / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkpoint / name).touch()
+    for own in (None, "FULL_STATE_DICT", "SHARDED_STATE_DICT"):
+        plugin = SimpleNamespace(state_dict_type=SimpleNamespace(name=own))
+        state = SimpleNamespace(fsdp_plugin=plugin if own else None)
+        sharded: Any = SimpleNamespace(
+            is_deepspeed_enabled=False, is_fsdp_enabled=own is not None,
+            accelerator=SimpleNamespace(state=state),
+        )  # fmt: skip
+        if own == kind:
+            require_same_sharding(sharded, checkpoint)
+            continue
+        with pytest.raises(
+            EngineError, match=f"checkpoint-3: was written with train: .*{tmp_path}"
+        ):
+            require_same_sharding(sharded, checkpoint)
+
+
+@pytest.mark.parametrize(
     ("settings", "ranks"),
     [
         ("tensor_parallel_rl: 2", 1),
