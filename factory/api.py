@@ -19,7 +19,7 @@ from factory.artifacts import Artifact, survey
 from factory.errors import ArtifactError
 from factory.evaluation.compare import Comparison
 from factory.evaluation.compare import compare as compare_scores
-from factory.fit import require_fit
+from factory.fit import require_devices, require_fit
 from factory.grading.grade import grade as grade_problem
 from factory.machine import Machine
 from factory.pipeline import Observer
@@ -82,6 +82,7 @@ def build(
     """
     steps, folder, chosen = plan(recipe, until), Path(store), settings or Machine()
     pipeline.check_store(folder)
+    require_devices(steps, folder, chosen)
     record(steps, folder, chosen, check=require_fit)
     return pipeline.build(
         steps, folder, chosen, observer or PlainDisplay(len(steps), open_console(stderr=True))

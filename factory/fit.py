@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from factory.artifacts import find
 from factory.cost.context import GIB, CostContext, Flow, Model, StageCost
 from factory.cost.memory import PACKED, may_be_planned
 from factory.cost.shapes import HUB, Unpriced
@@ -25,6 +26,7 @@ from factory.errors import FactoryError, RecipeError
 from factory.machine import Machine
 from factory.plan import Step
 from factory.pricing import Bill, Row
+from factory.pruning import unneeded
 from factory.recipe import load_machine
 from factory.trainers.arguments import micro_batch_rows, share_of_rank
 from factory.trainers.lora import LoraConfig
@@ -136,9 +138,12 @@ def rank_faults(steps: Iterable[Step], machine: Machine) -> list[str]:
     return faults
 
 
-def require_devices(steps: Sequence[Step], machine: Machine) -> None:
-    """Before the first stage is made: RecipeError where one cannot be divided among the machine's
-    ranks, EngineError where one needs the GPU that `device: cuda` says and torch sees none."""
+def require_devices(plan: Sequence[Step], store: Path, machine: Machine) -> None:
+    """Before the first stage of a plan is made: RecipeError where one cannot be divided among the
+    machine's ranks, EngineError where one needs a GPU, for `device: cuda`, and torch sees none."""
+    skipped = unneeded(plan, store)
+    absent = [step for step in plan if find(store, step.fingerprint) is None]
+    steps = [step for step in absent if step.name not in skipped]
     if faults := rank_faults(steps, machine):
         raise RecipeError("\n".join(faults))
     # The device file spares most builds the import of torch.

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LIBRARY = ctypes.CDLL(None)
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 """Environment in which no Python process puts the current folder on its path, nor do those that
@@ -32,7 +32,13 @@ def program_command(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-c", "from factory.cli import main; main()", *arguments]
 
 
-def die_with_parent() -> None:
+def die_with_parent(sign: signal.Signals = signal.SIGKILL) -> None:
     """Ask Linux to kill this process when the one that started it dies: no orphan goes on."""
     if sys.platform == "linux":
-        _LIBRARY.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _LIBRARY.prctl(_PR_SET_PDEATHSIG, sign)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of what children of this process leave behind when they die."""
+    if sys.platform == "linux":
+        _LIBRARY.prctl(_PR_SET_CHILD_SUBREAPER, 1)

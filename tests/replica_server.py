@@ -1,11 +1,13 @@
 """What vLLM's server is to a client, in a moment: python replica_server.py FOLDER PORT.
 
-An answer is a function of the prompt's ids and the seed. With a file `die` in the folder it ends at
-the second answer; with `never` it does not come up, with `slow` only after a minute.
+An answer is a function of the prompt's ids and the seed. It has an engine, a process that it leaves
+behind. With a file `die` in the folder it ends at the second answer; with `never` it does not come
+up, with `slow` only after a minute.
 """
 
 import json
 import os
+import subprocess
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -49,4 +51,6 @@ if __name__ == "__main__":
         sys.exit(4)
     if Path("slow").exists():
         time.sleep(60)
+    engine = subprocess.Popen(["sleep", "600"])
+    Path("engine").write_text(str(engine.pid))
     ThreadingHTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()

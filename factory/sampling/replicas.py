@@ -20,7 +20,7 @@ import httpx
 
 from factory.engines import Replicas, visible_gpus
 from factory.errors import EngineError
-from factory.interpreter import die_with_parent
+from factory.interpreter import die_with_parent, module_command
 from factory.machine import EndpointAccess, Machine
 from factory.records import SamplingConfig
 from factory.sampling.endpoint import EndpointSampler
@@ -136,7 +136,8 @@ class ReplicaSampler:
         with (folder / "log.txt").open("ab") as log:
             self._processes.append(
                 subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ,
+                    module_command("factory.sampling.keeper", *command),
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ,
                     preexec_fn=die_with_parent,
                 )
             )  # fmt: skip

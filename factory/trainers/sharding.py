@@ -35,9 +35,10 @@ def require_same_sharding(trainer: Trainer, checkpoint: Path | None) -> None:
     """
     if checkpoint is None or trainer.is_deepspeed_enabled:
         return
-    plugin = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
-    kinds = {"FULL_STATE_DICT": "whole", "SHARDED_STATE_DICT": "sharded"}
-    ours = "none" if plugin is None else kinds.get(plugin.state_dict_type.name, "none")
+    ours = "none"
+    if trainer.is_fsdp_enabled and (plugin := trainer.accelerator.state.fsdp_plugin) is not None:
+        is_whole = plugin.state_dict_type.name == "FULL_STATE_DICT"
+        ours = "whole" if is_whole else "sharded"
     theirs = "none"
     if (checkpoint / f"{FSDP_MODEL_NAME}.bin").exists():
         theirs = "whole"

@@ -94,15 +94,14 @@ def _open(
 ) -> TimeLeft | None:
     """The first lines of a build: what it is, what this machine does, and how long it may take,
     which comes back; None where it is not known."""
-    absent = [step for step in plan if find(store, step.fingerprint) is None]
-    reused = len(plan) - len(absent)
+    reused = sum(find(store, step.fingerprint) is not None for step in plan)
     stages, skipped = plural(len(plan), "stage"), unneeded(plan, store)
     pruned = f", {len(skipped)} pruned and not needed" if skipped else ""
     console.print(f"{name}: {stages}, {reused} reused{pruned}", highlight=False, soft_wrap=True)
     if reused + len(skipped) == len(plan):
         return None
     pipeline.check_store(store)
-    require_devices([step for step in absent if step.name not in skipped], machine)
+    require_devices(plan, store, machine)
     measuring = Measuring(console)
     resolved = resolve_matmul(machine, store, measuring)
     if not priced:

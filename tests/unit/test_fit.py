@@ -264,13 +264,13 @@ def test_a_machine_file_for_gpus_is_refused_before_anything_is_made_where_there_
 
 
 def test_stages_without_a_device_are_made_where_a_machine_file_for_gpus_has_none(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Machine, "may_take_gpu", lambda self: False)
     steps = plan("Qwen/Qwen2.5-0.5B")
     machine = load_machine(MACHINES / "gpu.yaml")
-    require_devices([step for step in steps if step.name != "tuned"], machine)
-    require_devices(steps, Machine(device="auto"))
+    require_devices([step for step in steps if step.name != "tuned"], tmp_path, machine)
+    require_devices(steps, tmp_path, Machine(device="auto"))
 
 
 @pytest.mark.parametrize(

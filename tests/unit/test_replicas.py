@@ -4,11 +4,15 @@ The server is a stand-in, but in the last test, which runs vLLM's own with FACTO
 """
 
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from building import wait_until_gone
 
 from factory.engines import Replicas
 from factory.errors import EngineError, RecipeError
@@ -55,6 +59,7 @@ def test_servers_share_what_is_drawn_and_end_with_the_sampler(folder: Path) -> N
     processes = sampler._processes
     sampler.close()
     assert all(process.poll() is not None for process in processes)
+    wait_until_gone([*engines(folder)])
 
 
 def test_the_share_of_a_server_that_ends_goes_to_the_others(folder: Path) -> None:
@@ -66,10 +71,36 @@ def test_the_share_of_a_server_that_ends_goes_to_the_others(folder: Path) -> Non
     answers = sampler.sample(REQUESTS, SAMPLING)
     assert [answer.text for answer in answers] == [f"{5 + n} {n}" for n in range(11)]
     assert any("the others draw its share" in note for note in notes)
+    first, second = engines(folder)
+    wait_until_gone([second])  # as a GPU's memory must be
+    os.kill(first, 0)
     (folder / "scratch" / "replica-1" / "die").touch()
     with pytest.raises(EngineError, match="no server is left"):
         sampler.sample([Request((7, n), seed=n) for n in range(9)], SAMPLING)
     sampler.close()
+
+
+def engines(folder: Path) -> list[int]:
+    """What each server has started, by its number."""
+    return [int(path.read_text()) for path in sorted(folder.glob("scratch/replica-*/engine"))]
+
+
+def test_servers_and_their_engines_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import subprocess, sys; from factory.interpreter import *;"
+        "words = module_command('factory.sampling.keeper', *sys.argv[1:]);"
+        "subprocess.Popen(words, preexec_fn=die_with_parent).wait()"
+    )
+    server = [sys.executable, str(SCRIPT), str(tmp_path), "0"]
+    stage = subprocess.Popen([sys.executable, "-c", code, *server])
+    path = tmp_path / "engine"
+    end = time.monotonic() + 60
+    while not (path.exists() and path.read_text()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    stage.kill()
+    stage.wait()
+    wait_until_gone([int(path.read_text())])
 
 
 def opened_in_order(folder: Path, notes: list[str]) -> Any:
@@ -143,9 +174,12 @@ def test_servers_of_vllm_draw_what_an_engine_here_draws_also_when_one_is_killed(
     )
     try:
         answers = sampler.sample(requests, greedy)
-        sampler._processes[0].kill()
+        (server,) = psutil.Process(sampler._processes[0].pid).children()
+        started = server.children(recursive=True)
+        server.kill()
         more = [Request((40 + number, 9, 12), seed=number) for number in range(4)]
         assert len(sampler.sample(more, greedy)) == 4
+        assert psutil.wait_procs(started, timeout=30)[1] == []
     finally:
         sampler.close()
     # A server keeps bytes to itself that are no character yet, a random model writes many.
