@@ -225,7 +225,7 @@ def test_two_ranks_with_an_engine_of_vllm_each_are_one_process(
         require_same(ranks, single.out, BOUNDS[name])
 
 
-KILLED = {("grpo", "fsdp2", 1, "fsdp2"), ("sft", "ddp", 0, "one")}
+KILLED = {("grpo", "fsdp2", 1, "fsdp2-four"), ("sft", "ddp", 0, "one")}
 ALL_KILLED = {
     *KILLED,
     *(

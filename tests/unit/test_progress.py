@@ -133,6 +133,6 @@ def test_a_log_says_at_once_where_a_stage_goes_on(steps: tuple[Step, ...], tmp_p
         display.started(step, tmp_path / folder)
         for done in (3, 4):
             display.event(step, {**event, "done": done})
-    told = [line.rpartition(": ")[2] for line in screen.getvalue().splitlines()]
-    assert [line for line in told if "steps" in line] == ["3 of 8 steps"]
+    texts = [line.rpartition(": ")[2] for line in screen.getvalue().splitlines()]
+    assert [line for line in texts if "steps" in line] == ["3 of 8 steps"]
     assert screen.getvalue().splitlines()[-1].startswith("[2/2]")

@@ -162,7 +162,7 @@ class Rollouts:
         if self.settings.dynamic_sampling is None:
             groups = self._graded(groups)
         rows = self._rows(groups)
-        self._kept.add(rows, step + 1, self._sampling)
+        self._kept.add(rows, step + 1, self._sampling, _ranks(trainer))
         return {
             "prompt_ids": [list(row.request.prompt_ids) for row in rows],
             "completion_ids": [list(row.completion.token_ids) for row in rows],
