@@ -173,7 +173,7 @@ def distillation(ground: Ground) -> dict[str, Any]:
 
 def tests(ground: Ground) -> dict[str, Any]:
     """The tests marked gpu."""
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "gpu", "tests/gpu"]
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-m", "gpu", "tests/gpu"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     last = (done.stdout.strip().splitlines() or ["no output"])[-1]
     bad = {} if done.returncode == 0 else {"verdict": last}

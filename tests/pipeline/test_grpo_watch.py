@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from test_grpo_stage import HELD_OUT, config, digests, killed_child, make_inputs, run_stage
 
-import factory.stages.grpo.rollouts as rollouts_module
+import factory.stages.grpo.kept as kept_module
 from factory.artifacts import Inputs
 from factory.jsonl import read_records
 from factory.stages.grpo.watch import Watcher, WatchRow
@@ -76,7 +76,7 @@ def test_the_completion_that_does_most_again_is_kept_and_the_first_of_a_run(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Here a step done again is the letter e, and every rollout has one somewhere."""
-    monkeypatch.setattr(rollouts_module, "redone_steps", lambda text: text.count("e"))
+    monkeypatch.setattr(kept_module, "redone_steps", lambda text: text.count("e"))
     settings = config(updates_per_rollout=1, group=8, watch={**WATCH["watch"], "every": 4}, steps=6)
     out, _, _ = run_stage(settings, inputs, tmp_path)
     rows = rows_of(out / "rollouts.jsonl")
