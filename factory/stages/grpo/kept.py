@@ -9,8 +9,6 @@ from factory.jsonl import append_rows, recover_rows
 from factory.records import Problem, SamplingConfig, Trace
 from factory.rewards import redone_steps
 from factory.stages.grpo.groups import GradedRow
-from factory.trainers.checkpoints import is_first_rank
-from factory.trainers.telemetry import truncate_rows
 from factory.trainers.watch import ALONE, Ranks
 
 KEPT_GROUPS, KEPT_SAMPLES = 2, 2
