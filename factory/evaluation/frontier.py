@@ -160,12 +160,20 @@ def _compared(sides: Sequence[Side]) -> list[CurvePoint]:
     corrected = holm([p_value for _, p_value in pairs])
     beaten = {at for (at, _), p in zip(pairs, corrected, strict=True) if p < ALPHA}
     return [
-        point.model_copy(update={"standing": _standing(point, points, at in beaten)})
+        point.model_copy(update={"standing": _standing(point, points, is_beaten=at in beaten)})
         for at, point in enumerate(points)
     ]
 
 
-def _standing(point: CurvePoint, points: Sequence[CurvePoint], is_beaten: bool) -> Standing:
+def together(points: Sequence[CurvePoint]) -> list[CurvePoint]:
+    """Points of several reports on one front; what is certain rests on answers, which they lack."""
+    return [
+        point.model_copy(update={"standing": _standing(point, points, is_beaten=False)})
+        for point in points
+    ]
+
+
+def _standing(point: CurvePoint, points: Sequence[CurvePoint], *, is_beaten: bool) -> Standing:
     if is_beaten:
         return "behind for certain"
     mine = (point.thinking.value, -point.accuracy.value)

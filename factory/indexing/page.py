@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from markupsafe import Markup
 
 from factory.blocks import Block, Cell, Figure, Figures, Section, Table, Text
+from factory.evaluation.frontier import CurvePoint, together
 from factory.indexing.rows import IndexRow
 from factory.readable import clip, count, duration, figure, percent, plural, span
+from factory.report.against import thinking_figure
 from factory.report.charts import curves
 from factory.report.curves import Series
 from factory.report.document import document, lines
@@ -35,12 +37,20 @@ Axis = tuple[str, Callable[[IndexRow], float | None], Callable[[float], str]]
 AXES: tuple[Axis, ...] = (
     ("parameters", lambda row: row.parameters, lambda value: _short(value)),
     ("mean tokens of an answer", lambda row: row.answer_tokens, lambda value: _short(value)),
+    ("mean tokens of thought", lambda row: row.thinking_tokens, lambda value: _short(value)),
+    ("tokens a right answer", lambda row: row.tokens_per_right, lambda value: _short(value)),
     ("seconds to make", lambda row: row.seconds, lambda value: _short(value)),
 )
 
 
-def index_page(title: str, rows: Sequence[IndexRow], faults: Sequence[str]) -> str:
-    """The page: table, charts of score against size, tokens and cost, histories."""
+def index_page(
+    title: str,
+    rows: Sequence[IndexRow],
+    faults: Sequence[str],
+    points: Sequence[CurvePoint] = (),
+) -> str:
+    """The page: table, charts of score against size, tokens and cost, histories; `points` are the
+    curves of accuracy against thinking tokens."""
     rows = main_rows(rows)
     models = len({(row.recipe, row.model) for row in rows})
     names = list(dict.fromkeys(row.benchmark for row in rows))
@@ -50,6 +60,9 @@ def index_page(title: str, rows: Sequence[IndexRow], faults: Sequence[str]) -> s
     sections = {"scores": Section("Scores", tuple(blocks))}
     for name in names:
         figures = [chart for axis in AXES if (chart := _scatter(rows, name, axis)) is not None]
+        curve = together([point for point in points if point.benchmark == name])
+        if len(curve) > 1:
+            figures.append(thinking_figure(curve))
         if figures:
             sections[f"against-{names.index(name)}"] = Section(
                 name, (Figures(tuple(figures), "wide"),)

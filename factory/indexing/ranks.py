@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from factory.evaluation.paired import ALPHA
-from factory.evaluation.statistics import cluster_sums, clusters
+from factory.evaluation.statistics import cluster_sums, clusters, t_quantile
 from factory.indexing.rows import MODES, Entry, replaced
 
 
@@ -58,11 +58,13 @@ def certain(entries: Sequence[Entry]) -> np.ndarray:
     fewest = np.minimum(samples[:, None], samples[None, :])
     error = np.sqrt((squares + 1 / fewest) * units / (units - 1)) / len(names)
     differences = means[:, None] - means[None, :]
-    above = np.triu(differences != 0, 1)
-    scores = np.abs(differences[above]) / error[above]
-    p_values = 2 * stdtr(units - 1, -scores)
+    scores = np.abs(differences) / error
+    # What is above ALPHA by itself holds after no correction: such pairs need no p-value. The
+    # quantile is right within 1 %.
+    candidates = np.triu((differences != 0) & (scores > 0.98 * t_quantile(units - 1)), 1)
+    p_values = 2 * stdtr(units - 1, -scores[candidates])
     holds = np.zeros((number, number), dtype=bool)
-    holds[above] = _holm(p_values, number * (number - 1) // 2) < ALPHA
+    holds[candidates] = _holm(p_values, number * (number - 1) // 2) < ALPHA
     return (holds | holds.T) & (differences > 0)
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from factory.artifacts import MANIFEST, open_artifact
 from factory.errors import ArtifactError, DataError, RecipeError
+from factory.evaluation.frontier import CurvePoint
 from factory.files import check_regular, without_hash
 from factory.jsonl import read_records
 from factory.records import Record, Score
@@ -45,6 +46,10 @@ class IndexRow(Record):
     parameters: float | None = Field(default=None, ge=0, le=1e15)
     answer_tokens: float | None = Field(default=None, ge=0, le=1e15)
     """Mean over all answers of the evaluation."""
+    thinking_tokens: float | None = Field(default=None, ge=0, le=1e15)
+    """Mean up to the end of the thoughts, where budgets of them were set."""
+    tokens_per_right: float | None = Field(default=None, ge=0, le=1e15)
+    """Tokens drawn for each right answer; likewise."""
     seconds: float | None = Field(default=None, ge=0, le=1e12)
     """That the model and all it was made from took."""
     created: str
@@ -59,6 +64,8 @@ class Entry:
     row: IndexRow
     samples: int = 1
     shares: Mapping[str, float] = field(default_factory=dict)
+    points: tuple[CurvePoint, ...] = ()
+    """Of pass@1, or of greedy: its accuracy against thinking tokens."""
 
 
 def gather(sources: Sequence[Path]) -> tuple[list[Entry], list[str]]:
@@ -82,7 +89,8 @@ def gather(sources: Sequence[Path]) -> tuple[list[Entry], list[str]]:
                 quoted.setdefault(stage, set()).add((entry.row.recipe, entry.row.model))
                 entries.setdefault(_key(entry.row), entry)
         if source.is_dir():
-            for row in _of_store(source, quoted, faults):
+            have = {evaluation[:12] for evaluation, _, _ in entries}
+            for row in _of_store(source, quoted, faults, have):
                 entries.setdefault(_key(row), Entry(row))
     return list(entries.values()), faults
 
@@ -111,6 +119,10 @@ def _of_report(path: Path) -> Iterator[tuple[str, Entry]]:
     tallies = {
         (row["stage"], row["benchmark"], row["mode"]): row for row in report.get("tallies", ())
     }
+    thinking = [
+        _sensible(CurvePoint.model_validate(row, strict=False))
+        for row in report.get("sections", {}).get("thinking", ())
+    ]
     for evaluation in report["evaluations"]:
         stage = stages[evaluation["stage"]]
         if stage["made"] is None:
@@ -120,26 +132,48 @@ def _of_report(path: Path) -> Iterator[tuple[str, Entry]]:
         rows = _rows(
             scores, recipe=str(report["recipe"]), model=str(evaluation["label"]),
             created=str(made["created"]), evaluation=str(made["fingerprint"]),
-            tokens=made.get("sampled_tokens"),
+            tokens=made.get("sampled_tokens"), origin=_origin(evaluation["model"], stages),
         )  # fmt: skip
-        size, seconds = _origin(evaluation["model"], stages)
-        for row in rows:
-            full = IndexRow.model_validate({**dict(row), "parameters": size, "seconds": seconds})
-            tally = tallies.get((evaluation["stage"], row.benchmark, MODES.get(row.metric)))
+        for full in rows:
+            tally = tallies.get((evaluation["stage"], full.benchmark, MODES.get(full.metric)))
             if tally is None:
                 yield evaluation["stage"], Entry(full)
                 continue
+            points = [
+                point for point in thinking
+                if (point.model, point.benchmark, point.mode)
+                == (full.model, full.benchmark, MODES[full.metric])
+            ]  # fmt: skip
             shares = {str(name): float(value) for name, value in tally["shares"].items()}
             samples = int(tally["samples"])
             if samples < 1 or not all(0 <= share <= 1 for share in shares.values()):
-                raise ValueError(f"{row.benchmark}: shares of right answers that are none")
-            entry = Entry(full, samples=samples, shares=shares)
+                raise ValueError(f"{full.benchmark}: shares of right answers that are none")
+            if points:
+                spent = {
+                    "thinking_tokens": points[-1].thinking.value,
+                    "tokens_per_right": points[-1].tokens_per_right,
+                }
+                full = IndexRow.model_validate({**dict(full), **spent})
+            entry = Entry(full, samples=samples, shares=shares, points=(*points,))
             yield evaluation["stage"], entry
+
+
+def _sensible(point: CurvePoint) -> CurvePoint:
+    """ValueError where a stranger's numbers could not be drawn."""
+    shares = (point.accuracy.low, point.accuracy.value, point.accuracy.high, point.closed)
+    tokens = (
+        point.thinking.low, point.thinking.value, point.thinking.high, point.tokens,
+        point.tokens_per_right or 0.0, point.tokens_per_right_low or 0.0,
+        point.tokens_per_right_high or 0.0, float(point.budget or 0),
+    )  # fmt: skip
+    if not all(0 <= share <= 1 for share in shares) or not all(0 <= t <= 1e15 for t in tokens):
+        raise ValueError(f"{point.benchmark}: tokens of thought that are none")
+    return point
 
 
 def _rows(
     scores: Sequence[Score], *, recipe: str, model: str, created: str, evaluation: str,
-    tokens: float | None,
+    tokens: float | None, origin: tuple[float | None, float | None] = (None, None),
 ) -> Iterator[IndexRow]:  # fmt: skip
     """A row a score. Lenient readings, and metrics of the same answers, are counted once."""
     answers = {
@@ -153,6 +187,7 @@ def _rows(
             metric=score.metric, value=score.value, low=score.low, high=score.high, n=score.n,
             k=score.k, created=created, evaluation=evaluation,
             answer_tokens=tokens / total if tokens and total else None,
+            parameters=origin[0], seconds=origin[1],
         )  # fmt: skip
 
 
@@ -180,15 +215,19 @@ def _origin(model: str, stages: Mapping[str, Any]) -> tuple[float | None, float]
 
 
 def _of_store(
-    store: Path, quoted: Mapping[str, set[tuple[str, str]]], faults: list[str]
+    store: Path, quoted: Mapping[str, set[tuple[str, str]]], faults: list[str], have: set[str]
 ) -> Iterator[IndexRow]:
-    """Rows of the store's sealed evaluations; those that no report quotes have no answers here.
+    """Rows of the store's sealed evaluations that no report quotes; they have no answers here.
+
+    `have` begins the fingerprints of the others, which end the names of folders.
 
     `quoted` are the recipes and models of the evaluations in its reports, by name: an earlier one
     of a name that a single recipe has is taken for that recipe's.
     """
     for path in sorted(store.glob(f"*/{MANIFEST}")):
         try:
+            if path.parent.name[-12:] in have:
+                continue
             if path.parent.suffix or b'"kind": "scores"' not in path.read_bytes()[:200]:
                 continue
             artifact = open_artifact(path.parent)

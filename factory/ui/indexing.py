@@ -43,7 +43,15 @@ def index(
     for fault in faults:
         console.print(fault, style="yellow", soft_wrap=True)
     text = index_csv(rows) if target.suffix == ".csv" else ""
-    write_file(target, text or index_page((sources or [store])[0].absolute().name, rows, faults))
+    if not text:
+        curves = [(entry.row, point) for entry in entries for point in entry.points]
+        several = len({row.recipe for row, _ in curves}) > 1
+        points = [
+            point.model_copy(update={"model": f"{row.model}, {row.recipe}"}) if several else point
+            for row, point in curves
+        ]
+        text = index_page((sources or [store])[0].absolute().name, rows, faults, points)
+    write_file(target, text)
     shown = [row for row in rows if row.metric in MAIN]
     for row in shown[:MOST_LINES]:
         rank = f", rank {row.rank} of {row.compared}" if row.rank is not None else ""

@@ -95,7 +95,7 @@ def test_a_queue_is_decided_by_keyboard_and_passed_on_for_a_blind_second_pass(
         tab.wait_for("document.querySelector('#review').innerText.includes('agree on 0% of 1')")
         assert (recorded(queue.path)[3].reviewer, recorded(queue.path)[3].review_pass) == ("bob", 2)
         planted = "document.querySelectorAll('img, iframe, main script, main [onerror]').length"
-        assert tab.run(planted) == 0 and tab.told == []
+        assert tab.run(planted) == 0 and tab.messages == []
 
 
 def test_letters_that_one_writes_decide_nothing_and_what_is_refused_is_said(
@@ -115,7 +115,7 @@ def test_letters_that_one_writes_decide_nothing_and_what_is_refused_is_said(
         tab.wait_for("document.querySelector('#review [data-key=a]') !== null")
         assert not queue.path.exists()
         # A refusal is the server's answer, which the browser notes by itself.
-        assert all("422" in words for words in tab.told)
+        assert all("422" in words for words in tab.messages)
 
 
 def test_two_viewers_are_given_different_traces(queue, server, tmp_path):

@@ -84,9 +84,9 @@ def test_a_spent_budget_closes_the_thoughts_and_the_answer_is_drawn(tmp_path):
     assert set(texts) == {("a", 10), ("b", 10), ("b", 22)}
     assert texts["b", 10].completion == "<think> 12 </think> <answer> 7 </answer>"
     assert texts["b", 10].answer == "7" and texts["b", 10].reasoning == "12"
-    asked = [request for call in sampler.calls for request in call if request.limit is not None]
+    limited = [request for call in sampler.calls for request in call if request.limit is not None]
     # 80 tokens, 10 or 17 of thought and 18 for the mark: the rest is for the answer.
-    assert [request.limit for request in asked] == [52, 52, 45]
+    assert [request.limit for request in limited] == [52, 52, 45]
     assert len({request.seed for call in sampler.calls for request in call}) == 5
 
 
@@ -117,7 +117,7 @@ def test_the_answers_as_drawn_are_those_without_budgets(tmp_path):
 
 
 def test_an_evaluation_that_was_cut_goes_on_to_the_same_end(tmp_path):
-    whole, _ = evaluated(tmp_path / "whole", (10, 22))
+    uncut, _ = evaluated(tmp_path / "uncut", (10, 22))
     left = 6
 
     def dies(request) -> str:
@@ -132,7 +132,7 @@ def test_an_evaluation_that_was_cut_goes_on_to_the_same_end(tmp_path):
             evaluated(tmp_path / "cut", (10, 22), answer=dies)
         left = 4
     again, sampler = evaluated(tmp_path / "cut", (10, 22))
-    assert again == whole
+    assert again == uncut
     assert sum(map(len, sampler.calls)) < 4 + 6
 
 

@@ -56,9 +56,9 @@ def decide(client: TestClient, headers: Any = GOOD, **fields: Any):
     return client.post("/decisions", content=json.dumps(sent(**fields)), headers=headers)
 
 
-def waiting(client: TestClient, **asked: str) -> dict:
+def waiting(client: TestClient, **query: str) -> dict:
     return client.get(
-        "/queue", params={"reviewer": "ada", "viewer": "1", **asked}, headers=GOOD
+        "/queue", params={"reviewer": "ada", "viewer": "1", **query}, headers=GOOD
     ).json()
 
 
