@@ -1,12 +1,12 @@
 """Scores gathered from reports and from sealed evaluations: a row a model, benchmark and metric."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
+from pydantic_core import from_json
 
 from factory.artifacts import MANIFEST, open_artifact
 from factory.errors import ArtifactError, DataError, RecipeError
@@ -114,7 +114,7 @@ def _of_report(path: Path) -> Iterator[tuple[str, Entry]]:
     if check_regular(path).st_size > LARGEST_REPORT:
         raise ValueError(f"larger than {LARGEST_REPORT} bytes")
     text, _ = without_hash(path.read_bytes())
-    report = json.loads(text)
+    report = from_json(text)
     stages = {row["name"]: row for row in report["stages"]}
     tallies = {
         (row["stage"], row["benchmark"], row["mode"]): row for row in report.get("tallies", ())
