@@ -82,7 +82,11 @@ def supply(source: HubSource, seed: int, *, processes: int = 1) -> Supply:
         random.Random(derive(seed, source.id)).shuffle(order)
     problems = [_problem(rows[number], source, label) for number in order]
     return Supply(
-        label, _usable(problems, source, processes=processes), source.held_out, source.train
+        label,
+        _usable(problems, source, processes=processes),
+        source.held_out,
+        source.train,
+        is_exact=True,
     )
 
 
@@ -191,5 +195,5 @@ SOURCES.register(
         missing=missing,
         licence="",
     ),
-    version=1,
+    version=2,
 )

@@ -116,7 +116,7 @@ def supply(source: LocalSource, seed: int) -> Supply:
         raise DataError("\n".join(faults[:SHOWN]) + more)
     if source.held_out and source.train != 0:
         random.Random(derive(seed, path.name)).shuffle(problems)
-    return Supply(path.stem, iter(problems), source.held_out, source.train)
+    return Supply(path.stem, iter(problems), source.held_out, source.train, is_exact=True)
 
 
 def _rows(source: LocalSource) -> Iterator[tuple[str, dict[str, Any] | str]]:
@@ -228,5 +228,5 @@ SOURCES.register(
         missing=nothing_missing,
         licence="",
     ),
-    version=1,
+    version=2,
 )

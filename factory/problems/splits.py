@@ -1,13 +1,14 @@
 """Train and held-out problems from several supplies, without one question in both.
 
-Questions are compared by their normalised text. Held-out problems of every supply are taken
-first, so whatever else asks the same is dropped from training, never the other way round.
+Questions are compared by their normalised text, but within a split of an exact supply. Held-out
+problems of every supply are taken first, so whatever else asks the same is dropped from training,
+never the other way round.
 """
 
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from factory.errors import DataError
@@ -30,6 +31,8 @@ class Supply:
     train: int | None
     is_endless: bool = False
     """Whether the stream repeats questions instead of ending."""
+    is_exact: bool = False
+    """Whether case and the form of a character tell questions of a split apart (2² and 22)."""
     distinct: int = 0
     duplicates: int = 0
     alike: list[tuple[str, str]] = field(default_factory=list)
@@ -69,9 +72,10 @@ def split(
     """
     splits, seen = Splits(), dict[str, str]()
     for name, target in (("held_out", splits.held_out), ("train", splits.train)):
+        held_out = frozenset(seen)  # nothing like one of these is learned from
         for supply in supplies:
             requested = getattr(supply, name)
-            for problem in _take(supply, requested, seen, name):
+            for problem in _take(supply, requested, seen, name, held_out=held_out):
                 target.append(problem)
                 splits.counts[f"{supply.label}.{name}"] += 1
                 on_problem(len(splits.held_out) + len(splits.train))
@@ -88,8 +92,9 @@ def split(
 
 
 def _take(
-    supply: Supply, requested: int | None, seen: dict[str, str], name: str
-) -> Iterator[Problem]:
+    supply: Supply, requested: int | None, seen: dict[str, str], name: str, *,
+    held_out: Collection[str],
+) -> Iterator[Problem]:  # fmt: skip
     """New problems of a supply; `seen` maps the key of every earlier question to it."""
     taken = repeats = 0
     while requested is None or taken < requested:
@@ -98,11 +103,21 @@ def _take(
         problem = next(supply.problems, None)
         if problem is None:
             break
-        key = question_key(problem.prompt)
+        key, exact = question_key(problem.prompt), _as_written(problem.prompt)
+        if (
+            supply.is_exact
+            and key in seen
+            and key not in held_out
+            and exact != _as_written(seen[key])
+        ):
+            if problem.id == problem_id(supply.label, problem.prompt):
+                other = hashlib.sha256(exact.encode("utf-8", "surrogatepass")).hexdigest()
+                problem = problem.model_copy(update={"id": f"{supply.label}-{other[:12]}"})
+            key = exact
         if key in seen:
             repeats += 1
             supply.duplicates += 1
-            if _as_written(problem.prompt) != _as_written(seen[key]):
+            if exact != _as_written(seen[key]):
                 supply.alike.append((problem.prompt, seen[key]))
             continue
         seen[key] = problem.prompt

@@ -286,10 +286,18 @@ def _take_endpoint(source: Endpoint, out: Path) -> None:
 
 
 def _download(source: Hub, patterns: Sequence[str]) -> Path:
+    import httpx
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    folder = snapshot_download(source.id, revision=source.revision, allow_patterns=list(patterns))
-    return Path(folder)
+    revision = source.revision
+    try:
+        return Path(snapshot_download(source.id, revision=revision, allow_patterns=list(patterns)))
+    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
+        reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+        raise ArtifactError(
+            f"model {source.id} at {revision}: cannot be fetched: {reason[:300]}"
+        ) from error
 
 
 def _embedded_gguf() -> Path:

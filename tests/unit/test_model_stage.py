@@ -237,3 +237,39 @@ def test_a_served_model_is_an_address_and_a_tokenizer(tmp_path: Path) -> None:
     ]
     with pytest.raises(ValidationError, match="asked as it is"):
         make_changed(tmp_path / "changed", source=address, turns="chatml")
+
+
+def _refusals() -> list[Exception]:
+    import httpx
+    from huggingface_hub.errors import (
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    wanted = httpx.Request("GET", "https://huggingface.co/api/models/o/n")
+    reply = httpx.Response(404, request=wanted)
+    return [
+        RevisionNotFoundError("404 Client Error.\n\nRevision Not Found", response=reply),
+        RepositoryNotFoundError("404 Client Error.", response=reply),
+        LocalEntryNotFoundError("not in the cache"),
+        OfflineModeIsEnabled("offline"),
+        httpx.ConnectError("no route"),
+        OSError(28, "No space left on device"),
+    ]
+
+
+@pytest.mark.parametrize("error", _refusals(), ids=lambda error: type(error).__name__)
+def test_a_model_that_the_hub_does_not_give_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(
+        ArtifactError, match=f"model o/n at {'a' * 40}: cannot be fetched"
+    ) as caught:
+        make(tmp_path / "out", type="hub", id="o/n", revision="a" * 40)
+    assert "\n" not in str(caught.value)

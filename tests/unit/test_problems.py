@@ -5,6 +5,7 @@ import json
 import random
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from building import MACHINE
@@ -20,7 +21,7 @@ from factory.machine import Machine
 from factory.problems.reasoning_gym import ReasoningGymSource, families, settings_fault
 from factory.problems.references import reference_verdict
 from factory.problems.source import AnySource
-from factory.problems.splits import Supply, question_key, split
+from factory.problems.splits import Supply, problem_id, question_key, split
 from factory.records import Problem
 from factory.stages.problems import STAGE, ProblemsConfig, external_files
 
@@ -281,29 +282,51 @@ def test_every_reasoning_gym_family_makes_problems_whose_reference_is_correct(mo
     assert without == NO_REFERENCE
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "is_told"),
-    [
-        ("What is 2²?", "What is 22?", True),
-        ("What is x₁ + 1?", "What is x1 + 1?", True),
-        ("How many a are in Aa?", "How many A are in Aa?", True),
-        ("Is \u211d countable?", "Is R countable?", True),
-        ("What is 3 + 4?", "What  is\n3 + 4? ", False),
-        ("Le caf\u00e9 co\u00fbte 7.", "Le cafe\u0301 cou\u0302te 7.", False),
-    ],
-)
-def test_a_question_that_is_taken_for_another_one_is_named(
-    tmp_path: Path, first: str, second: str, is_told: bool
-) -> None:
-    path = write_lines(tmp_path / "own.jsonl", row(first), row(second))
+ALIKE = [
+    ("What is 2²?", "What is 22?", True),
+    ("What is x₁ + 1?", "What is x1 + 1?", True),
+    ("How many a are in Aa?", "How many A are in Aa?", True),
+    ("Is \u211d countable?", "Is R countable?", True),
+    ("What is 3 + 4?", "What  is\n3 + 4? ", False),
+    ("Le caf\u00e9 co\u00fbte 7.", "Le cafe\u0301 cou\u0302te 7.", False),
+]
+"""(question, one that reads nearly so, whether it is another question)."""
+
+
+def collected(tmp_path: Path, *sources: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
+    """Metrics and notes of a stage over these sources."""
     config = ProblemsConfig.model_validate_json(
-        json.dumps({"kind": "problems", "sources": [{"type": "local", "path": str(path)}]})
+        json.dumps({"kind": "problems", "sources": list(sources)})
     )
     stream = io.StringIO()
     metrics = STAGE.run(config, Inputs(), tmp_path, Context(7, Machine(), tmp_path, stream))
-    assert (metrics["train"], metrics["duplicates"]) == (1, 1)
-    notes = [event["text"] for event in map(json.loads, stream.getvalue().splitlines())
-             if event["event"] == "note"]  # fmt: skip
+    events = map(json.loads, stream.getvalue().splitlines())
+    return metrics, [event["text"] for event in events if event["event"] == "note"]
+
+
+@pytest.mark.parametrize(("first", "second", "is_other"), ALIKE)
+def test_different_questions_of_a_file_stay_different(
+    tmp_path: Path, first: str, second: str, is_other: bool
+) -> None:
+    rows = [row(first), row(second), row(first), row(second)]
+    path = write_lines(tmp_path / "own.jsonl", *rows)
+    metrics, notes = collected(tmp_path, {"type": "local", "path": str(path)})
+    assert (metrics["train"], metrics["duplicates"]) == (1 + is_other, 3 - is_other)
+    problems = list(read_records(tmp_path / "train.jsonl", Problem))
+    assert problems[0].id == problem_id("own", first) and notes == []
+    assert len({problem.id for problem in problems}) == len(problems)
+
+
+@pytest.mark.parametrize(("first", "second", "is_told"), ALIKE)
+def test_a_question_like_one_that_is_held_out_is_left_out_and_named(
+    tmp_path: Path, first: str, second: str, is_told: bool
+) -> None:
+    held = write_lines(tmp_path / "held.jsonl", row(first))
+    path = write_lines(tmp_path / "own.jsonl", row(second))
+    sources = ({"type": "local", "path": str(held), "train": 0, "held_out": None},
+               {"type": "local", "path": str(path)})  # fmt: skip
+    metrics, notes = collected(tmp_path, *sources)
+    assert (metrics["train"], metrics["duplicates"]) == (0, 1)
     note_text = "1 questions are left out as repeated, though"
     assert [note_text in note and f"{second!r} for {first!r}" in note for note in notes] == (
         [True] if is_told else []
