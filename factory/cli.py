@@ -256,17 +256,21 @@ def evaluate(
     machine: MachinePath = None,
     store: Store = STORE,
     plain: Plain = False,
+    as_json: AsJson = False,
     plugins: Plugins = None,
 ) -> None:
     """Evaluate models on a suite of benchmarks; what is measured already is not measured again."""
-    console = begin(f"suite {suite}")
+    console = begin(f"suite {suite}", stderr=as_json)
     from factory.recipe import load_machine
     from factory.ui.building import build_and_report
-    from factory.ui.evaluation import evaluation_of, show_evaluation
+    from factory.ui.evaluation import evaluation_fields, evaluation_of, show_evaluation
 
     evaluation = evaluation_of(models, suite=suite, protocol=protocol, against=against, store=store)
     settings, again = load_machine(machine), command_line(context)
     made = build_and_report(evaluation.recipe, settings, store, console, again=again, plain=plain)
+    if as_json:
+        print_json(open_console(), **evaluation_fields(evaluation, store))
+        return
     show_evaluation(evaluation, store, console)
     scores = [artifact for artifact in made if artifact.manifest.kind == "scores"]
     say_next(console, next_of(context, scores))
@@ -317,11 +321,13 @@ def diff(
 
 @app.command()
 @errors_in_words
-def rescore(run: ArtifactName, store: Store = STORE, plugins: Plugins = None) -> None:
+def rescore(
+    run: ArtifactName, as_json: AsJson = False, store: Store = STORE, plugins: Plugins = None
+) -> None:
     """Grade an evaluation's stored answers with the present graders and show what changed."""
     from factory.ui.rescoring import show_rescored
 
-    show_rescored(run, store, open_console())
+    show_rescored(run, store, open_console(), as_json=as_json)
 
 
 @app.command("audit-graders")
@@ -341,13 +347,13 @@ def audit_graders(
 
 @app.command("plugins")
 @errors_in_words
-def list_plugins(plugins: Plugins = None) -> None:
+def list_plugins(as_json: AsJson = False, plugins: Plugins = None) -> None:
     """List what a recipe may name behind each door: the factory's, packages' and files' rows."""
     from factory.registry import open_doors
     from factory.ui.tables import show_doors
 
     open_doors()
-    show_doors(open_console())
+    show_doors(open_console(), as_json=as_json)
 
 
 app.command()(reference)

@@ -129,6 +129,9 @@ class Machine(Record):
     machine or of the Slurm job, where Ray is installed, else one for a stage."""
     replicas: Replicas | None = None
     """Servers of this machine instead of engines, for the stages that only draw."""
+    trackers: tuple[Literal["trackio", "wandb", "mlflow", "tensorboard"], ...] = ()
+    """Where the figures of a build are mirrored to, through these libraries; into the store's
+    `.trackers`, unless their own environment variables name a server."""
     unsandboxed: bool = False
     """Runs programs that models wrote without the sandbox: from `--unsandboxed` alone, which has to
     be typed, never from a machine file. Manifests, verdicts and reports say so."""

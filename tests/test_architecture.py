@@ -71,6 +71,7 @@ LAYERS = (
     ("pricing", "builds"),
     ("fit",),
     ("pipeline",),
+    ("tracking",),
     ("findings", "devices", "doctor"),
     ("report", "publish", "live", "indexing", "ui", "reference"),
     ("cli", "plugins", "api"),

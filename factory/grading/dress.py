@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from functools import lru_cache
 
 from factory.grading.leads import ANSWER_IS
 from factory.grading.numbers import plain_number
@@ -194,6 +195,7 @@ _REWRITES = tuple(
 )  # fmt: skip
 
 
+@lru_cache(maxsize=1024)
 def undress(text: str, *, in_box: bool = False) -> str:
     """An answer without what only dresses it: dollars, delimiters, spacing, "the answer is".
 

@@ -19,6 +19,7 @@ from factory.pricing import Bill, record
 from factory.pruning import unneeded
 from factory.readable import plural
 from factory.recipe import Recipe
+from factory.tracking.mirror import tracking
 from factory.ui.alerts import alerting
 from factory.ui.console import Console
 from factory.ui.display import LiveDisplay, PlainDisplay
@@ -50,7 +51,11 @@ def build_and_report(
         number = len(plan) - len(unneeded(plan, store))
         display_type = PlainDisplay if plain or not console.is_terminal else LiveDisplay
         display = display_type(number, console, machine.price_per_hour, left)
-        with keeping, alerting(display, recipe.name, machine.price_per_hour) as observer:
+        with (
+            tracking(display, recipe.name, store, machine) as tracked,
+            keeping,
+            alerting(tracked, recipe.name, machine.price_per_hour) as observer,
+        ):
             made = pipeline.build(plan, store, machine, observer)
         display.close()
         say_report(recipe, store, console)

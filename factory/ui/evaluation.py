@@ -100,17 +100,43 @@ def _scores(text: str, store: Path) -> Artifact | None:
     return scores
 
 
+def evaluation_fields(evaluation: Evaluation, store: Path) -> dict[str, Any]:
+    """What `show_evaluation` shows, for programs."""
+    from factory.evaluation.compare import compare
+    from factory.evaluation.summary import summaries
+
+    scores = _made(evaluation, store)
+    baseline = evaluation.baseline
+    other = scores[evaluation_name(baseline)] if isinstance(baseline, str) else baseline
+    rows: list[dict[str, Any]] = []
+    for model in evaluation.models:
+        own = scores[evaluation_name(model)]
+        against = compare(own, other) if other is not None and model != baseline else []
+        rows.append(
+            {
+                "model": model,
+                "scores": str(own.path),
+                "benchmarks": [row.model_dump() for row in summaries(own)],
+                "against": [row.model_dump() for row in against],
+            }
+        )
+    not_run = [row.model_dump() for row in evaluation.suite.not_run]
+    return {"models": rows, "baseline": other and str(other.path), "not_run": not_run}
+
+
+def _made(evaluation: Evaluation, store: Path) -> dict[str, Artifact]:
+    """The artifacts of its steps by name."""
+    artifacts = {step.name: find(store, step.fingerprint) for step in make_plan(evaluation.recipe)}
+    return {name: artifact for name, artifact in artifacts.items() if artifact is not None}
+
+
 def show_evaluation(evaluation: Evaluation, store: Path, console: Console) -> None:
     """The scores of each model, what was not run and why, and comparisons with the baseline."""
     from factory.evaluation.compare import compare
     from factory.evaluation.summary import summaries
     from factory.ui.scores import show_comparisons, show_summaries
 
-    scores: dict[str, Artifact] = {}
-    for step in make_plan(evaluation.recipe):
-        artifact = find(store, step.fingerprint)
-        if artifact is not None:
-            scores[step.name] = artifact
+    scores = _made(evaluation, store)
     for model in evaluation.models:
         console.rule(Text(model, "bold"))
         show_summaries(summaries(scores[evaluation_name(model)]), console)

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from factory.ui.commands import command_line
-from factory.ui.options import STORE, ArtifactName, MachinePath, Store
-from factory.ui.verbs import errors_in_words, open_console, say_error, say_next
+from factory.ui.options import STORE, ArtifactName, AsJson, MachinePath, Store
+from factory.ui.verbs import errors_in_words, open_console, print_json, say_error, say_next
 
 
 @errors_in_words
@@ -63,15 +63,18 @@ def verify(
     file: Annotated[
         Path | None, typer.Option("--file", help="Say where in the lineage this file stands.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare every file of a published folder with the hashes of its lineage."""
     from factory.ui.publishing import show_place, show_verified
 
-    console = open_console()
+    console = open_console(stderr=as_json)
     faults_of_folder = (
         show_verified(folder, console) if file is None else show_place(file, folder, console)
     )
     for fault in faults_of_folder:
         say_error(fault)
+    if as_json:
+        print_json(open_console(), folder=str(folder), faults=faults_of_folder)
     if faults_of_folder:
         raise typer.Exit(2)

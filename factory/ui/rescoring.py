@@ -7,14 +7,22 @@ from factory.rescore import rescore
 from factory.ui.console import Console, Text
 from factory.ui.grid import columns, print_table
 from factory.ui.tables import resolve
+from factory.ui.verbs import print_json
 
 SHOWN = 60
 """Characters of an answer."""
 
 
-def show_rescored(run: str, store: Path, console: Console, *, processes: int = 2) -> None:
+def show_rescored(
+    run: str, store: Path, console: Console, *, processes: int = 2, as_json: bool = False
+) -> None:
     """Right answers then and now by benchmark, then every verdict that changed."""
     rows, changes, others = rescore(resolve(run, store, kind="scores"), store, processes=processes)
+    if as_json:
+        dumped = {"rows": rows, "changes": changes}
+        lists = {key: [row.model_dump() for row in value] for key, value in dumped.items()}
+        print_json(console, **lists, not_graded_here=others)
+        return
     counts = ("graded", "right then", "right now", "changed")
     heads = columns("benchmark", "answers", "reading", *counts, numbers=counts)
     lines = []

@@ -89,8 +89,21 @@ def _show_fates(plan: Sequence[Step], fates: Mapping[str, str], console: Console
         console.print(f"to be filled in before it can be built: {gap}", soft_wrap=True)
 
 
-def show_doors(console: Console) -> None:
+def show_doors(console: Console, *, as_json: bool = False) -> None:
     """Every door with its rows, the factory's in one line and each of a plug-in with its origin."""
+    if as_json:
+        doors = {door.name: [door.row(name) for name in door.names()] for door in DOORS.values()}
+        print_json(
+            console,
+            doors={
+                name: [
+                    {"name": row.name, "version": row.version, "origin": str(row.origin)}
+                    for row in rows
+                ]
+                for name, rows in doors.items()
+            },
+        )
+        return
     for door in list(DOORS.values()):
         own = [row.name for row in door.rows() if row.origin.kind == "factory"]
         console.print(f"{door.name}: {', '.join(own)}", soft_wrap=True)

@@ -57,9 +57,9 @@ def _paths(values: Mapping[str, object]) -> set[Path]:
     return {value for every in lists for value in every if isinstance(value, Path)}
 
 
-def begin(what: object) -> "Console":
+def begin(what: object, *, stderr: bool = False) -> "Console":
     """A console that has said something already: a large recipe takes seconds to be planned."""
-    console = open_console()
+    console = open_console(stderr=stderr)
     console.print(f"reading {what}", highlight=False, soft_wrap=True)
     return console
 

@@ -1,5 +1,6 @@
 """`factory eval`: the offline suite as a build like any other, on two tiny models side by side."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,10 @@ def test_the_offline_suite_runs_on_llama_and_qwen2_shapes_and_is_reused(
     assert again.exit_code == 0, again.output
     assert {a.fingerprint for a in sealed(store).values()} == {a.fingerprint for a in made.values()}
     assert "qwen2 against eval_llama" in again.output
+    as_json = evaluate(store, "qwen2", "--against", "eval_llama", "--json")
+    document = json.loads(as_json.stdout)
+    assert {row["benchmark"] for row in document["models"][0]["benchmarks"]} == names
+    assert document["models"][0]["against"] and document["baseline"].endswith(
+        made["eval_llama"].path.name
+    )
+    assert "math_500" in {row["name"] for row in document["not_run"]}

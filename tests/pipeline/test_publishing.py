@@ -280,8 +280,9 @@ def test_verify_names_what_changed_after_publishing(
     assert faults(folder) == []
     change(folder)
     assert [line for line in faults(folder) if line.startswith(fault)]
-    done = CliRunner().invoke(app, ["verify", str(folder)])
-    assert done.exit_code == 2 and fault in " ".join(done.output.split())
+    done = CliRunner().invoke(app, ["verify", str(folder), "--json"])
+    assert done.exit_code == 2 and fault in " ".join(done.stderr.split())
+    assert [line for line in json.loads(done.stdout)["faults"] if line.startswith(fault)]
 
 
 def test_verify_finds_a_lineage_that_was_changed_itself(made: Made, tmp_path: Path) -> None:

@@ -92,10 +92,10 @@ WRONG = [
 
 @pytest.mark.parametrize("reference", ["7", "y"])
 def test_wrong_answers_of_one_value_are_one_vote_and_others_another(reference: str) -> None:
-    asked = Problem(id="p", prompt="", reference=reference, kind="math", source="s")
+    requested = Problem(id="p", prompt="", reference=reference, kind="math", source="s")
     cast: list[set[str | None]] = []
     for forms in WRONG:
-        verdicts = [grade(asked, completion_text("", form)) for form in forms]
+        verdicts = [grade(requested, completion_text("", form)) for form in forms]
         assert not any(verdict.is_correct for verdict in verdicts), forms
         cast.append(set(votes(verdicts)))
         assert len(cast[-1]) == 1 and cast[-1] != {None}, (forms, votes(verdicts))
@@ -122,13 +122,13 @@ def spelled(value: int, form: int) -> str:
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.tuples(st.integers(6, 9), st.integers(0, 7)), min_size=1, max_size=7))
 def test_a_majority_counts_values_and_one_sample_is_pass_at_one(
-    drawn: list[tuple[int, int]],
+    answers: list[tuple[int, int]],
 ) -> None:
-    asked = Problem(id="p", prompt="", reference="7", kind="math", source="s")
-    verdicts = [grade(asked, completion_text("", spelled(*answer))) for answer in drawn]
+    requested = Problem(id="p", prompt="", reference="7", kind="math", source="s")
+    verdicts = [grade(requested, completion_text("", spelled(*answer))) for answer in answers]
     right = [verdict.is_correct for verdict in verdicts]
-    assert right == [value == 7 for value, _ in drawn]
-    plain = [str(value) for value, _ in drawn]
+    assert right == [value == 7 for value, _ in answers]
+    plain = [str(value) for value, _ in answers]
     assert consensus(votes(verdicts), right) == consensus(plain, right)
     assert consensus_at(votes(verdicts), right, k=1, seed=0) == sum(right) / len(right)
 

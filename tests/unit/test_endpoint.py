@@ -217,17 +217,17 @@ def test_other_servers_are_cut_at_the_first_stop_text_here(tmp_path: Path) -> No
 def test_a_quoted_stop_text_ends_nothing_and_vllm_is_asked_without_it(tmp_path: Path) -> None:
     stops = SAMPLING.model_copy(update={"stop": ("</answer>",)})
     quoted = "it wants <answer> </answer>"
-    whole = f"{quoted}, so </think> <answer> 4 </answer>"
+    complete = f"{quoted}, so </think> <answer> 4 </answer>"
 
     def reply(body: Body) -> str:
-        return quoted if "stop" in body else f"{whole} User: more"
+        return quoted if "stop" in body else f"{complete} User: more"
 
     for is_vllm in (True, False):
         folder = tmp_path / str(is_vllm)
         folder.mkdir()
         with serving(reply, is_vllm=is_vllm) as server:
-            found = opened(server, folder).sample([ask("q", 1, FORM)], stops)
-        assert texts(found) == [whole]
+            result = opened(server, folder).sample([ask("q", 1, FORM)], stops)
+        assert texts(result) == [complete]
         assert ["stop" in body for body in server.bodies] == [True, False][not is_vllm :]
 
 

@@ -21,17 +21,17 @@ def ids_of(text: str) -> list[int]:
 
 
 class Engine:
-    """What of vLLM is asked: it writes TEXT on from where a prompt stands, up to a stop text."""
+    """What of vLLM is calls: it writes TEXT on from where a prompt stands, up to a stop text."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[list[int], Any]] = []
+        self.calls: list[tuple[list[int], Any]] = []
         self.waiting: list[tuple[str, Any]] = []
         self.llm_engine = self
 
     def reset_prefix_cache(self) -> None: ...
 
     def generate(self, prompts: Any, parameters: Any, *, use_tqdm: bool) -> list[Any]:
-        return [self.answer("", *asked) for asked in zip(prompts, parameters, strict=True)]
+        return [self.answer("", *calls) for calls in zip(prompts, parameters, strict=True)]
 
     def add_request(self, name: str, prompt: Any, parameters: Any) -> None:
         self.waiting.append((name, self.answer(name, prompt, parameters)))
@@ -42,15 +42,15 @@ class Engine:
 
     def answer(self, name: str, prompt: Any, parameters: Any) -> Any:
         ids = list(prompt["prompt_token_ids"])
-        self.asked.append((ids, parameters))
+        self.calls.append((ids, parameters))
         written = str(TOKENIZER.decode(ids)).partition("<think>")[2]
         rest = TEXT.removeprefix(written)
         rest = rest[: rest.index("</answer>") + len("</answer>")]
-        drawn = ids_of(rest)[: parameters.max_tokens]
-        is_whole = len(drawn) == len(ids_of(rest))
+        tokens = ids_of(rest)[: parameters.max_tokens]
+        is_whole = len(tokens) == len(ids_of(rest))
         output = SimpleNamespace(
-            text=TOKENIZER.decode(drawn), token_ids=drawn,
-            logprobs=[{token: SimpleNamespace(logprob=-1.0)} for token in drawn],
+            text=TOKENIZER.decode(tokens), token_ids=tokens,
+            logprobs=[{token: SimpleNamespace(logprob=-1.0)} for token in tokens],
             finish_reason="stop" if is_whole else "length",
             stop_reason="</answer>" if is_whole else None,
         )  # fmt: skip
@@ -79,9 +79,9 @@ def test_a_call_goes_on_behind_a_quotation_with_what_is_left(sampler: VllmSample
     assert (first.text, first.finish_reason) == (TEXT, "stop")
     assert first.token_ids == tuple(ids_of(TEXT))
     assert len(first.logprobs) == len(first.token_ids)
-    asked = vars(sampler)["_llm"].asked
-    assert [parameters.max_tokens for _, parameters in asked] == [100, 100, 73, 73]
-    assert asked[2][1].seed == asked[3][1].seed != 7
+    calls = vars(sampler)["_llm"].calls
+    assert [parameters.max_tokens for _, parameters in calls] == [100, 100, 73, 73]
+    assert calls[2][1].seed == calls[3][1].seed != 7
 
 
 def test_a_quotation_at_the_limit_is_cut_off_by_it(sampler: VllmSampler) -> None:

@@ -1,5 +1,6 @@
 """Stored answers graded again: nothing changes under equal graders, and every change is shown."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,23 @@ def test_every_verdict_that_changed_is_shown(tmp_path: Path, samples: list[EvalS
     assert strict == ["sums", "sampled", "strict", "4", "2", "2", "2"]
     assert "sums, sums-0000/0, strict: wrong '5' -> correct '5'" in output
     assert "sums, sums-0001/0, strict: correct '10' -> wrong '10'" in output
+
+
+def test_rescore_and_plugins_are_one_document_for_programs(
+    tmp_path: Path, samples: list[EvalSample]
+) -> None:
+    store = str(store_of(tmp_path, samples))
+    done = CliRunner().invoke(app, ["rescore", "eval", "--store", store, "--json"])
+    document = json.loads(done.stdout)
+    assert (document["schema"], document["changes"], document["not_graded_here"]) == (
+        1,
+        [],
+        ["arc"],
+    )
+    strict = next(row for row in document["rows"] if row["reading"] == "strict")
+    assert (strict["answers"], strict["right_after"], strict["changed"]) == (4, 2, 0)
+    doors = json.loads(CliRunner().invoke(app, ["plugins", "--json"]).stdout)["doors"]
+    assert {"name": "math", "version": 1, "origin": "the factory"} in doors["graders"]
 
 
 def test_problems_that_are_gone_are_told(tmp_path: Path, samples: list[EvalSample]) -> None:
