@@ -226,7 +226,8 @@ def _let_the_server_go() -> None:
 def preload(modules: Sequence[str]) -> list[str]:
     """What a fork server imports, in this order."""
     first, last = "factory.launch.before_imports", "factory.launch.after_imports"
-    return [first, "factory.worker", *modules, last]
+    lean = ["factory.launch.lean_imports"] if modules else []
+    return [first, "factory.worker", *lean, *modules, last]
 
 
 def _modules(machine: Machine, stages: Sequence[Stage]) -> list[str]:
