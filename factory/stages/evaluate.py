@@ -297,6 +297,7 @@ def small(fields: Fields) -> Fields:
         "benchmarks": [small_benchmark(benchmark) for benchmark in fields["benchmarks"]],
         "sampling": small_sampling(fields["sampling"]),
         "samples": min(fields["samples"], SAMPLES),
+        "budgets": [],  # so few tokens leave no room for thoughts, a mark and an answer
         "judge": fields["judge"] and small_judge(fields["judge"]),
     }
 

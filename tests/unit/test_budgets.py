@@ -27,7 +27,7 @@ from factory.records import Problem, SamplingConfig
 from factory.report.against import thinking_blocks
 from factory.report.html import section_of_page
 from factory.sampling.scripted import ScriptedSampler
-from factory.stages.evaluate import EvaluateConfig
+from factory.stages.evaluate import EvaluateConfig, small
 from factory.tiny import byte_tokenizer
 from factory.ui.console import Console
 from factory.ui.scores import show_thinking
@@ -266,3 +266,8 @@ def test_the_page_and_the_terminal_show_every_point_and_run_no_text():
     show_thinking(points, Console(width=200, file=screen))
     lines = screen.getvalue().splitlines()
     assert len(lines) == 7 and "tokens a right answer" in lines[0]
+
+
+def test_a_rehearsal_leaves_budgets_out_since_its_answers_are_shorter_than_they():
+    fields = config(budgets=[64, 512]).model_dump(mode="json")
+    assert EvaluateConfig.model_validate_json(json.dumps(small(fields))).budgets == ()

@@ -169,6 +169,14 @@ def test_a_flood_is_refused_and_a_broken_file_is_named(client, queue):
     assert decide(client).status_code == 200 and len(recorded(queue.path)) == 1
 
 
+def test_an_answer_of_megabytes_is_cut_and_not_to_be_edited(tmp_path):
+    long = rewritten("a", "7" * 2_000_000)
+    desk = Desk(Queue([long], tmp_path / "x.jsonl", 1.0, None))
+    item = desk.view(reviewer="ada", review_pass=1, viewer="1")["item"]
+    assert len(item["thoughts"]) == 200_000 and not item["editable"]
+    assert desk.decide(json.dumps(sent() | {"trace": key(long)}).encode()) == "Recorded."
+
+
 def test_without_a_desk_the_page_takes_no_decision(tmp_path: Path):
     client = TestClient(application(tmp_path, token="right"), base_url=ADDRESS)
     assert decide(client).status_code == 404 and waiting_status(client) == 404
