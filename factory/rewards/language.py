@@ -89,7 +89,7 @@ def _shares(text: str, languages: Sequence[str]) -> dict[str, float]:
     if not total:
         return dict.fromkeys(languages, 1.0)
     written = {script for clause in clauses for script in clause}
-    spoken: dict[tuple[str, ...], list[str | None]] = {}
+    spoken: dict[tuple[str, ...], dict[str | None, int]] = {}
     shares: dict[str, float] = {}
     for language in languages:
         scripts = SCRIPTS[language]
@@ -97,13 +97,20 @@ def _shares(text: str, languages: Sequence[str]) -> dict[str, float]:
             shares[language] = 0.0
             continue
         if scripts not in spoken:
-            rivals = _rivals(scripts)
-            several = len(rivals) > 1
-            spoken[scripts] = _languages(clauses, rivals) if several else [None] * len(clauses)
-        pairs = zip(clauses, spoken[scripts], strict=True)
-        own = [clause for clause, s in pairs if s is None or s == language]
-        shares[language] = sum([_in_script(clause, language) for clause in own]) / total
+            spoken[scripts] = _spoken(clauses, language)
+        words = spoken[scripts]
+        shares[language] = (words.get(None, 0) + words.get(language, 0)) / total
     return shares
+
+
+def _spoken(clauses: "list[Words]", language: str) -> dict[str | None, int]:
+    """How many words are in each language that is written as this one is; None: in any of them."""
+    rivals = _rivals(SCRIPTS[language])
+    languages = _languages(clauses, rivals) if len(rivals) > 1 else [None] * len(clauses)
+    counts: dict[str | None, int] = {}
+    for clause, rival in zip(clauses, languages, strict=True):
+        counts[rival] = counts.get(rival, 0) + _in_script(clause, language)
+    return counts
 
 
 @cache
