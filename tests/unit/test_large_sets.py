@@ -55,9 +55,9 @@ BROKEN = {
 
 def test_broken_rows_among_many_are_named_by_line_and_the_rest_goes_on(tmp_path: Path) -> None:
     lines = [line(number) for number in range(3 * BATCH)]
-    places = random.Random(1).sample(range(BATCH, 2 * BATCH), len(BROKEN))
-    for place, broken in zip(places, BROKEN, strict=True):
-        lines[place] = broken + b"\n"
+    numbers = random.Random(1).sample(range(BATCH, 2 * BATCH), len(BROKEN))
+    for number, broken in zip(numbers, BROKEN, strict=True):
+        lines[number] = broken + b"\n"
     (tmp_path / "rows.jsonl").write_bytes(b"".join(lines))
     made = {}
     for threads in (1, 2):
@@ -68,10 +68,10 @@ def test_broken_rows_among_many_are_named_by_line_and_the_rest_goes_on(tmp_path:
         made[threads] = [(tmp_path / f"{threads}" / name).read_bytes() for name in names]
     assert made[1] == made[2]
     dropped = {row.row: row for row in read_records(tmp_path / "2" / "dropped.jsonl", Dropped)}
-    for place, (reason, detail) in zip(places, BROKEN.values(), strict=True):
-        assert dropped[place + 1].reason == reason
-        assert detail in dropped[place + 1].detail
-    assert list(dropped) == sorted(place + 1 for place in places)
+    for number, (reason, detail) in zip(numbers, BROKEN.values(), strict=True):
+        assert dropped[number + 1].reason == reason
+        assert detail in dropped[number + 1].detail
+    assert list(dropped) == sorted(number + 1 for number in numbers)
 
 
 def test_more_broken_rows_than_the_bound_allows_stop_the_stage(tmp_path: Path) -> None:
