@@ -8,6 +8,7 @@ import itertools
 import os
 import random
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,8 @@ def test_real_engines_stream_the_traces_that_blocks_give(engine: str, tmp_path: 
 @pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
 def test_kills_of_a_real_engine_lose_and_double_no_sample(engine: str, tmp_path: Path) -> None:
     """The same samples, and what was on disk at a kill stays to the byte."""
+    if engine == "transformers":
+        import_module("factory.sampling.transformers")  # once, and not after every kill
     model = save_tiny_model(tmp_path / "model", "llama", hidden=32, seed=3)
     inputs = inputs_of(tmp_path / "inputs", problems=100, model=model)
     settings = {"samples": 8, "sampling": {"temperature": 1.0, "max_new_tokens": 48}}
