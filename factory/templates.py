@@ -47,10 +47,11 @@ def open_tokenizer(folder: Path | str) -> "PreTrainedTokenizerBase":
 
 
 def written_messages(
-    messages: Sequence[Mapping[str, str]], tokenizer: "PreTrainedTokenizerBase", *, opens: bool
-) -> str:
+    messages: Sequence[Mapping[str, str]], tokenizer: "PreTrainedTokenizerBase", *, opens: bool,
+    **switches: bool,
+) -> str:  # fmt: skip
     """A conversation as the tokenizer's chat template writes it; with `opens` up to where an answer
-    begins. TemplateFault where it cannot."""
+    begins. `switches` are variables of the template. TemplateFault where it cannot."""
     template = tokenizer.chat_template
     if isinstance(template, str) and len(template) > LONGEST_TEMPLATE:
         raise TemplateFault(f"it has more than {LONGEST_TEMPLATE} characters")
@@ -61,6 +62,7 @@ def written_messages(
                 tokenize=False,
                 add_generation_prompt=opens,
                 strftime_now=TODAY.strftime,
+                **switches,
             )
     except _LateError as error:
         raise TemplateFault(f"it does not end within {SECONDS:g} seconds") from error

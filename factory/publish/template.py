@@ -1,28 +1,35 @@
 """The chat template that a checkpoint is served with: it asks exactly as training asked."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from factory.artifacts import Artifact, find
 from factory.chat import PromptConfig, render
 from factory.errors import ArtifactError
-from factory.templates import written_messages
+from factory.templates import TemplateFault, written_messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FORGET_THOUGHTS = (
-    "{%- set kept = namespace(messages=[]) -%}{%- for message in messages -%}"
-    "{%- if message['role'] == 'assistant' and message['content'] is string"
-    " and MARK in message['content'] -%}"
+    "{%- set kept = namespace(messages=[], last=0) -%}{%- for message in messages -%}"
+    "{%- if message['role'] == 'user' -%}{%- set kept.last = loop.index -%}{%- endif -%}"
+    "{%- endfor -%}{%- for message in messages -%}"
+    "{%- if loop.index < kept.last and message['role'] == 'assistant'"
+    " and message['content'] is string and MARK in message['content'] -%}"
     "{%- set kept.messages = kept.messages + [{'role': 'assistant', 'content': "
     "message['content'].split(MARK)[-1].strip()}] -%}"
     "{%- else -%}{%- set kept.messages = kept.messages + [message] -%}{%- endif -%}"
     "{%- endfor -%}{%- set messages = kept.messages %}"
 )
-"""Thoughts of earlier turns, up to the mark that closes them, are dropped, as the released R1
-family's templates do. Training never holds an earlier turn, so this changes nothing it saw."""
+"""Thoughts of turns before the last question, up to the mark that closes them, are dropped, as the
+released R1 family's templates do. Training never holds an earlier turn, so this changes nothing it
+saw; an answer to the last question keeps its thoughts, for who trains on or goes on writing."""
+_SWITCH = re.compile(r"\b[a-z_]*(?:think|reason)[a-z_]*\b")
+"""Names by which a template may be told to think or not."""
+MOST_SWITCHES = 16
 QUESTION = "What is 2 + 3?"
 PROBES = (QUESTION, "Zähle: 1, 2, …\n\n  <b>x</b>", " ")
 """Questions that are rendered and tokenised in two ways, to compare."""
@@ -86,9 +93,35 @@ def serving_template(tokenizer: "PreTrainedTokenizerBase", prompt: PromptConfig)
     bare = written_messages(messages, tokenizer, opens=True)
     # Where the template opens the thoughts by itself, training added nothing to it.
     prefill = render(QUESTION, prompt, tokenizer).removeprefix(bare)
-    tail = f"{{% if add_generation_prompt %}}{{{{ {_literal(prefill)} }}}}{{% endif %}}"
+    asks = "".join(
+        f" and not ({name} is defined and {name} == {str(value).lower()})"
+        for name, value in _switches(tokenizer, messages, bare, (closing, prefill.strip()))
+    )
+    tail = f"{{% if add_generation_prompt{asks} %}}{{{{ {_literal(prefill)} }}}}{{% endif %}}"
     # Jinja drops a template's last line break; with a tail behind it, it would count.
     return head + template.removesuffix("\n") + (tail if prefill else "")
+
+
+def _switches(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Sequence[Mapping[str, str]],
+    bare: str,
+    marks: Sequence[str],
+) -> list[tuple[str, bool]]:
+    """(variable, value) with which a template opens or closes thoughts where it does not by itself:
+    what training wrote there must not stand behind it."""
+    switches: list[tuple[str, bool]] = []
+    names = dict.fromkeys(_SWITCH.findall(str(tokenizer.chat_template)))
+    for name in list(names)[:MOST_SWITCHES]:
+        for value in (False, True):
+            try:
+                text = written_messages(messages, tokenizer, opens=True, **{name: value})
+            except TemplateFault:
+                continue
+            added = text.rpartition(QUESTION)[2].removeprefix(bare.rpartition(QUESTION)[2])
+            if any(mark and mark in added for mark in marks):
+                switches.append((name, value))
+    return switches
 
 
 def _literal(text: str) -> str:

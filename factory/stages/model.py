@@ -39,7 +39,7 @@ from factory.stages.stage import (
     light_stage,
     register,
 )
-from factory.stages.turns import TemplateFile, Turns, set_turns
+from factory.stages.turns import TemplateFile, Turns, keep_default_template, set_turns
 from factory.templates import open_tokenizer
 from factory.tiny import CHAT_TEMPLATE, Architecture, save_tiny_model
 from factory.transformers4 import write_tokenizer_fields
@@ -192,6 +192,7 @@ def run(config: ModelConfig, inputs: Inputs, out: Path, context: Context) -> Met
         copy_folder(Path(source.path), out)
     else:
         copy_folder(_download(source, sorted(f"*{suffix}" for suffix in COPIED)), out)
+    keep_default_template(out)
     if config.turns is not None:
         set_turns(out, config.turns)
     if config.context is not None:

@@ -100,6 +100,24 @@ def set_turns(folder: Path, turns: Turns) -> None:
         path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def keep_default_template(folder: Path) -> None:
+    """Of several named chat templates leave the one that is used, `default`, so that all later
+    stages see one. RecipeError where none is called so."""
+    path = folder / "tokenizer_config.json"
+    fields = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    listed = fields.get("chat_template") if isinstance(fields, dict) else None
+    if not isinstance(listed, list):
+        return
+    named = {t.get("name"): t.get("template") for t in listed if isinstance(t, dict)}
+    if not isinstance(named.get("default"), str):
+        raise RecipeError(
+            f"the model has chat templates named {', '.join(map(str, named)) or 'nothing'} and no "
+            "default: give it one by `turns`"
+        )
+    fields["chat_template"] = named["default"]
+    path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def _template_of(turns: TemplateFile) -> str:
     try:
         data = Path(turns.template).read_bytes()[: LONGEST_TEMPLATE + 1]
