@@ -75,7 +75,10 @@ def compare_runs(
     rows = compare(first, second, allowed_fall=allowed)
     if not rows:
         raise RecipeError(f"{run} and {baseline}: no benchmark in common")
-    thinking = curves({side.name: read_spent(side) for side in (first, second)})
+    # Two builds of one stage have one name, and folders of their own.
+    alike = first.name == second.name
+    sides = {s.path.name if alike else s.name: read_spent(s) for s in (first, second)}
+    thinking = curves(sides)
     if as_json:
         fallen = [f"{row.benchmark} {row.metric}" for row in rows if row.has_fallen]
         lines = [{**row.model_dump(), "is_difference": row.is_difference} for row in rows]

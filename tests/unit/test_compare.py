@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from factory.artifacts import Artifact
 from factory.cli import app
+from factory.evaluation.budgets import Spent
 from factory.evaluation.compare import compare
 from factory.records import EvalSample, Verdict
 
@@ -170,3 +171,25 @@ def test_programs_get_one_document_with_every_comparison_and_what_fell(store: Pa
     assert len(rows) == 4
     lost = rows["sums", "pass@1"]["difference"]
     assert (round(lost["value"], 6), rows["sums", "pass@1"]["is_difference"]) == (-0.3, True)
+
+
+def test_two_builds_of_one_stage_have_their_own_points_of_thinking_tokens(tmp_path: Path) -> None:
+    def with_budgets(letters: str, tokens: int) -> dict[str, str]:
+        rows = [
+            Spent(
+                benchmark="a", mode="sampled", problem_id=f"sums-{at:04d}", sample=0, budget=None,
+                thinking_tokens=tokens + at % 2, tokens=2 * tokens, is_correct=letter == "c",
+            )
+            for at, letter in enumerate(letters)
+        ]  # fmt: skip
+        return {**answers({"a": letters}), "budgets.jsonl": jsonl(rows)}
+
+    first = scores(tmp_path, "eval", with_budgets("c" * 20 + "w" * 4, 10))
+    second = scores(tmp_path, "eval", with_budgets("w" * 20 + "c" * 4, 90), 1)
+    names = [made.path.name for made in (first, second)]
+    done = factory("compare", *names, "--store", tmp_path, "--json")
+    points = {point["model"]: point for point in json.loads(done.stdout)["thinking"]}
+    assert [points[name]["standing"] for name in names] == ["front", "behind for certain"]
+    assert points[names[0]]["tokens_per_right"] == pytest.approx(24 * 20 / 20)
+    shown = factory("compare", *names, "--store", tmp_path).output
+    assert "behind for certain" in shown and "tokens a right answer" in shown
