@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from factory.errors import ArtifactError
 
@@ -48,7 +48,7 @@ def open_tokenizer(folder: Path | str) -> "PreTrainedTokenizerBase":
 
 def written_messages(
     messages: Sequence[Mapping[str, str]], tokenizer: "PreTrainedTokenizerBase", *, opens: bool,
-    **switches: bool,
+    **switches: Any,
 ) -> str:  # fmt: skip
     """A conversation as the tokenizer's chat template writes it; with `opens` up to where an answer
     begins. `switches` are variables of the template. TemplateFault where it cannot."""

@@ -275,19 +275,19 @@ def test_a_model_that_the_hub_does_not_give_is_told_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("place", [0, 1])
-def test_of_named_templates_the_default_is_kept(tmp_path: Path, place: int) -> None:
+@pytest.mark.parametrize("index", [0, 1])
+def test_of_named_templates_the_default_is_kept(tmp_path: Path, index: int) -> None:
     source = save_tiny_model(tmp_path / "source", "qwen2", hidden=32, layers=1)
     text = (source / "chat_template.jinja").read_text(encoding="utf-8")
     (source / "chat_template.jinja").unlink()
     path = source / "tokenizer_config.json"
     fields = json.loads(path.read_text(encoding="utf-8"))
     named = [{"name": "tool_use", "template": "x"}, {"name": "rag", "template": "y"}]
-    named.insert(place, {"name": "default", "template": text})
+    named.insert(index, {"name": "default", "template": text})
     path.write_text(json.dumps({**fields, "chat_template": named}), encoding="utf-8")
     make(tmp_path / "out", type="local", path=str(source))
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == text
-    del named[place]
+    del named[index]
     path.write_text(json.dumps({**fields, "chat_template": named}), encoding="utf-8")
     with pytest.raises(RecipeError, match="named tool_use, rag and no default"):
         make(tmp_path / "again", type="local", path=str(source))
