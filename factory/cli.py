@@ -13,6 +13,7 @@ from factory.interpreter import keep_children_safe
 from factory.ui.auditing import audit
 from factory.ui.commands import command_line, next_of
 from factory.ui.demonstrating import demo
+from factory.ui.examples import add_examples
 from factory.ui.explaining import why
 from factory.ui.exporting import publish, verify
 from factory.ui.indexing import index
@@ -377,6 +378,9 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(2)
     if not as_json:
         say_next(console, "factory build quickstart")
+
+
+add_examples(app.registered_commands)
 
 
 def main() -> None:
