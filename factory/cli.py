@@ -32,7 +32,7 @@ from factory.ui.options import (
     Unsandboxed,
     Until,
 )
-from factory.ui.referencing import reference
+from factory.ui.referencing import list_plugins, reference
 from factory.ui.reviewing import review
 from factory.ui.starting import init, pin
 from factory.ui.storing import list_artifacts, prune
@@ -346,17 +346,7 @@ def audit_graders(
         raise typer.Exit(REFUSED)
 
 
-@app.command("plugins")
-@errors_in_words
-def list_plugins(as_json: AsJson = False, plugins: Plugins = None) -> None:
-    """List what a recipe may name behind each door: the factory's, packages' and files' rows."""
-    from factory.registry import open_doors
-    from factory.ui.tables import show_doors
-
-    open_doors()
-    show_doors(open_console(), as_json=as_json)
-
-
+app.command("plugins")(list_plugins)
 app.command()(reference)
 app.command()(setup)
 

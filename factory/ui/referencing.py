@@ -1,4 +1,4 @@
-"""The verb that writes the reference of all settings, names and commands."""
+"""The verbs that say what there is: the reference of all settings, and the rows behind doors."""
 
 from pathlib import Path
 from typing import Annotated, cast
@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from factory.errors import RecipeError
-from factory.ui.options import Plugins
+from factory.ui.options import AsJson, Plugins
 from factory.ui.verbs import errors_in_words, open_console
 
 
@@ -31,3 +31,13 @@ def reference(
         write_file(out, text)
     except OSError as error:
         raise RecipeError(f"--out {out}: cannot be written: {error.strerror}") from error
+
+
+@errors_in_words
+def list_plugins(as_json: AsJson = False, plugins: Plugins = None) -> None:
+    """List what a recipe may name behind each door: the factory's, packages' and files' rows."""
+    from factory.registry import open_doors
+    from factory.ui.tables import show_doors
+
+    open_doors()
+    show_doors(open_console(), as_json=as_json)
