@@ -90,7 +90,13 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     machine.write_text(MACHINE, encoding="utf-8")
     if message := fault(work / "trial"):
         pytest.skip(f"a Slurm of one's own does not come up here: {message}")
-    orders = ["recipes/smoke.yaml", "--machine", machine, "--set", f"stages.zero.steps={STEPS}"]
+    # A model that answers nothing right learns to end.
+    settings = [
+        f"steps={STEPS}", "max_new_tokens=32", "learning_rate=1e-3",
+        "rewards=[{name: overlong, weight: 1.0}]",
+    ]  # fmt: skip
+    options = [word for each in settings for word in ("--set", f"stages.zero.{each}")]
+    orders = ["recipes/smoke.yaml", "--machine", machine, *options]
     orders += [] if IS_LONG else ["--until", "zero_traces"]
     driver = [sys.executable, FOLDER / "kill_a_node.py", work, str(SECONDS), "zero", *orders]
     done = inside(work, *driver, seconds=2.2 * SECONDS)
@@ -119,6 +125,8 @@ def test_a_job_that_is_told_to_stop_and_then_loses_a_node_makes_the_same_bytes(
     for name, artifact in ours.items():
         assert artifact.manifest.content == theirs[name].manifest.content
     assert ours["zero"].manifest.metrics["steps"] == STEPS
+    weights = [(ours[name].path / "model.safetensors").read_bytes() for name in ("base", "zero")]
+    assert weights[0] != weights[1]
     assert ours["zero"].manifest.machine["processes"] == 2
     assert ours["sums"].manifest.machine["slurm"]["nodes"] == 2
     for artifacts in (ours, theirs):
