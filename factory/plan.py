@@ -159,8 +159,8 @@ def _fingerprint(config: StageConfig, stage: Stage, seed: int, inputs: Mapping[s
 
 
 def used_plugins(config: StageConfig, stage: Stage) -> dict[str, Row[Any]]:
-    """The rows that do not come from the factory and decide what a stage makes, by door/name: its
-    own kind's, those that its config names, and those that the row of its kind says it uses."""
+    """Rows that decide what a stage makes, by door/name: its kind's, those that its config names,
+    those that its kind uses. Of the factory's own only those whose version was raised."""
     names = [*_named(config), *stage.uses(config)]
     if stage.kind in STAGES:
         names.append(("stages", stage.kind))

@@ -6,6 +6,7 @@ names on the command line (`plugin_files.py`). A name is taken once, and a built
 """
 
 import difflib
+import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -104,6 +105,7 @@ class Door(Mapping[str, T]):
         self.table: dict[str, Row[T]] = {}
         """The rows that are registered by now; read it through the methods, which fill it."""
         self._is_filled = False
+        self._filling: set[int] = set()
         DOORS[name] = self
 
     def register(self, name: str, value: T, *, version: int) -> None:
@@ -186,18 +188,24 @@ class Door(Mapping[str, T]):
         self.table = {name: row for name, row in self.table.items() if row.origin != origin}
 
     def _fill(self) -> None:
-        if self._is_filled:
+        thread = threading.get_ident()
+        # A row's module may ask for its own door. Another thread waits in the import of a module:
+        # a lock around all of them could wait for a thread that waits for this one.
+        if self._is_filled or thread in self._filling:
             return
-        self._is_filled = True
-        # Whoever loads a plug-in meanwhile: these rows are the factory's own.
-        with registering(FACTORY):
-            for module in self._modules:
-                import_module(module)
+        self._filling.add(thread)
+        try:
+            # Whoever loads a plug-in meanwhile: these rows are the factory's own.
+            with registering(FACTORY):
+                for module in self._modules:
+                    import_module(module)
+        finally:
+            self._filling.discard(thread)
         # Whoever imported one of them before: rows with a module each stand in the modules' order.
         order = {module.rpartition(".")[2]: index for index, module in enumerate(self._modules)}
         rows = sorted(self.table.items(), key=lambda item: order.get(item[0], len(order)))
-        self.table.clear()
-        self.table.update(rows)
+        self.table = dict(rows)
+        self._is_filled = True
 
     def _entries(self) -> Mapping[str, EntryPoint]:
         return entry_points().get(f"{GROUP}.{self.name}", {})

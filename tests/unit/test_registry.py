@@ -1,6 +1,7 @@
 """Doors: names that are taken once, unknown ones answered with the known, origins kept."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -168,3 +169,20 @@ def test_the_built_in_kinds_and_sections_are_what_lies_in_their_folders() -> Non
     stages = {name.rpartition(".")[2] for name in modules_of("factory.stages")}
     assert set(own) - stages <= {"pretrain"}
     assert set(BUILT_IN) <= set(SECTIONS)
+
+
+def test_threads_that_ask_first_at_once_all_wait_for_the_rows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(registry, "DOORS", dict(DOORS))
+    source = (
+        "import time\nfrom factory.registry import DOORS\ntime.sleep(0.3)\n"
+        "assert list(DOORS['slow']) == []\nDOORS['slow'].register('late', 1, version=1)\n"
+    )
+    (tmp_path / "a_slow_module.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    slow: Door[int] = Door("slow", "slow number", ["a_slow_module"])
+    with ThreadPoolExecutor(4) as threads:
+        names = list(threads.map(lambda _: list(slow), range(4)))
+    sys.modules.pop("a_slow_module")
+    assert names == [["late"]] * 4
