@@ -42,7 +42,7 @@ def main() -> None:
 
 def show(pairs: list[tuple[Row, Artifact]]) -> None:
     """A table in Markdown, the sums, and how many of the expensive stages are close."""
-    whole = sum(artifact.manifest.seconds for _, artifact in pairs)
+    in_all = sum(artifact.manifest.seconds for _, artifact in pairs)
     print("| stage | kind | estimated s | real s | estimated / real | GiB estimated | real |")
     print("|---|---|---|---|---|---|---|")
     total, expensive, close = 0.0, 0, 0
@@ -52,7 +52,7 @@ def show(pairs: list[tuple[Row, Artifact]]) -> None:
             continue
         total += estimate.seconds
         ratio = estimate.seconds / max(manifest.seconds, 1e-3)
-        if manifest.seconds >= EXPENSIVE * whole:
+        if manifest.seconds >= EXPENSIVE * in_all:
             expensive += 1
             close += abs(ratio - 1) <= CLOSE
         if manifest.seconds < 1:
@@ -62,7 +62,7 @@ def show(pairs: list[tuple[Row, Artifact]]) -> None:
             f"{manifest.seconds:.0f} | {ratio:.2f} | {estimate.memory_gib:.1f} | "
             f"{manifest.peak_memory_gib:.1f} |"
         )
-    print(f"| all | | {total:.0f} | {whole:.0f} | {total / whole:.2f} | | |")
+    print(f"| all | | {total:.0f} | {in_all:.0f} | {total / in_all:.2f} | | |")
     print(f"{close} of {expensive} stages of {EXPENSIVE:.0%} and more are within {CLOSE:.0%}.")
 
 

@@ -80,8 +80,8 @@ def write_tasks(folder: Path, problems: int, tokens: int) -> None:
     folder.mkdir()
     for name, bundle in TASKS.items():
         source = BundledSource.model_validate({"type": "bundled", "name": bundle})
-        found = list(supply(source, 0).problems)[:problems]
-        rows = [json.dumps({"question": one.prompt, "answer": one.reference}) for one in found]
+        chosen = list(supply(source, 0).problems)[:problems]
+        rows = [json.dumps({"question": p.prompt, "answer": p.reference}) for p in chosen]
         data = folder / f"{name}.jsonl"
         data.write_text("\n".join(rows) + "\n", encoding="utf-8")
         text = YAML.format(name=name, data=data, tokens=tokens)
@@ -117,20 +117,20 @@ def theirs(folder: Path, clock: Clock, batch: int) -> tuple[dict[str, float], li
     backend.generate_until = clock.timed(backend.generate_until)
     # Its registry of 14,000 tasks would take ten seconds more.
     manager = TaskManager(include_path=str(folder / "tasks"), include_defaults=False)
-    found = simple_evaluate(
+    evaluated = simple_evaluate(
         model=backend,
         tasks=list(TASKS),
         task_manager=manager,
         bootstrap_iters=0,
         log_samples=True,
     )
-    if found is None:
+    if evaluated is None:
         raise SystemExit("lm-eval gave no results")
     texts = []
     for name in TASKS:
-        rows = sorted(found["samples"][name], key=lambda row: row["doc_id"])
+        rows = sorted(evaluated["samples"][name], key=lambda row: row["doc_id"])
         texts += [row["resps"][0][0] for row in rows]
-    scores = {name: found["results"][name]["exact_match,last-number"] for name in TASKS}
+    scores = {name: evaluated["results"][name]["exact_match,last-number"] for name in TASKS}
     return scores, texts
 
 
@@ -176,8 +176,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     else:
         batch = int(options.side.removeprefix("hf-"))
         scores, texts = theirs(options.folder, clock, batch)
-    whole = time.perf_counter() - began
-    return {"whole": whole, "generate": clock.seconds, "scores": scores, "texts": texts}
+    seconds = time.perf_counter() - began
+    return {"whole": seconds, "generate": clock.seconds, "scores": scores, "texts": texts}
 
 
 def run_side(options: argparse.Namespace, side: str, folder: Path) -> dict[str, Any]:
@@ -198,21 +198,21 @@ def table(results: dict[str, dict[str, Any]], answers: int) -> Iterator[str]:
     yield "| side | whole, s | generate, s | answers/s | whole / ours | generate / ours | scores |"
     yield "|---|---|---|---|---|---|---|"
     mine = results.get("ours")
-    for side, found in results.items():
+    for side, figures in results.items():
         ratios = [
-            f"{found[figure] / mine[figure]:.2f}" if mine else "-"
+            f"{figures[figure] / mine[figure]:.2f}" if mine else "-"
             for figure in ("whole", "generate")
         ]
-        scores = ", ".join(f"{100 * value:.1f}" for value in found["scores"].values())
-        cells = [SIDES[side], f"{found['whole']:.2f}", f"{found['generate']:.2f}"]
-        cells += [f"{answers / found['whole']:.2f}", *ratios, scores]
+        scores = ", ".join(f"{100 * value:.1f}" for value in figures["scores"].values())
+        cells = [SIDES[side], f"{figures['whole']:.2f}", f"{figures['generate']:.2f}"]
+        cells += [f"{answers / figures['whole']:.2f}", *ratios, scores]
         yield "| " + " | ".join(cells) + " |"
 
 
 def against_best(results: dict[str, dict[str, Any]]) -> Iterator[str]:
     """A line with ours against lm-eval at the batch that suited it best."""
     mine = results.get("ours")
-    theirs = {side: found for side, found in results.items() if side != "ours"}
+    theirs = {side: figures for side, figures in results.items() if side != "ours"}
     if mine and theirs:
         best = min(theirs, key=lambda side: theirs[side]["whole"])
         ratio = theirs[best]["whole"] / mine["whole"]
@@ -237,8 +237,8 @@ def main() -> None:
         f"{options.threads}, float32, {platform.machine()}, one run each"
     )
     print("\n".join([*table(results, 2 * options.problems), *against_best(results)]))
-    for side, found in results.items():
-        same = sum(a == b for a, b in zip(first, found["texts"], strict=True))
+    for side, figures in results.items():
+        same = sum(a == b for a, b in zip(first, figures["texts"], strict=True))
         print(f"{SIDES[side]}: {same} of {len(first)} completions are those of the first side")
 
 

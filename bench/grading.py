@@ -122,14 +122,14 @@ def main() -> None:
         subprocess.run(command, env=environment, cwd=checkout, check=True)
         print("here:")
     items = KINDS[options.kind](options.count)
-    one, each = rate(items, 1)
+    single, each = rate(items, 1)
     two, _ = rate(items, 2)
     cuts = statistics.quantiles([1000 * s for s in each if s > 0] or [0.0, 0.0], n=100)
     print(
         "| kind | n | one worker, /s | two workers, /s | ratio | p50, ms | p99, ms | longest, s |"
     )
     print("|---|---|---|---|---|---|---|---|")
-    figures = f"{one:.0f} | {two:.0f} | {two / one:.2f} | {cuts[49]:.1f} | {cuts[98]:.1f}"
+    figures = f"{single:.0f} | {two:.0f} | {two / single:.2f} | {cuts[49]:.1f} | {cuts[98]:.1f}"
     figures += f" | {max(each):.2f}"
     print(f"| {options.kind} | {options.count} | {figures} |")
     if options.kind == "math":

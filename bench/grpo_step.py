@@ -227,8 +227,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, fl
         if sampler is not None:
             sampler.close()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    found = dict(zip(LENGTHS, steps[options.warm_up :], strict=True))
-    return {**found, "memory": {"peak GiB": peak}}
+    seconds = dict(zip(LENGTHS, steps[options.warm_up :], strict=True))
+    return {**seconds, "memory": {"peak GiB": peak}}
 
 
 def instrument(trainer: Any, steps: list[dict[str, float]], options: argparse.Namespace) -> None:
@@ -364,8 +364,8 @@ def main() -> None:
         print(json.dumps(measure(options, Path(options.model))))
         return
     with tempfile.TemporaryDirectory() as folder:
-        asked = Machine(device="cpu", threads=options.threads, matmul=options.matmul)
-        options.matmul = resolve_matmul(asked, Path(folder)).matmul
+        machine = Machine(device="cpu", threads=options.threads, matmul=options.matmul)
+        options.matmul = resolve_matmul(machine, Path(folder)).matmul
         model = save_model(options.model, Path(folder) / "model")
         results = {side: run_side(options, side, model) for side in options.sides}
     print(

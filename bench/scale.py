@@ -149,14 +149,14 @@ def _mebibytes(text: str) -> float:
 
 
 def _tree(process: int) -> list[int]:
-    found = [process]
-    for parent in found:
+    processes = [process]
+    for parent in processes:
         for task in Path(f"/proc/{parent}/task").glob("*/children"):
             try:
-                found += map(int, task.read_text().split())
+                processes += map(int, task.read_text().split())
             except OSError:  # it has ended
                 continue
-    return found
+    return processes
 
 
 def run(name: str, command: list[str], count: int) -> float:

@@ -62,7 +62,7 @@ def make_rows(options: argparse.Namespace, vocabulary: int) -> list[Any]:
         return tuple(torch.randint(10, vocabulary, (count,), generator=stream).tolist())
 
     places = torch.linspace(0, 1, options.rows).tolist()
-    lengths = [round(SHORTEST * (options.tokens / SHORTEST) ** place) for place in places]
+    lengths = [round(SHORTEST * (options.tokens / SHORTEST) ** position) for position in places]
     return [Row(tokens(PROMPT_TOKENS), tokens(length)) for length in lengths]
 
 

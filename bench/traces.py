@@ -133,17 +133,17 @@ def plain_vllm(options: argparse.Namespace, folder: Path) -> Measured:
         str(folder), dtype="float32", max_model_len=512 + options.tokens,
         enforce_eager=options.eager, **({"max_num_seqs": options.rows} if options.rows else {}),
     )  # fmt: skip
-    asked = sampling_of(options)
+    wanted = sampling_of(options)
     settings: Any = SamplingParams(
-        n=options.samples, temperature=asked.temperature, top_p=asked.top_p,
-        max_tokens=asked.max_new_tokens,
+        n=options.samples, temperature=wanted.temperature, top_p=wanted.top_p,
+        max_tokens=wanted.max_new_tokens,
     )  # fmt: skip
     if options.lengths == "long-tail":
         pairs = [(n, m) for n in range(options.problems) for m in range(options.samples)]
         prompts = [prompts[number] for number, _ in pairs]
         settings = [
             SamplingParams(
-                temperature=asked.temperature, top_p=asked.top_p, ignore_eos=True,
+                temperature=wanted.temperature, top_p=wanted.top_p, ignore_eos=True,
                 max_tokens=length_of(options, *pair),
             )
             for pair in pairs
@@ -151,7 +151,7 @@ def plain_vllm(options: argparse.Namespace, folder: Path) -> Measured:
 
     def work(prompts: list[str] = prompts) -> int:
         outputs = engine.generate(prompts, first(settings, len(prompts)), use_tqdm=False)
-        return sum(len(one.token_ids) for output in outputs for one in output.outputs)
+        return sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
 
     work(prompts[:1])
     return timed(work)
@@ -168,7 +168,7 @@ def plain_transformers(options: argparse.Namespace, folder: Path) -> Measured:
     torch.set_num_threads(options.threads)
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    asked = sampling_of(options)
+    wanted = sampling_of(options)
     prompts = prompts_of(tokenizer, problems_of(options.problems))
     rows = max(1, options.block // options.samples)
 
@@ -180,7 +180,7 @@ def plain_transformers(options: argparse.Namespace, folder: Path) -> Measured:
                 add_special_tokens=False,
             )  # fmt: skip
             out = model.generate(
-                **batch, do_sample=True, temperature=asked.temperature, top_p=asked.top_p,
+                **batch, do_sample=True, temperature=wanted.temperature, top_p=wanted.top_p,
                 top_k=0, max_new_tokens=options.tokens, num_return_sequences=options.samples,
             )[:, batch["input_ids"].shape[1] :]  # fmt: skip
             tokenizer.batch_decode(out, skip_special_tokens=True)
@@ -235,9 +235,9 @@ def ours(options: argparse.Namespace, folder: Path) -> Measured:
     sampler.sample([Request(first, n) for n in range(options.samples)], config.sampling)
     if options.lengths == "long-tail":
         sampler._ends = type(sampler._ends)()  # pyright: ignore - no token ends a completion
-    with tempfile.TemporaryDirectory() as place, GradingPool() as pool:
+    with tempfile.TemporaryDirectory() as folder_name, GradingPool() as pool:
         writer = Scripted(config, "", tokenizer, lambda: sampler, pool, seed=0)
-        scratch, out = Path(place, "scratch"), Path(place, "out")
+        scratch, out = Path(folder_name, "scratch"), Path(folder_name, "out")
         scratch.mkdir()
         out.mkdir()
         context = Context(0, machine, scratch)

@@ -76,8 +76,8 @@ def _set_rope(config: Any, rope: dict[str, Any] | None) -> None:
     if rope is not None:
         config.rope_parameters = {"rope_theta": BASE, **rope}
     elif own and any(isinstance(layer, dict) for layer in own.values()):
-        for place, layer in enumerate(own.values()):
-            layer["rope_theta"] = BASE / (1 + place)
+        for number, layer in enumerate(own.values()):
+            layer["rope_theta"] = BASE / (1 + number)
     elif own:
         own["rope_theta"] = BASE
 

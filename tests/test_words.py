@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PHRASED = ("factory", "lab", "examples")
-PACKAGES = (*PHRASED, "tests")
+PACKAGES = (*PHRASED, "tests", "bench")
 DIALECT = frozenset({"asked", "drawn", "found", "known", "one", "place", "some", "told", "whole"})
 KEYS_OF_FILES = {
     "factory/records.py": {"asked"},

@@ -147,7 +147,7 @@ def _form_of(value: Any) -> str | None:
         forms = [_form_of(part) for part in value]
         return None if None in forms else f"{value.shape} {forms}"
     if isinstance(value, sympy.Eq):
-        return _form_of_equation(value.lhs - value.rhs)
+        return _form_of_equation(_gap(value))
     if not isinstance(value, sympy.Expr):
         return None
     value = value.doit()
