@@ -7,4 +7,4 @@ release asks elsewhere, only the time is lost.
 
 import transformers.utils
 
-vars(transformers.utils)["is_sklearn_available"] = lambda: False
+transformers.utils.__dict__["is_sklearn_available"] = lambda: False
