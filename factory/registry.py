@@ -189,8 +189,7 @@ class Door(Mapping[str, T]):
 
     def _fill(self) -> None:
         thread = threading.get_ident()
-        # A row's module may ask for its own door. Another thread waits in the import of a module:
-        # a lock around all of them could wait for a thread that waits for this one.
+        # A row's module may ask for its own door; another thread waits in the import of a module.
         if self._is_filled or thread in self._filling:
             return
         self._filling.add(thread)

@@ -148,8 +148,11 @@ class Run:
         return path.stat().st_size if path.exists() else 0
 
     def killed(self, kills: int, *, expected_bytes: int, seed: int = 3) -> None:
-        """Kill it so many times at random places, and then let it end."""
-        chance = random.Random(seed)
+        """Kill it so many times at random places, and then let it end.
+
+        On a busy machine it may end before one of the last blows: half of them must strike.
+        """
+        chance, struck = random.Random(seed), 0
         places = sorted(chance.random() for _ in range(kills))
         for position in places:
             process = self.start()
@@ -158,7 +161,11 @@ class Run:
             time.sleep(chance.random() * 0.02)
             process.kill()
             process.join()
-            assert process.exitcode == -9, f"ended before it was killed at {position:.2f}"
+            if process.exitcode == 0:
+                break
+            assert process.exitcode == -9
+            struck += 1
+        assert 2 * struck >= kills, f"{struck} of {kills} blows struck"
         process = self.start()
         process.join()
         assert process.exitcode == 0

@@ -274,7 +274,7 @@ def _judged(
         right = [value]
         if call.or_first and isinstance(value, list) and value:
             right.append(value[0])
-        if not any(equal(given, v, tolerance=tests.tolerance, is_json=True) for v in right):
+        if not any(equal(given, v, tolerance=tests.tolerance) for v in right):
             return "wrong", f"{where}: gave {_shown(given)}, expected {_shown(value)}"
     return "correct", f"passed {len(expected)} calls"
 
@@ -319,32 +319,30 @@ def _replies(output: bytes, nonce: str, *, most: int) -> list[Mapping[str, Any]]
     return replies
 
 
-def equal(actual: Any, expected: Any, *, tolerance: float = 0.0, is_json: bool = False) -> bool:
+def equal(actual: Any, expected: Any, *, tolerance: float = 0.0) -> bool:
     """Whether two plain values are the same: types too, but for 1 and 1.0 in either place.
 
-    True is not 1, a tuple is not a list, nan is nan. With a tolerance, floats may differ by it,
-    absolutely or relative to the larger one. Integers may have any size: no float has to hold them.
-    `is_json`: the expected value has only lists for sequences, so they take tuples too.
+    True is not 1, nan is nan; an expected list takes a tuple too, for JSON has only lists. With a
+    tolerance, floats may differ by it, absolutely or relative to the larger one. Integers may have
+    any size: no float has to hold them.
     """
     if type(expected) in (int, float) and type(actual) in (int, float):
         if actual == expected or (actual != actual and expected != expected):
             return True
         return bool(tolerance) and _is_close(actual, expected, tolerance)
-    if is_json and type(expected) is list and type(actual) is tuple:
+    if type(expected) is list and type(actual) is tuple:
         actual = list(actual)
     if type(actual) is not type(expected):
         return False
     if isinstance(expected, list | tuple):
         return len(actual) == len(expected) and all(
-            equal(a, b, tolerance=tolerance, is_json=is_json)
-            for a, b in zip(actual, expected, strict=True)
+            equal(a, b, tolerance=tolerance) for a, b in zip(actual, expected, strict=True)
         )
     if isinstance(expected, complex):
         return equal(actual.real, expected.real) and equal(actual.imag, expected.imag)
     if isinstance(expected, dict):
         return actual.keys() == expected.keys() and all(
-            equal(actual[key], value, tolerance=tolerance, is_json=is_json)
-            for key, value in expected.items()
+            equal(actual[key], value, tolerance=tolerance) for key, value in expected.items()
         )
     return actual == expected
 

@@ -15,23 +15,13 @@ from factory.errors import DataError, RecipeError
 from factory.grading import GRADING_PACKAGES
 from factory.jsonl import read_records, write_records
 from factory.problems.benchmark import BENCHMARKS, benchmark_problems
-from factory.records import (
-    EvalSample,
-    Mode,
-    Problem,
-    Score,
-)
+from factory.records import EvalSample, Mode, Problem, Score
 from factory.shipped import shipped
 from factory.stages.evaluate_config import BenchmarkConfig, EvaluateConfig
 from factory.stages.evaluate_cost import estimate
 from factory.stages.judged import judge_blocks
 from factory.stages.small import SAMPLES, small_judge, small_sampling
-from factory.stages.stage import (
-    Fields,
-    Shows,
-    register,
-    sampling_stage,
-)
+from factory.stages.stage import Fields, Shows, register, sampling_stage
 from factory.templates import open_tokenizer
 
 if TYPE_CHECKING:

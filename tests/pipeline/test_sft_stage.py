@@ -19,6 +19,7 @@ from factory.chat import OutputForm, PromptConfig
 from factory.errors import DataError, RecipeError
 from factory.stages.sft.run import validate
 from factory.tiny import byte_tokenizer, save_tiny_model, tiny_model
+from factory.trainers.arguments import micro_batch_rows
 from factory.trainers.lora import LoraConfig
 from factory.trainers.rows import Row, plan_order, step_count, tokenise
 from factory.trainers.stored_rows import StoredRows, length_report
@@ -151,13 +152,17 @@ def test_no_traces_or_traces_without_an_answer_are_refused(tmp_path: Path):
         stage(tmp_path / "b", config(), make_inputs(tmp_path / "b" / "inputs", broken))
 
 
-@pytest.mark.parametrize(("batch", "micro_batch", "processes"), [(10, 4, 1), (8, 4, 3), (12, 4, 2)])
+@pytest.mark.parametrize(
+    ("batch", "micro_batch", "processes", "near"),
+    [(10, 4, 1, "8 or 12"), (8, 4, 3, "6 or 9"), (12, 4, 2, "8 or 16")],
+)
 def test_a_batch_that_cannot_be_cut_evenly_is_refused(
-    tmp_path: Path, sft_inputs: Inputs, batch: int, micro_batch: int, processes: int
+    tmp_path: Path, sft_inputs: Inputs, batch: int, micro_batch: int, processes: int, near: str
 ):
     machine = MACHINE.model_copy(update={"micro_batch": micro_batch, "processes": processes})
-    with pytest.raises(RecipeError, match=f"multiple of {micro_batch * processes}"):
+    with pytest.raises(RecipeError, match=f"make batch {near}"):
         stage(tmp_path, config(batch=batch), sft_inputs, machine=machine)
+    assert all(micro_batch_rows(int(rows), machine) for rows in near.split(" or "))
 
 
 def test_wrong_trl_arguments_are_named_with_what_to_do(tmp_path: Path, sft_inputs: Inputs):
