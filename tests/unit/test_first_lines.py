@@ -125,8 +125,9 @@ def test_other_verbs_that_measure_say_so_before(tmp_path: Path, recipe: Path, ve
 
 @pytest.mark.usefixtures("started")
 def test_a_gpu_without_stated_speed_has_no_estimate_and_says_why(
-    tmp_path: Path, recipe: Path
+    tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     machine = tmp_path / "gpu.yaml"
     machine.write_text("device: cuda\n", encoding="utf-8")
     store = tmp_path / "store"

@@ -30,7 +30,9 @@ def test_hooks_before_a_commit_fetch_nothing_and_call_the_tools_of_make_developm
 
 
 def test_hooks_check_what_make_check_checks() -> None:
-    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").split("\ncheck:")[1].split("\n\n")[0]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "\ncheck: style\n" in makefile
+    recipe = makefile.split("\nstyle:")[1].split("\n\n")[0]
     for tool in ("ruff check", "ruff format", "basedpyright"):
         assert f"$(BIN)/{tool}" in recipe
         assert any(f".venv/bin/{tool}" in hook["entry"] for hook in hooks())
