@@ -209,9 +209,9 @@ def test_sections_stand_where_they_say_whatever_was_registered_first(
 ) -> None:
     page = [row.name for row in in_order(SECTIONS.rows()) if row.name in BUILT_IN]
     assert page == [
-        "result", "claims", "flow", "scorecard", "difficulty", "contamination", "published",
-        "changes", "training", "evolution", "selection", "preferences", "stages", "samples",
-        "answers", "cost", "lineage", "recipe", "reading",
+        "result", "claims", "flow", "scorecard", "difficulty", "thinking", "contamination",
+        "published", "changes", "training", "evolution", "selection", "preferences", "stages",
+        "samples", "answers", "cost", "lineage", "recipe", "reading",
     ]  # fmt: skip
     monkeypatch.setattr(SECTIONS, "table", dict(reversed(SECTIONS.table.items())))
     with registering(Origin("file", "mine.py", "00")):

@@ -88,7 +88,7 @@ class Contamination(Record):
         return sum(overlap.rule == SAME_QUESTION for overlap in self.overlaps)
 
 
-@section("contamination", after="difficulty")
+@section("contamination", after="thinking")
 def contamination(build: Build) -> Section | None:
     rows = contaminations(build)
     parts = [
