@@ -55,7 +55,12 @@ def without_end(text: str) -> str:
     return text if match is None else text[: len(text) - len(tail) + match.start()]
 
 
-_QUOTES = dict(zip("`'\"\u201c\u2018\u00ab\u201e", "`'\"\u201d\u2019\u00bb\u201c", strict=True))
+_QUOTES = {
+    **dict(zip("`'\"\u201c\u2018\u00ab", "`'\"\u201d\u2019\u00bb", strict=True)),
+    **dict(zip("\u2039\u300c\u300e\u00bb", "\u203a\u300d\u300f\u00ab", strict=True)),
+    "\u201e": "\u201c\u201d",
+}
+"""Marks that open a quotation, with those that close it."""
 _BLANK = " .\n\u2026"
 
 
@@ -84,7 +89,7 @@ def without_quotations(written: list[re.Match[str]], full_text: str) -> list[re.
 def _is_quoted(tag: re.Match[str], full_text: str) -> bool:
     """Whether it stands between marks of quotation; at the end of a text the second may come."""
     closing = _QUOTES.get(full_text[tag.start() - 1 : tag.start()])
-    return closing is not None and full_text[tag.end() : tag.end() + 1] in (closing, "")
+    return closing is not None and full_text[tag.end() : tag.end() + 1] in ("", *closing)
 
 
 PROMPT_END = 24

@@ -2,6 +2,7 @@
 
 import threading
 
+import chromium
 import uvicorn
 from starlette.applications import Starlette
 
@@ -29,3 +30,12 @@ class Server:
         self.thread.join(30)
         assert not self.thread.is_alive()
         self.socket.close()
+
+
+def open_page(
+    tab: chromium.Page, server: Server, *, ready: str, width: int = 1280, dark: bool = False
+) -> None:
+    """Show the server's page in a tab, until there is an element of the selector `ready`."""
+    tab.look_like(width=width, dark=dark)
+    tab.send("Page.navigate", url=server.address)
+    tab.wait_for(f"document.querySelector({ready!r}) !== null")

@@ -119,6 +119,10 @@ def real_value(text: str) -> Fraction | None:
     return Fraction(round(Fraction(str(shown)) * 10**45), 10**45)
 
 
+UNDECIDED = (ArithmeticError, NotImplementedError, TypeError, ValueError)
+"""What sympy raises on objects that do not go together (a matrix and a number in an inequality:
+TypeError), on what it cannot evaluate (NotImplementedError, division by zero) or compare (the
+maximum of a complex number: ValueError)."""
 POINTS = (("0.37", "0.0611"), ("-1.43", "0.0917"))
 """Where formulas are evaluated to be told apart: of the first letter, and from letter to letter."""
 
@@ -135,8 +139,7 @@ def value_form(text: str) -> str | None:
     value = None if is_refused else read(_apart(latex, capitals))
     try:
         return None if value is None else _form_of(value)
-    # As `_same`: what sympy cannot evaluate has no value here.
-    except (ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError):
+    except UNDECIDED:
         return None
 
 
@@ -155,14 +158,14 @@ def _form_of(value: Any) -> str | None:
         return None
     if value.is_Rational:
         return str(Fraction(int(value.p), int(value.q)))
-    names = sorted(symbol.name for symbol in value.free_symbols)
+    names = sorted(map(str, value.free_symbols))
     shown = [_shown(_at(value, point)) for point in POINTS[: 2 if names else 1]]
     return None if None in shown else " ".join([*names, *map(str, shown)])
 
 
 def _form_of_equation(difference: Any) -> str | None:
     """By the ratios of its values at the points to that at a third."""
-    names = sorted(symbol.name for symbol in difference.free_symbols)
+    names = sorted(map(str, difference.free_symbols))
     scale = _at(difference, ("0.713", "0.0391"))
     shown = [_shown(_at(difference, point) / scale) for point in POINTS]
     return None if None in shown or not names else " ".join(["0 =", *names, *map(str, shown)])
@@ -172,7 +175,7 @@ def _at(value: Any, point: tuple[str, str]) -> Any:
     import sympy
 
     start, step = (sympy.Float(number, 60) for number in point)
-    symbols = sorted(value.free_symbols, key=lambda symbol: symbol.name)
+    symbols = sorted(value.free_symbols, key=str)
     return sympy.N(value, 60, subs={symbol: start + step * n for n, symbol in enumerate(symbols)})
 
 
@@ -344,10 +347,8 @@ def _same(right: Any, value: Any) -> bool:
         if not isinstance(right, sympy.Expr) or not isinstance(value, sympy.Expr):
             return bool(right == value)
         return _same_value(right, value)
-    # What sympy raises on objects that do not go together (a matrix and a number in an inequality:
-    # TypeError), on what it cannot evaluate (NotImplementedError, division by zero) or compare (the
-    # maximum of a complex number: ValueError). Equality that is not proven is not equal.
-    except (ArithmeticError, NotImplementedError, TypeError, ValueError):
+    # Equality that is not proven is not equal.
+    except UNDECIDED:
         return False
 
 

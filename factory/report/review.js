@@ -135,7 +135,7 @@
       card.focus();
     } else if (event.ctrlKey || event.target.tagName === "TEXTAREA") return;
     else {
-      const wanted = [...card.querySelectorAll("button")].find((one) => one.dataset.key === event.key);
+      const wanted = [...card.querySelectorAll("button")].find((button) => button.dataset.key === event.key);
       if (!wanted) return;
       wanted.click();
     }

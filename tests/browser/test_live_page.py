@@ -3,11 +3,12 @@
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec
 
 import chromium
 import pytest
-from live_server import TOKEN, Server
+from live_server import TOKEN, Server, open_page
 from live_store import PlayedBuild
 from report_example import HOSTILE
 
@@ -34,10 +35,7 @@ def server(played) -> Iterator[Server]:
     own.close()
 
 
-def opened(tab: chromium.Page, server: Server, *, width: int = 1280, dark: bool = False) -> None:
-    tab.look_like(width=width, dark=dark)
-    tab.send("Page.navigate", url=server.address)
-    tab.wait_for("document.querySelector('#now h2') !== null")
+opened = partial(open_page, ready="#now h2")
 
 
 def text_is_there(words: str) -> str:

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec
 
 import chromium
 import pytest
-from live_server import TOKEN, Server
+from live_server import TOKEN, Server, open_page
 from report_example import HOSTILE, trace
 
 from factory.chat import completion_text
@@ -46,10 +47,7 @@ def server(queue, tmp_path) -> Iterator[Server]:
     own.close()
 
 
-def opened(tab: chromium.Page, server: Server, *, width: int = 1280, dark: bool = False) -> None:
-    tab.look_like(width=width, dark=dark)
-    tab.send("Page.navigate", url=server.address)
-    tab.wait_for("document.querySelector('#review [data-key=a]') !== null")
+opened = partial(open_page, ready="#review [data-key=a]")
 
 
 def shown(words: str) -> str:

@@ -261,6 +261,9 @@ QUOTES = [
     'first "<answer>", then "</answer>"',
     "the tags '<think>' and '</think>' go first",
     "als \u201e<answer>\u201c und \u201e</answer>\u201c",
+    "jako \u201e<answer>\u201d, \u201e</answer>\u201d",
+    "\u6700\u540e\u5199\u300c</answer>\u300d\u3002",
+    "\u300e<answer>\u300f then \u2039</answer>\u203a",
     "<answer> ... </answer>",
 ]
 
