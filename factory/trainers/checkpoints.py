@@ -19,10 +19,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from factory.context import STOP
 from factory.errors import ArtifactError, EngineError
-from factory.files import fsync, note, write_file
+from factory.files import fsync, note
 from factory.machine import free_gib
 from factory.ranks import this_rank
-from factory.trainers.marked import MARKER, Completion, checkpoints, latest_complete, marked_step
+from factory.trainers.marked import MARKER, checkpoints, latest_complete, marked_step, write_marker
 from factory.trainers.unchanged import changed_file, cut_rows, hashes, rows_until_now
 
 
@@ -112,15 +112,11 @@ def mark_complete(checkpoint: Path, step: int, *, scratch: Path | None = None) -
     for path in paths:
         fsync(path)
     files = {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in paths}
-    completion = Completion(
-        step=step,
-        files=files,
-        sha256=hashes(paths, checkpoint),
-        rows=None if scratch is None else rows_until_now(scratch),
-    )
+    sha256 = hashes(paths, checkpoint)
+    rows = None if scratch is None else rows_until_now(scratch)
     for path in sorted(p for p in checkpoint.rglob("*") if p.is_dir()):
         fsync(path)
-    write_file(checkpoint / MARKER, completion.model_dump_json() + "\n")
+    write_marker(checkpoint, step=step, files=files, sha256=sha256, rows=rows)
     fsync(checkpoint.parent)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from factory.files import with_hash, without_hash, write_file
 from factory.records import Record
 
 MARKER = "COMPLETE"
@@ -23,6 +24,21 @@ class Completion(Record):
     """Of every file; empty in checkpoints of earlier versions."""
     rows: dict[str, tuple[int, str]] | None = None
     """Bytes and sha256 of each of ROWS as it was then; None in checkpoints of earlier versions."""
+
+
+def write_marker(
+    checkpoint: Path, *, step: int, files: dict[str, int], sha256: dict[str, str],
+    rows: dict[str, tuple[int, str]] | None,
+) -> None:  # fmt: skip
+    """Write what the marker says, with a hash of its own, whole or not at all."""
+    completion = Completion(step=step, files=files, sha256=sha256, rows=rows)
+    write_file(checkpoint / MARKER, with_hash(completion.model_dump_json(indent=2) + "\n"))
+
+
+def read_marker(checkpoint: Path) -> Completion:
+    """What the marker says; ValueError where it is not what was written, OSError where none is."""
+    content, _ = without_hash((checkpoint / MARKER).read_bytes())
+    return Completion.model_validate_json(content)
 
 
 def latest_complete(folder: Path) -> Path | None:
@@ -44,8 +60,7 @@ def checkpoints(folder: Path) -> list[Path]:
 def marked_step(checkpoint: Path) -> int | None:
     """The step that a checkpoint's marker states, or None where it is torn."""
     try:
-        content = (checkpoint / MARKER).read_text(encoding="utf-8")
-        completion = Completion.model_validate_json(content)
+        completion = read_marker(checkpoint)
         sizes = {name: (checkpoint / name).stat().st_size for name in completion.files}
     except (OSError, ValueError):  # a missing file or an unreadable marker is what torn means
         return None

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from factory.artifacts import sha256_file
 from factory.errors import ArtifactError
-from factory.files import write_file
+from factory.files import with_hash, without_hash, write_file
 from factory.jsonl import append_rows, recover_rows
-from factory.trainers.marked import MARKER, ROWS, Completion
+from factory.trainers.marked import ROWS, read_marker
 
 
 def hashes(paths: Sequence[Path], folder: Path) -> dict[str, str]:
@@ -26,7 +26,7 @@ def hashes(paths: Sequence[Path], folder: Path) -> dict[str, str]:
 def changed_file(checkpoint: Path, scratch: Path | None = None) -> Path | None:
     """A file of a complete checkpoint, or of the rows in `scratch` up to it, that is not what was
     written; None where each is."""
-    marker = _marker(checkpoint)
+    marker = read_marker(checkpoint)
     wanted = marker.sha256
     actual = hashes([checkpoint / name for name in wanted], checkpoint)
     changed = [checkpoint / name for name in wanted if actual[name] != wanted[name]]
@@ -39,14 +39,18 @@ def changed_file(checkpoint: Path, scratch: Path | None = None) -> Path | None:
 
 def remember(kept: Path) -> None:
     """Write the hashes of a file, or of a folder's, beside it."""
-    write_file(sums(kept), json.dumps(hashes(_files(kept), kept.parent)) + "\n")
+    text = json.dumps(hashes(_files(kept), kept.parent), indent=2)
+    write_file(sums(kept), with_hash(text + "\n"))
 
 
 def require_unchanged(kept: Path) -> None:
     """ArtifactError unless a file or folder is what it was when it was remembered."""
     if not sums(kept).exists():
         return  # written by an earlier version
-    wanted = json.loads(sums(kept).read_text(encoding="utf-8"))
+    try:
+        wanted = json.loads(without_hash(sums(kept).read_bytes())[0])
+    except ValueError:
+        wanted = {sums(kept).name: "what was written"}
     actual = hashes(_files(kept), kept.parent)
     changed = sorted(name for name in {*wanted, *actual} if wanted.get(name) != actual.get(name))
     if changed:
@@ -72,7 +76,7 @@ def rows_until_now(scratch: Path) -> dict[str, tuple[int, str]]:
 
 def cut_rows(checkpoint: Path | None, scratch: Path) -> None:
     """Make the files of rows what they were at a checkpoint: what came later comes again."""
-    marker = None if checkpoint is None else _marker(checkpoint)
+    marker = None if checkpoint is None else read_marker(checkpoint)
     kept = {} if marker is None else marker.rows
     for name in ROWS:
         if kept is None and marker is not None:  # written by an earlier version
@@ -92,10 +96,6 @@ def truncate_rows(path: Path, step: int) -> None:
         draft.unlink(missing_ok=True)
         append_rows(draft, kept)
         os.replace(draft, path)
-
-
-def _marker(checkpoint: Path) -> Completion:
-    return Completion.model_validate_json((checkpoint / MARKER).read_text(encoding="utf-8"))
 
 
 def _rows(path: Path, most: int = -1) -> tuple[int, str]:

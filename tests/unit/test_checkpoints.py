@@ -1,6 +1,7 @@
 """Checkpoints count only when complete, and a killed run goes on to the same bytes."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -77,6 +78,35 @@ def test_a_checkpoint_with_a_changed_byte_is_named_and_left_out(tmp_path: Path, 
     assert resume_point(tmp_path, notes.append) == undisturbed
     assert len(notes) == 1 and notes[0].startswith(f"{changed / name}: not what was written")
     assert not changed.exists() and resume_point(tmp_path, notes.append) == undisturbed
+
+
+def test_a_marker_with_any_changed_bit_is_torn(tmp_path: Path):
+    from factory.trainers.checkpoints import MARKER, latest_complete, resume_point
+
+    chance = random.Random(5)
+    undisturbed = checkpoint(tmp_path, "checkpoint-2", step=2)
+    marker = checkpoint(tmp_path, "checkpoint-4", step=4) / MARKER
+    data = marker.read_bytes()
+    for at in range(len(data)):
+        marker.write_bytes(
+            data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :]
+        )
+        assert latest_complete(tmp_path) == undisturbed, at
+    assert resume_point(tmp_path) == undisturbed and not marker.parent.exists()
+
+
+def test_changed_hashes_of_kept_weights_are_named(tmp_path: Path):
+    from factory.trainers.unchanged import remember, require_unchanged, sums
+
+    chance, kept = random.Random(6), tmp_path / "watched-4.safetensors"
+    kept.write_bytes(b"12345678")
+    remember(kept)
+    data = sums(kept).read_bytes()
+    for at in range(len(data)):
+        changed = data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :]
+        sums(kept).write_bytes(changed)
+        with pytest.raises(ArtifactError, match="not what was written"):
+            require_unchanged(kept)
 
 
 def test_weights_kept_beside_checkpoints_are_checked_before_they_are_taken(tmp_path: Path):
