@@ -28,6 +28,12 @@ hypothesis.settings.load_profile("gate")
 gc.disable()
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Names bytes by their length: the workers of one run must agree on each test's name, and
+    packed bytes hold the second of their packing."""
+    return f"{len(val)}-bytes" if isinstance(val, bytes) else None
+
+
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
