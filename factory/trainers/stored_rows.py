@@ -6,7 +6,7 @@ take 19 GB of disk, and as Python's integers would take 540 to 750 GB of memory 
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,10 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
-from factory.files import fsync, naming
+from factory.errors import ArtifactError
+from factory.files import fsync, naming, note
 from factory.trainers.rows import IGNORED, Row
+from factory.trainers.unchanged import remember, require_unchanged, sums
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -107,10 +109,16 @@ def _quantile(ordered: Sequence[int], share: float) -> int:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-def stored_rows(path: Path, rows: Iterator[Row], *, is_first: bool) -> StoredRows:
-    """The rows in the file `path`, which the first rank writes where it is not there yet, whole or
-    not at all; the other ranks wait for it, and end with the first where that fails."""
-    if is_first and not path.exists():
+def stored_rows(
+    path: Path, rows: Iterator[Row], *, is_first: bool, notify: Callable[[str], None] = note
+) -> StoredRows:
+    """The rows in the file `path`, which the first rank writes where it is not there yet as it was
+    written, whole or not at all; the other ranks wait for it, and end with the first where that
+    fails. `notify` is told of a file that the disk has changed."""
+    if is_first and not _is_as_written(path):
+        if path.exists() and sums(path).exists():
+            notify(f"{path}: not what was written: made again")
+        path.unlink(missing_ok=True)
         draft = path.with_suffix(".draft")
         with (
             naming(path),
@@ -121,9 +129,19 @@ def stored_rows(path: Path, rows: Iterator[Row], *, is_first: bool) -> StoredRow
                 writer.write_batch(batch)
         fsync(draft)
         draft.rename(path)
-    while not path.exists():
+        remember(path)
+    while not _is_as_written(path):
         time.sleep(LOOK_SECONDS)
     return StoredRows(Dataset.from_file(str(path)))
+
+
+def _is_as_written(path: Path) -> bool:
+    """Whether the file is there with the hash that was taken of it."""
+    try:
+        require_unchanged(path)
+    except (ArtifactError, OSError):
+        return False
+    return sums(path).exists()
 
 
 def _batches(rows: Iterable[Row]) -> Iterator[pa.RecordBatch]:

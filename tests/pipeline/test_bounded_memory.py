@@ -121,6 +121,26 @@ def test_a_file_of_rows_that_a_kill_left_half_is_made_again(tmp_path: Path) -> N
     assert list(stored_rows(path, iter(rows), is_first=True)) == rows
 
 
+@pytest.mark.parametrize("name", ["rows.arrow", "sums-rows.arrow.json"])
+def test_a_file_of_rows_in_which_the_disk_changed_a_bit_is_made_again(
+    name: str, tmp_path: Path
+) -> None:
+    rows = tokenise([trace(number) for number in range(5)], PromptConfig(), byte_tokenizer())
+    path = tmp_path / "rows.arrow"
+    stored_rows(path, iter(rows), is_first=True)
+    assert {file.name for file in tmp_path.iterdir()} == {"rows.arrow", "sums-rows.arrow.json"}
+    written = (tmp_path / name).read_bytes()
+    for at in range(0, len(written), 1 + len(written) // 16):
+        changed = bytearray(written)
+        changed[at] ^= 1
+        (tmp_path / name).write_bytes(changed)
+        notes: list[str] = []
+        stored = stored_rows(path, iter(rows), is_first=True, notify=notes.append)
+        assert list(stored) == rows, at
+        assert (tmp_path / name).read_bytes() == written
+        assert notes == [f"{path}: not what was written: made again"]
+
+
 def test_the_shortest_rows_have_different_prompts_and_come_by_length_and_prompt() -> None:
     from factory.trainers.rows import Row
 

@@ -5,8 +5,9 @@ while it seals a stage or writes the report.
 
 The recipe is the smoke recipe up to the first evaluation of a trained model: fourteen stages, every
 kind of stage among them. Two builds are killed again and again side by side, one thread each (with
-FACTORY_LONG_TESTS=1 eight of them, two at a time), and held to one undisturbed build. That one is
-as from a shell; those that are killed have their imports done (warm.py).
+FACTORY_LONG_TESTS=1 eight of them, two at a time, at other moments with another FACTORY_LONG_SEED),
+and held to one undisturbed build. That one is as from a shell; those that are killed have their
+imports done (warm.py).
 """
 
 import os
@@ -52,6 +53,8 @@ VICTIMS = ("builder", "all", "worker", "fork server", TOLD)
 """Who is killed, in turn; the last is SIGTERM for the builder, and no kill."""
 LEAST_KILLS, AT_ONCE = 25, len(LANES)
 IS_LONG = bool(os.environ.get("FACTORY_LONG_TESTS"))
+SEED = int(os.environ.get("FACTORY_LONG_SEED", "11")) if IS_LONG else 11
+"""Of the first build; each further one takes the next."""
 if IS_LONG:
     LANES, LEAST_KILLS = LANES * 4, 100
 """Further builds, killed at other moments: what is sealed cannot be struck again. After each kill
@@ -209,7 +212,7 @@ def test_killed_builds_end_with_the_bytes_of_an_undisturbed_one(
     reference = sealed(undisturbed)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         futures = [
-            pool.submit(killed_lane, tmp_path / f"lane{n}", lane, 11 + n, reference=reference)
+            pool.submit(killed_lane, tmp_path / f"lane{n}", lane, SEED + n, reference=reference)
             for n, lane in enumerate(LANES)
         ]
         kills = sum((future.result() for future in futures), Counter())

@@ -79,6 +79,7 @@ def run(config: SftConfig, inputs: Inputs, out: Path, context: Context) -> Metri
         context.scratch / "rows.arrow",
         token_rows(inputs["traces"].traces(), config.prompt, tokenizer, verbatim=verbatim),
         is_first=is_first_rank(),
+        notify=context.note,
     )
     limit = row_limit(folder, config.context)
     kept, report = _keep_whole_rows(rows, limit, config, out=out, context=context)
