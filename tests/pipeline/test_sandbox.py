@@ -16,7 +16,7 @@ from namespaces import needs_namespaces
 from factory.errors import EngineError
 from factory.grading import sandbox as sandboxing
 from factory.grading.isolation import python_command
-from factory.grading.landlock import restriction
+from factory.grading.landlock import rules
 from factory.grading.sandbox import Sandbox, find_bwrap, prove, proven_bwrap
 from factory.grading.watching import Limits
 
@@ -70,6 +70,12 @@ for pid in (1, os.getppid(), -1):
     try: os.kill(pid, signal.SIGKILL); done.append(pid)
     except OSError: pass
 print("held")
+""",
+    "a terminal": """
+import os
+try:
+    os.openpty(); print("through")  # its buffers would be memory that nothing counts
+except OSError: print("held")
 """,
     "a user namespace": """
 import ctypes
@@ -380,7 +386,7 @@ def test_memory_that_forks_share_counts_once() -> None:
     assert (finished.overfilled, finished.stdout) == (False, b"fine\n")
 
 
-@pytest.mark.skipif(restriction() is None, reason="this kernel has no Landlock rules of ABI 4")
+@pytest.mark.skipif(rules() is None, reason="this kernel has no Landlock rules of ABI 4")
 def test_landlock_holds_where_no_namespace_does(port: int) -> None:
     source = (
         "import os, socket\n"
@@ -400,6 +406,25 @@ def test_a_flood_of_output_ends_the_run(stream: str) -> None:
     finished = run(f"import sys\nwhile True: sys.{stream}.write('x' * 65536)")
     assert finished.flooded
     assert max(len(finished.stdout), len(finished.stderr)) <= Limits().output_bytes
+
+
+def test_a_shell_and_what_it_starts_have_the_limit_of_processes_too() -> None:
+    # Languages other than Python are built and run so.
+    finished = Sandbox().run(["/bin/sh", "-c", "ulimit -p 2>/dev/null || ulimit -u"], files={})
+    assert finished.stdout.split() == [b"64"]
+
+
+def test_a_program_begins_with_the_names_that_python_gives_it() -> None:
+    source = (
+        '"its own"\nimport sys\n'
+        "print(sorted(name for name in globals() if not name.startswith('__')), sys.argv)\n"
+        "print(__name__, __doc__, __file__, exit, help.__class__.__name__)\n"
+        "print([name for name in ('os', 'resource') if name in dir(sys.modules['__main__'])])"
+    )
+    first = "['sys'] ['/program/main.py']"
+    second = "__main__ its own /program/main.py Use exit() or Ctrl-D (i.e. EOF) to exit _Helper"
+    assert run(source).stdout.decode().splitlines() == [first, second, "[]"]
+    assert run("print(__doc__)").stdout == b"None\n"
 
 
 def test_nothing_survives_from_run_to_run() -> None:
@@ -438,12 +463,9 @@ def test_the_probe_finds_leaks_where_nothing_isolates() -> None:
 
 def test_a_machine_that_lets_no_program_be_limited_is_an_error_in_words(monkeypatch) -> None:
     # As in a container that maps no other user, where root may not become one.
-    def refused() -> None:
-        raise PermissionError(1, "Operation not permitted")
-
     proven_bwrap.cache_clear()
-    monkeypatch.setattr(sandboxing, "limiter", lambda limits, identity: refused)
-    with pytest.raises(EngineError, match="does not start"):
+    monkeypatch.setattr(sandboxing, "unused_identity", lambda: 2**32)
+    with pytest.raises(EngineError, match="does not start: OverflowError: "):
         run("print(1)")
     proven_bwrap.cache_clear()
 

@@ -1,197 +1,208 @@
-"""The first recipe of a user, and the commits that it leaves open."""
+"""Programs are started by a small process: what they get, and what is left when something fails."""
 
 import json
 import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import get_args
+from typing import Any
 
 import pytest
-import yaml
-from typer.testing import CliRunner
 
-from factory.chat import PromptConfig
-from factory.cli import app
-from factory.drafting import draft
-from factory.errors import DataError, EngineError, RecipeError
-from factory.pinning import OpenRevision, _with_revision, open_revisions, pinned
-from factory.plan import make_plan
-from factory.publish.earlier import read_config
-from factory.recipe import load_recipe
-from factory.rehearse import rehearsal
-from factory.sampling.ends import answer_end
-from factory.templates import open_tokenizer
-from factory.tiny import Architecture, save_tiny_model
-from factory.transformers4 import with_old_keys
-from factory.visible import visible
+from factory.errors import EngineError
+from factory.grading import starting
+from factory.grading.forker import MOST_BYTES
+from factory.grading.isolation import interpreter
+from factory.grading.starting import Forker, Process, start
 
-ROWS = [
-    {
-        "prompt": f"What is {n} + 1?",
-        "completion": f"<think>\nOne up.\n</think>\n\n\\boxed{{{n + 1}}}",
-        "answer": str(n + 1),
-    }
-    for n in range(40)
-]
+SHELL = ["/bin/sh", "-c"]
+
+
+def request(*command: str, **other: Any) -> dict[str, Any]:
+    plain = {"folder": "/", "environment": {"GIVEN": "yes"}, "limits": [], "identity": None}
+    return {"command": command, "group": None, "landlock": None} | plain | other
+
+
+def started(*command: str, inherited: tuple[int, ...] = (), **other: Any) -> Process:
+    with open(os.devnull, "rb") as nothing:
+        return start(
+            interpreter()[1], request(*command, **other), stdin=nothing.fileno(),
+            inherited=inherited,
+        )  # fmt: skip
+
+
+def ended(process: Process) -> tuple[int, str, str]:
+    """Its status and what it wrote."""
+    texts = []
+    for stream in (process.stdout, process.stderr):
+        assert stream is not None
+        with open(stream, encoding="utf-8") as file:
+            texts.append(file.read())
+    return process.wait(), texts[0], texts[1]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return tmp_path
+def forker() -> Iterator[Forker]:
+    """That of this process, at work."""
+    ended(started(*SHELL, "true"))
+    yield starting._forkers[0]
 
 
-def factory(*words: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app, list(words))
-    return result.exit_code, result.output
+def children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
-def test_init_writes_a_recipe_that_plans_and_says_what_it_guessed(folder: Path) -> None:
-    code, said = factory("init", "mine", "--traces", "traces.jsonl")
-    assert code == 0, said
-    assert "columns: {question: prompt, completion: completion, reference: answer}" in said
-    assert "held: 4 questions of traces.jsonl, never trained on" in said
-    assert said.endswith("next: factory build mine.yaml\n")
-    plan = make_plan(load_recipe(folder / "mine.yaml"))
-    assert [step.name for step in plan] == [
-        "base", "held", "traces", "kept", "student", "eval_base", "eval_student",
-    ]  # fmt: skip
-    text = (folder / "mine.yaml").read_text()
-    assert 'prefill: "<think>\\n"' in text and "# Written by: factory init mine" in text
-    before = os.stat(folder / "mine.yaml").st_mtime_ns
-    code, said = factory("init", "mine", "--traces", "traces.jsonl")
-    assert code == 2 and "exists already" in said
-    assert os.stat(folder / "mine.yaml").st_mtime_ns == before
-
-
-def test_a_file_of_questions_measures_and_a_student_without_turns_is_given_some(
-    folder: Path,
+def test_a_program_has_its_streams_its_folder_its_environment_and_nothing_else(
+    tmp_path: Path,
 ) -> None:
-    (folder / "q.jsonl").write_text('{"problem": "What is 2 + 2?", "answer": 4}\n')
-    save_tiny_model(folder / "bare", "llama")
-    (folder / "bare" / "chat_template.jinja").unlink()
-    written = draft("mine", traces="traces.jsonl", student="bare", questions="q.jsonl")
-    (folder / "mine.yaml").write_text(written.text)
-    recipe = load_recipe(folder / "mine.yaml")
-    held = recipe.stages["held"].model_dump()["sources"][0]
-    assert held["held_out"] is None and held["columns"]["reference"] == "answer"
-    assert recipe.stages["base"].model_dump()["turns"] == "chatml"
+    (tmp_path / "kept").write_text("inherited")
+    with open(tmp_path / "kept", "rb") as kept, open(tmp_path / "kept", "rb"):
+        source = (
+            "import os, sys\n"
+            "numbers = [int(number) for number in os.listdir('/proc/self/fd')]\n"
+            "print(os.getcwd(), os.environ['GIVEN'], 'PATH' in os.environ, numbers)\n"
+            f"print(os.read({kept.fileno()}, 99), sys.stdin.read())\n"
+            "sys.stderr.write('aside'); sys.exit(7)"
+        )
+        python = (interpreter()[1], "-I", "-S", "-c", source)
+        process = started(*python, inherited=(kept.fileno(),), folder=str(tmp_path))
+        status, said, aside = ended(process)
+        numbers = {0, 1, 2, kept.fileno()}
+    first = f"{tmp_path} yes False "
+    assert (status, aside) == (7, "aside")
+    lines = said.splitlines()
+    assert lines[0].startswith(first) and lines[1] == "b'inherited' "
+    # The one that lists them has the lowest free number.
+    free = next(number for number in range(3, 5) if number not in numbers)
+    assert {*json.loads(lines[0].removeprefix(first)), free} == numbers | {free}
+
+
+def test_inherited_descriptors_keep_numbers_that_cross_those_of_others() -> None:
+    pipes = [os.pipe() for _ in range(8)]
+    try:
+        for number, (_, writing) in enumerate(pipes):
+            os.write(writing, f"{number}\n".encode())
+            os.close(writing)
+        script = "; ".join(f"cat /proc/self/fd/{reading}" for reading, _ in pipes)
+        inherited = tuple(reading for reading, _ in reversed(pipes))
+        said = "".join(f"{number}\n" for number in range(len(pipes)))
+        assert ended(started(*SHELL, script, inherited=inherited))[:2] == (0, said)
+    finally:
+        for reading, _ in pipes:
+            os.close(reading)
 
 
 @pytest.mark.parametrize(
-    ("name", "traces", "student", "kind", "message"),
+    ("change", "reason"),
     [
-        ("Mine!", "traces.jsonl", "embedded", RecipeError, "a name is small letters"),
-        ("mine", "none.jsonl", "embedded", DataError, "no such file"),
-        ("mine", "traces.jsonl", "nowhere", RecipeError, "no such folder"),
+        ({"command": ["/no/such/program"]}, "FileNotFoundError: .*/no/such/program"),
+        ({"folder": "/no/such/folder"}, "FileNotFoundError: .*/no/such/folder"),
+        ({"limits": [[99, 1]]}, "ValueError: invalid resource"),
+        ({"landlock": "00"}, "OSError: .*Landlock refused"),
     ],
 )
-def test_what_cannot_be_begun_says_why(
-    folder: Path, name: str, traces: str, student: str, kind: type[Exception], message: str
+def test_what_cannot_be_limited_or_run_says_why_and_leaves_nothing(
+    change: dict[str, Any], reason: str, forker: Forker
 ) -> None:
-    with pytest.raises(kind, match=message):
-        draft(name, traces=traces, student=student)
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match=reason):
+        started("/bin/true", **change)
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert children(forker._process.pid) == []
+    assert ended(started(*SHELL, "echo on"))[1] == "on\n"
 
 
-def test_hub_sources_leave_revisions_open_that_pin_names_and_writes(folder: Path) -> None:
-    sources = ("--traces", "hub:open-r1/OpenR1-Math-220k", "--student", "hub:Qwen/Qwen3-0.6B-Base")
-    code, said = factory("init", "r1", *sources)
-    assert code == 0 and "preset openr1_math" in said
-    rehearsed = rehearsal(load_recipe(folder / "r1.yaml")).stages["traces"].model_dump()
-    assert rehearsed["source"]["type"] == "local"
-    path = folder / "r1.yaml"
-    gaps = open_revisions(path)
-    assert gaps == [
-        OpenRevision("stages.base.source", "Qwen/Qwen3-0.6B-Base", "model"),
-        OpenRevision("stages.traces.source", "open-r1/OpenR1-Math-220k", "dataset"),
-    ]
-    code, said = factory("pin", "r1.yaml", "--check")
-    assert code == 3 and said.count("open: ") == 2
-    text = path.read_text()
-    for gap in gaps:
-        text = _with_revision(text, gap, "ab" * 20)
-    path.write_text(text)
-    assert open_revisions(path) == [] and text.count("ab" * 20) == 2
-    recipe = load_recipe(path)
-    assert recipe.stages["traces"].model_dump()["source"]["revision"] == "ab" * 20
-    assert factory("pin", "r1.yaml", "--check")[0] == 0
+def test_a_status_is_that_of_the_program_or_of_its_signal(forker: Forker) -> None:
+    assert ended(started(*SHELL, "exit 3"))[0] == 3
+    assert ended(started(*SHELL, "kill -TERM $$"))[0] == -signal.SIGTERM
+    process = started("/bin/sleep", "600")
+    os.kill(process.pid, signal.SIGKILL)
+    assert (process.wait(), process.wait()) == (-signal.SIGKILL, -signal.SIGKILL)
+    assert children(forker._process.pid) == []
 
 
-def test_pin_without_a_hub_lists_what_stays_open_and_changes_nothing(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_programs_end_with_their_forker_and_the_next_gets_another(forker: Forker) -> None:
+    process = started("/bin/sleep", "600")
+    watch = os.pidfd_open(process.pid)
+    os.kill(forker._process.pid, signal.SIGKILL)
+    with open(watch, "rb"):
+        assert select.select([watch], [], [], 60)[0] == [watch]
+    with pytest.raises(EngineError, match="starts programs"):
+        started("/bin/true")
+    assert process.wait() == -signal.SIGKILL
+    assert ended(started(*SHELL, "echo again"))[1] == "again\n"
+    assert starting._forkers[0] is not forker
+
+
+def test_an_exchange_that_is_broken_off_ends_the_forker(
+    forker: Forker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = "name: a\nstages: # kept\n  base:\n    kind: model\n"
-    text += "    source:\n      type: hub\n      id: a/b\n"
-    (folder / "a.yaml").write_text(text)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    code, said = factory("pin", "a.yaml")
-    assert code == 2 and "stages.base.source: a/b main" in said
-    assert (folder / "a.yaml").read_text() == text
-    new = _with_revision(text, open_revisions(folder / "a.yaml")[0], "cd" * 20)
-    assert f"      id: a/b\n      revision: {'cd' * 20}\n" in new and "# kept" in new
+    def interrupted(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(starting.socket, "send_fds", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            started("/bin/true")
+    assert not forker.is_usable
+    assert ended(started(*SHELL, "echo again"))[1] == "again\n"
 
 
-HOSTILE = (
-    "a\nseed: 2\n", "a\r\nname: other", "a\u2028stages: {}\u2029", "a\x85seed: 2",
-    "\x1b[2J\u202e\U000e0041", "a: b # c", "- a", "&a *b !!binary x", "'\"{}[],`|>%@", "<think>",
-    "$(touch x) `touch x`", "~", "null",
-)  # fmt: skip
+def test_a_process_that_was_forked_has_a_forker_of_its_own(forker: Forker) -> None:
+    forker._owner = -1  # as in a child
+    try:
+        assert ended(started(*SHELL, "echo mine"))[1] == "mine\n"
+        assert starting._forkers[0] is not forker
+    finally:
+        forker._owner = os.getpid()
+        forker.close()
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_no_name_of_a_file_or_a_column_writes_a_line_of_the_recipe(folder: Path, name: str) -> None:
-    rows = [{"prompt": row["prompt"], name: row["completion"], "answer": "1"} for row in ROWS]
-    path = folder / f"{name}.jsonl"
-    for held in (ROWS, rows):
-        path.write_text("".join(json.dumps(row) + "\n" for row in held), encoding="utf-8")
-        try:
-            written = draft(
-                "mine", traces=path.name, student="embedded", machine=name, command=f"init {name}"
-            )
-        except DataError:
-            assert held is rows  # no column that can be told
-            continue
-        recipe = yaml.safe_load(written.text)
-        assert list(recipe) == ["name", "seed", "stages"]
-        assert (recipe["name"], recipe["seed"], list(recipe["stages"])) == (
-            "mine", 1, list(written.stages),
-        )  # fmt: skip
-        assert recipe["stages"]["traces"]["source"]["path"] == path.name
-        assert visible(written.text) == written.text
-        assert all(
-            line.startswith("#") for line in written.text.partition("\nname:")[0].split("\n")
-        )
-        assert not any("\n" in line or visible(line) != line for line in written.said)
+def test_a_command_that_is_too_long_is_an_error_in_words(forker: Forker) -> None:
+    with pytest.raises(EngineError, match="too long"):
+        started("/bin/echo", "x" * MOST_BYTES)
 
 
-@pytest.mark.parametrize("commit", ["main", "cd" * 20 + "\nname: other", "CD" * 20, "", None])
-def test_what_the_hub_calls_a_commit_must_be_one(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, commit: str | None
-) -> None:
-    text = "name: a\nstages:\n  base:\n    kind: model\n    source: {type: hub, id: a/b}\n"
-    (folder / "a.yaml").write_text(text)
-    answer = SimpleNamespace(sha=commit)
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, name: answer)
-    with pytest.raises(EngineError, match="is no commit"):
-        pinned(folder / "a.yaml", open_revisions(folder / "a.yaml"))
-    assert (folder / "a.yaml").read_text() == text
+def test_threads_start_programs_at_once() -> None:
+    said: dict[int, str] = {}
+
+    def run(number: int) -> None:
+        said[number] = ended(started(*SHELL, f"echo {number}"))[1]
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert said == {number: f"{number}\n" for number in range(16)}
 
 
-@pytest.mark.parametrize("architecture", get_args(Architecture))
-def test_a_student_of_every_family_is_taught_the_end_of_its_own_turns(
-    tmp_path: Path, architecture: Architecture
-) -> None:
-    folder = save_tiny_model(tmp_path / "student", architecture)
-    tokenizer = open_tokenizer(folder)
-    ends = {"gemma2": "<end_of_turn>", "phi3": "<|end|>"}
-    taught = tokenizer.convert_ids_to_tokens(answer_end(tokenizer, PromptConfig()))
-    assert taught == ends.get(architecture, "<|im_end|>")
-    trained = (taught == tokenizer.eos_token, architecture in ends)
-    assert trained in ((True, False), (False, True))
-    fields = with_old_keys(
-        json.loads((folder / "config.json").read_text(encoding="utf-8")), read_config(folder)
+def test_a_forker_is_gone_with_the_process_that_has_it() -> None:
+    program = (
+        "import json, os, sys\n"
+        "from factory.grading import starting\n"
+        "process = starting.start(sys.argv[1], json.loads(sys.argv[2]), stdin=0)\n"
+        "print(process.pid, starting._forkers[0]._process.pid, flush=True)\n"
+        "os._exit(0)\n"
     )
-    assert fields["rope_theta"] == 10000.0 and fields["torch_dtype"] == "float32"
-    written = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
+    arguments = [interpreter()[1], json.dumps(request("/bin/sleep", "600"))]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
+    )
+    waiting = [Path("/proc", pid, "stat") for pid in done.stdout.split()]
+    end = time.monotonic() + 60
+    while any(is_at_work(path) for path in waiting):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def is_at_work(path: Path) -> bool:
+    try:
+        return path.read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False

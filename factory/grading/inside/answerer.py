@@ -15,7 +15,6 @@ import sys
 import types
 
 sys.path.insert(0, "/program" if os.path.isdir("/program") else os.path.dirname(__file__))
-import names
 import plain
 
 answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -76,7 +75,6 @@ def error_text(error):
     return f"{type(error).__name__}: {error}"[:300]
 
 
-names.add()
 with open(os.path.join(sys.path[0], "main.py"), encoding="utf-8") as file:
     source = file.read()
 # Not __main__: what stands under that guard is not asked for.

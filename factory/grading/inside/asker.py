@@ -12,7 +12,6 @@ import sys
 from typing import Any, NoReturn
 
 sys.path.insert(0, "/program" if os.path.isdir("/program") else os.path.dirname(__file__))
-import names
 import plain
 
 questions = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -96,7 +95,6 @@ def check_failed(error):
 
 
 NAME = sys.argv[1]
-names.add()
 with open(os.path.join(sys.path[0], "check.py"), encoding="utf-8") as file:
     source = file.read()
 namespace: dict = {"__name__": "check"}

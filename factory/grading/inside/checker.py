@@ -9,7 +9,6 @@ import os
 import sys
 
 sys.path.insert(0, "/program" if os.path.isdir("/program") else os.path.dirname(__file__))
-import names
 
 
 def fail(status, text):
@@ -18,7 +17,6 @@ def fail(status, text):
     os._exit(status)
 
 
-names.add()
 material = json.load(sys.stdin)
 with open(os.path.join(sys.path[0], "check.py"), encoding="utf-8") as file:
     source = file.read()
