@@ -4,12 +4,16 @@
 
 Both ask the same model the same two tasks of generation (questions of GSM8K and of GSM-Symbolic as
 plain text, greedy answers in float32, lm-eval's own filter and metric), one after the other, each
-in a process of its own with the same number of threads and the same environment:
+in a process of its own with the same number of threads and the environment of our workers:
 
     lm_eval          lm-eval's HFLM with one request a batch, its default
     lm_eval, 16      the same with sixteen
     lm_eval, 64      the same with sixty-four: by default all requests at once
-    ours             the evaluate stage with `raw: true` and the engine that `auto` takes
+    ours             the evaluate stage as `factory build` starts it, with `raw: true`, the engine
+                     that `auto` takes and the kind of product that `matmul: auto` measures to be
+                     faster here
+    ours plain       the same with products as torch comes, as lm-eval has them
+    lm_eval tuned    sixty-four with our kind of product
 
 Its `auto` is left out: it tries 64 rows of the model's whole context first, whose logits alone are
 96 GiB for SmolLM2.
@@ -26,18 +30,21 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from grpo_step import save_model
 from sides import passed_on, run_alone
 
-from factory.machine import Machine, environment
+from factory.launch.measure import resolve_matmul
+from factory.machine import Machine, Matmul, apply_matmul, environment
 
 SIDES = {
     "hf-1": "lm_eval",
     "hf-16": "lm_eval, 16",
     "hf-64": "lm_eval, 64",
+    "hf-64-tuned": "lm_eval tuned",
     "ours": "ours",
+    "ours-plain": "ours plain",
 }
 TASKS = {"gsm8k": "gsm8k_100", "gsm_symbolic": "gsm_symbolic_en"}
 YAML = """
@@ -68,6 +75,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--engine", choices=["auto", "vllm", "transformers"], default="auto")
     parser.add_argument("--sides", choices=SIDES, nargs="+", default=list(SIDES))
+    parser.add_argument("--matmul", choices=["auto", *get_args(Matmul)], default="auto")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -144,10 +152,9 @@ def ours(
     from factory.records import EvalSample, Score
     from factory.stages import evaluate
 
-    machine = Machine(
-        device="cpu", dtype="float32", matmul="float32",
-        threads=options.threads, engine=options.engine,
-    )  # fmt: skip
+    machine = side_machine(options.side, options).model_copy(
+        update={"dtype": "float32", "engine": options.engine}
+    )
     open_sampler = evaluate._sampler
 
     def open_timed(*args: Any) -> Any:
@@ -171,10 +178,11 @@ def ours(
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """The figures of one side, in this process."""
     began, clock = time.perf_counter(), Clock()
-    if options.side == "ours":
+    apply_matmul(side_machine(options.side, options))
+    if options.side.startswith("ours"):
         scores, texts = ours(options.folder, clock, options)
     else:
-        batch = int(options.side.removeprefix("hf-"))
+        batch = int(options.side.split("-")[1])
         scores, texts = theirs(options.folder, clock, batch)
     seconds = time.perf_counter() - began
     return {"whole": seconds, "generate": clock.seconds, "scores": scores, "texts": texts}
@@ -182,15 +190,21 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def run_side(options: argparse.Namespace, side: str, folder: Path) -> dict[str, Any]:
     """The figures of one side, measured in a process of its own."""
-    machine = Machine(device="cpu", threads=options.threads, matmul="float32")
+    machine = side_machine(side, options)
     arguments = ["--side", side, "--folder", str(folder)]
-    arguments += passed_on(options, ("threads", "engine"))
+    arguments += passed_on(options, ("threads", "engine", "matmul"))
     settings = {
         **environment(machine),
         "HF_DATASETS_CACHE": str(folder / "cache"),
         "HF_HUB_OFFLINE": "1",
     }
     return run_alone(__file__, arguments, settings, title=SIDES[side])
+
+
+def side_machine(side: str, options: argparse.Namespace) -> Machine:
+    """Threads and kind of product of a side."""
+    matmul = options.matmul if side in ("ours", "hf-64-tuned") else "float32"
+    return Machine(device="cpu", threads=options.threads, matmul=matmul)
 
 
 def table(results: dict[str, dict[str, Any]], answers: int) -> Iterator[str]:
@@ -212,7 +226,7 @@ def table(results: dict[str, dict[str, Any]], answers: int) -> Iterator[str]:
 def against_best(results: dict[str, dict[str, Any]]) -> Iterator[str]:
     """A line with ours against lm-eval at the batch that suited it best."""
     mine = results.get("ours")
-    theirs = {side: figures for side, figures in results.items() if side != "ours"}
+    theirs = {side: figures for side, figures in results.items() if not side.startswith("ours")}
     if mine and theirs:
         best = min(theirs, key=lambda side: theirs[side]["whole"])
         ratio = theirs[best]["whole"] / mine["whole"]
@@ -226,6 +240,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        machine = Machine(device="cpu", threads=options.threads, matmul=options.matmul)
+        options.matmul = resolve_matmul(machine, folder).matmul
         model = save_model(options.model, folder / "model")
         if model != folder / "model":
             (folder / "model").symlink_to(model.resolve())
@@ -234,7 +250,8 @@ def main() -> None:
     first = next(iter(results.values()))["texts"]
     print(
         f"2 tasks x {options.problems} problems, at most {options.tokens} new tokens, threads "
-        f"{options.threads}, float32, {platform.machine()}, one run each"
+        f"{options.threads}, float32, {platform.machine()}, one run each; "
+        f"ours: matmul {options.matmul}"
     )
     print("\n".join([*table(results, 2 * options.problems), *against_best(results)]))
     for side, figures in results.items():

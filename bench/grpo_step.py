@@ -24,6 +24,10 @@ Every fourth question gives all its samples the same reward. Each side takes one
 and then one of uneven rows; --warm-up adds steps before that are not counted. Without --model the
 embedded SmolLM2-135M is converted into a temporary folder.
 
+The shares of the roofline are the least seconds that the processor could take, by its own rates
+with our kind of product, for what a step has to compute (each prompt once, no pass over groups
+without a signal where the KL weight is 0), over those that a side took (factory/cost/roofline.py).
+
 On a machine that others use too, take `--threads 1 --cpu-seconds`: the seconds that a side's
 process computed, whoever else did meanwhile. Of two threads the one that waits computes as well.
 """
@@ -342,7 +346,44 @@ def product_error(machine: Machine) -> float:
     return float((left @ right - exact).norm() / exact.norm())
 
 
-def table(results: dict[str, dict[str, dict[str, float]]]) -> Iterator[str]:
+def least_seconds(
+    options: argparse.Namespace, folder: Path
+) -> tuple[str, dict[tuple[str, str], float]]:
+    """The processor's rates, and what it takes at them, by (rows, phase)."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from factory.cost.roofline import generation_seconds, measure_peaks, size_of, training_seconds
+    from factory.machine import apply_matmul
+
+    torch.set_num_threads(options.threads)
+    apply_matmul(side_machine("ours", options))
+    peaks = measure_peaks(torch.device("cpu"), torch.float32)
+    size = size_of(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
+    rows = options.prompts * options.group
+    needs_all = options.kl > 0
+    least: dict[tuple[str, str], float] = {}
+    for step, kind in enumerate(LENGTHS, options.warm_up):
+        lengths = [len(ids) for ids in scripted_completions(options, 1000, step)]
+        learned = [n for row, n in enumerate(lengths) if needs_all or row // options.group % 4 != 3]
+        least[kind, "generate"] = generation_seconds(
+            size, peaks, rows=rows, prompt=PROMPT_TOKENS, completion=options.tokens,
+            group=options.group, rows_at_once=rows,
+        )  # fmt: skip
+        least[kind, "train"] = training_seconds(
+            size, peaks, rows=len(learned), prompt=PROMPT_TOKENS,
+            completion=sum(learned) / len(learned), group=options.group,
+        )  # fmt: skip
+    rates = (
+        f"{peaks.flops_per_second / 1e9:.0f} GFLOP/s, {peaks.bytes_per_second / 1e9:.1f} GB/s "
+        f"({options.matmul})"
+    )
+    return rates, least
+
+
+def table(
+    results: dict[str, dict[str, dict[str, float]]], least: dict[tuple[str, str], float]
+) -> Iterator[str]:
     """Lines of a Markdown table: a row a figure, a column a side, and how often ours fits in."""
     pairs = [pair for pair in PAIRS if set(pair) <= set(results)]
     ratios = [f"{SIDES[plain]} / {SIDES[ours]}" for plain, ours in pairs]
@@ -356,6 +397,12 @@ def table(results: dict[str, dict[str, dict[str, float]]]) -> Iterator[str]:
                 cells.append(f"{values[plain] / values[ours]:.2f}" if values[ours] else "-")
             unit = "" if rows == "memory" else ", s"
             yield f"| {rows} | {figure}{unit} | " + " | ".join(cells) + " |"
+            if (rows, figure) in least:
+                shares = [
+                    f"{least[rows, figure] / value:.0%}" for value in values.values() if value
+                ]
+                cells = [*shares, *("" for _ in pairs)]
+                yield f"| {rows} | {figure}, share of the roofline | " + " | ".join(cells) + " |"
 
 
 def main() -> None:
@@ -368,15 +415,17 @@ def main() -> None:
         options.matmul = resolve_matmul(machine, Path(folder)).matmul
         model = save_model(options.model, Path(folder) / "model")
         results = {side: run_side(options, side, model) for side in options.sides}
+        rates, least = least_seconds(options, model)
     print(
         f"{options.prompts} questions x {options.group} samples x {options.tokens} new tokens, "
         f"threads {options.threads}, float32, KL weight {options.kl:g}, {platform.machine()}, "
-        f"{'CPU seconds' if options.cpu_seconds else 'seconds'}, one run each"
+        f"{'CPU seconds' if options.cpu_seconds else 'seconds'}, one run each; "
+        f"this processor: {rates}"
     )
     for side in results:
         machine = side_machine(side, options)
         print(f"{SIDES[side]}: matmul {machine.matmul}, error {product_error(machine):.1e}")
-    print("\n".join(table(results)))
+    print("\n".join(table(results, least)))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,17 @@ of threads, from the same float32 weights:
 
     TRL defaults   trl.SFTTrainer as it comes: bfloat16 autocast and gradient checkpointing
     TRL float32    the same without the two, which on a CPU cost time: its fastest setting here
-    ours           the factory's trainer, with the settings that its workers start with
+    ours           the factory's trainer as `factory build` starts it: the settings of its workers,
+                   and the kind of product that `matmul: auto` measures to be faster here
+    ours plain     the same with products as torch comes
 
 A row is a prompt of 40 tokens, which carries no loss, and a completion of 24 to --tokens random
 tokens, their lengths' logarithms even. All rows are one batch, so every step trains on all of them
 and a step's tokens are the rows' own, padding not counted. Micro-batches are TRL's default of 8
-rows. The first step is not counted. Its loss must be the same on the sides that compute in float32:
-it is printed. Without --model the embedded SmolLM2-135M is converted into a temporary folder.
+rows. The share of the roofline is the least seconds that the processor could take for a step's
+tokens in float32 (factory/cost/roofline.py) over those that a side took. The first step is not
+counted. Its loss must be the same on the sides that compute in float32: it is printed.
+Without --model the embedded SmolLM2-135M is converted into a temporary folder.
 """
 
 import argparse
@@ -25,14 +29,20 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from grpo_step import save_model
 from sides import passed_on, run_alone
 
-from factory.machine import Machine, environment
+from factory.launch.measure import resolve_matmul
+from factory.machine import Machine, Matmul, apply_matmul, environment
 
-SIDES = {"trl": "TRL defaults", "trl-float32": "TRL float32", "ours": "ours"}
+SIDES = {
+    "trl": "TRL defaults",
+    "trl-float32": "TRL float32",
+    "ours": "ours",
+    "ours-plain": "ours plain",
+}
 PROMPT_TOKENS = 40
 SHORTEST = 24
 MICRO_BATCH = 8
@@ -46,6 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=2, help="measured, after one that is not")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sides", choices=SIDES, nargs="+", default=list(SIDES))
+    parser.add_argument("--matmul", choices=["auto", *get_args(Matmul)], default="auto")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -78,7 +89,7 @@ def make_trainer(options: argparse.Namespace, folder: Path, scratch: Path) -> tu
     rows = make_rows(options, model.config.vocab_size)
     tokens = sum(row.tokens for row in rows)
     steps = options.steps + 1
-    if options.side == "ours":
+    if options.side.startswith("ours"):
         return our_trainer(options, rows, model, tokenizer, scratch), tokens
     columns = {
         "input_ids": [[*row.prompt_ids, *row.completion_ids] for row in rows],
@@ -122,8 +133,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
     import torch
     from transformers import PrinterCallback, TrainerCallback
 
+    from factory.cost.roofline import size_of, training_flops
+
     torch.set_num_threads(options.threads)
-    torch.set_float32_matmul_precision("highest")
+    apply_matmul(side_machine(options.side, options))
     ends: list[float] = []
 
     class Clock(TrainerCallback):
@@ -137,6 +150,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
         trainer.train()
     seconds = ends[-1] - ends[0]
     return {
+        "operations a second": options.steps
+        * training_flops(size_of(trainer.model), tokens, tokens / options.rows)
+        / seconds,
         "tokens a second": options.steps * tokens / seconds,
         "seconds a step": seconds / options.steps,
         "peak GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
@@ -145,24 +161,40 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
     }
 
 
+def best_rate(options: argparse.Namespace) -> float:
+    """Operations a second of this processor in float32, with the faster kind of product."""
+    import torch
+
+    from factory.cost.roofline import measure_peaks
+
+    apply_matmul(side_machine("ours", options))
+    return measure_peaks(torch.device("cpu"), torch.float32).flops_per_second
+
+
 def run_side(options: argparse.Namespace, side: str, folder: Path) -> dict[str, float]:
     """The figures of one side, measured in a process of its own; ours as our workers start."""
     arguments = ["--side", side, "--model", str(folder)]
-    arguments += passed_on(options, ("rows", "tokens", "steps", "threads"))
-    machine = Machine(device="cpu", threads=options.threads, matmul="float32")
-    settings = environment(machine) if side == "ours" else {}
+    arguments += passed_on(options, ("rows", "tokens", "steps", "threads", "matmul"))
+    settings = environment(side_machine(side, options)) if side.startswith("ours") else {}
     return run_alone(__file__, arguments, settings, title=SIDES[side])
+
+
+def side_machine(side: str, options: argparse.Namespace) -> Machine:
+    """Threads and kind of product of a side."""
+    matmul = options.matmul if side == "ours" else "float32"
+    return Machine(device="cpu", threads=options.threads, matmul=matmul)
 
 
 def table(results: dict[str, dict[str, float]]) -> Iterator[str]:
     """Lines of a Markdown table: a row a figure, a column a side, and ours against each."""
     ours = results.get("ours", {})
-    others = [side for side in results if side != "ours" and ours]
+    others = [side for side in results if not side.startswith("ours") and ours]
     headings = [*(SIDES[side] for side in results), *(f"ours / {SIDES[side]}" for side in others)]
     yield "| figure | " + " | ".join(headings) + " |"
     yield "|---|" + "---|" * len(headings)
     for figure, digits in (
-        ("tokens a second", 0), ("seconds a step", 2), ("peak GiB", 2), ("first loss", 4),
+        ("tokens a second", 0), ("share of the roofline", 2), ("seconds a step", 2),
+        ("peak GiB", 2), ("first loss", 4),
     ):  # fmt: skip
         cells = [f"{result[figure]:.{digits}f}" for result in results.values()]
         cells += [f"{ours[figure] / results[side][figure]:.2f}" for side in others]
@@ -177,12 +209,18 @@ def main() -> None:
     if options.rows % MICRO_BATCH:
         sys.exit(f"--rows {options.rows}: TRL takes {MICRO_BATCH} rows a pass; give a multiple")
     with tempfile.TemporaryDirectory() as folder:
+        machine = Machine(device="cpu", threads=options.threads, matmul=options.matmul)
+        options.matmul = resolve_matmul(machine, Path(folder)).matmul
         model = save_model(options.model, Path(folder) / "model")
         results = {side: run_side(options, side, model) for side in options.sides}
+    rate = best_rate(options)
+    for figures in results.values():
+        figures["share of the roofline"] = figures["operations a second"] / rate
     tokens = next(iter(results.values()))["tokens a step"]
     print(
         f"{options.rows} rows, {tokens:.0f} tokens a step, {options.steps} steps after one, "
-        f"threads {options.threads}, {platform.machine()}, one run each"
+        f"threads {options.threads}, {platform.machine()}, one run each; "
+        f"ours: matmul {options.matmul}; this processor: {rate / 1e9:.0f} GFLOP/s"
     )
     print("\n".join(table(results)))
 

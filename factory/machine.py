@@ -100,7 +100,8 @@ class Machine(Record):
     """How completions share an engine. `exact`: in blocks that wait for their slowest, the same
     bytes after any resume. `full`: the next request takes the row of a completion as soon as it
     ends, so long ones hold up none; which samples are drawn is the same, but which of them share a
-    product is not, so a text may differ where rounding decides. `auto`: `full` on CUDA."""
+    product is not, so a text may differ where rounding decides. `auto`: `full` on CUDA, and for
+    what a `cluster` draws."""
     micro_batch: int = Field(default=8, ge=1, le=10**6)
     """SFT rows a forward pass; gradient accumulation follows from the recipe's batch."""
     micro_groups: int = Field(default=1, ge=1, le=10**5)
@@ -245,10 +246,15 @@ class Machine(Record):
 
     @property
     def draws_full(self) -> bool:
-        """Whether rows of an engine are filled as they become free."""
+        """Whether rows of engines that only draw are filled as they become free."""
+        # Engines of a cluster may have the devices that the machine of the stage lacks.
+        return (self.drawing == "auto" and self.cluster is not None) or self.rolls_out_full
+
+    @property
+    def rolls_out_full(self) -> bool:
+        """Whether those of an engine in the process of its trainer are."""
         if self.drawing != "auto":
             return self.drawing == "full"
-        # Engines of a cluster may have the devices that the machine of the stage lacks.
         return self.device == "cuda" or (self.device == "auto" and self.takes_gpu())
 
     @property

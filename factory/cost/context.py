@@ -98,9 +98,10 @@ class CostContext:
 
     @property
     def draws_full(self) -> bool:
-        """As `Machine.draws_full`, by what is known without torch."""
-        drawing = self.machine.drawing
-        return drawing == "full" or (drawing == "auto" and self.on_gpu)
+        """As `Machine.draws_full` or `rolls_out_full`, by what is known without torch."""
+        drawing, is_there = self.machine.drawing, self.machine.cluster is not None
+        by_itself = self.on_gpu or (is_there and not self.trains)
+        return drawing == "full" or (drawing == "auto" and by_itself)
 
     @property
     def start(self) -> float:

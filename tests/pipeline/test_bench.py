@@ -33,7 +33,9 @@ def test_both_sides_of_fine_tuning_start_with_the_same_loss() -> None:
     header, *rows = bench("sft.py", small)
     assert header == ["figure", "TRL float32", "ours", "ours / TRL float32"]
     figures = {name: [float(cell) for cell in cells] for name, *cells in rows}
+    shares = figures.pop("share of the roofline")
     assert list(figures) == ["tokens a second", "seconds a step", "peak GiB", "first loss"]
+    assert shares[2] == figures["tokens a second"][2]
     assert figures["first loss"][0] == pytest.approx(figures["first loss"][1], abs=1e-4)
     theirs, ours, ratio = figures["tokens a second"]
     assert ratio == pytest.approx(ours / theirs, abs=1e-2)
@@ -44,7 +46,11 @@ def test_the_bench_prints_every_phase_of_both_trainers() -> None:
     small += " --sides trl ours"
     rows = bench("grpo_step.py", small)
     assert rows[0][2:] == ["TRL", "ours", "TRL / ours"]
-    phases = ["generate, s", "reference, s", "train, s", "optimizer, s", "step, s"]
+    share = "{}, share of the roofline"
+    phases = [
+        "generate, s", share.format("generate"), "reference, s", "train, s",
+        share.format("train"), "optimizer, s", "step, s",
+    ]  # fmt: skip
     assert [row[:2] for row in rows[1:]] == [
         *(["even", phase] for phase in phases),
         *(["uneven", phase] for phase in phases),

@@ -50,7 +50,10 @@ class OnCluster:
     def __init__(self, run: Run, address: str, **settings: Any) -> None:
         self.run = run
         given = {"engines": 2, "blocks": 4, **settings}
-        run.machine = run.machine.model_copy(update={"cluster": Cluster(address=address, **given)})
+        drawing = "full" if run.machine.drawing == "full" else "exact"
+        run.machine = run.machine.model_copy(
+            update={"cluster": Cluster(address=address, **given), "drawing": drawing}
+        )
 
     def here(self, engine: type) -> dict[str, float]:
         with pytest.MonkeyPatch.context() as patch:

@@ -35,6 +35,8 @@ launcher: slurm
 processes: 2
 slurm: {nodes: 2, gpus: 1, cores: 1, time: "01:00:00", stop_seconds: 60}
 cluster: {address: slurm, engines: 2}
+# Compared by bytes.
+drawing: exact
 """
 IS_LONG = bool(os.environ.get("FACTORY_LONG_TESTS"))
 SECONDS = 1800 if IS_LONG else 500

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 from trace_runs import Run, Script, inputs_of
 
+from factory.engines import Cluster
 from factory.errors import EngineError
+from factory.machine import Machine
 from factory.records import Problem, SamplingConfig, Trace, Verdict
 from factory.sampling import Completion
 from factory.sampling.streams import Supply
@@ -27,6 +29,7 @@ from factory.tiny import save_tiny_model
 EVERYTHING = {
     "samples": 16,
     "enough": 2,
+    "hopeless_after": 9,
     "length_stops": {"retry": 90},
     "sampling": {"max_new_tokens": 60, "loop": {}},
 }
@@ -117,6 +120,56 @@ def test_what_is_kept_of_a_problem_is_what_asking_one_by_one_would_keep(
     assert len(expected) < len(every.traces()) * 3 / 4
 
 
+@pytest.mark.parametrize("drawing", ["full", "exact"])
+@pytest.mark.parametrize("length_stops", ["keep", "drop", {"retry": 90}], ids=str)
+def test_hopeless_problems_end_early_and_all_others_keep_the_samples_that_they_had(
+    engines: list[Streamer], tmp_path: Path, length_stops: Any, drawing: Any
+) -> None:
+    inputs = inputs_of(tmp_path / "inputs", problems=60)
+    settings = {
+        "samples": 12, "length_stops": length_stops, "sampling": {"max_new_tokens": 60}
+    }  # fmt: skip
+    by_problem: list[dict[str, list[Trace]]] = []
+    for after in (None, 3):
+        run = Run(
+            tmp_path / f"after{after}", inputs, block=ROWS, drawing=drawing, hopeless_after=after,
+            **settings,
+        )  # fmt: skip
+        metrics = run.here()
+        by_problem.append({
+            name: [*own]
+            for name, own in itertools.groupby(run.traces(), key=lambda trace: trace.problem_id)
+        })  # fmt: skip
+    without, with_it = by_problem
+    hopeless = {
+        name for name, own in without.items()
+        if not any(trace.verdict.is_correct for trace in own if trace.sample < 3)
+    }  # fmt: skip
+    for name, own in without.items():
+        expected = [trace for trace in own if trace.sample < 3] if name in hopeless else own
+        # In blocks a text tells who shared its batch.
+        assert [
+            (t.sample, t.seed, t.verdict, t.completion_tokens) for t in with_it.get(name, [])
+        ] == [(t.sample, t.seed, t.verdict, t.completion_tokens) for t in expected]
+    assert 0 < len(hopeless) < 60
+    if length_stops != "drop":
+        assert metrics["hopeless"] == len(hopeless)
+
+
+def test_a_problem_whose_first_sample_got_lost_is_asked_for_it_before_it_is_hopeless() -> None:
+    problem = Problem(id="p", prompt="?", reference="7", kind="exact", source="s")
+    document = {"kind": "generate", "model": "m", "problems": "p", "samples": 5}
+    config = GenerateConfig.model_validate({**document, "hopeless_after": 2})
+    flow = Flow(iter([problem]), config, count=1)
+    wrong = Verdict(outcome="wrong", answer="8", explanation="")
+    for sample in (0, 2, 3):
+        flow.put(0, right_trace(sample).model_copy(update={"verdict": wrong}), begin=sample)
+    (draw,) = flow.take(4)
+    assert draw.sample == 1
+    flow.settle(draw, right_trace(1).model_copy(update={"verdict": wrong}), begin=9)
+    assert flow.is_done and [*flow.kept(0)] == [0, 9]
+
+
 def test_a_problem_gives_its_rows_back_as_soon_as_its_samples_in_order_are_enough() -> None:
     problem = Problem(id="p", prompt="?", reference="7", kind="exact", source="s")
     document = {"kind": "generate", "model": "m", "problems": "p", "samples": 5, "enough": 1}
@@ -129,6 +182,20 @@ def test_a_problem_gives_its_rows_back_as_soon_as_its_samples_in_order_are_enoug
         flow.settle(draws[sample], right_trace(sample), begin=100 + sample)
     assert flow.is_done and sorted(flow.given_up()) == [(0, 2), (0, 3)]
     assert [*flow.kept(0)] == [100]
+
+
+def test_each_problem_is_asked_once_and_then_the_one_with_the_longest_completions_first() -> None:
+    problems = [
+        Problem(id=f"p{n}", prompt="?", reference="7", kind="exact", source="s") for n in range(4)
+    ]
+    document = {"kind": "generate", "model": "m", "problems": "p", "samples": 4}
+    flow = Flow(iter(problems), GenerateConfig.model_validate(document), count=4)
+    pilots = flow.take(4)
+    assert [(draw.index, draw.sample) for draw in pilots] == [(0, 0), (1, 0), (2, 0), (3, 0)]
+    for draw, tokens in zip(pilots, (5, 50, 20, 7), strict=True):
+        flow.settle(draw, right_trace(0).model_copy(update={"completion_tokens": tokens}), begin=0)
+    order = [(draw.index, draw.sample) for count in (2, 7, 9) for draw in flow.take(count)]
+    assert order == [(index, sample) for index in (1, 2, 3, 0) for sample in (1, 2, 3)]
 
 
 def right_trace(sample: int) -> Trace:
@@ -239,6 +306,14 @@ def test_real_engines_stream_the_traces_that_blocks_give(engine: str, tmp_path: 
         assert streamed.seed == samples.seed and streamed.sampling == samples.sampling
     # Other rows share a product, so rounding may decide a token; on some processor it will.
     assert sum(streamed == samples for streamed, samples in pairs) >= 44
+
+
+def test_engines_of_a_cluster_are_kept_full_and_trainers_on_cpus_draw_the_same_bytes() -> None:
+    cluster = Cluster(address="local", engines=2)
+    drawing = {"auto": (True, False), "exact": (False, False), "full": (True, True)}
+    for wanted, expected in drawing.items():
+        machine = Machine.model_validate({"device": "cpu", "drawing": wanted, "cluster": cluster})
+        assert (machine.draws_full, machine.rolls_out_full) == expected
 
 
 @pytest.mark.skipif(

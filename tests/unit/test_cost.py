@@ -193,7 +193,7 @@ def test_generation_is_the_product_of_problems_samples_and_length(tmp_path: Path
     shared = []
     for engines in (1, 2, 4):
         cluster = Cluster(address="local", engines=engines)
-        machine = CPU.model_copy(update={"cluster": cluster})
+        machine = CPU.model_copy(update={"cluster": cluster, "drawing": "exact"})
         estimate = bill(steps, tmp_path, machine).rows[-1].estimate
         assert estimate is not None
         shared.append(estimate.seconds)

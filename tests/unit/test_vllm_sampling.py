@@ -22,7 +22,7 @@ def test_vllm_agrees_with_a_forward_pass_before_and_after_new_weights(
     monkeypatch.setattr("factory.sampling.vllm.PREFILL_TOKENS", 512)
     folder = save_tiny_model(tmp_path / "first", "llama", seed=3)
     machine = MACHINE.model_copy(update={"engine": "vllm", "engine_memory_gib": 0.25, "block": 32})
-    sampler = open_sampler(folder, machine, max_length=256)
+    sampler = open_sampler(folder, machine, max_length=256, training=True)
     try:
         # A shared beginning of more than 64 tokens: whole cached blocks of 32 are found again.
         shared = "Answer the question after thinking about it for a while, step by step: " * 2

@@ -13,22 +13,15 @@ from factory.stages.generate.writer import Counts, Tally, Writer, metrics
 
 
 def write_traces(
-    writer: Writer,
-    problems: Iterator[Problem],
-    *,
-    count: int,
-    out: Path,
-    context: Context,
+    writer: Writer, problems: Iterator[Problem], *, count: int, out: Path, context: Context
 ) -> Metrics:
     """Draw what an earlier attempt has not, and write all of it in order; the stage's metrics."""
     config = writer.config
     line = Line(
-        problems,
-        samples=config.samples,
-        max_new_tokens=config.sampling.max_new_tokens,
-        enough=config.enough,
+        problems, samples=config.samples, max_new_tokens=config.sampling.max_new_tokens,
+        enough=config.enough, hopeless_after=config.hopeless_after,
         length_stops=config.length_stops,
-    )
+    )  # fmt: skip
     tally = Tally(limit=config.max_ungradable)
     total = count * config.samples
     # Where the trace of each (problem, sample) begins in the segment; 0 stands for none.
@@ -47,15 +40,10 @@ def write_traces(
                     tally.add(draw.problem, trace)
             # Of all samples: what is certain to be too many at the end stops the run at once.
             tally.check_ungradable(total)
-            correct_share = tally.correct / max(1, tally.traces)
             context.progress(
-                line.settled,
-                total,
-                unit="samples",
-                correct_share=correct_share,
-                verified=tally.correct,
-                tokens=tally.tokens,
-            )
+                line.settled, total, unit="samples", verified=tally.correct, tokens=tally.tokens,
+                correct_share=tally.correct / max(1, tally.traces),
+            )  # fmt: skip
         tally.check_ungradable(tally.judged)
         if segment.cut_off:
             context.note(
@@ -67,5 +55,5 @@ def write_traces(
             file.writelines(segment.lines(begin - 1 for begin in begins if begin))
     finally:
         segment.close()
-    counts = Counts(line.answered, line.solved, line.dropped, line.retried)
+    counts = Counts(line.answered, line.solved, line.hopeless, line.dropped, line.retried)
     return metrics(config, tally, counts)

@@ -26,6 +26,9 @@ class GenerateConfig(StageConfig):
     enough: Annotated[int | None, AddedLater()] = Field(default=None, ge=1, le=10**5)
     """A problem is asked no further once N of its traces are verified; None draws all
     `samples`. What is drawn is kept, right or wrong."""
+    hopeless_after: Annotated[int | None, AddedLater()] = Field(default=None, ge=1, le=10**5)
+    """A problem is asked no further if none of its first N samples is verified; None asks on. It
+    keeps those N. Of every other problem the same samples are kept as without."""
     max_ungradable: Annotated[float, AddedLater()] = Field(default=0.01, ge=0.0, le=1.0)
     """Largest share of the answers that rules decide which graders may leave ungradable: above it
     the stage stops."""
@@ -42,6 +45,11 @@ class GenerateConfig(StageConfig):
     def _limits_fit(self) -> "GenerateConfig":
         if self.enough is not None and self.enough > self.samples:
             raise ValueError(f"enough ({self.enough}) is more than samples ({self.samples})")
+        hopeless = self.hopeless_after
+        if hopeless is not None and hopeless >= self.samples:
+            raise ValueError(
+                f"hopeless_after ({hopeless}) must be less than samples ({self.samples})"
+            )
         first = self.sampling.max_new_tokens
         if isinstance(self.length_stops, Retry) and self.length_stops.retry <= first:
             raise ValueError(f"length_stops.retry must be more than max_new_tokens ({first})")

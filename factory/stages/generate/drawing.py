@@ -55,27 +55,24 @@ class Line:
     run that goes on after a kill asks for the same blocks. In memory are the problems of a block
     and those with a trace that waits to be drawn again, never more than three blocks of them.
 
-    Counts: problems `retired`, those of them `answered` (a trace was kept) and `solved` (a verified
-    one); samples `retried` and `dropped`.
+    Counts: problems `retired`, those of them `answered` (a trace was kept), `solved` (a verified
+    one) and `hopeless`; samples `retried` and `dropped`.
     """
 
     def __init__(
-        self,
-        problems: Iterator[Problem],
-        *,
-        samples: int,
-        max_new_tokens: int,
-        enough: int | None = None,
+        self, problems: Iterator[Problem], *, samples: int, max_new_tokens: int,
+        enough: int | None = None, hopeless_after: int | None = None,
         length_stops: LengthStops = "keep",
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._new = enumerate(problems)
         self._samples = samples
         self._limit = max_new_tokens
         self._enough = enough
+        self._hopeless_after = hopeless_after or samples
         self._length_stops = length_stops
         self._open: dict[int, _Open] = {}
         self._again: list[Draw] = []
-        self.retired = self.answered = self.solved = 0
+        self.retired = self.answered = self.solved = self.hopeless = 0
         self.retried = self.dropped = 0
 
     @property
@@ -127,14 +124,19 @@ class Line:
             yield entry
 
     def _needed(self, entry: _Open) -> int:
-        left = self._samples - entry.requested
+        left = self._most(entry) - entry.requested
         if self._enough is None:
             return left
         hoped_for = entry.verified + entry.requested - entry.settled
         return max(0, min(left, self._enough - hoped_for))
 
+    def _most(self, entry: _Open) -> int:
+        """How many samples of a problem may be asked for, by what has come of it."""
+        return self._samples if entry.verified else self._hopeless_after
+
     def _draws(self, entry: _Open, count: int) -> list[Draw]:
-        first, entry.requested = entry.requested, min(self._samples, entry.requested + count)
+        first = entry.requested
+        entry.requested = max(first, min(self._most(entry), first + count))
         return [
             Draw(entry.index, entry.problem, sample, self._limit)
             for sample in range(first, entry.requested)
@@ -149,3 +151,4 @@ class Line:
         self.retired += 1
         self.answered += entry.kept > 0
         self.solved += entry.verified > 0
+        self.hopeless += not entry.verified and entry.requested < self._samples

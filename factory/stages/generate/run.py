@@ -95,12 +95,14 @@ def estimate(config: GenerateConfig, cost: CostContext) -> tuple[StageCost, Answ
 
 
 def small(fields: Fields) -> Fields:
-    stops = fields["length_stops"]
+    stops, samples = fields["length_stops"], min(fields["samples"], SAMPLES)
+    hopeless_after = fields["hopeless_after"] and min(fields["hopeless_after"], samples - 1)
     return {
         **fields,
         "sources": [],
         "limit": min(fields["limit"] or TRAIN, TRAIN // 2),
-        "samples": min(fields["samples"], SAMPLES),
+        "samples": samples,
+        "hopeless_after": hopeless_after or None,
         "enough": fields["enough"] and min(fields["enough"], SAMPLES),
         "length_stops": stops if isinstance(stops, str) else {"retry": 2 * TOKENS},
         "sampling": small_sampling(fields["sampling"]),

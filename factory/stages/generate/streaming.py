@@ -1,14 +1,17 @@
 """Drawing traces without blocks: each is graded and on disk as soon as its completion has ended.
 
 Which samples are kept depends on the completions alone, not on the order in which they end: where
-`enough` ends a problem, those up to the sample that completes it, in the order of the samples. So
-short completions, which end first, are no more frequent among traces than the model writes them.
+`enough` or `hopeless_after` ends a problem, those up to the sample that does, in the order of the
+samples. So short completions, which end first, are no more frequent among traces than the model
+writes them.
 """
 
+import math
 from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from factory.context import Context, Metrics
@@ -24,6 +27,8 @@ from factory.stages.generate.writer import Counts, Tally, Writer, metrics
 
 MISSING, CUT, WRONG, RIGHT = range(4)
 """What is there of a sample: nothing; a completion that is to be drawn once more; a trace."""
+AHEAD = 4
+"""Samples for each row of the engine that are there to choose the longest from."""
 
 
 @dataclass
@@ -42,7 +47,8 @@ class _Open:
 class Flow:
     """Samples of problems as rows of an engine become free, in whatever order they come back.
 
-    In memory are the problems that an engine works at, and nine bytes for each sample.
+    In memory are the problems that an engine works at and a few times as many that come next, nine
+    bytes for each sample, and eight for each problem.
     """
 
     def __init__(self, problems: Iterator[Problem], config: GenerateConfig, *, count: int) -> None:
@@ -50,6 +56,8 @@ class Flow:
         self._config = config
         self._states = bytearray(count * config.samples)
         self._begins = array("Q", bytes(8 * count * config.samples))
+        self._tokens = array("Q", bytes(8 * count))
+        """Of the traces of a problem, all together."""
         self._open: dict[int, _Open] = {}
         self._given_up: list[tuple[int, int]] = []
         self._retired = 0
@@ -79,6 +87,7 @@ class Flow:
         """Take note of a trace, which lies at `begin` in the segment."""
         sample = index * self._config.samples + trace.sample
         self._begins[sample] = begin
+        self._tokens[index] += trace.completion_tokens
         is_cut = trace.finish_reason == "length"
         is_first = trace.sampling.max_new_tokens == self.first_limit
         if is_cut and is_first and isinstance(self._config.length_stops, Retry):
@@ -91,20 +100,42 @@ class Flow:
         """The next draws, at most `count`: those that are to be drawn again, what problems need if
         all under way turn out right, and where no problem is left, further samples of the open."""
         draws: list[Draw] = []
+        if not count:
+            return draws
         for entry in self._open.values():
             while entry.again and len(draws) < count:
                 draws.append(self._draw(entry, entry.again))
-        for needed in (self._needed, None):
-            if len(draws) == count:
-                return draws
-            opened = [*self._open.values()]
-            for entry in opened if needed is None else self._with_new(opened):
-                wanted = len(entry.left) if needed is None else needed(entry)
-                for _ in range(min(wanted, count - len(draws))):
-                    draws.append(self._draw(entry, entry.left))
-                if len(draws) == count:
-                    break
+        is_new = True
+        while is_new and len(draws) < count:
+            draws += self._taken(self._needed, count - len(draws))
+            is_new = len(draws) < count and self._open_lot(count)
+        return draws + self._taken(self._allowed, count - len(draws))
+
+    def _taken(self, wanted: Callable[[_Open], int], count: int) -> list[Draw]:
+        """One sample of each open problem that nobody has asked yet, then those of the problems
+        whose completions have been the longest, so that few long ones are left at the end."""
+        draws: list[Draw] = []
+        opened = sorted(self._open.values(), key=self._expected, reverse=True) if count else []
+        for entry in opened:
+            if len(entry.left) == self._config.samples and wanted(entry) and len(draws) < count:
+                draws.append(self._draw(entry, entry.left))
+        for entry in opened:
+            for _ in range(min(wanted(entry), count - len(draws))):
+                draws.append(self._draw(entry, entry.left))
         return draws
+
+    def _expected(self, entry: _Open) -> float:
+        """Mean tokens of its completions; of none, more than any: they have not ended yet."""
+        samples = self._config.samples
+        first = entry.index * samples
+        ended = samples - self._states.count(MISSING, first, first + samples)
+        return self._tokens[entry.index] / ended if ended else math.inf
+
+    def _open_lot(self, count: int) -> bool:
+        """Whether there were further problems; they are open now, enough to choose among."""
+        rows = count + sum(len(entry.going) for entry in self._open.values())
+        size = -(-AHEAD * rows // self._config.samples)
+        return len([*islice(self._opened(), size)]) > 0
 
     def settle(self, draw: Draw, trace: Trace, begin: int) -> None:
         """Take note of the trace of a draw that `take` gave."""
@@ -131,10 +162,6 @@ class Flow:
         if last is not None:
             yield from self._begins[first : first + last + 1]
 
-    def _with_new(self, opened: Sequence[_Open]) -> Iterator[_Open]:
-        yield from opened
-        yield from self._opened()
-
     def _opened(self) -> Iterator[_Open]:
         """Further problems that miss samples, each open from now on."""
         samples = self._config.samples
@@ -153,12 +180,22 @@ class Flow:
             yield entry
 
     def _needed(self, entry: _Open) -> int:
-        enough, samples = self._config.enough, self._config.samples
+        enough, allowed = self._config.enough, self._allowed(entry)
         if enough is None:
+            return allowed
+        missing = enough - self._verified(entry) - len(entry.going) - len(entry.again)
+        return max(0, min(allowed, missing))
+
+    def _allowed(self, entry: _Open) -> int:
+        """How many samples may be asked for: a problem that may be hopeless waits for its first."""
+        hopeless_after = self._config.hopeless_after
+        if hopeless_after is None or self._verified(entry):
             return len(entry.left)
-        verified = self._states.count(RIGHT, entry.index * samples, (entry.index + 1) * samples)
-        missing = enough - verified - len(entry.going) - len(entry.again)
-        return max(0, min(len(entry.left), missing))
+        return sum(sample < hopeless_after for sample in entry.left)
+
+    def _verified(self, entry: _Open) -> int:
+        first = entry.index * self._config.samples
+        return self._states.count(RIGHT, first, first + self._config.samples)
 
     def _draw(self, entry: _Open, samples: list[int]) -> Draw:
         stops, sample = self._config.length_stops, samples.pop()
@@ -174,7 +211,7 @@ class Flow:
             if state in (MISSING, CUT):
                 return None
             verified += state == RIGHT
-            if verified == enough:
+            if verified == enough or (not verified and sample + 1 == self._config.hopeless_after):
                 return sample
         return samples - 1
 
@@ -263,8 +300,8 @@ def stream_traces(
         path, kept, counts = out / "traces.jsonl", Tally(limit=config.max_ungradable), Counts()
         with naming(path), path.open("wb") as file:
             for index, problem in enumerate(read()):
-                before = (kept.traces, kept.correct)
-                for begin in flow.kept(index):
+                before, begins = (kept.traces, kept.correct), [*flow.kept(index)]
+                for begin in begins:
                     (line,) = segment.lines([begin])
                     trace = parse_record(line, Trace, str(path))
                     counts.retried += trace.sampling.max_new_tokens > flow.first_limit
@@ -274,7 +311,9 @@ def stream_traces(
                     kept.add(problem, trace)
                     file.write(line)
                 counts.answered += kept.traces > before[0]
-                counts.solved += kept.correct > before[1]
+                is_solved = kept.correct > before[1]
+                counts.solved += is_solved
+                counts.hopeless += not is_solved and len(begins) < config.samples
     finally:
         segment.close()
     return metrics(config, kept, counts)

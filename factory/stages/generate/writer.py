@@ -137,10 +137,12 @@ class Tally:
 
 @dataclass
 class Counts:
-    """Problems of which a trace was kept, and a right one; samples dropped, and drawn again."""
+    """Problems of which a trace was kept, a right one, and none with no further sample asked for;
+    samples dropped, and drawn again."""
 
     answered: int = 0
     solved: int = 0
+    hopeless: int = 0
     dropped: int = 0
     retried: int = 0
 
@@ -158,6 +160,7 @@ def metrics(config: GenerateConfig, tally: Tally, counts: Counts) -> Metrics:
         "completion_tokens": float(tally.tokens),
         **({"looped_share": tally.looped / tally.traces} if config.sampling.loop else {}),
         **({"ungradable": float(tally.ungradable)} if tally.ungradable else {}),
+        **({"hopeless": float(counts.hopeless)} if config.hopeless_after else {}),
         **({"dropped": float(counts.dropped)} if config.length_stops == "drop" else {}),
         **({"retried": float(counts.retried)} if isinstance(config.length_stops, Retry) else {}),
     }
