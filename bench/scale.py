@@ -1,13 +1,15 @@
 """A large trace set through the data path: seconds, rows a second, peak memory of any process.
 
-    python bench/scale.py [--rows 100000 --bytes 1000] [--store FOLDER]
+    python bench/scale.py [--rows 100000 --bytes 1000] [--ratio] [--store FOLDER]
 
 Synthetic rows (question, reasoning, answer in JSON Lines: 1 % repeat an earlier one, 2 % differ
 from an earlier one in a word, 0.1 % hold a question of GSM8K-100) are imported, audited, selected,
 mixed with near duplicates and held-out questions left out, tokenised for the embedded model, and
 packed into batches of one epoch. All but the last two are the factory's own commands with all that
 belongs to them: hashing, sealing, verifying. `peak` is the largest resident set of any process,
-pages of mapped files included; `private` is without these.
+pages of mapped files included; `private` is without these. `busiest` is the processor time of the
+one process that works longest: no number of cores makes a step faster. `--ratio` does it with a
+tenth of the rows first.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from factory.artifacts import open_artifact
@@ -78,6 +81,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--bytes", type=int, default=1000, help="of a row")
+    parser.add_argument("--ratio", action="store_true", help="a tenth of the rows before")
     parser.add_argument("--store", type=Path, help="kept afterwards; else a temporary folder")
     parser.add_argument("--tokenise", nargs=3, type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -159,8 +163,28 @@ def _tree(process: int) -> list[int]:
     return processes
 
 
-def run(name: str, command: list[str], count: int) -> float:
-    """Run a command, print its line of the table; its seconds."""
+@dataclass
+class Figures:
+    """Of a step, or of all."""
+
+    seconds: float
+    processor: float
+    """Seconds, of all processes together."""
+    busiest: float
+    resident: float
+    """MiB, as `private`."""
+    private: float
+
+    def print(self, name: str, count: int) -> None:
+        print(
+            f"| {name} | {self.seconds:.1f} | {self.processor:.1f} | {self.busiest:.1f} | "
+            f"{count / self.seconds:,.0f} | {self.resident:.0f} | {self.private:.0f} |",
+            flush=True,
+        )
+
+
+def run(name: str, command: list[str], count: int) -> Figures:
+    """Run a command, print its line of the table."""
     started, peaks = time.monotonic(), Peaks()
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
@@ -169,13 +193,10 @@ def run(name: str, command: list[str], count: int) -> float:
         text = output.read().decode(errors="replace")
     if status:
         sys.exit(f"{name}: {text[-2000:]}")
-    seconds = time.monotonic() - started
-    print(
-        f"| {name} | {seconds:.1f} | {sum(peaks.processor.values()):.1f} | "
-        f"{count / seconds:,.0f} | {peaks.resident:.0f} | {peaks.private:.0f} |",
-        flush=True,
-    )
-    return seconds
+    seconds, times = time.monotonic() - started, peaks.processor.values()
+    step = Figures(seconds, sum(times), max(times), peaks.resident, peaks.private)
+    step.print(name, count)
+    return step
 
 
 def tokenise(traces: Path, model: Path, scratch: Path) -> None:
@@ -206,36 +227,52 @@ def main() -> None:
         tokenise(*options.tokenise)
         return
     with tempfile.TemporaryDirectory() as folder:
-        measure(options, options.store or Path(folder))
+        store = options.store or Path(folder)
+        sizes = [options.rows // 10, options.rows] if options.ratio else [options.rows]
+        made = [measure(size, options.bytes, store / str(size)) for size in sizes]
+    if options.ratio:
+        few, many = made
+        print(f"\nA tenth of the rows against {options.rows:,}, times as much:")
+        print(f"{many.seconds / few.seconds:.1f} in seconds")
+        print(f"{many.processor / few.processor:.1f} in processor seconds")
 
 
-def measure(options: argparse.Namespace, store: Path) -> None:
+def measure(count: int, size: int, store: Path) -> Figures:
+    """A table of all steps over so many rows of so many bytes."""
     store.mkdir(parents=True, exist_ok=True)
     source, recipe = store / "rows.jsonl", store / "scale.yaml"
     with source.open("w", encoding="utf-8") as file:
-        for row in rows(options.rows, options.bytes):
+        for row in rows(count, size):
             file.write(json.dumps(row) + "\n")
     recipe.write_text(RECIPE.format(rows=source), encoding="utf-8")
     made = ["--store", str(store / "artifacts"), "--plain"]
     for stage in ("base", "held"):
         quiet = [*program_command("build", str(recipe), "--until", stage), *made]
         subprocess.run(quiet, check=True, capture_output=True)
-    size = source.stat().st_size / 2**20
-    print(f"{options.rows:,} rows, {size:,.0f} MiB, {len(os.sched_getaffinity(0))} cores\n")
-    print("| step | seconds | processor s | rows/s | peak MiB | private MiB |")
-    print("|---|---:|---:|---:|---:|---:|")
-    total = 0.0
+    written = source.stat().st_size / 2**20
+    print(f"\n{count:,} rows, {written:,.0f} MiB, {len(os.sched_getaffinity(0))} cores\n")
+    print("| step | seconds | processor s | busiest | rows/s | peak MiB | private MiB |")
+    print("|---|---:|---:|---:|---:|---:|---:|", flush=True)
+    steps = []
     for stage, name in STEPS.items():
         build = [*program_command("build", str(recipe), "--until", stage), *made]
-        total += run(name, build, options.rows)
+        steps.append(run(name, build, count))
         if stage == "traces":
             audit = program_command("audit", "traces", "--store", str(store / "artifacts"))
-            total += run("audit", audit, options.rows)
+            steps.append(run("audit", audit, count))
     mixed, base = (newest(store / "artifacts", name) for name in ("mixed", "base"))
     command = [sys.executable, __file__, "--tokenise", str(mixed), str(base), str(store)]
     (store / "rows.arrow").unlink(missing_ok=True)
-    total += run("tokenise, pack", command, options.rows)
-    print(f"| all | {total:.1f} | | {options.rows / total:,.0f} | | |")
+    steps.append(run("tokenise, pack", command, count))
+    together = Figures(
+        seconds=sum(step.seconds for step in steps),
+        processor=sum(step.processor for step in steps),
+        busiest=sum(step.busiest for step in steps),
+        resident=max(step.resident for step in steps),
+        private=max(step.private for step in steps),
+    )
+    together.print("all", count)
+    return together
 
 
 def newest(store: Path, name: str) -> Path:

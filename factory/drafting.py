@@ -27,6 +27,12 @@ HELD_OUT = 50
 RATES = ((30e6, 1e-4, 40), (1e6, 1e-3, 100), (0, 1e-2, 200))
 """(weights from which, learning rate, steps of few rows at least): with fewer a student does not
 learn to stop. 1e-4 is R1's smallest student's (arXiv 2501.12948 v2); the others are ours."""
+QUESTIONS = {
+    "HuggingFaceH4/MATH-500": ("problem", "answer", "test"),
+    "HuggingFaceH4/aime_2024": ("problem", "answer", "train"),
+    "math-ai/aime25": ("problem", "answer", "test"),
+}
+"""Column of questions, column of answers and split of the benchmarks that suites name, too."""
 CONTEXT_OF_ANSWER = 1024
 """Tokens of an answer of the evaluation of a small student."""
 
@@ -191,10 +197,8 @@ def _turns(student: str) -> str:
 
 def _held_out(file: str, is_stated: bool, said: list[str]) -> dict[str, Any] | None:
     """A source of questions that only measure; None where there are none with an answer."""
-    if _hub(file):
-        if not is_stated:
-            return None
-        raise RecipeError("--questions hub:ID: write its columns as a source of kind problems")
+    if hub := _hub(file):
+        return _hub_questions(hub, said) if is_stated else None
     path = data_files(file)[0]
     rows = [row.fields for _, row in zip(range(FIRST_ROWS), read_rows(path), strict=False)]
     fields = [row for row in rows if row is not None]
@@ -221,6 +225,23 @@ def _held_out(file: str, is_stated: bool, said: list[str]) -> dict[str, Any] | N
         source["max_refused_share"] = 0.2
     said.append(f"held: {'all' if is_stated else count} questions of {path.name}, never trained on")
     return source
+
+
+def _hub_questions(text: str, said: list[str]) -> dict[str, Any]:
+    """A hub data set that is known, or whose columns are stated: ID:QUESTION:REFERENCE[:SPLIT]."""
+    name, *stated = text.split(":")
+    columns = QUESTIONS.get(name) if not stated else (*stated, "train")[:3]
+    if columns is None or len(columns) != 3 or len(stated) > 3 or not all(columns):
+        raise RecipeError(
+            f"--questions hub:{text}: state its columns, and its split where that is not train: "
+            f"hub:{name}:QUESTION:REFERENCE[:SPLIT]; known without are {', '.join(QUESTIONS)}"
+        )
+    question, reference, split = columns
+    said.append(f"held: all of {name}, split {split}; revision open: factory pin writes it")
+    return {
+        "type": "hub", "id": name, "split": split, "question": question, "reference": reference,
+        "train": 0, "held_out": None,
+    }  # fmt: skip
 
 
 def _are_texts(fields: Sequence[dict[str, Any]], name: str) -> bool:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from factory.errors import ArtifactError
 
@@ -126,3 +126,21 @@ def _size() -> int:
 
 def _line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:300] or type(error).__name__
+
+
+def token_ids(
+    texts: list[str], tokenizer: "PreTrainedTokenizerBase", *, is_text: bool = False
+) -> list[list[int]]:
+    """Ids of each text; with `is_text` special tokens in them are ordinary characters."""
+    from transformers import PreTrainedTokenizerFast
+
+    of_class = getattr(type(tokenizer), "_encode_plus", None)
+    if of_class is not PreTrainedTokenizerFast._encode_plus:  # in Python, or a way of its own
+        settings: Any = {"add_special_tokens": False, "split_special_tokens": is_text}
+        return tokenizer(texts, **settings)["input_ids"]
+    # Without offsets, masks and types, which nobody reads: a fifth faster.
+    backend = cast("PreTrainedTokenizerFast", tokenizer).backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = is_text or tokenizer.split_special_tokens
+    return [made.ids for made in backend.encode_batch_fast(texts, add_special_tokens=False)]

@@ -125,7 +125,9 @@ Words = dict[str, list[str]]
 
 def _clauses(text: str) -> Iterator[Words]:
     """The words of every clause of a text, without what is no language."""
-    plain = _LATEX.sub(" ", _FORMULA.sub(" ", _CODE.sub(" ", text)))
+    plain = _CODE.sub(" ", text) if "`" in text else text
+    plain = _FORMULA.sub(" ", plain) if "$" in plain or "\\" in plain else plain
+    plain = _LATEX.sub(" ", plain) if "<" in plain or "\\" in plain else plain
     starts_sentence = True
     pieces = _CLAUSE.split(plain)  # every second one is a mark
     for piece, mark in zip(pieces[::2], [*pieces[1::2], ""], strict=True):
@@ -180,7 +182,7 @@ def _languages(clauses: list[Words], rivals: tuple[str, ...]) -> list[str | None
 def _language(clause: Words, rivals: tuple[str, ...]) -> str | None:
     """The language that leads by its small words and letters; None if none does."""
     scripts, owners_of = SCRIPTS[rivals[0]], _owners(rivals)
-    words = [word.lower() for script in scripts for word in clause.get(script, ())]
+    words = [word for script in scripts for word in clause.get(script, ())]
     votes: dict[str, float] = {}
     for owners in filter(None, map(owners_of.__getitem__, words)):
         for owner in owners:
@@ -192,20 +194,22 @@ def _language(clause: Words, rivals: tuple[str, ...]) -> str | None:
     if len(words) < LONG_CLAUSE:
         return None
     guess: str
-    guess, probability = _identifier(rivals).classify(" ".join(words))
+    guess, probability = _identifier(rivals).classify(" ".join(words).lower())
     return guess if probability > SURE else None
 
 
 class _Owners(dict[str, list[str]]):
-    """The languages that a word is a small word of, and those that one of its letters tells."""
+    """The languages that a word is a small word of, and those that one of its letters tells; in
+    any case of its letters."""
 
     def __init__(self, rivals: tuple[str, ...]) -> None:
         super().__init__()
         self._rivals = rivals
 
     def __missing__(self, word: str) -> list[str]:
-        owners = [name for name in self._rivals if word in FUNCTION_WORDS[name]]
-        owners += [name for name in self._rivals if set(word) & set(LETTERS.get(name, ""))]
+        small = word.lower()
+        owners = [name for name in self._rivals if small in FUNCTION_WORDS[name]]
+        owners += [name for name in self._rivals if set(small) & set(LETTERS.get(name, ""))]
         if len(self) >= MOST_WORDS:
             self.clear()
         self[word] = owners

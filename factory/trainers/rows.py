@@ -11,6 +11,7 @@ from factory.lint import lint
 from factory.records import Trace
 from factory.sampling.ends import answer_end
 from factory.seeds import derive
+from factory.templates import token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -96,14 +97,12 @@ def _rows(
 ) -> Iterator[Row]:
     """Rows of (question, rendered prompt, completion)."""
     questions, prompts, completions = (list(column) for column in zip(*texts, strict=True))
-    prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    prompt_ids = token_ids(prompts, tokenizer)
     special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     for index, question in enumerate(questions):
         if any(token in question for token in special):
             prompt_ids[index] = _with_text(prompts[index], question, prompt, tokenizer)
-    completion_ids = tokenizer(completions, add_special_tokens=False, split_special_tokens=True)[
-        "input_ids"
-    ]
+    completion_ids = token_ids(completions, tokenizer, is_text=True)
     for before, after in zip(prompt_ids, completion_ids, strict=True):
         yield Row(tuple(before), (*after, end))
 
@@ -119,7 +118,7 @@ def _with_text(
     pieces = (rendered[:start], text, rendered[start + len(text) :])
     ids: list[int] = []
     for piece, is_text in zip(pieces, (False, True, False), strict=True):
-        ids += tokenizer(piece, add_special_tokens=False, split_special_tokens=is_text)["input_ids"]
+        ids += token_ids([piece], tokenizer, is_text=is_text)[0]
     return ids
 
 

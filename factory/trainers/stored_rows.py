@@ -1,12 +1,15 @@
 """Rows of tokens in an Arrow file that is mapped into memory: all ranks of a node share its pages.
 
-A rank holds 12 bytes a row; 4 bytes a token lie in the file. R1's 800,000 traces of 6,000 tokens
-take 19 GB of disk, and as Python's integers would take 540 to 750 GB of memory on every rank.
+A rank holds 12 bytes a row and RESIDENT bytes of the file, which has 4 bytes a token. R1's 800,000
+traces of 6,000 tokens take 19 GB of disk, and as Python's integers would take 540 to 750 GB of
+memory on every rank.
 """
 
 import math
+import mmap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,15 +29,43 @@ COLUMNS = ("prompt_ids", "completion_ids")
 SCHEMA = pa.schema([(name, pa.list_(pa.int32())) for name in COLUMNS])
 BATCH_TOKENS = 2**20
 """Tokens after which a batch of rows is written."""
+RESIDENT, AROUND = 2**27, 2**16
+"""Bytes of the file that a process has mapped at most, and those that come with each row that is
+read: the kernel maps 16 pages at once."""
 LOOK_SECONDS = 0.2
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
+
+
+class _Pages:
+    """A file mapped into memory, the pages of which a process gives back after a while: they stay
+    in the kernel's cache."""
+
+    def __init__(self, path: Path) -> None:
+        with naming(path), path.open("rb") as file:
+            self.mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._path, self._read = path, 0
+
+    def __reduce__(self) -> tuple[type["_Pages"], tuple[Path]]:
+        return _Pages, (self._path,)
+
+    def count(self, rows: int, tokens: int) -> None:
+        """Take note that these were read."""
+        self._read += AROUND * rows + 4 * tokens
+        if self._read >= RESIDENT:
+            self.release()
+
+    def release(self) -> None:
+        self.mapped.madvise(mmap.MADV_DONTNEED)
+        self._read = 0
 
 
 class StoredRows(Sequence[Row]):
     """Some rows of a table of tokens, by their place."""
 
-    def __init__(self, dataset: Dataset, places: "NDArray[Any] | None" = None) -> None:
-        self._dataset = dataset
+    def __init__(
+        self, dataset: Dataset, pages: _Pages | None = None, places: "NDArray[Any] | None" = None
+    ) -> None:
+        self._dataset, self._pages = dataset, pages
         columns = [dataset.data.column(name) for name in COLUMNS]
         lengths = [_lengths(column) for column in columns]
         self._places = np.arange(len(dataset)) if places is None else places
@@ -42,6 +73,8 @@ class StoredRows(Sequence[Row]):
         """Tokens of each row's completion."""
         self.tokens: NDArray[Any] = lengths[0][self._places] + self.completion_tokens
         """Tokens of each row."""
+        if pages is not None:
+            pages.release()
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> "StoredRows":
@@ -55,15 +88,17 @@ class StoredRows(Sequence[Row]):
         if isinstance(index, slice):
             return [self[at] for at in range(*index.indices(len(self)))]
         row = self._dataset[int(self._places[index])]
+        if self._pages is not None:
+            self._pages.count(1, int(self.tokens[index]))
         return Row(*(tuple(row[name]) for name in COLUMNS))
 
     def within(self, limit: int) -> "StoredRows":
         """The rows of at most `limit` tokens."""
-        return StoredRows(self._dataset, self._places[self.tokens <= limit])
+        return StoredRows(self._dataset, self._pages, self._places[self.tokens <= limit])
 
     def in_order(self, order: Sequence[int]) -> Dataset:
         """TRL's columns `input_ids` and `labels`, made as they are read."""
-        return self._dataset.select(self._places[order]).with_transform(_trained)
+        return self._dataset.select(self._places[order]).with_transform(_Trained(self._pages))
 
     def shortest(self, count: int) -> list[Row]:
         """Rows of the shortest completions, of so many different prompts if there are as many."""
@@ -132,7 +167,9 @@ def stored_rows(
         remember(path)
     while not _is_as_written(path):
         time.sleep(LOOK_SECONDS)
-    return StoredRows(Dataset.from_file(str(path)))
+    pages = _Pages(path)
+    with pa.ipc.open_stream(pa.py_buffer(pages.mapped)) as reader:
+        return StoredRows(Dataset(reader.read_all(), fingerprint=path.stem), pages)
 
 
 def _is_as_written(path: Path) -> bool:
@@ -171,10 +208,16 @@ def _lengths(column: pa.ChunkedArray) -> "NDArray[Any]":
     return np.concatenate(counts) if counts else np.empty(0, np.int32)
 
 
-def _trained(rows: dict[str, list[list[int]]]) -> dict[str, list[list[int]]]:
+@dataclass(frozen=True)
+class _Trained:
     """`input_ids`, and `labels` in which the prompt is ignored: see `Row.labels`."""
-    pairs = list(zip(*(rows[name] for name in COLUMNS), strict=True))
-    return {
-        "input_ids": [before + after for before, after in pairs],
-        "labels": [[IGNORED] * len(before) + after for before, after in pairs],
-    }
+
+    pages: _Pages | None
+
+    def __call__(self, rows: dict[str, list[list[int]]]) -> dict[str, list[list[int]]]:
+        pairs = list(zip(*(rows[name] for name in COLUMNS), strict=True))
+        made = [before + after for before, after in pairs]
+        if self.pages is not None:
+            self.pages.count(len(made), sum(map(len, made)))
+        labels = [[IGNORED] * len(before) + after for before, after in pairs]
+        return {"input_ids": made, "labels": labels}

@@ -20,7 +20,10 @@ def init(
         str, typer.Option("--student", help="A model folder, hub:ID, or `embedded`.")
     ] = "embedded",
     questions: Annotated[
-        str, typer.Option("--questions", help="A file of questions with answers, to measure by.")
+        str,
+        typer.Option(
+            "--questions", help="Questions with answers, to measure by: a file or hub:ID."
+        ),
     ] = "",
     machine: Annotated[str, typer.Option("--machine", help="A machine file for the build.")] = "",
 ) -> None:

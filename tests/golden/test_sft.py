@@ -247,3 +247,33 @@ def test_the_learning_rate_falls_to_one_tenth_at_the_last_step(tmp_path: Path):
 
 def test_a_run_of_one_step_trains_at_the_full_rate():
     assert learning_rate_share(0, 1, warmup_fraction=0.03, final=0.1) == 1.0
+
+
+@pytest.mark.parametrize("name", ["own_scale", "own_cap", "own_shift"])
+def test_a_head_that_does_more_than_multiply_has_the_models_own_loss(tmp_path: Path, name: str):
+    # None of these has a setting in the config: only the logits tell.
+    changes = {
+        "own_scale": lambda logits: 0.25 * logits,
+        "own_cap": lambda logits: 0.1 * torch.tanh(logits / 0.1),
+        "own_shift": lambda logits: logits + torch.linspace(-1, 1, logits.shape[-1]),
+    }
+    model = tiny_model("llama")
+    forward = type(model).forward
+
+    def changed(self, *args, **kwargs):
+        labels = kwargs.pop("labels", None)
+        output = forward(self, *args, **kwargs)
+        output.logits = changes[name](output.logits)
+        if labels is not None:
+            count = kwargs.pop("num_items_in_batch", None)
+            vocabulary = output.logits.shape[-1]
+            output.loss = self.loss_function(output.logits, labels, vocabulary, count)
+        return output
+
+    model.__class__ = type("Changed", (type(model),), {"forward": changed})
+    trainer = trainer_for(tmp_path, config(), model=model)
+    batch = first_batch(trainer)
+    loss = trainer.compute_loss(model, batch)
+    own = [log_likelihoods(model, row)[len(row.prompt_ids) - 1 :] for row in ROWS]
+    expected = -torch.cat(own).mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)

@@ -18,7 +18,7 @@ from factory.machine import Machine
 from factory.records import Trace
 from factory.stages import mix, select
 from factory.tiny import byte_tokenizer
-from factory.trainers.rows import AT_ONCE, token_rows, tokenise
+from factory.trainers.rows import AT_ONCE, IGNORED, Row, token_rows, tokenise
 from factory.trainers.stored_rows import StoredRows, stored_rows
 
 FEW, MANY = 100, 1500
@@ -107,6 +107,30 @@ def test_rows_in_a_file_are_what_rows_in_memory_are_and_are_made_once(tmp_path: 
     assert not list(tmp_path.glob("*.draft"))
 
 
+def test_of_a_file_that_was_read_few_pages_stay_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, length = tmp_path / "rows.arrow", 2**18
+    made = (Row((number,), (number,) * length) for number in range(24))  # 1 MiB each
+    stored = stored_rows(path, made, is_first=True)
+    monkeypatch.setattr("factory.trainers.stored_rows.RESIDENT", 2**22)
+    trained = stored.in_order(range(24))
+    for number in range(24):
+        assert trained[number]["labels"] == [IGNORED] + [number] * length
+        assert stored[number].completion_ids[-1] == number
+        assert _mapped_kib(path) < 8 * 2**10
+
+
+def _mapped_kib(path: Path) -> int:
+    """Resident pages of the file in this process."""
+    lines = iter(Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines())
+    return sum(
+        int(next(line for line in lines if line.startswith("Rss:")).split()[1])
+        for line in lines
+        if line.endswith(str(path))
+    )
+
+
 def test_a_file_of_rows_that_a_kill_left_half_is_made_again(tmp_path: Path) -> None:
     rows = tokenise([trace(number) for number in range(5)], PromptConfig(), byte_tokenizer())
 
@@ -142,8 +166,6 @@ def test_a_file_of_rows_in_which_the_disk_changed_a_bit_is_made_again(
 
 
 def test_the_shortest_rows_have_different_prompts_and_come_by_length_and_prompt() -> None:
-    from factory.trainers.rows import Row
-
     rows = [Row((9,), (1, 2)), Row((3,), (1, 2)), Row((9,), (1,)), Row((4,), (5, 6, 7))]
     stored = StoredRows.of(rows)
     assert stored.shortest(2) == [rows[2], rows[1]]

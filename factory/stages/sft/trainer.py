@@ -18,10 +18,11 @@ from factory.cpu.completion_loss import completion_loss
 from factory.cpu.packed import COVERED
 from factory.errors import EngineError, RecipeError, is_out_of_memory
 from factory.machine import Machine
-from factory.model_parts import causal_model, head_of, trained_model
+from factory.model_parts import causal_model, head_of
 from factory.records import Problem
 from factory.sampling.ends import training_ends
 from factory.stages.sft.config import SftConfig
+from factory.stages.sft.heads import Head, head_of_logits
 from factory.stages.sft.watching import open_watch
 from factory.trainers.adapters import open_policy
 from factory.trainers.arguments import trainer_arguments
@@ -81,6 +82,7 @@ class CompletionTrainer(SFTTrainer):
 
     def __init__(self, *args: Any, share: Callable[[int, int], float], **kwargs: Any) -> None:
         self._share = share
+        self._head: Head | None = None
         self._correct = self._scored = self._tokens = 0
         super().__init__(*args, **kwargs)
 
@@ -103,35 +105,25 @@ class CompletionTrainer(SFTTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Mean negative log-likelihood over the scored tokens of the whole batch."""
-        if return_outputs or not self._has_plain_head():
+        if self._head is None:
+            self._head = head_of_logits(self, inputs["input_ids"][:1, :32])
+        if return_outputs or self._head == "fused":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs["labels"][:, 1:]
         scored = labels != IGNORED
         base = causal_model(self.accelerator.unwrap_model(model))
         tokens = {name: value for name, value in inputs.items() if name != "labels"}
-        hidden = base.base_model(**tokens, use_cache=False).last_hidden_state[:, :-1]
-        loss = completion_loss(hidden[scored], head_of(base).weight, labels[scored])
         count = scored.sum() if num_items_in_batch is None else num_items_in_batch
-        self._count(inputs, loss.correct, scored)
-        return loss.negative_log_likelihood / torch.as_tensor(count).clamp(min=1)
-
-    def _has_plain_head(self) -> bool:
-        """Whether logits are float32 hidden @ weight.T and the loss their mean NLL, on one CPU."""
-        model = trained_model(self)
-        config = model.config.get_text_config()
-        scales = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
-        head = model.get_output_embeddings()
-        return (
-            self.args.device.type == "cpu"
-            and not self.args.bf16
-            and self.accelerator.num_processes == 1
-            and self.args.loss_type == "nll"
-            and self.label_smoother is None
-            and not self.aux_loss_enabled
-            and type(head) is torch.nn.Linear
-            and head.bias is None
-            and all(getattr(config, name, None) is None for name in (*scales, "output_multiplier"))
-        )
+        if self._head == "own":
+            logits = model(**tokens, use_cache=False).logits[:, :-1][scored].float()
+            negative = torch.nn.functional.cross_entropy(logits, labels[scored], reduction="sum")
+            correct = (logits.argmax(-1) == labels[scored]).sum()
+        else:
+            hidden = base.base_model(**tokens, use_cache=False).last_hidden_state[:, :-1]
+            loss = completion_loss(hidden[scored], head_of(base).weight, labels[scored])
+            negative, correct = loss.negative_log_likelihood, loss.correct
+        self._count(inputs, correct, scored)
+        return negative / torch.as_tensor(count).clamp(min=1)
 
     def _count(
         self, inputs: Mapping[str, torch.Tensor], correct: torch.Tensor, scored: torch.Tensor
