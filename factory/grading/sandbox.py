@@ -145,10 +145,13 @@ class Sandbox:
             "environment": {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
             **_limited(limits, identity, group),
         }
-        return start(
-            interpreter()[1], request, stdin=stdin, stdout=stdout, stderr=stderr,
-            inherited=inherited,
-        )  # fmt: skip
+        try:
+            return start(
+                interpreter()[1], request, stdin=stdin, stdout=stdout, stderr=stderr,
+                inherited=inherited,
+            )  # fmt: skip
+        except OSError as error:
+            raise EngineError(f"the sandbox does not start: {error}") from error
 
 
 def _limited(limits: Limits, identity: int | None, group: Group | None = None) -> dict[str, Any]:

@@ -83,8 +83,9 @@ class Process:
         """Its exit status once it has ended; negative where a signal ended it."""
         if self._status is None:
             with _lock:
-                usable = self._forker.is_usable
-                self._status = self._forker.ask({"reap": self.pid})["status"] if usable else None
+                if self._forker.is_usable:
+                    status = self._forker.ask({"reap": self.pid})["status"]
+                    self._status = os.waitstatus_to_exitcode(status)
         # A program whose forker has ended was killed with it.
         return -signal.SIGKILL if self._status is None else self._status
 
