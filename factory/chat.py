@@ -195,7 +195,7 @@ def render(question: str, prompt: PromptConfig, tokenizer: "PreTrainedTokenizerB
     if getattr(tokenizer, "chat_template", None) is None:
         raise RecipeError(
             f"prompt.style {prompt.style}: the model's tokenizer has no chat template; "
-            "use style zero or a model that has one"
+            "use style zero, or give it one by `turns` of its model stage"
         )
     if prompt.form is not None:
         _check_marks(prompt.form, tokenizer)

@@ -53,9 +53,19 @@ def question_key(question: str) -> str:
     return hashlib.sha256(folded.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _as_written(question: str) -> str:
+def as_written(question: str) -> str:
     """The question with its case and its characters, white space and canonical forms aside."""
     return " ".join(unicodedata.normalize("NFC", question).split())
+
+
+def own_key(question: str) -> str:
+    """A key for a question that only case or the forms of characters part from an earlier one."""
+    exact = as_written(question)
+    for text in (exact, f"{exact}\0"):  # the first is the common key where nothing can be folded
+        key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        if key != question_key(question):
+            break
+    return key
 
 
 def problem_id(label: str, question: str) -> str:
@@ -103,21 +113,21 @@ def _take(
         problem = next(supply.problems, None)
         if problem is None:
             break
-        key, exact = question_key(problem.prompt), _as_written(problem.prompt)
+        key, exact = question_key(problem.prompt), as_written(problem.prompt)
         if (
             supply.is_exact
             and key in seen
             and key not in held_out
-            and exact != _as_written(seen[key])
+            and exact != as_written(seen[key])
         ):
             if problem.id == problem_id(supply.label, problem.prompt):
-                other = hashlib.sha256(exact.encode("utf-8", "surrogatepass")).hexdigest()
-                problem = problem.model_copy(update={"id": f"{supply.label}-{other[:12]}"})
+                own = own_key(problem.prompt)[:12]
+                problem = problem.model_copy(update={"id": f"{supply.label}-{own}"})
             key = exact
         if key in seen:
             repeats += 1
             supply.duplicates += 1
-            if exact != _as_written(seen[key]):
+            if exact != as_written(seen[key]):
                 supply.alike.append((problem.prompt, seen[key]))
             continue
         seen[key] = problem.prompt

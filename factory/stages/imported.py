@@ -75,7 +75,7 @@ def policy_of(config: ImportedConfig) -> Policy:
     label = getattr(config.source, "path", None) or getattr(config.source, "id", None)
     return Policy(
         config.source, str(label or f"trace source {config.source.type}"), config.topic,
-        keeps_empty_thoughts=is_kept, is_lenient=False,
+        keeps_empty_thoughts=is_kept, is_lenient=False, tells_apart=True,
     )  # fmt: skip
 
 
@@ -150,7 +150,7 @@ STAGE = register(
     light_stage(
         ImportedConfig,
         produces="traces",
-        version=1,
+        version=2,
         run=run,
         estimate=estimate,
         packages=(*GRADING_PACKAGES, "pyarrow"),

@@ -247,8 +247,9 @@ def prompt_fault(
     try:
         if is_learned:
             answer_end(tokenizer, prompt)
-        else:
-            render(QUESTION, prompt, tokenizer)
+            # What trains may add the marks of the form to the tokenizer first.
+            prompt = prompt.model_copy(update={"form": None})
+        render(QUESTION, prompt, tokenizer)
     except FactoryError as error:
         return str(error)
     return ""

@@ -5,6 +5,7 @@ and kept, or dropped with its reason: candidates = kept + dropped. Nothing is he
 """
 
 import json
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -25,7 +26,7 @@ from factory.grading import GradingPool
 from factory.jsonl import read_records
 from factory.parallel import in_order
 from factory.problems.sizes import QUESTION_CHARACTERS, lines
-from factory.problems.splits import question_key
+from factory.problems.splits import as_written, own_key, question_key
 from factory.problems.trace_source import (
     TRACE_SOURCES,
     TraceSource,
@@ -58,6 +59,8 @@ BLOCK_BYTES = 2**20
 """Of the rows that a process reads, and that are graded, together."""
 PARSED_BYTES = 2**15
 """Counted for a row whose length is not known."""
+COUNT_BITS = 24
+"""For the number of a question's texts."""
 LOOK_AFTER = 200
 """Rows after which a share of refused texts beyond all doubt stops the stage."""
 BEYOND_DOUBT = 0.5
@@ -108,6 +111,8 @@ class Policy(NamedTuple):
     is_lenient: bool
     unlisted: tuple[str, ...] = ()
     """Reasons that dropped.jsonl leaves out."""
+    tells_apart: bool = False
+    """Questions that case or the forms of characters part are different ones, as 2² and 22."""
 
 
 @dataclass
@@ -215,7 +220,7 @@ def write_traces(
     processes = context.machine.thread_count()
     worked = row.tables is None
     source = _batches(_worked(row, policy), BATCH) if worked else _rows(read, processes)
-    seen = Seen(config, held_out)
+    seen = Seen(config, held_out, tells_apart=policy.tells_apart)
     with ExitStack() as stack:
         traces = stack.enter_context((out / "traces.jsonl").open("w", encoding="utf-8"))
         dropped = stack.enter_context(LateFile(out / "dropped.jsonl"))
@@ -262,14 +267,51 @@ class LateFile:
             self._file.close()
 
 
-class Seen:
-    """Questions and texts that came before, as 64-bit hashes: a hundred bytes a text."""
+class Hashes:
+    """A set of 64-bit hashes, 12 to 24 bytes each: open addressing with linear probes."""
 
-    def __init__(self, config: TextsConfig, held_out: set[str]) -> None:
-        self._quota = config.max_per_question
+    def __init__(self) -> None:
+        self._table, self._count = array("Q", bytes(2**13)), 0
+
+    def add(self, value: int) -> bool:
+        """Whether it is new."""
+        table, mask = self._table, len(self._table) - 1
+        value = value or 1  # 0 is an empty place
+        at = value & mask
+        while table[at]:
+            if table[at] == value:
+                return False
+            at = (at + 1) & mask
+        table[at] = value
+        self._count += 1
+        if 3 * self._count > 2 * len(table):
+            self._table, self._count = array("Q", bytes(16 * len(table))), 0
+            for other in filter(None, table):
+                self.add(other)
+        return True
+
+
+class Seen:
+    """Questions and texts that came before, by hashes of 64 bits."""
+
+    def __init__(self, config: TextsConfig, held_out: set[str], *, tells_apart: bool) -> None:
+        self._quota, self._tells_apart = config.max_per_question, tells_apart
         self._held_out = held_out
-        self._texts: set[int] = set()
-        self._samples: dict[int, int] = {}
+        self._texts = Hashes()
+        self._questions: dict[int, int] = {}
+        """By the hash of its key: 40 bits of the first such question as it is written, behind them
+        its number of texts."""
+
+    def key_of(self, question: str) -> str:
+        """What its texts are counted by: `question_key`; of a question that only case or the forms
+        of characters part from an earlier one, a key of its own."""
+        key = question_key(question)
+        if not self._tells_apart or key in self._held_out:
+            return key
+        exact = as_written(question).encode("utf-8", "surrogatepass")
+        bits = int.from_bytes(blake2b(exact, digest_size=5).digest(), "big")
+        first = self._questions.setdefault(_short(key), bits << COUNT_BITS)
+        return key if first >> COUNT_BITS == bits else own_key(question)
 
     def objection(self, candidate: Candidate, key: str) -> str:
         """Why a text is left out before anybody grades it; empty where nothing is against it."""
@@ -278,20 +320,19 @@ class Seen:
         digest = blake2b(digest_size=8)
         for part in (key, candidate.reasoning, candidate.answer, candidate.summary or ""):
             digest.update(part.encode("utf-8") + b"\0")
-        text = int.from_bytes(digest.digest(), "big")
-        if text in self._texts:
-            return "repeated"
-        self._texts.add(text)
-        return ""
+        return "" if self._texts.add(int.from_bytes(digest.digest(), "big")) else "repeated"
 
     def is_full(self, key: str) -> bool:
-        return self._quota is not None and self._samples.get(_short(key), 0) >= self._quota
+        return self._quota is not None and self._count(key) >= self._quota
 
     def sample_of(self, key: str) -> int:
         """The number of this text among those of its question."""
-        number = self._samples.get(_short(key), 0)
-        self._samples[_short(key)] = number + 1
+        number = self._count(key)
+        self._questions[_short(key)] = self._questions.get(_short(key), 0) + 1
         return number
+
+    def _count(self, key: str) -> int:
+        return self._questions.get(_short(key), 0) & (2**COUNT_BITS - 1)
 
 
 def _short(key: str) -> int:
@@ -359,7 +400,7 @@ def _judged(
         if isinstance(item, Dropped):
             fates.append(item)
             continue
-        key = question_key(item.question)
+        key = seen.key_of(item.question)
         length = len(item.reasoning) + len(item.summary or item.answer)
         reason = seen.objection(item, key)
         if config.max_characters is not None and length > config.max_characters:

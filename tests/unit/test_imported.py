@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from factory.machine import Machine
 from factory.reading.candidates import Dropped
 from factory.records import Trace
 from factory.stages.imported import ImportedConfig, run
+from factory.stages.texts import Hashes
 
 SUMS = [("What is 8 + 5?", "8 and 5 are 13.", "13"), ("What is 9 + 9?", "Twice 9 is 18.", "18")]
 
@@ -373,3 +375,41 @@ def test_a_form_of_the_student_that_cannot_hold_a_text_drops_it_here(tmp_path: P
     marks = {"opening": "<|a|>", "closing": "<|b|>"}
     with pytest.raises(DataError, match="a look-alike tag"):
         imported(tmp_path, path, form=marks)
+
+
+APART = [
+    ("What is 2²?", "What is 22?"),
+    ("Is A before a?", "Is a before A?"),
+    ("x_\uff11?", "x_1?"),
+]
+
+
+@pytest.mark.parametrize("questions", APART)
+def test_questions_that_signs_or_case_part_are_two_and_equal_texts_of_them_are_kept(
+    tmp_path: Path, questions: tuple[str, str]
+) -> None:
+    rows = [{"question": q, "reasoning": "Known.", "answer": "4"} for q in (*questions, *questions)]
+    path = write_lines(tmp_path / "t.jsonl", rows)
+    _, traces, dropped = imported(tmp_path, path, max_per_question=1)
+    assert [trace.question for trace in traces] == list(questions)
+    assert len({trace.problem_id for trace in traces}) == 2
+    assert [drop.reason for drop in dropped] == ["repeated"] * 2
+
+
+def test_a_question_in_two_canonical_forms_or_other_white_space_is_one(tmp_path: Path) -> None:
+    forms = ("Où est-ce?", "Ou\u0300  est-ce?\n")
+    rows = [{"question": q, "reasoning": f"Known {n}.", "answer": "4"} for n, q in enumerate(forms)]
+    traces = imported(tmp_path, write_lines(tmp_path / "t.jsonl", rows))[1]
+    assert len({trace.problem_id for trace in traces}) == 1
+    assert [trace.sample for trace in traces] == [0, 1]
+
+
+def test_a_set_of_hashes_is_that_of_python() -> None:
+    stream = random.Random(1)
+    # Few low bits, so that places collide, and many values twice.
+    values = [stream.randrange(2, 1000) << stream.choice((0, 9, 54)) for _ in range(9000)]
+    hashes, known = Hashes(), set[int]()
+    for value in values:
+        assert hashes.add(value) == (value not in known)
+        known.add(value)
+    assert len(known) > 2000 and hashes.add(0) and not hashes.add(0)

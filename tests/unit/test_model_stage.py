@@ -16,9 +16,9 @@ from factory.errors import ArtifactError, RecipeError
 from factory.machine import Machine
 from factory.sampling.ends import answer_end
 from factory.sampling.served import messages_of, read_served
-from factory.stages.model import STAGE, ModelConfig
+from factory.stages.model import STAGE, ModelConfig, prompt_fault
 from factory.stages.turns import LLAMA3_TEMPLATE, fitting
-from factory.tiny import Architecture, save_tiny_model
+from factory.tiny import Architecture, byte_tokenizer, save_tiny_model
 
 TINY = {"type": "tiny", "architecture": "qwen2", "hidden": 32, "layers": 1}
 
@@ -125,6 +125,28 @@ def test_turns_give_a_template_and_its_end_of_turn_as_end_of_text(tmp_path: Path
 def test_turns_whose_tokens_the_vocabulary_lacks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"no <\|start_header_id\|> and no <\|eot_id\|>"):
         make_changed(tmp_path / "out", turns="llama3")
+
+
+REFUSAL = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+NO_SYSTEM: list[tuple[Architecture, str, str]] = [
+    ("qwen2", REFUSAL, "refuses the roles system, user: no system"),
+    ("phi3", REFUSAL, "refuses the roles system, user: no system"),
+    ("gemma2", "{{ messages[1].content[0].text.missing }}", "chat template"),
+]
+
+
+@pytest.mark.parametrize(("family", "begins", "message"), NO_SYSTEM)
+@pytest.mark.parametrize("is_learned", [False, True])
+def test_a_template_that_takes_no_system_message_is_told_before_anything_is_made(
+    family: Architecture, begins: str, message: str, is_learned: bool
+) -> None:
+    tokenizer = byte_tokenizer(family)
+    if "[1]" in begins:  # only a conversation that begins with a system message is refused
+        begins = "{% if messages[0].role == 'system' %}" + begins + "{% endif %}"
+    tokenizer.chat_template = begins + str(tokenizer.chat_template)
+    assert prompt_fault(tokenizer, PromptConfig(), is_learned=is_learned) == ""
+    fault = prompt_fault(tokenizer, PromptConfig(system="Be brief."), is_learned=is_learned)
+    assert message in fault and "\n" not in fault
 
 
 def without_template(folder: Path, family: Architecture) -> Path:

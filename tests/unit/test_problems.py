@@ -287,6 +287,8 @@ ALIKE = [
     ("What is x₁ + 1?", "What is x1 + 1?", True),
     ("How many a are in Aa?", "How many A are in Aa?", True),
     ("Is \u211d countable?", "Is R countable?", True),
+    ("Is A before b?", "is a before b?", True),
+    ("What is \uff12 + 2?", "what is 2 + 2?", True),
     ("What is 3 + 4?", "What  is\n3 + 4? ", False),
     ("Le caf\u00e9 co\u00fbte 7.", "Le cafe\u0301 cou\u0302te 7.", False),
 ]
