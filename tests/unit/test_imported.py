@@ -408,8 +408,8 @@ def test_a_set_of_hashes_is_that_of_python() -> None:
     stream = random.Random(1)
     # Few low bits, so that places collide, and many values twice.
     values = [stream.randrange(2, 1000) << stream.choice((0, 9, 54)) for _ in range(9000)]
-    hashes, known = Hashes(), set[int]()
+    hashes, seen = Hashes(), set[int]()
     for value in values:
-        assert hashes.add(value) == (value not in known)
-        known.add(value)
-    assert len(known) > 2000 and hashes.add(0) and not hashes.add(0)
+        assert hashes.add(value) == (value not in seen)
+        seen.add(value)
+    assert len(seen) > 2000 and hashes.add(0) and not hashes.add(0)
