@@ -21,7 +21,8 @@ threads, prompts and sampling settings, and draws `samples` completions a proble
 With `--lengths long-tail` every completion has a stated length, the same for all sides, and no
 token ends it: log-normal with a median of 0.183 of `tokens` and a sigma of 0.9, cut at `tokens`, as
 R1's (6,000 of 32,768). `rows` decode at once on each side; plain vLLM gets all prompts at once. The
-share of rows that are busy is counted for ours, and simulated for the same lengths.
+share of rows that are busy is counted, and simulated for the same lengths in the questions' order;
+in another order a short run may end in a longer tail.
 
 The clock runs from prompts as text to the last completion as text, for ours to the finished
 traces.jsonl. Models are loaded and have answered once before. Tokens are those that the side itself
@@ -154,7 +155,11 @@ def plain_vllm(options: argparse.Namespace, folder: Path) -> Measured:
         return sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
 
     work(prompts[:1])
-    return timed(work)
+    count_steps = counted(engine.llm_engine, "step")
+    figures = timed(work)
+    if options.rows:
+        figures["busy"] = figures["tokens"] / (count_steps() * options.rows)
+    return figures
 
 
 def first(settings: Any, count: int) -> Any:
@@ -242,7 +247,9 @@ def ours(options: argparse.Namespace, folder: Path) -> Measured:
         out.mkdir()
         context = Context(0, machine, scratch)
 
-        count_steps, samples = counted(sampler), range(options.samples)
+        is_vllm, samples = sampler.name == "vllm", range(options.samples)
+        engine: Any = sampler._llm.llm_engine if is_vllm else sampler  # pyright: ignore
+        count_steps = counted(engine, "step" if is_vllm else "_ended")
 
         def work() -> int:
             if options.side == "engine":
@@ -264,10 +271,8 @@ def ours(options: argparse.Namespace, folder: Path) -> Measured:
         return {**figures, "busy": figures["tokens"] / (count_steps() * rows)}
 
 
-def counted(sampler: Any) -> Callable[[], int]:
-    """How many steps an engine of ours has made since."""
-    is_vllm = sampler.name == "vllm"
-    owner, name = (sampler._llm.llm_engine, "step") if is_vllm else (sampler, "_ended")
+def counted(owner: Any, name: str) -> Callable[[], int]:
+    """How often an engine has called its method `name` since, once for each step."""
     steps, step = itertools.count(), getattr(owner, name)
 
     def counting(*given: Any) -> Any:
