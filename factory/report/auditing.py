@@ -57,10 +57,12 @@ def _faults(audit: Audit) -> Section:
         ]
     absent = [name.replace("_", " ") for name in FAULTS if not audit.faults[name]]
     if absent and rows:
-        blocks.append(Text(f"None: {', '.join(absent)}.", "dim"))
+        blocks.append(Text(f"No trace: {', '.join(absent)}.", "dim"))
     if audit.dropped:
-        blocks += [Text("Left out when the file was read, and not among the traces:")]
-        blocks.append(_counted("reason", audit.dropped, sum(audit.dropped.values())))
+        read = audit.rows + sum(audit.dropped.values())
+        text = f"Left out of the {count(read)} texts that were read, and not among the traces:"
+        named = {reason.replace("_", " "): n for reason, n in audit.dropped.items()}
+        blocks += [Text(text), _counted("reason", named, read)]
     blocks += [Text("As they were graded:"), _counted("outcome", audit.outcomes, audit.rows)]
     return Section("Faults", tuple(blocks))
 

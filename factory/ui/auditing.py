@@ -121,11 +121,12 @@ def _show(audit: "Audit", console: "Console") -> None:
     from factory.ui.grid import columns, print_table
 
     rows: list[tuple[str, str, str]] = []
-    counts = {**audit.faults, **{f"left out: {name}": n for name, n in audit.dropped.items()}}
-    for name, number in counts.items():
-        if number:
-            share = percent(number / (audit.rows or 1))
-            rows.append((name.replace("_", " "), count(number), share))
+    dropped = {f"left out: {name}": number for name, number in audit.dropped.items()}
+    read = audit.rows + sum(dropped.values())
+    for counts, of in ((audit.faults, audit.rows), (dropped, read)):
+        for name, number in counts.items():
+            if number:
+                rows.append((name.replace("_", " "), count(number), percent(number / of)))
     console.print(f"{audit.name}: {count(audit.rows)} traces, {count(audit.problems)} questions")
     if rows:
         heads = columns("fault", "traces", "share", numbers=("traces", "share"))

@@ -179,6 +179,8 @@ def test_a_file_is_read_as_it_would_be_imported_and_what_is_left_out_is_told(
     assert made["dropped"] == {"wrong": 1, "cut": 1, "repeated": 1, "unparseable": 2}
     page = (tmp_path / "out" / "audit.html").read_text()
     assert "left out, unparseable: 2 of 2" in page and "mine.jsonl:6" in page
+    # 2 of the 1 + 5 texts, not of the trace that is left, nor of the five.
+    assert "Left out of the 6 texts that were read" in page and "33.3 %" in page
 
 
 def test_a_file_of_which_nothing_is_left_is_explained(tmp_path: Path) -> None:
