@@ -41,6 +41,11 @@ def attempts(store: Path) -> list[Attempt]:
     return sorted(rows, key=lambda row: row.touched)
 
 
+def is_begun(fingerprint: str, store: Path) -> bool:
+    """Whether anything of a step lies there: sealed, pruned or begun."""
+    return any(store.glob(f"*-{fingerprint[:SHORT]}*"))
+
+
 def _begun(store: Path) -> Iterator[str]:
     """Names of stages that have a job or a partial folder and no artifact."""
     drafts = {path.name.removesuffix(".partial") for path in store.glob("*.partial")}
@@ -146,5 +151,7 @@ def _how_far(rows: list[dict[str, Any]]) -> str:
     """`at 22 of 400 steps`, by the last event that says so."""
     for row in reversed(rows):
         if row.get("event") == "progress":
-            return f"at {row.get('done', 0):g} of {row.get('total', 0):g} {row.get('unit', '')}"
+            total = row.get("total")
+            of = "" if total is None else f" of {total:,.0f}"
+            return f"at {row.get('done', 0):,.0f}{of} {row.get('unit', '')}"
     return "before its first step"

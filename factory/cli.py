@@ -1,7 +1,6 @@
 """The command line. Importing it is cheap: what is heavy loads inside the verb that needs it."""
 
 import traceback
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,14 +9,16 @@ import typer
 import factory.ownership  # noqa: F401  first of all: see there
 from factory.errors import ArtifactError, RecipeError
 from factory.interpreter import keep_children_safe
+from factory.ui import completing
 from factory.ui.auditing import audit
 from factory.ui.commands import command_line, next_of
 from factory.ui.demonstrating import demo
+from factory.ui.evaluating import evaluate
 from factory.ui.examples import add_examples
 from factory.ui.explaining import why
 from factory.ui.exporting import publish, verify
 from factory.ui.indexing import index
-from factory.ui.installing import setup
+from factory.ui.installing import doctor, setup
 from factory.ui.options import (
     STORE,
     ArtifactName,
@@ -32,7 +33,7 @@ from factory.ui.options import (
     Unsandboxed,
     Until,
 )
-from factory.ui.referencing import list_plugins, reference
+from factory.ui.referencing import explain, list_plugins, reference
 from factory.ui.reviewing import review
 from factory.ui.starting import init, pin
 from factory.ui.storing import list_artifacts, prune
@@ -54,7 +55,7 @@ def _say_version(value: bool) -> None:
     if value:
         from factory.provenance import versions
 
-        open_console().print(versions(), markup=False, highlight=False)
+        open_console().print(versions(), highlight=False, soft_wrap=True)
         raise typer.Exit
 
 
@@ -78,12 +79,13 @@ def build(
     machine: MachinePath = None,
     store: Store = STORE,
     plain: Plain = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each event as a line.")] = False,
     unsandboxed: Unsandboxed = False,
     ignore_fit: IgnoreFit = False,
     plugins: Plugins = None,
 ) -> None:
     """Make every stage of a recipe that is not made yet, then write the report."""
-    console = begin(recipe)
+    console = begin(recipe, stderr=as_json)
     from factory.recipe import load_machine, load_recipe
     from factory.ui.building import build_and_report
 
@@ -91,7 +93,10 @@ def build(
         update={"unsandboxed": unsandboxed, "ignore_fit": ignore_fit}
     )
     loaded, again = load_recipe(recipe, overrides or []), command_line(context)
-    made = build_and_report(loaded, settings, store, console, again=again, until=until, plain=plain)
+    made = build_and_report(
+        loaded, settings, store, console,
+        again=again, until=until, plain=plain, as_json=as_json,
+    )  # fmt: skip
     say_next(console, next_of(context, made))
 
 
@@ -139,7 +144,7 @@ def plan(
 ) -> None:
     """Show the steps of a recipe: what is reused, what would be made, with --cost at what price."""
     console = begin(recipe) if cost and not as_json else open_console()
-    from factory.plan import checked_plan
+    from factory.plan import checked_plan, missing
     from factory.recipe import load_machine, load_recipe
     from factory.ui.cost import show_cost
     from factory.ui.tables import show_plan
@@ -151,7 +156,8 @@ def plan(
     else:
         show_plan(steps, store, console, as_json=as_json)
     if not as_json:
-        say_next(console, command_line(context, "build"))
+        is_open = any("revision: " in gap for gap in missing(steps))
+        say_next(console, command_line(context, "pin" if is_open else "build"))
 
 
 @app.command()
@@ -163,13 +169,15 @@ def report(
     plugins: Plugins = None,
 ) -> None:
     """Write the report of a recipe from what is made so far."""
+    from factory.attempts import is_begun
+    from factory.plan import make_plan
     from factory.recipe import load_recipe
     from factory.ui.building import say_report
 
     source = recipe / "recipe.json" if recipe.is_dir() else recipe
     loaded = load_recipe(source, overrides or [])
-    if not store.is_dir():
-        raise ArtifactError(f"{store}: no such store, so nothing is made to report on; build first")
+    if not any(is_begun(step.fingerprint, store) for step in make_plan(loaded)):
+        raise ArtifactError(f"{store}: nothing of {recipe} is made to report on; build it first")
     say_report(loaded, store, open_console())
 
 
@@ -239,50 +247,19 @@ def grade(
         raise typer.Exit(REFUSED)
 
 
-@app.command("eval")
-@errors_in_words
-def evaluate(
-    context: typer.Context,
-    models: Annotated[
-        list[str],
-        typer.Argument(help="Artifacts, folders, owner/name@commit, URL#NAME, or `embedded`."),
-    ],
-    suite: Annotated[str, typer.Option("--suite", help="A file of evals/suites.")],
-    protocol: Annotated[
-        str | None, typer.Option("--protocol", help="A file of evals/protocols; the suite's else.")
-    ] = None,
-    against: Annotated[
-        str | None, typer.Option("--against", help="A model, or scores, to compare each with.")
-    ] = None,
-    machine: MachinePath = None,
-    store: Store = STORE,
-    plain: Plain = False,
-    as_json: AsJson = False,
-    plugins: Plugins = None,
-) -> None:
-    """Evaluate models on a suite of benchmarks; what is measured already is not measured again."""
-    console = begin(f"suite {suite}", stderr=as_json)
-    from factory.recipe import load_machine
-    from factory.ui.building import build_and_report
-    from factory.ui.evaluation import evaluation_fields, evaluation_of, show_evaluation
-
-    evaluation = evaluation_of(models, suite=suite, protocol=protocol, against=against, store=store)
-    settings, again = load_machine(machine), command_line(context)
-    made = build_and_report(evaluation.recipe, settings, store, console, again=again, plain=plain)
-    if as_json:
-        print_json(open_console(), **evaluation_fields(evaluation, store))
-        return
-    show_evaluation(evaluation, store, console)
-    scores = [artifact for artifact in made if artifact.manifest.kind == "scores"]
-    say_next(console, next_of(context, scores))
+app.command("eval")(evaluate)
 
 
 @app.command()
 @errors_in_words
 def compare(
-    run: Annotated[str, typer.Argument(help="Scores: a folder, its name's beginning, or a stage.")],
+    run: ArtifactName,
     baseline: Annotated[
-        str | None, typer.Argument(help="The scores to compare with, named likewise.")
+        str | None,
+        typer.Argument(
+            help="The scores to compare with, named likewise.",
+            autocompletion=completing.artifacts,
+        ),
     ] = None,
     fail_below: Annotated[
         float | None, typer.Option(help="Exit 3 if a score fell further than this, in points.")
@@ -346,28 +323,11 @@ def audit_graders(
         raise typer.Exit(REFUSED)
 
 
+app.command("help")(explain)
 app.command("plugins")(list_plugins)
 app.command()(reference)
 app.command()(setup)
-
-
-@app.command()
-@errors_in_words
-def doctor(as_json: AsJson = False) -> None:
-    """Examine this machine: what is there, what is missing, and what to do about it."""
-    from factory.doctor import examine
-    from factory.ui.tables import show_findings
-
-    console = open_console()
-    findings = examine()
-    if as_json:
-        print_json(console, rows=[asdict(finding) for finding in findings])
-    else:
-        show_findings(findings, console)
-    if any(finding.status == "problem" for finding in findings):
-        raise typer.Exit(2)
-    if not as_json:
-        say_next(console, "factory build quickstart")
+app.command()(doctor)
 
 
 add_examples(app.registered_commands)

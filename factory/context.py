@@ -3,8 +3,10 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, TextIO
 
 from factory.files import naming
@@ -14,6 +16,8 @@ Metrics = dict[str, float]
 STOP = "stop"
 """File in a stage's scratch folder by which the builder asks what trains for a checkpoint and an
 end: a signal would not pass the launcher of ranks."""
+DRAWING_SECONDS = 1.0
+"""Between two rows that say how far a call of an engine is."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,37 @@ class Context:
     started: float = field(default_factory=time.monotonic)
     figures: Metrics = field(default_factory=dict)
     """What engines count of themselves: it joins the stage's metrics in the manifest."""
+    _last: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What `progress` told last."""
 
-    def progress(self, done: float, total: float, *, unit: str = "steps", **figures: float) -> None:
-        """Tell the live display how far this stage is, with the figures that matter now."""
-        self._emit("progress", done=done, total=total, unit=unit, figures=figures)
+    def progress(
+        self, done: float, total: float | None, *, unit: str = "steps", **figures: float
+    ) -> None:
+        """Tell the live display how far this stage is, with the figures that matter now; `total` is
+        None where nobody knows it."""
+        self._last.update(done=done, total=total, unit=unit, figures=figures)
+        self._emit("progress", **self._last)
+
+    def drawing(self, worth: float = 1.0) -> Callable[[], None]:
+        """What an engine calls whenever a completion of one call ends, each worth so many units.
+
+        The display moves on by them (`under_way`) until `progress` tells what of them is kept.
+        """
+        lock, ended, last = Lock(), 0, time.monotonic()
+
+        def end() -> None:
+            nonlocal ended, last
+            with lock:
+                ended, now = ended + 1, time.monotonic()
+                if not self._last or now - last < DRAWING_SECONDS:
+                    return
+                last, row = now, dict(self._last)
+                if row["unit"] == "steps":
+                    row["figures"] = {**row["figures"], "drawn": ended}
+                row["under_way"] = round(min(row["total"] - row["done"], worth * ended), 3)
+                self._emit("progress", **row)
+
+        return end
 
     def metrics(self, step: int, **values: float) -> None:
         """Record one step's telemetry; a resumed run may repeat a step, the later line counts."""

@@ -15,7 +15,8 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 
 from factory.findings import Finding, ok, problem, warning
-from factory.install import installed_version
+from factory.install import REINSTALL, installed_version
+from factory.machine import Machine
 
 FIELDS = ("index", "name", "memory.total", "memory.free", "compute_cap", "mig.mode.current")
 ASK_SECONDS = 20.0
@@ -48,6 +49,20 @@ def device_findings() -> list[Finding]:
         driver_finding(_ask(), torch_cuda()),
         *(rank_findings(len(gpus)) if len(gpus) > 1 else []),
     ]
+
+
+def machine_finding(machine: Machine, gpus: int) -> Finding:
+    """Whether as many GPUs are here as a machine file's settings take."""
+    if machine.slurm is not None:
+        each, nodes = machine.slurm.gpus, machine.slurm.nodes
+        return ok("machine file", f"a Slurm job of {nodes} nodes with {each} GPUs each")
+    wanted = 0
+    if machine.device == "cuda":
+        wanted = max(machine.processes, machine.tensor_parallel, machine.tensor_parallel_rl)
+    if gpus < wanted:
+        advice = "run it where they are, or name the machine file of this machine"
+        return problem("machine file", f"takes {wanted} GPUs, and {gpus} are here", advice)
+    return ok("machine file", f"takes {wanted} of {gpus} GPUs" if gpus else "takes no GPU")
 
 
 def rank_findings(gpus: int) -> list[Finding]:
@@ -110,9 +125,9 @@ def nccl_finding(versions: Mapping[str, str]) -> Finding:
     """NCCL, over which ranks on GPUs speak; torch's wheel brings it as a package of its own."""
     text = ", ".join(f"{name} {version}" for name, version in versions.items())
     if not versions:
-        return warning("NCCL", "no package of it", "run `make install`; ranks on GPUs need it")
+        return warning("NCCL", "no package of it", f"{REINSTALL}; ranks on GPUs need it")
     if len(versions) > 1:
-        advice = "two builds lie beside each other: remove .venv and run `make install`"
+        advice = f"two builds lie beside each other: in a new environment {REINSTALL}"
         return warning("NCCL", text, advice)
     return ok("NCCL", text)
 
@@ -170,7 +185,7 @@ def together_finding(wishes: Mapping[str, Sequence[str]], versions: Mapping[str,
             if not any(wish.specifier.contains(each, prereleases=True) for each in builds):
                 broken.append(f"{name} wants {wish.name}{wish.specifier}, not {version}")
     if broken:
-        return warning("versions together", "; ".join(broken), "run `make install`")
+        return warning("versions together", "; ".join(broken), REINSTALL)
     return ok("versions together", f"{len(wishes)} packages agree")
 
 

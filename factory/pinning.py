@@ -1,4 +1,5 @@
-"""Open revisions of a recipe's hub models and data sets, resolved to commits in its own file."""
+"""Open revisions of a recipe's hub models and data sets, resolved to commits in the files that
+leave them open: its own and those that it extends."""
 
 import re
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ import yaml
 
 from factory.errors import EngineError
 from factory.files import write_file
+from factory.plan import make_plan, missing
+from factory.recipe import load_recipe
 from factory.yaml12 import load_mapping
 
 
@@ -20,34 +23,54 @@ class OpenRevision:
     """Where it stands in the recipe, e.g. stages.base.source."""
     id: str
     kind: Literal["model", "dataset"]
+    file: Path
+    """That leaves it open."""
 
     @property
     def label(self) -> str:
         return f"{self.path}: {self.id} main"
 
 
-def open_revisions(recipe: Path) -> list[OpenRevision]:
-    """Every `type: hub` of a recipe's own file without `revision`, in order."""
+def open_revisions(file: Path) -> list[OpenRevision]:
+    """Every `type: hub` without `revision` of a suite, or of a recipe and what it extends as far as
+    the recipe does not say otherwise; in order, its own file first."""
+    if "benchmarks" in load_mapping(file):
+        return _gaps(file, set())
+    plan = make_plan(load_recipe(file))
+    open_ones = {gap.partition(":")[0] for gap in missing(plan)}
+    models = {step.name for step in plan if step.kind == "model"}
+    gaps: dict[str, OpenRevision] = {}
+    while True:
+        for gap in _gaps(file, models):
+            if f"{gap.path}.revision" in open_ones:
+                gaps.setdefault(gap.path, gap)
+        parent = load_mapping(file).get("extends")
+        if parent is None:
+            return [*gaps.values()]
+        file = file.parent / parent
+
+
+def _gaps(file: Path, models: set[str]) -> list[OpenRevision]:
+    """Those of one file; `models` are its stages of models, whose kind a parent may state."""
     gaps: list[OpenRevision] = []
 
-    def look(value: Any, path: str, kind: str) -> None:
+    def look(value: Any, path: str) -> None:
         if isinstance(value, dict):
-            kind = str(value.get("kind", kind))
             if value.get("type") == "hub" and value.get("id") and not value.get("revision"):
-                what = "model" if kind == "model" else "dataset"
-                gaps.append(OpenRevision(path, str(value["id"]), what))
+                what = "model" if path.split(".")[1] in models else "dataset"
+                gaps.append(OpenRevision(path, str(value["id"]), what, file))
             for key, inner in value.items():
-                look(inner, f"{path}.{key}" if path else str(key), kind)
+                look(inner, f"{path}.{key}" if path else str(key))
         elif isinstance(value, list):
             for index, inner in enumerate(value):
-                look(inner, f"{path}.{index}", kind)
+                look(inner, f"{path}.{index}")
 
-    look(load_mapping(recipe), "", "")
+    look(load_mapping(file), "")
     return gaps
 
 
-def pinned(recipe: Path, gaps: list[OpenRevision]) -> list[tuple[OpenRevision, str]]:
-    """Ask the hub for the commit of each and write it into the file, comments kept.
+def pinned(gaps: list[OpenRevision]) -> list[tuple[OpenRevision, str]]:
+    """Ask the hub for the commit of each and write it into its file, comments kept.
 
     EngineError with the whole list where the hub cannot be reached; nothing is written then.
     """
@@ -74,10 +97,8 @@ def pinned(recipe: Path, gaps: list[OpenRevision]) -> list[tuple[OpenRevision, s
             failures.append(f"{gap.label}: {reason[:200]}")
     if failures:
         raise EngineError("the hub gives no commit of:\n" + "\n".join(failures))
-    text = recipe.read_text(encoding="utf-8")
     for gap, commit in commits:
-        text = _with_revision(text, gap, commit)
-    write_file(recipe, text)
+        write_file(gap.file, _with_revision(gap.file.read_text(encoding="utf-8"), gap, commit))
     return commits
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from factory.artifacts import sha256_file
-from factory.errors import ArtifactError, DataError, RecipeError
+from factory.edges import reference_problems, references
+from factory.errors import ArtifactError, DataError, FactoryError, RecipeError
 from factory.files import check_regular
 from factory.recipe import Recipe
 from factory.records import AddedLater, Consumes
@@ -49,38 +50,59 @@ def make_plan(recipe: Recipe, *, until: str | None = None) -> tuple[Step, ...]:
 
     `until` keeps that stage and what it needs.
     """
-    references = {name: dict(_references(config)) for name, config in recipe.stages.items()}
-    _check_references(recipe, references)
-    order = _ordered(references)
+    if problems := reference_problems(recipe.stages):
+        raise RecipeError("\n".join(f"{recipe.name}: {problem}" for problem in problems))
+    needs = {name: dict(references(config)) for name, config in recipe.stages.items()}
+    order = _ordered(needs)
     if until is not None:
         if until not in recipe.stages:
             raise RecipeError(f"--until {until}: no such stage; there are {', '.join(order)}")
         needed = {until}
         for name in reversed(order):
             if name in needed:
-                needed |= {reference for reference, _ in references[name].values()}
+                needed |= {reference for reference, _ in needs[name].values()}
         order = [name for name in order if name in needed]
     fingerprints: dict[str, str] = {}
     steps: list[Step] = []
+    faults: list[str] = []
     for name in order:
         config = recipe.stages[name]
         stage = STAGES[getattr(config, "kind")]  # noqa: B009
-        inputs = {path: reference for path, (reference, _) in references[name].items()}
+        inputs = {path: reference for path, (reference, _) in needs[name].items()}
         seed = recipe.header.seed if config.seed is None else config.seed
         input_fingerprints = {path: fingerprints[reference] for path, reference in inputs.items()}
         try:
             fingerprints[name] = _fingerprint(config, stage, seed, input_fingerprints)
         except (ArtifactError, DataError, OSError) as error:
-            raise ArtifactError(f"stages.{name}: {str(error)[:500]}") from error
+            faults.append(f"stages.{name}: {str(error)[:500]}")
+            fingerprints[name] = ""
         steps.append(Step(name, config, stage, inputs, seed, fingerprints[name]))
+    if faults:
+        raise ArtifactError("\n".join(faults))
     return tuple(steps)
 
 
 def checked_plan(recipe: Recipe, *, until: str | None = None) -> tuple[Step, ...]:
-    """`make_plan`, with a look into local model folders; RecipeError as from `check_prompts`."""
+    """`make_plan`, with a look into local model folders and data files; RecipeError as from
+    `check_prompts`."""
     plan = make_plan(recipe, until=until)
     check_prompts(plan, plan)
     return plan
+
+
+def outlooks(steps: Sequence[Step]) -> dict[str, list[str]]:
+    """What each step says beforehand, e.g. how it reads a file; RecipeError with all whose files
+    cannot be read so."""
+    lines: dict[str, list[str]] = {}
+    faults: list[str] = []
+    for step in steps:
+        try:
+            lines[step.name] = step.config.outlook()
+        except FactoryError as error:
+            faults += [f"stages.{step.name}: {line}" for line in str(error).splitlines()]
+    if faults:
+        raise RecipeError("\n".join(faults))
+    return lines
 
 
 def missing(plan: Sequence[Step]) -> list[str]:
@@ -90,7 +112,7 @@ def missing(plan: Sequence[Step]) -> list[str]:
 
 def check_prompts(plan: Sequence[Step], made: Sequence[Step]) -> None:
     """RecipeError where one of `made` would ask a model that cannot be asked so, or train one whose
-    turns have no end to be learned.
+    turns have no end to be learned, or would read files in which it cannot find its columns.
 
     Looked at are models in local folders; of others the stage itself finds out as it starts.
     """
@@ -111,6 +133,7 @@ def check_prompts(plan: Sequence[Step], made: Sequence[Step]) -> None:
         problems += [f"stages.{step.name}.model: {fault}"] if fault else []
     if problems:
         raise RecipeError("\n".join(problems))
+    outlooks(made)
 
 
 def _first_model(plan: Sequence[Step], step: Step) -> Step | None:
@@ -229,67 +252,7 @@ def put(fields: Any, path: str, value: str) -> None:
     fields[int(last) if is_list(fields) else last] = value
 
 
-def _references(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, tuple[str, Consumes]]]:
-    """(field path, (stage name, what is wanted)) of every typed reference inside a config."""
-    for name, field in type(config).model_fields.items():
-        value = getattr(config, name)
-        wanted = [m for m in field.metadata if isinstance(m, Consumes)]
-        annotation = Annotated[field.annotation, *wanted] if wanted else field.annotation
-        yield from _references_in(value, annotation, f"{prefix}{name}")
-
-
-def _references_in(
-    value: Any, annotation: Any, path: str
-) -> Iterator[tuple[str, tuple[str, Consumes]]]:
-    if isinstance(value, BaseModel):
-        yield from _references(value, f"{path}.")
-    elif isinstance(value, str):
-        consumes = _consumes(annotation)
-        if consumes:
-            yield path, (value, consumes)
-    elif is_tuple(value):
-        for index, item in enumerate(value):
-            yield from _references_in(item, annotation, f"{path}.{index}")
-
-
-def _consumes(annotation: Any) -> Consumes | None:
-    """The Consumes mark anywhere inside a type such as `tuple[TracesRef, ...] | None`."""
-    if get_origin(annotation) is Annotated:
-        marks = [m for m in annotation.__metadata__ if isinstance(m, Consumes)]
-        if marks:
-            return marks[0]
-    for part in get_args(annotation):
-        if consumed := _consumes(part):
-            return consumed
-    return None
-
-
-def _check_references(
-    recipe: Recipe, references: Mapping[str, Mapping[str, tuple[str, Consumes]]]
-) -> None:
-    import difflib
-
-    problems: list[str] = []
-    for name, stage_references in references.items():
-        for path, (reference, wanted) in stage_references.items():
-            where = f"stages.{name}.{path}"
-            if reference not in recipe.stages:
-                close = difflib.get_close_matches(reference, recipe.stages, n=1)
-                hint = f" (did you mean {close[0]}?)" if close else ""
-                problems.append(f"{where}: no stage named {reference!r}{hint}")
-                continue
-            config = recipe.stages[reference]
-            maker = STAGES[getattr(config, "kind")]  # noqa: B009
-            if maker.produces != wanted.kind:
-                made = f"{reference!r} makes {maker.produces}"
-                problems.append(f"{where}: {made}, {wanted.kind} is needed")
-            elif maker.is_served(config) and not wanted.only_asked:
-                problems.append(f"{where}: {reference!r} is on a server; its weights are needed")
-    if problems:
-        raise RecipeError("\n".join(f"{recipe.name}: {problem}" for problem in problems))
-
-
-def _ordered(references: Mapping[str, Mapping[str, tuple[str, Consumes]]]) -> list[str]:
+def _ordered(needs: Mapping[str, Mapping[str, tuple[str, Consumes]]]) -> list[str]:
     """Stage names, inputs first, otherwise in the recipe's order; a cycle is named."""
     order: list[str] = []
     state: dict[str, str] = {}
@@ -300,11 +263,11 @@ def _ordered(references: Mapping[str, Mapping[str, tuple[str, Consumes]]]) -> li
         if name in trail:
             cycle = " -> ".join([*trail[trail.index(name) :], name])
             raise RecipeError(f"stages need each other in a circle: {cycle}")
-        for reference, _ in references[name].values():
+        for reference, _ in needs[name].values():
             visit(reference, (*trail, name))
         state[name] = "done"
         order.append(name)
 
-    for name in references:
+    for name in needs:
         visit(name, ())
     return order

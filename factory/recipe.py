@@ -1,6 +1,5 @@
 """Recipes: the only user input. YAML with `extends`, overrides, all mistakes listed at once."""
 
-import difflib
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from factory.data_file import WITH_PATHS
+from factory.edges import near_keys, reference_problems
 from factory.errors import MOST_LINES, RecipeError
 from factory.evaluation.claim import Claim
 from factory.machine import Machine
@@ -70,7 +70,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     `path` may also be the name of a shipped recipe: quickstart, distill/qwen3-0.6b.
     A resolved recipe (JSON, as kept beside the report) loads too and gives equal fingerprints.
     """
-    path = _existing(path, shipped("recipes"))
+    path = existing_file(path, shipped("recipes"))
     data, folders = _extended(path, ())
     if path.suffix == ".json":  # a resolved one, kept away from what lies beside its recipe
         folders += _kept_folders(data, path)
@@ -113,8 +113,20 @@ def recipe_from(
     if header is not None:
         _check_claims(header.claims, stages, problems)
     if problems or header is None:
+        problems += reference_problems(stages, _refused(data.get("stages"), stages))
         raise RecipeError("\n".join(f"{where}: {problem}" for problem in problems))
     return Recipe(header, stages, tuple(overrides), data, tuple(folders))
+
+
+def _refused(raw: Any, stages: Mapping[str, StageConfig]) -> dict[str, StageConfig] | None:
+    """Stages whose settings are wrong, as they stand there; None where a name itself is wrong."""
+    if not is_mapping(raw) or not all(map(_is_name, raw)):
+        return None
+    return {
+        name: STAGES[kind].config.model_construct(**fields)
+        for name, fields in raw.items()
+        if name not in stages and is_mapping(fields) and (kind := str(fields.get("kind"))) in STAGES
+    }
 
 
 def load_machine(path: Path | None, overrides: Sequence[str] = ()) -> Machine:
@@ -124,11 +136,9 @@ def load_machine(path: Path | None, overrides: Sequence[str] = ()) -> Machine:
     path.
     """
     if path is not None:
-        path = _existing(path, shipped("recipes/machines"))
+        path = existing_file(path, shipped("recipes/machines"))
     data = {} if path is None else load_mapping(path, may_be_pipe=True)
-    for override in overrides:
-        if override.startswith(MACHINE_KEY):
-            _apply_to_machine(data, override)
+    set_keys(data, overrides, MACHINE_KEY)
     problems: list[str] = []
     machine = _validate(Machine, data, "", problems)
     where = path or "machine settings"
@@ -140,7 +150,7 @@ def load_machine(path: Path | None, overrides: Sequence[str] = ()) -> Machine:
     return machine
 
 
-def _existing(path: Path, root: Path) -> Path:
+def existing_file(path: Path, root: Path) -> Path:
     """The file at a path, else the shipped file of that name; RecipeError with what is near."""
     file = named_file(path, root)
     if not os.path.lexists(file):
@@ -150,18 +160,21 @@ def _existing(path: Path, root: Path) -> Path:
     return file
 
 
-def _apply_to_machine(data: dict[str, Any], override: str) -> None:
-    """Apply one `machine.a.b=c`; what is left to defaults may be set, unknown keys fail later."""
-    path, equals, text = override.removeprefix(MACHINE_KEY).partition("=")
-    if not equals or not path:
-        raise RecipeError(f"--set {override}: must look like machine.micro_batch=1")
-    *keys, last = path.split(".")
-    fields: Any = data
-    for key in keys:
-        fields = fields.setdefault(key, {})
-        if not is_mapping(fields):
-            raise RecipeError(f"--set {override}: {'.'.join(keys)} is no mapping of settings")
-    fields[last] = parse(text, f"--set {override}") if text else ""
+def set_keys(data: dict[str, Any], overrides: Sequence[str], prefix: str) -> None:
+    """Apply each `<prefix>a.b=c`; what is left to defaults may be set, unknown keys fail later."""
+    for override in overrides:
+        if not override.startswith(prefix):
+            continue
+        path, equals, text = override.removeprefix(prefix).partition("=")
+        if not equals or not path:
+            raise RecipeError(f"--set {override}: must look like {prefix}key=value")
+        *keys, last = path.split(".")
+        fields: Any = data
+        for key in keys:
+            fields = fields.setdefault(key, {})
+            if not is_mapping(fields):
+                raise RecipeError(f"--set {override}: {'.'.join(keys)} is no mapping of settings")
+        fields[last] = parse(text, f"--set {override}") if text else ""
 
 
 def _extended(
@@ -426,11 +439,3 @@ def _records_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [record for part in get_args(annotation) for record in _records_in(part)]
-
-
-def near_keys(word: str, options: Sequence[str]) -> str:
-    """` (did you mean X?)` where one of the options is nearly called so."""
-    if len(word) > 100:
-        return ""
-    close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
-    return f" (did you mean {close[0]}?)" if close else ""

@@ -14,13 +14,15 @@ from pydantic import Field, ValidationError
 
 from factory.chat import PromptConfig
 from factory.errors import RecipeError
-from factory.recipe import Recipe, recipe_from
+from factory.recipe import Recipe, recipe_from, set_keys
 from factory.records import EarlyStop, Record, SamplingConfig
 from factory.shipped import named_file, near_names, shipped, shipped_names
 from factory.yaml12 import load_mapping
 
 EVALS = shipped("evals")
 NAME = r"^[A-Za-z0-9_-]{1,64}$"
+PROTOCOL_KEY = "protocol."
+"""What an override of `factory eval` begins with that is not of the machine."""
 
 
 class Protocol(Record):
@@ -60,9 +62,10 @@ class Suite(Record):
     not_run: tuple[NotRun, ...] = ()
 
 
-def load_protocol(name: str) -> Protocol:
-    """The protocol of a file, or of this name in `evals/protocols/`; RecipeError lists those."""
-    return _load(Protocol, "protocols", name)
+def load_protocol(name: str, overrides: Sequence[str] = ()) -> Protocol:
+    """The protocol of a file, or of this name in `evals/protocols/`, with `protocol.KEY=VALUE`
+    of `--set` applied; RecipeError lists those there are."""
+    return _load(Protocol, "protocols", name, overrides)
 
 
 def load_suite(name: str) -> Suite:
@@ -70,7 +73,7 @@ def load_suite(name: str) -> Suite:
     return _load(Suite, "suites", name)
 
 
-def _load(record: type[Any], folder: str, name: str) -> Any:
+def _load(record: type[Any], folder: str, name: str, overrides: Sequence[str] = ()) -> Any:
     root = EVALS / folder
     path = named_file(Path(name), root)
     if not path.is_file():
@@ -79,7 +82,9 @@ def _load(record: type[Any], folder: str, name: str) -> Any:
             f"{', '.join(shipped_names(root))}{near_names(path, root)}"
         )
     try:
-        return record.model_validate_json(json.dumps(load_mapping(path)))
+        data = load_mapping(path)
+        set_keys(data, overrides, PROTOCOL_KEY)
+        return record.model_validate_json(json.dumps(data))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

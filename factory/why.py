@@ -9,9 +9,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from factory.edges import near_keys
 from factory.errors import RecipeError
 from factory.plan import Step, make_plan
-from factory.recipe import MOST_PARENTS, load_recipe, near_keys
+from factory.recipe import MOST_PARENTS, load_recipe
 from factory.shipped import named_file, shipped
 from factory.yaml12 import line_of, load_mapping
 

@@ -64,6 +64,7 @@ LAYERS = (
     ("rewards", "sampling", "preferences", "review", "cost"),
     ("trainers", "evaluation"),
     ("stages",),
+    ("edges",),
     ("recipe",),
     ("plan", "rehearse", "rescore", "suite", "auditing", "why", "drafting", "pinning"),
     ("attempts", "pruning"),

@@ -16,6 +16,7 @@ from factory.jsonl import read_records, write_records
 from factory.machine import Machine
 from factory.records import Problem, SamplingConfig, Trace
 from factory.sampling import Completion, Request
+from factory.sampling.sampler import OnEnd, nobody
 from factory.sampling.streams import Supply
 from factory.stages.generate import run as generate
 from factory.stages.generate.config import GenerateConfig
@@ -30,7 +31,9 @@ class Script:
 
     name = "script"
 
-    def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
+    def sample(
+        self, requests: Sequence[Request], sampling: SamplingConfig, on_end: OnEnd = nobody
+    ) -> list[Completion]:
         batch = hashlib.sha256(repr([r.seed for r in requests]).encode()).hexdigest()[:8]
         return [self._complete(request, batch, sampling) for request in requests]
 

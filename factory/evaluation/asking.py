@@ -75,6 +75,7 @@ class EvaluatedModel:
                         segment=context.scratch / f"{segment}-{number}.jsonl",
                         machine=context.machine,
                         on_block=telling(context, total, unit="samples", before=finished),
+                        drawing=context.drawing,
                     )
                     keys = [request.key for request in members]
                     completions.update(zip(keys, texts, strict=True))

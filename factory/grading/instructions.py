@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
 from factory.errors import DataError
+from factory.install import SETUP
 from factory.records import Problem, Verdict
 
 MAX_RESPONSE = 20_000
@@ -83,7 +84,7 @@ def _checkers() -> Any:
         import langdetect
         import nltk
     except (PackageNotFoundError, ImportError) as error:
-        raise DataError(f"IFEval's checkers need {error.name}: `make install`") from error
+        raise DataError(f"IFEval's checkers need {error.name}: {SETUP}") from error
     nltk.data.path.insert(0, str(splitter))
     # Its guesses are drawn at random unless this is set.
     langdetect.DetectorFactory.seed = 0

@@ -162,6 +162,7 @@ class Watcher:
             return stage(state=state, left=expected)
         row = progress[0]
         done, total, at = (_number(row.get(key)) for key in ("done", "total", "at"))
+        done += _number(row.get("under_way"))
         left = at * (total - done) / done if done > 0 else expected
         unit = str(row.get("unit", ""))[:40]
         return stage(state=state, done=done, total=total, unit=unit, seconds=at, left=left)

@@ -87,7 +87,11 @@ def _now(state: State) -> Section:
     words = f"{PHASES[state.phase]}: {made} of {plural(len(state.stages), 'stage')} made"
     if busy is not None:
         words += f", {busy.name} ({busy.kind})"
-        words += f" at {busy.done:g} of {busy.total:g} {busy.unit}" if busy.total else " starting"
+        words += (
+            f" at {int(busy.done):,} of {busy.total:,.0f} {busy.unit}"
+            if busy.total
+            else " starting"
+        )
     look = "worse" if state.phase in ("failed", "killed") else "headline"
     blocks: list[Block] = [Text(f"{words}.", "headline"), Text(_facts(state))]
     if state.phase in ("failed", "killed", "stopped"):
@@ -127,7 +131,7 @@ def _stages(state: State) -> Table:
 def _row(stage: Stage) -> tuple[Any, ...]:
     progress, bar = "", Cell()
     if stage.total:
-        progress = f"{stage.done:g} of {stage.total:g} {stage.unit}"
+        progress = f"{int(stage.done):,} of {stage.total:,.0f} {stage.unit}"
         bar = Cell(bar=Bar(((stage.produces, stage.done),), progress, stage.total))
     return (
         stage.name,

@@ -25,13 +25,15 @@ from factory.problems.source import (
     of_splits,
 )
 from factory.problems.splits import Supply, problem_id
-from factory.reading.columns import Columns, field_of, guessed_problem, text_of
+from factory.reading.columns import Columns, as_line, field_of, guessed_problem, text_of
 from factory.reading.files import data_files, read_rows
 from factory.reading.programs import program_tests
 from factory.reading.thoughts import without_requests
 from factory.records import GRADERS, AddedLater, Problem, ProblemKind, Record
 from factory.seeds import derive
 
+FIRST_ROWS = 100
+"""By which a file's columns are told."""
 SHOWN = 5
 """Rows that an error names."""
 
@@ -60,6 +62,22 @@ class LocalSource(ProblemSource):
         if self.held_out is None and self.train != 0:
             raise ValueError("held_out: null takes every problem, so train must be 0")
         return self
+
+    def outlook(self) -> list[str]:
+        """How its columns are read, where they are guessed; DataError of rows at its beginning that
+        cannot be read."""
+        faults: list[str] = []
+        for where, fields in islice(_rows(self), FIRST_ROWS):
+            try:
+                _record(fields, where)
+            except DataError as error:
+                faults.append(str(error))
+        if faults and not self.max_refused_share:
+            raise DataError("\n".join(faults[:SHOWN]))
+        for file in () if self.columns else data_files(self.path):
+            if not _is_plain(self, first := _first(file)):
+                return [f"{file.name}: {as_line(_columns(self, first, file.name))}"]
+        return []
 
 
 class LocalRow(Record):
@@ -123,7 +141,7 @@ def _rows(source: LocalSource) -> Iterator[tuple[str, dict[str, Any] | str]]:
     """(where, fields of a LocalRow, or why there are none) of every row of a file."""
     files = data_files(source.path)
     for file in files:
-        first = [row.fields for row in islice(read_rows(file), 100) if row.fields is not None]
+        first = _first(file)
         columns = None if _is_plain(source, first) else _columns(source, first, file.name)
         for row in read_rows(file):
             where = f"{file}:{row.number}"
@@ -133,6 +151,11 @@ def _rows(source: LocalSource) -> Iterator[tuple[str, dict[str, Any] | str]]:
                 yield where, row.fields
             else:
                 yield where, _named(row.fields, columns, source.kind)
+
+
+def _first(file: Path) -> list[dict[str, Any]]:
+    rows = islice(read_rows(file), FIRST_ROWS)
+    return [row.fields for row in rows if row.fields is not None]
 
 
 def _is_plain(source: LocalSource, first: list[dict[str, Any]]) -> bool:

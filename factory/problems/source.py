@@ -34,6 +34,11 @@ class ProblemSource(Variant):
 
     door: ClassVar[str] = "sources"
 
+    def outlook(self) -> list[str]:
+        """What a plan says of the source beforehand; DataError where its file is none that it can
+        read."""
+        return []
+
 
 class SourceConfig(ProblemSource):
     """Base of a source that is told how many problems each split takes."""

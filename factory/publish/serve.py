@@ -7,6 +7,7 @@ from pathlib import Path
 
 from factory.artifacts import Artifact, verify
 from factory.errors import ArtifactError, EngineError
+from factory.install import REINSTALL
 from factory.machine import Machine
 from factory.publish.export import is_weights, refuse_served, write_settings
 from factory.publish.lineage import ancestry
@@ -28,7 +29,7 @@ def serve(artifact: Artifact, machine: Machine, *, port: int, max_length: int) -
     refuse_served(artifact)
     verify(artifact, was_checked=True)
     if not find_spec("vllm"):
-        raise EngineError("serve: vLLM is not installed: run `make install`, or use factory chat")
+        raise EngineError(f"serve: vLLM is not installed: {REINSTALL}, or use factory chat")
     with tempfile.TemporaryDirectory(prefix="factory-serve-") as scratch:
         folder = Path(scratch)
         prompt = training_prompt(artifact, ancestry(artifact, artifact.path.parent))

@@ -341,6 +341,9 @@ def _guessed(rows: Sequence[Mapping[str, Any]], where: str, present: Sequence[st
         if roles["reasoning"]:
             roles["completion"] = None
             roles["answer"] = _name("answer", present, roles)
+        elif not roles["completion"] and {"solution", "answer"} <= set(present):
+            # A worked solution and what comes out: the thoughts and the answer.
+            roles |= {"reasoning": "solution", "answer": "answer"}
     for role in ("reference", "system", "tests", "kind", "topic", "licence"):
         roles[role] = _name(role, present, roles)
     columns = _columns(**{role: name for role, name in roles.items() if name})

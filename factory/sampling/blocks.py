@@ -5,7 +5,8 @@ where a run was cut: a block is always sampled whole, by one engine call, or rep
 machine that draws `full` gives that up, and waits for no slowest of a block.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from factory.context import Context
@@ -13,7 +14,7 @@ from factory.guarded import append_guarded
 from factory.machine import Machine
 from factory.records import SamplingConfig
 from factory.sampling import open_sampler
-from factory.sampling.sampler import Completion, Request, Sampler
+from factory.sampling.sampler import Completion, OnEnd, Request, Sampler, nobody
 from factory.sampling.streams import OnBlock, kept_completions, sample_stream
 
 
@@ -49,6 +50,7 @@ def ask_model(
             segment=context.scratch / segment,
             machine=context.machine,
             on_block=on_block,
+            drawing=context.drawing,
         )
     finally:
         sampler.close()
@@ -57,6 +59,7 @@ def ask_model(
 def telling(context: Context, total: int, *, unit: str, before: int = 0) -> OnBlock:
     """Tells the progress of so many requests."""
     done = before
+    context.progress(done, total, unit=unit)
 
     def tell(indices: Sequence[int], completions: Sequence[Completion]) -> None:
         nonlocal done
@@ -74,10 +77,11 @@ def sample_all(
     segment: Path,
     machine: Machine,
     on_block: OnBlock = lambda indices, completions: None,
+    drawing: Callable[[], OnEnd] = lambda: nobody,
 ) -> list[Completion]:
     """`sample_blocks`, or `sample_stream` on a machine that draws so."""
-    sample = sample_stream if machine.draws_full else sample_blocks
     block = machine.requests_at_once
+    sample = sample_stream if machine.draws_full else partial(sample_blocks, drawing=drawing)
     return sample(sampler, keyed, sampling, segment=segment, block=block, on_block=on_block)
 
 
@@ -89,10 +93,12 @@ def sample_blocks(
     segment: Path,
     block: int,
     on_block: OnBlock = lambda indices, completions: None,
+    drawing: Callable[[], OnEnd] = lambda: nobody,
 ) -> list[Completion]:
     """One completion a keyed request, in order; finished blocks come from `segment`.
 
-    `on_block` gets every block as soon as it is there, replayed ones too.
+    `on_block` gets every block as soon as it is there, replayed ones too; what `drawing` gives
+    hears of each completion of a block that is drawn.
     """
     kept = kept_completions(keyed, segment)
     completions: list[Completion] = []
@@ -101,7 +107,7 @@ def sample_blocks(
         if all(key in kept for key, _ in part):
             fresh = [kept[key] for key, _ in part]
         else:
-            fresh = sampler.sample([request for _, request in part], sampling)
+            fresh = sampler.sample([request for _, request in part], sampling, drawing())
             rows = ({"key": key, **c.row()} for (key, _), c in zip(part, fresh, strict=True))
             append_guarded(segment, rows)
         completions += fresh

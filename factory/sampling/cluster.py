@@ -29,7 +29,7 @@ from factory.records import SamplingConfig
 from factory.sampling.engine import Engine, Opened, Order, file_sizes, versions
 from factory.sampling.kept import Kept
 from factory.sampling.nodes import Nodes
-from factory.sampling.sampler import Completion, Request
+from factory.sampling.sampler import Completion, OnEnd, Request, nobody
 from factory.sampling.streams import Supply
 
 LOOK_SECONDS = 1.0
@@ -134,7 +134,9 @@ class ClusterSampler:
             self._nodes.close()
             raise
 
-    def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
+    def sample(
+        self, requests: Sequence[Request], sampling: SamplingConfig, on_end: OnEnd = nobody
+    ) -> list[Completion]:
         size = self._block
         blocks = [requests[start : start + size] for start in range(0, len(requests), size)]
         order = [[list(r.prompt_ids), r.seed, *filter(None, [r.limit])] for r in requests]
@@ -158,6 +160,8 @@ class ClusterSampler:
                 answers = dict(zip(rows[slot.given.pop()], fresh, strict=True))
                 self._kept.add(answers)
                 completions |= answers
+                for _ in answers:
+                    on_end()
                 left -= 1
         return [completions[row] for row in range(len(requests))]
 

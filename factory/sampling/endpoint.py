@@ -28,7 +28,7 @@ from factory.machine import Machine
 from factory.records import FinishReason, SamplingConfig
 from factory.sampling.connection import LONGEST_REPLY, Connection, Interrupted, Refused
 from factory.sampling.kept import Kept
-from factory.sampling.sampler import Completion, Request
+from factory.sampling.sampler import Completion, OnEnd, Request, nobody
 from factory.sampling.served import Served, messages_of
 from factory.sampling.spending import Spending, Usage
 from factory.seeds import derive
@@ -102,7 +102,9 @@ class EndpointSampler:
         self._told: set[str] = set()
         self._is_vllm = self._examine(max_length)
 
-    def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
+    def sample(
+        self, requests: Sequence[Request], sampling: SamplingConfig, on_end: OnEnd = nobody
+    ) -> list[Completion]:
         questions = [self._question(request, sampling) for request in requests]
         kept = self._kept.begin([[question.path, question.body] for question in questions])
         with ThreadPoolExecutor(self._access.concurrency) as threads:
@@ -114,6 +116,7 @@ class EndpointSampler:
             try:
                 for future in as_completed(waiting):
                     kept[waiting[future]] = future.result()
+                    on_end()
             except BaseException:
                 # Nothing more is sent; what is on its way is paid for, awaited and kept.
                 self._connection.stop("stopped")

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from factory.errors import EngineError
+from factory.install import REINSTALL
 from factory.machine import Machine
 from factory.ranks import join, whole_weights
 from factory.sampling.sampler import Sampler
@@ -34,8 +35,7 @@ def open_local(
     if wanted == "vllm":
         if not find_spec("vllm"):
             raise EngineError(
-                "machine file: engine: vllm is not installed; run `make install` "
-                "or set engine: auto"
+                f"machine file: engine: vllm is not installed; {REINSTALL} or set engine: auto"
             )
         # Read when vllm is first imported, hence set before the import.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")

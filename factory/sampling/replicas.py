@@ -20,11 +20,12 @@ import httpx
 
 from factory.engines import Replicas, visible_gpus
 from factory.errors import EngineError
+from factory.install import REINSTALL
 from factory.interpreter import die_with_parent, module_command
 from factory.machine import EndpointAccess, Machine
 from factory.records import SamplingConfig
 from factory.sampling.endpoint import EndpointSampler
-from factory.sampling.sampler import Completion, Request
+from factory.sampling.sampler import Completion, OnEnd, Request, nobody
 from factory.sampling.served import Served, write_served
 from factory.sampling.server import HOST, server_command, server_environment
 
@@ -55,8 +56,7 @@ class ReplicaSampler:
     ) -> None:
         if not find_spec("vllm"):
             raise EngineError(
-                "machine file: replicas: vLLM is not installed; run `make install`, or leave "
-                "replicas out"
+                f"machine file: replicas: vLLM is not installed; {REINSTALL}, or leave replicas out"
             )
         os.environ[KEY_NAME] = secrets.token_hex(32)
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -79,14 +79,18 @@ class ReplicaSampler:
             self.close()
             raise
 
-    def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
+    def sample(
+        self, requests: Sequence[Request], sampling: SamplingConfig, on_end: OnEnd = nobody
+    ) -> list[Completion]:
         answers: dict[int, Completion] = {}
         while len(answers) < len(requests):
             left = [index for index in range(len(requests)) if index not in answers]
             shares = [left[number :: len(self._samplers)] for number in range(len(self._samplers))]
             with ThreadPoolExecutor(len(shares)) as threads:
                 futures = [
-                    threads.submit(sampler.sample, [requests[index] for index in share], sampling)
+                    threads.submit(
+                        sampler.sample, [requests[index] for index in share], sampling, on_end
+                    )
                     for sampler, share in zip(self._samplers, shares, strict=True)
                 ]
             for sampler, share, future in zip([*self._samplers], shares, futures, strict=True):

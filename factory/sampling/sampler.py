@@ -1,6 +1,6 @@
 """The one protocol behind which every engine hides: prompts in, completions out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -8,6 +8,14 @@ from factory.records import FinishReason, SamplingConfig
 
 if TYPE_CHECKING:
     import torch
+
+
+OnEnd = Callable[[], None]
+"""Called whenever a completion of a call ends; those of servers end in several threads."""
+
+
+def nobody() -> None:
+    """Hears that a completion has ended where nobody wants to know."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,9 @@ class Sampler(Protocol):
 
     name: str
 
-    def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
+    def sample(
+        self, requests: Sequence[Request], sampling: SamplingConfig, on_end: OnEnd = nobody
+    ) -> list[Completion]:
         """One completion a request, in order. An engine failure raises EngineError."""
         ...
 

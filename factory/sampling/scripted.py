@@ -6,7 +6,7 @@ from typing import Any
 from factory.records import FinishReason, SamplingConfig
 from factory.sampling.ends import decoded
 from factory.sampling.loop import ends_in_loop
-from factory.sampling.sampler import Completion, Request
+from factory.sampling.sampler import Completion, OnEnd, Request, nobody
 
 
 class ScriptedSampler:
@@ -20,9 +20,15 @@ class ScriptedSampler:
         self.calls: list[list[Request]] = []
         self.loads = 0
 
-    def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
+    def sample(
+        self, requests: Sequence[Request], sampling: SamplingConfig, on_end: OnEnd = nobody
+    ) -> list[Completion]:
         self.calls.append(list(requests))
-        return [self._complete(request, sampling) for request in requests]
+        completions: list[Completion] = []
+        for request in requests:
+            completions.append(self._complete(request, sampling))
+            on_end()
+        return completions
 
     def _complete(self, request: Request, sampling: SamplingConfig) -> Completion:
         ids = self._tokenizer(self._reply(request), add_special_tokens=False)["input_ids"]

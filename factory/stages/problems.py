@@ -40,6 +40,9 @@ class ProblemsConfig(StageConfig):
     aside: they are compared as `text` as far as they are none, `refuse` names them and stops, or
     their problems become `exact`, or `open`, for a judge."""
 
+    def outlook(self) -> list[str]:
+        return [line for source in self.sources for line in source.outlook()]
+
     @model_validator(mode="after")
     def _asks_for_something(self) -> "ProblemsConfig":
         for source in self.sources:
@@ -79,11 +82,10 @@ def run(config: ProblemsConfig, inputs: Inputs, out: Path, context: Context) -> 
         )
         for index, source in enumerate(config.sources)
     ]
-    requested = sum((supply.held_out or 0) + (supply.train or 0) for supply in supplies)
-    splits = split(
-        supplies,
-        on_problem=lambda done: context.progress(done, max(requested, done), unit="problems"),
-    )
+    numbers = [number for supply in supplies for number in (supply.held_out, supply.train)]
+    # One that takes all that remain is None, and then nobody knows how many there will be.
+    total = None if None in numbers else sum(number or 0 for number in numbers)
+    splits = split(supplies, on_problem=lambda done: context.progress(done, total, unit="problems"))
     if alike := [pair for supply in supplies for pair in supply.alike]:
         shown = ", ".join(f"{new[:80]!r} for {old[:80]!r}" for new, old in alike[:SHOWN])
         context.note(

@@ -297,6 +297,7 @@ def _attempts(
         graded.update(zip(indices, pool.grade(items), strict=True))
         context.progress(len(graded), len(keyed), unit="rewritings")
 
+    context.progress(0, len(keyed), unit="rewritings")
     completions = ask_model(
         model.path,
         keyed,

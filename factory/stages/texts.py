@@ -236,7 +236,7 @@ def write_traces(
                     tally.keep(text, config.licence)
                     trace = _trace(text, key, seen.sample_of(key), config.form)
                     traces.write(trace.model_dump_json() + "\n")
-            context.progress(tally.candidates, tally.candidates, unit="texts")
+            context.progress(tally.candidates, None, unit="texts")
             if tally.candidates >= LOOK_AFTER:
                 tally.check(max(config.max_refused_share, BEYOND_DOUBT))
     tally.check(config.max_refused_share)

@@ -127,7 +127,7 @@ class Mirror:
             self._send(step, event["step"], event["values"])
         elif event["event"] == "progress":
             now = self._clock()
-            is_over = event["done"] >= event["total"]
+            is_over = event["total"] is not None and event["done"] >= event["total"]
             if is_over or now - self._last.get(step.name, -math.inf) >= PROGRESS_SECONDS:
                 self._last[step.name] = now
                 done = {f"done_{event['unit'].replace(' ', '_')}": event["done"]}

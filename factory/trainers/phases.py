@@ -5,6 +5,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+DRAWING = 0.5
+"""Of a training step, what drawing its completions counts for in the display."""
+
 
 class PhaseClock:
     """Seconds in each named phase; a phase inside another is not counted in the outer one."""

@@ -22,14 +22,14 @@ from factory.recipe import Recipe
 from factory.tracking.mirror import tracking
 from factory.ui.alerts import alerting
 from factory.ui.console import Console
-from factory.ui.display import LiveDisplay, PlainDisplay
+from factory.ui.display import JsonDisplay, LiveDisplay, PlainDisplay
 from factory.ui.measuring import Measuring, outlook
 from factory.ui.outlook import TimeLeft
 
 
 def build_and_report(
     recipe: Recipe, machine: Machine, store: Path, console: Console, *, again: str,
-    until: str | None = None, plain: bool = False, priced: bool = True,
+    until: str | None = None, plain: bool = False, as_json: bool = False, priced: bool = True,
 ) -> list[Artifact]:  # fmt: skip
     """Build a recipe with live progress and write its report; returns what its plan's steps made.
 
@@ -50,7 +50,10 @@ def build_and_report(
             keeping = kept_build(store, plan, recipe.name, command=again, price=price)
         number = len(plan) - len(unneeded(plan, store))
         display_type = PlainDisplay if plain or not console.is_terminal else LiveDisplay
-        display = display_type(number, console, machine.price_per_hour, left)
+        if as_json:
+            display = JsonDisplay(number, Console())
+        else:
+            display = display_type(number, console, machine.price_per_hour, left)
         with (
             tracking(display, recipe.name, store, machine) as tracked,
             keeping,

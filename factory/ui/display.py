@@ -1,5 +1,6 @@
 """What a build looks like while it runs: a live bar in a terminal, plain lines in a log."""
 
+import json
 import math
 import time
 from collections.abc import Mapping
@@ -14,11 +15,12 @@ from factory.plan import Step
 from factory.readable import duration
 from factory.ui.console import Console, Text
 from factory.ui.outlook import TimeLeft
+from factory.visible import visible_json
 
 PLAIN_SECONDS = 15.0
 BAR_WIDTH, FULL_WIDTH = 76, 140
 """Columns of a terminal from which on there is room for a bar, and for figures beside it."""
-SHOWN = ("reward", "accuracy", "correct_share", "loss", "pass@1", "kept", "greedy")
+SHOWN = ("reward", "accuracy", "correct_share", "loss", "pass@1", "kept", "greedy", "drawn")
 """Figures worth a glance, in this order; the rest is in metrics.jsonl and the report."""
 
 
@@ -62,18 +64,22 @@ class PlainDisplay:
         elif event["event"] == "progress":
             self.progress(step, event)
 
-    def _heard(self, step: Step, event: Mapping[str, Any]) -> None:
+    def _heard(self, step: Step, event: Mapping[str, Any]) -> float:
+        """How far a stage is, with what an engine has drawn of the call under way."""
+        done = event["done"] + event.get("under_way", 0.0)
         if event["total"]:
-            self._left.progress(step.name, event["done"] / event["total"])
+            self._left.progress(step.name, done / event["total"])
+        return done
 
     def progress(self, step: Step, event: Mapping[str, Any]) -> None:
-        self._heard(step, event)
-        now = time.monotonic()
-        finished = event["done"] >= event["total"]
-        if now - self._last[step.name] < PLAIN_SECONDS and not finished:
+        reached = int(self._heard(step, event))
+        now, last, total = time.monotonic(), self._last[step.name], event["total"]
+        finished = total is not None and event["done"] >= total
+        is_early = now - last < PLAIN_SECONDS or (not reached and last == -math.inf)
+        if is_early and not finished:
             return
         self._last[step.name] = now
-        done = f"{event['done']:g} of {event['total']:g} {event['unit']}"
+        done = f"{_of(reached, total)} {event['unit']}"
         figures = self.figures(step, event)
         self._line(step, f"{done}{', ' + figures if figures else ''}")
 
@@ -112,6 +118,31 @@ class PlainDisplay:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+class JsonDisplay(PlainDisplay):
+    """Each event of a build as a line of JSON, for programs."""
+
+    def reused(self, step: Step, artifact: Artifact) -> None:
+        self._tell(step, "reused", artifact=str(artifact.path))
+
+    def started(self, step: Step, folder: Path) -> None:
+        self._tell(step, "started", folder=str(folder))
+
+    def event(self, step: Step, event: Mapping[str, Any]) -> None:
+        self._tell(step, **event)
+
+    def made(self, step: Step, artifact: Artifact) -> None:
+        sealed = artifact.manifest.model_dump(mode="json", include={"seconds", "metrics"})
+        self._tell(step, "made", artifact=str(artifact.path), **sealed)
+
+    def waiting(self, step: Step, holder: str) -> None:
+        self._tell(step, "waiting", holder=holder)
+
+    def _tell(self, step: Step, event: str, **fields: Any) -> None:
+        row = {"schema": 1, "event": event, "stage": step.name, "kind": step.kind, **fields}
+        text = visible_json(json.dumps(row, ensure_ascii=False, default=str))
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+
 class LiveDisplay(PlainDisplay):
     """The same lines for what is finished, a bar for each stage at work, and one for all."""
 
@@ -145,13 +176,13 @@ class LiveDisplay(PlainDisplay):
         )
 
     def progress(self, step: Step, event: Mapping[str, Any]) -> None:
-        self._heard(step, event)
+        done = self._heard(step, event)
         unit = f" {event['unit']}" if self._console.width >= BAR_WIDTH else ""
         self._bar.update(
             self._tasks[step.name],
-            completed=event["done"],
+            completed=done,
             total=event["total"],
-            count=f"{event['done']:,.0f}/{event['total']:,.0f}{unit}",
+            count=f"{_of(done, event['total'], '/')}{unit}",
             figures=self.figures(step, event),
         )
         self._show_all()
@@ -171,6 +202,11 @@ class LiveDisplay(PlainDisplay):
 
     def close(self) -> None:
         self._bar.stop()
+
+
+def _of(done: float, total: float | None, between: str = " of ") -> str:
+    """`3 of 8`; `3` where nobody knows of how many."""
+    return f"{int(done):,}" if total is None else f"{int(done):,}{between}{total:,.0f}"
 
 
 class Times(ProgressColumn):

@@ -8,8 +8,9 @@ from typing import Any
 from factory.artifacts import MANIFEST, Artifact, check_files, find, open_artifact, verify
 from factory.errors import RecipeError
 from factory.plan import make_plan
-from factory.recipe import Recipe
+from factory.recipe import MACHINE_KEY, Recipe
 from factory.suite import (
+    PROTOCOL_KEY,
     Suite,
     endpoint_source,
     evaluation_name,
@@ -36,15 +37,19 @@ class Evaluation:
 
 
 def evaluation_of(
-    models: Sequence[str], *, suite: str, protocol: str | None, against: str | None, store: Path
-) -> Evaluation:
+    models: Sequence[str], *, suite: str, protocol: str | None, against: str | None, store: Path,
+    overrides: Sequence[str] = (),
+) -> Evaluation:  # fmt: skip
     """The evaluation of these models: artifacts, folders, `owner/name@commit`, `embedded`, or
-    served ones as `URL#NAME`.
+    served ones as `URL#NAME`; `overrides` change the protocol: `protocol.limit=5`.
 
     RecipeError or ArtifactError says which name means nothing.
     """
     named = load_suite(suite)
     chosen = protocol or named.protocol
+    for override in overrides:
+        if not override.startswith((PROTOCOL_KEY, MACHINE_KEY)):
+            raise RecipeError(f"--set {override}: eval takes protocol.KEY=VALUE, machine.KEY=VALUE")
     stages: dict[str, Mapping[str, Any]] = {}
 
     def add(text: str) -> str:
@@ -59,7 +64,7 @@ def evaluation_of(
     if against is not None:
         baseline = _scores(against, store) or add(against)
     recipe = evaluation_recipe(
-        stages, named, load_protocol(chosen), name=f"eval-{suite}-{chosen}"[:64]
+        stages, named, load_protocol(chosen, overrides), name=f"eval-{suite}-{chosen}"[:64]
     )
     return Evaluation(recipe, named, names, baseline)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 EXAMPLES = {
     "build": ("build smoke", "build mine.yaml --machine gpu --set stages.zero.steps=100"),
+    "help": ("help", "help plan"),
     "init": (
         "init mine --traces traces.jsonl --student embedded",
         "init r1 --traces hub:ME/TRACES --student hub:ME/MODEL",

@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 
-RecipePath = Annotated[Path, typer.Argument(help="A recipe (YAML), e.g. recipes/quickstart.yaml.")]
+from factory.ui import completing
+
+RecipePath = Annotated[
+    Path,
+    typer.Argument(
+        help="A recipe (YAML), e.g. recipes/quickstart.yaml.", autocompletion=completing.recipes
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -14,10 +21,17 @@ Overrides = Annotated[
     ),
 ]
 MachinePath = Annotated[
-    Path | None, typer.Option("--machine", help="Machine settings, e.g. recipes/machines/cpu.yaml.")
+    Path | None,
+    typer.Option(
+        "--machine",
+        help="Machine settings, e.g. recipes/machines/cpu.yaml.",
+        autocompletion=completing.machines,
+    ),
 ]
 Plain = Annotated[bool, typer.Option("--plain", help="Plain lines for logs and CI.")]
-Until = Annotated[str | None, typer.Option(help="Stop after this stage.")]
+Until = Annotated[
+    str | None, typer.Option(help="Stop after this stage.", autocompletion=completing.stages)
+]
 Plugins = Annotated[
     list[Path] | None,
     typer.Option(
@@ -34,6 +48,10 @@ IgnoreFit = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
 Store = Annotated[Path, typer.Option("--store", help="Where artifacts are kept.")]
 ArtifactName = Annotated[
-    str, typer.Argument(help="A folder, a folder name's beginning, or a stage's name.")
+    str,
+    typer.Argument(
+        help="A folder, a folder name's beginning, or a stage's name.",
+        autocompletion=completing.artifacts,
+    ),
 ]
-STORE = Path("artifacts")
+STORE = completing.STORE

@@ -41,3 +41,18 @@ def list_plugins(as_json: AsJson = False, plugins: Plugins = None) -> None:
 
     open_doors()
     show_doors(open_console(), as_json=as_json)
+
+
+@errors_in_words
+def explain(
+    context: typer.Context, verb: Annotated[str, typer.Argument(help="All without it.")] = ""
+) -> None:
+    """Show the help of a command, as `factory COMMAND -h` does."""
+    from factory.edges import near_keys
+
+    root = context.find_root()
+    commands = cast(TyperGroup, root.command).commands
+    if verb and verb not in commands:
+        raise RecipeError(f"help {verb}: no such command{near_keys(verb, list(commands))}")
+    chosen = typer.Context(commands[verb], info_name=verb, parent=root) if verb else root
+    chosen.get_help()  # prints it

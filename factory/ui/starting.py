@@ -32,8 +32,10 @@ def init(
     factory init mine --traces traces.jsonl --student embedded
     """
     from factory.drafting import draft
-    from factory.recipe import load_recipe
+    from factory.pinning import open_revisions
+    from factory.recipe import load_machine, load_recipe
 
+    load_machine(Path(machine) if machine else None)
     console, target = open_console(), Path(f"{name}.yaml")
     if target.exists():
         raise RecipeError(f"{target}: exists already; take another name, or remove it")
@@ -49,7 +51,8 @@ def init(
     given: dict[str, object] = {"recipe": str(target)}
     if machine:
         given["machine"] = machine
-    say_next(console, command_line(context, "build", **given))
+    verb = "pin" if open_revisions(target) else "build"
+    say_next(console, command_line(context, verb, **given))
 
 
 @errors_in_words
@@ -60,17 +63,25 @@ def pin(
         False
     ),
 ) -> None:
-    """Write the commits of hub models and data sets that a recipe leaves open into its file."""
+    """Write the commits of hub models and data sets that a recipe, what it extends or a suite
+    leaves open into their files."""
     from factory.pinning import open_revisions, pinned
+    from factory.recipe import existing_file
+    from factory.shipped import PACKAGE, shipped
 
-    console = open_console()
-    gaps = open_revisions(recipe)
+    console, file = open_console(), existing_file(recipe, shipped("recipes"))
+    gaps = open_revisions(file)
     for gap in gaps if check else []:
         console.print(f"open: {gap.label}", soft_wrap=True)
     if check and gaps:
         raise typer.Exit(3)
     if not gaps:
         console.print("every revision is pinned")
-    for gap, commit in pinned(recipe, gaps) if gaps else []:
+    installed = [gap.file for gap in gaps if gap.file.resolve().is_relative_to(PACKAGE)]
+    if installed:
+        files = " ".join(dict.fromkeys(map(str, installed)))
+        raise RecipeError(f"{recipe}: comes with the package; pin a copy of it: cp {files} .")
+    for gap, commit in pinned(gaps) if gaps else []:
         console.print(f"{gap.label} -> {commit}", soft_wrap=True)
-    say_next(console, command_line(context, "plan", recipe=str(recipe)))
+    if "suites" not in file.parts:
+        say_next(console, command_line(context, "plan", recipe=str(recipe)))

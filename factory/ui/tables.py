@@ -8,7 +8,7 @@ from factory.artifacts import MANIFEST, Artifact, check_files, find, open_artifa
 from factory.doctor import Finding
 from factory.errors import ArtifactError
 from factory.files import note
-from factory.plan import Step, missing
+from factory.plan import Step, missing, outlooks
 from factory.pruning import unneeded
 from factory.records import ArtifactKind, Trace
 from factory.registry import DOORS
@@ -25,19 +25,24 @@ def show_plan(
     ArtifactError names the broken artifacts, once all steps are shown.
     """
     broken: dict[str, ArtifactError] = {}
-    fates = _fates(plan, store, broken)
+    fates, ahead = _fates(plan, store, broken), outlooks(plan)
     if as_json:
         rows = [
             {
                 "stage": step.name, "kind": step.kind, "fingerprint": step.fingerprint,
                 "inputs": dict(step.inputs), "fate": fates[step.name],
-                "outlook": step.config.outlook(),
+                "outlook": ahead[step.name],
             }
             for step in plan
         ]  # fmt: skip
         print_json(console, rows=rows, missing=missing(plan))
     else:
         _show_fates(plan, fates, console)
+        for step in plan:
+            for line in ahead[step.name]:
+                console.print(f"{step.name}: {line}", soft_wrap=True)
+        for gap in missing(plan):
+            console.print(f"to be filled in before it can be built: {gap}", soft_wrap=True)
     if broken:
         raise ArtifactError("\n".join(f"stage {name}: {broken[name]}" for name in broken))
 
@@ -82,11 +87,6 @@ def _show_fates(plan: Sequence[Step], fates: Mapping[str, str], console: Console
     left = len(plan) - counts["reused"] - skipped
     text = f"{counts['reused']} of {len(plan)} stages are reused, {left} to make{pruned}."
     console.print(text, soft_wrap=True)
-    for step in plan:
-        for line in step.config.outlook():
-            console.print(f"{step.name}: {line}", soft_wrap=True)
-    for gap in missing(plan):
-        console.print(f"to be filled in before it can be built: {gap}", soft_wrap=True)
 
 
 def show_doors(console: Console, *, as_json: bool = False) -> None:

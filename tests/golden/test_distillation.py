@@ -29,6 +29,7 @@ from factory.context import Context
 from factory.machine import Machine
 from factory.records import SamplingConfig
 from factory.sampling import Completion, Request
+from factory.sampling.sampler import OnEnd, nobody
 from factory.stages.distill.config import DistillConfig
 from factory.stages.distill.texts import Planned
 from factory.stages.distill.trainer import Engine, OnPolicyTrainer, make_trainer
@@ -71,7 +72,9 @@ class Written:
 
     name = "written"
 
-    def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
+    def sample(
+        self, requests: Sequence[Request], sampling: SamplingConfig, on_end: OnEnd = nobody
+    ) -> list[Completion]:
         after_zero = torch.tensor([0.0, math.log(3) / sampling.temperature]).log_softmax(0).tolist()
         after = (after_zero, [math.log(0.5)] * 2)
         results = []

@@ -13,6 +13,7 @@ from test_grpo_stage import DYNAMIC, MACHINE, config, digests, make_inputs, run_
 from factory.machine import Machine
 from factory.records import SamplingConfig
 from factory.sampling import Completion, Request
+from factory.sampling.sampler import OnEnd, nobody
 from factory.sampling.streams import Supply
 from factory.sampling.transformers import TransformersSampler
 from factory.stages.grpo import train as grpo_run
@@ -24,7 +25,9 @@ ROWS = 6
 class Alone(TransformersSampler):
     """Draws each request by itself, so that no number depends on who shares a product with it."""
 
-    def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
+    def sample(
+        self, requests: Sequence[Request], sampling: SamplingConfig, on_end: OnEnd = nobody
+    ) -> list[Completion]:
         return [super(Alone, self).sample([request], sampling)[0] for request in requests]
 
     def stream(self, supply: Supply, sampling: SamplingConfig) -> Iterator[tuple[int, Completion]]:

@@ -16,7 +16,7 @@ from factory.publish.earlier import open_tokenizer
 from factory.publish.export import write_settings
 from factory.publish.gate import served_ids
 from factory.records import SamplingConfig
-from factory.sampling.sampler import Completion, Request
+from factory.sampling.sampler import Completion, OnEnd, Request, nobody
 from factory.sampling.scripted import ScriptedSampler
 from factory.tiny import byte_tokenizer, save_tiny_model
 from factory.ui.chat import chat
@@ -35,7 +35,9 @@ class Recorder(ScriptedSampler):
         super().__init__(lambda _: " seven </think> <answer> 7 </answer>", byte_tokenizer())
         self.stops: list[tuple[str, ...]] = []
 
-    def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
+    def sample(
+        self, requests: Sequence[Request], sampling: SamplingConfig, on_end: OnEnd = nobody
+    ) -> list[Completion]:
         self.stops.append(sampling.stop)
         return super().sample(requests, sampling)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from factory import devices
+from factory.recipe import load_machine
 
 GPU = {
     "index": "0", "name": "NVIDIA H100 80GB HBM3", "memory.total": "81559",
@@ -119,3 +120,20 @@ def test_what_nvidias_tool_prints_becomes_findings(
     (finding,) = devices.device_findings()
     assert finding.status == "warning"
     assert "has failed" in finding.state
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "status", "words"),
+    [
+        ("cpu", 0, "ok", "takes no GPU"),
+        ("1x80", 1, "ok", "takes 1 of 1 GPUs"),
+        ("1x80", 0, "problem", "takes 1 GPUs, and 0 are here"),
+        ("node8", 4, "problem", "takes 8 GPUs, and 4 are here"),
+        ("slurm", 0, "ok", "a Slurm job of 2 nodes with 8 GPUs each"),
+    ],
+)
+def test_a_machine_file_is_held_against_the_machine(
+    name: str, gpus: int, status: str, words: str
+) -> None:
+    finding = devices.machine_finding(load_machine(Path(name)), gpus)
+    assert (finding.status, finding.state) == (status, words)

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from factory.errors import ArtifactError, RecipeError
-from factory.plan import Step, _fingerprint, make_plan
+from factory.plan import Step, _fingerprint, checked_plan, make_plan, outlooks
 from factory.problems.source import SOURCES
 from factory.recipe import Recipe, load_recipe
 from factory.records import AddedLater, Record
@@ -269,3 +269,34 @@ def test_what_needs_weights_refuses_a_model_on_a_server(tmp_path: Path) -> None:
     assert (
         make_plan(from_data(tmp_path, {**data, "stages": kept, "claims": []}))[-1].name == "asked"
     )
+
+
+def test_files_that_cannot_be_read_are_named_with_their_stages_all_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "odd.jsonl").write_text('{"frage": "x", "loesung": "y"}\n')
+    (tmp_path / "named.jsonl").write_text('{"problem": "1 + 1?", "answer": 2}\n')
+    models = "".join(
+        f"  {n}: {{kind: model, source: {{type: local, path: no_{n}}}}}\n" for n in "ab"
+    )
+    path = tmp_path / "r.yaml"
+    path.write_text(f"name: r\nstages:\n{models}", encoding="utf-8")
+    with pytest.raises(ArtifactError) as raised:
+        make_plan(load_recipe(path))
+    assert [line.partition(":")[0] for line in str(raised.value).splitlines()] == [
+        "stages.a", "stages.b",
+    ]  # fmt: skip
+    local = "{kind: problems, sources: [{type: local, path: %s, held_out: 1, train: 0}]}"
+    stages = f"  odd: {local % 'odd.jsonl'}\n  named: {local % 'named.jsonl'}\n"
+    stages += "  written: {kind: written, path: odd.jsonl}\n"
+    path.write_text(f"name: r\nstages:\n{stages}", encoding="utf-8")
+    with pytest.raises(RecipeError) as refused:
+        checked_plan(load_recipe(path))
+    first, second = str(refused.value).splitlines()
+    assert first.startswith("stages.odd: odd.jsonl: no column for question and reference; it has")
+    assert second.startswith("stages.written: odd.jsonl: its columns are frage, loesung")
+    path.write_text(f"name: r\nstages:\n  named: {local % 'named.jsonl'}\n", encoding="utf-8")
+    assert outlooks(checked_plan(load_recipe(path))) == {
+        "named": ["named.jsonl: columns: {question: problem, reference: answer}"]
+    }

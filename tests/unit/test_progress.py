@@ -1,17 +1,25 @@
 """What a build says of its time: by estimates first, then by what was seen; within the width."""
 
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import factory.context as context_module
+from factory.context import Context
+from factory.machine import Machine
 from factory.plan import Step, make_plan
 from factory.recipe import load_recipe
+from factory.records import SamplingConfig
+from factory.sampling.blocks import ask_model, telling
+from factory.sampling.sampler import Completion, Request, nobody
+from factory.tiny import save_tiny_model
 from factory.ui import outlook
 from factory.ui.console import Console
-from factory.ui.display import LiveDisplay, PlainDisplay
+from factory.ui.display import JsonDisplay, LiveDisplay, PlainDisplay
 from factory.ui.outlook import TimeLeft
 
 RECIPE = """
@@ -136,3 +144,107 @@ def test_a_log_says_at_once_where_a_stage_goes_on(steps: tuple[Step, ...], tmp_p
     texts = [line.rpartition(": ")[2] for line in screen.getvalue().splitlines()]
     assert [line for line in texts if "steps" in line] == ["3 of 8 steps"]
     assert screen.getvalue().splitlines()[-1].startswith("[2/2]")
+
+
+def test_a_bar_moves_with_what_an_engine_has_drawn_and_a_log_with_whole_units(
+    steps: tuple[Step, ...],
+) -> None:
+    screen = io.StringIO()
+    display = PlainDisplay(2, Console(file=screen), None, TimeLeft({steps[0].name: 80.0}, 80.0))
+    display.started(steps[0], Path("run"))
+    display._last[steps[0].name] -= 60.0
+    event = {
+        "event": "progress", "done": 2, "total": 8, "unit": "steps", "under_way": 1.75,
+        "at": 2.0, "figures": {"drawn": 17},
+    }  # fmt: skip
+    display.event(steps[0], event)
+    assert screen.getvalue().splitlines()[-1].endswith("3 of 8 steps, drawn 17")
+    assert display._left.done == pytest.approx(80.0 * 3.75 / 8, abs=1e-9)
+
+
+def rows_of(context: Context) -> list[dict[str, Any]]:
+    assert isinstance(context.events, io.StringIO)
+    return [json.loads(line) for line in context.events.getvalue().splitlines()]
+
+
+def test_what_ends_within_a_call_is_told_once_a_second_and_never_beyond_the_total(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now = {"at": 100.0}
+    monkeypatch.setattr(context_module.time, "monotonic", lambda: now["at"])
+    context = Context(1, Machine(), tmp_path, io.StringIO())
+    context.drawing()()  # nothing is known of the stage yet
+    context.progress(4, 8, unit="samples", tokens=30.0)
+    end = context.drawing()
+    for _ in range(6):
+        now["at"] += 0.5
+        end()
+    reached = [row.get("under_way") for row in rows_of(context)]
+    # Of six that end at 0.5, 1.0, ... 3.0 seconds every second one is told; four are room for.
+    assert reached == [None, 2, 4, 4]
+    assert rows_of(context)[-1]["done"] == 4 and rows_of(context)[-1]["figures"] == {"tokens": 30.0}
+
+
+def test_a_step_moves_by_the_share_that_its_completions_are_worth(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(context_module, "DRAWING_SECONDS", 0.0)
+    context = Context(1, Machine(), tmp_path, io.StringIO())
+    context.progress(3, 8, unit="steps", loss=0.5)
+    end = context.drawing(0.5 / 4)
+    for _ in range(4):
+        end()
+    _, *rows = rows_of(context)
+    assert [row["under_way"] for row in rows] == [0.125, 0.25, 0.375, 0.5]
+    assert rows[-1]["figures"] == {"loss": 0.5, "drawn": 4}
+
+
+def test_every_completion_of_a_block_is_told_in_exact_drawing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The real decode loop: rows end one by one, in blocks of four; what is drawn is the same."""
+    monkeypatch.setattr(context_module, "DRAWING_SECONDS", 0.0)
+    folder = save_tiny_model(tmp_path / "model", "llama")
+    machine = Machine(device="cpu", engine="transformers", threads=1, block=4, drawing="exact")
+    keyed = [(str(n), Request((3, 4, 5 + n), n, limit=2 + n)) for n in range(6)]
+    sampling = SamplingConfig(max_new_tokens=8)
+
+    def draw(scratch: Path) -> tuple[list[Completion], list[float]]:
+        scratch.mkdir()
+        context = Context(1, machine, scratch, io.StringIO())
+        completions = ask_model(
+            folder, keyed, sampling, segment="s.jsonl",
+            on_block=telling(context, 6, unit="samples"), context=context,
+        )  # fmt: skip
+        return completions, [row["done"] + row.get("under_way", 0.0) for row in rows_of(context)]
+
+    completions, reached = draw(tmp_path / "watched")
+    assert reached == [0, 1, 2, 3, 4, 4, 5, 6, 6]
+    monkeypatch.setattr(Context, "drawing", lambda self, worth=1.0: nobody)
+    assert draw(tmp_path / "unwatched") == (completions, [0, 4, 6])
+
+
+def test_a_log_of_a_stage_whose_total_nobody_knows_is_throttled_as_any(
+    steps: tuple[Step, ...],
+) -> None:
+    screen = io.StringIO()
+    display = PlainDisplay(2, Console(file=screen), None)
+    display.started(steps[0], Path("run"))
+    event = {"event": "progress", "total": None, "unit": "problems", "at": 2.0, "figures": {}}
+    for done in range(1, 100):
+        if done == 50:
+            display._last[steps[0].name] -= 60.0
+        display.event(steps[0], {**event, "done": done})
+    lines = [line for line in screen.getvalue().splitlines() if "problems" in line]
+    assert [line.rpartition(": ")[2] for line in lines] == ["50 problems"]
+
+
+def test_events_of_a_build_are_lines_of_json(steps: tuple[Step, ...]) -> None:
+    screen = io.StringIO()
+    display = JsonDisplay(2, Console(file=screen, width=40), None)
+    _play(display, steps)
+    display.waiting(steps[1], "process 7")
+    rows = [json.loads(line) for line in screen.getvalue().splitlines()]
+    assert [row["event"] for row in rows] == [*["started", "progress"] * 2, "waiting"]
+    assert all(row["schema"] == 1 for row in rows)
+    assert rows[1]["stage"] == "base" and rows[1]["figures"]["correct_share"] == 0.5

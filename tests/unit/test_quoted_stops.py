@@ -30,8 +30,8 @@ class Engine:
 
     def reset_prefix_cache(self) -> None: ...
 
-    def generate(self, prompts: Any, parameters: Any, *, use_tqdm: bool) -> list[Any]:
-        return [self.answer("", *calls) for calls in zip(prompts, parameters, strict=True)]
+    def abort_request(self, names: list[str]) -> None:
+        assert not names, "all have ended"
 
     def add_request(self, name: str, prompt: Any, parameters: Any) -> None:
         self.waiting.append((name, self.answer(name, prompt, parameters)))
@@ -74,8 +74,9 @@ def sampler(monkeypatch: pytest.MonkeyPatch) -> VllmSampler:
 
 def test_a_call_goes_on_behind_a_quotation_with_what_is_left(sampler: VllmSampler) -> None:
     request = Request(tuple(ids_of("2 + 2? <think>")), 7)
-    first, second = sampler.sample([request, request], SAMPLING)
-    assert first == second
+    ended: list[str] = []
+    first, second = sampler.sample([request, request], SAMPLING, lambda: ended.append("one"))
+    assert first == second and ended == ["one", "one"]
     assert (first.text, first.finish_reason) == (TEXT, "stop")
     assert first.token_ids == tuple(ids_of(TEXT))
     assert len(first.logprobs) == len(first.token_ids)
@@ -90,12 +91,7 @@ def test_a_quotation_at_the_limit_is_cut_off_by_it(sampler: VllmSampler) -> None
     assert (completion.text, completion.finish_reason) == (TEXT[:27], "length")
 
 
-def test_a_stream_goes_on_behind_a_quotation(
-    sampler: VllmSampler, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inputs = SimpleNamespace(TokensPrompt=dict)
-    monkeypatch.setitem(__import__("sys").modules, "vllm.inputs", inputs)
-    monkeypatch.setitem(__import__("sys").modules, "vllm", SimpleNamespace(inputs=inputs))
+def test_a_stream_goes_on_behind_a_quotation(sampler: VllmSampler) -> None:
     requests = [Request(tuple(ids_of("2 + 2? <think>")), seed) for seed in range(3)]
     done = dict(sampler.stream(Listed(requests), SAMPLING))
     assert {number: c.text for number, c in done.items()} == dict.fromkeys(range(3), TEXT)

@@ -243,3 +243,14 @@ def test_a_claim_names_evaluations_of_this_recipe(tmp_path: Path) -> None:
     assert "claims.0: 'score' is no evaluate stage of this recipe (did you mean scores?)" in message
     message = refusal(tmp_path, text.replace("benchmark: sums", "benchmark: world"))
     assert "claims.0: 'scores' does not ask 'world'; it asks sums" in message
+
+
+def test_references_of_a_stage_with_other_mistakes_are_looked_up_too(tmp_path: Path) -> None:
+    old, new = "model: base\n    traces: traces", "model: bas\n    traces: nix\n    epoch: 3"
+    assert GOOD.count(old) == 1
+    lines = refusal(tmp_path, GOOD.replace(old, new)).splitlines()
+    assert [line.partition(": stages.student.")[2] for line in lines] == [
+        "epoch: unknown key (did you mean epochs?)",
+        "model: no stage named 'bas' (did you mean base?)",
+        "traces: no stage named 'nix'",
+    ]

@@ -15,6 +15,7 @@ from factory.errors import EngineError
 from factory.guarded import intact_rows
 from factory.records import SamplingConfig
 from factory.sampling import Completion, Request
+from factory.sampling.sampler import OnEnd, nobody
 from factory.sampling.streams import LongestFirst, Supply, sample_stream
 
 SAMPLING = SamplingConfig(max_new_tokens=99)
@@ -50,7 +51,9 @@ class Rows:
             tokens = (0,) * (request.seed + 1)
             yield number, Completion(f"reply {request.seed}", tokens, (), "stop")
 
-    def sample(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Completion]:
+    def sample(
+        self, requests: Sequence[Request], sampling: SamplingConfig, on_end: OnEnd = nobody
+    ) -> list[Completion]:
         raise AssertionError("draws without blocks")
 
     def load_weights(self, weights: object) -> None:

@@ -5,7 +5,7 @@ has no hook for texts, so the method that generates them is replaced; with it co
 the student's own texts, which TRL's trainer does not mix.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from factory.errors import RecipeError
 from factory.records import Problem, Trace
 from factory.sampling import open_sampler
 from factory.sampling.ends import training_ends
-from factory.sampling.sampler import Request, Sampler
+from factory.sampling.sampler import OnEnd, Request, Sampler, nobody
 from factory.seeds import derive
 from factory.stages.distill.config import DistillConfig
 from factory.stages.distill.texts import Planned, plan_texts
@@ -32,7 +32,7 @@ from factory.trainers.lora import keeps_adapters, peft_config
 from factory.trainers.lowmem import optimizer_fields
 from factory.trainers.opening import open_model, require_room
 from factory.trainers.parity import engine_parity
-from factory.trainers.phases import PhaseClock
+from factory.trainers.phases import DRAWING, PhaseClock
 from factory.trainers.running import gathered_over_ranks, run_trainer
 from factory.trainers.saving import save_model
 from factory.trainers.telemetry import Logs, Telemetry
@@ -56,6 +56,8 @@ class Engine:
     dtype: str
     """That engine and trainer share; decides how far they may differ."""
     clock: PhaseClock
+    drawing: Callable[[float], OnEnd] = lambda worth: nobody
+    """Gives what hears that a text has ended, worth such a part of a step."""
 
 
 class OnPolicyTrainer(GivenTextsTrainer):
@@ -127,7 +129,8 @@ class OnPolicyTrainer(GivenTextsTrainer):
         # or gather the student's shards for the check, together or not at all.
         to_draw = requests or [self._first_own()]
         with clock.measure("generate"):
-            completions = sampler.sample(to_draw, self.config.sampling)[: len(requests)]
+            on_end = self.engine.drawing(DRAWING / len(to_draw))
+            completions = sampler.sample(to_draw, self.config.sampling, on_end)[: len(requests)]
         self._checks += 1
         if self._checks.bit_count() == 1:
             with clock.measure("parity"):
@@ -194,7 +197,8 @@ def train(
     try:
         trainer = make_trainer(
             config, planned, model=model, teacher=load_teacher(teacher, model, tokenizer, dtype),
-            tokenizer=tokenizer, engine=Engine(sampler, dtype, PhaseClock()), context=context,
+            tokenizer=tokenizer, engine=Engine(sampler, dtype, PhaseClock(), context.drawing),
+            context=context,
         )  # fmt: skip
         trainer.engine.clock.take()
         run_trainer(trainer, context)

@@ -26,13 +26,14 @@ def write_traces(
     total = count * config.samples
     # Where the trace of each (problem, sample) begins in the segment; 0 stands for none.
     begins = array("Q", bytes(8 * total))
+    context.progress(0, total, unit="samples")
     segment = Segment(context.scratch / "traces.jsonl")
     try:
         while draws := line.next(context.machine.requests_at_once):
             keys = [(draw.problem.id, draw.sample, draw.max_new_tokens) for draw in draws]
             block = segment.replay(keys)
             if block is None:
-                traces = writer.draw(draws)
+                traces = writer.draw(draws, context.drawing())
                 block = list(zip(segment.append(traces), traces, strict=True))
             for draw, (begin, trace) in zip(draws, block, strict=True):
                 if line.add(draw, trace):

@@ -11,6 +11,7 @@ from factory.errors import DataError
 from factory.grading import GradeItem, GradingPool, check_ungradable_count
 from factory.records import Problem, SamplingConfig, Trace, Verdict
 from factory.sampling import Completion, Request, Sampler
+from factory.sampling.sampler import OnEnd
 from factory.seeds import derive
 from factory.stages.generate.config import GenerateConfig
 from factory.stages.generate.drawing import Draw, Retry
@@ -50,9 +51,9 @@ class Writer:
         """How completions are drawn, but for the limit of those that are drawn once more."""
         return with_stops(self.config.sampling, self.config.prompt)
 
-    def draw(self, draws: Sequence[Draw]) -> list[Trace]:
+    def draw(self, draws: Sequence[Draw], on_end: OnEnd) -> list[Trace]:
         """A graded trace of each, drawn in one call of the engine."""
-        completions = self.sampler.sample(self.requests(draws), self.sampling)
+        completions = self.sampler.sample(self.requests(draws), self.sampling, on_end)
         answered = list(zip(draws, completions, strict=True))
         return self.traces(answered, self.pool.grade(self.items(answered)))
 

@@ -25,7 +25,7 @@ from factory.rewards import (
     rule_components,
     totals,
 )
-from factory.sampling.sampler import Request, Sampler
+from factory.sampling.sampler import OnEnd, Request, Sampler, nobody
 from factory.sampling.streams import Streaming
 from factory.seeds import derive
 from factory.stages.grpo.config import DynamicSampling
@@ -41,7 +41,7 @@ from factory.stages.grpo.trainer import FactoryGrpoTrainer
 from factory.stages.grpo.watch import Watcher
 from factory.trainers.checkpoints import is_first_rank
 from factory.trainers.parity import engine_parity
-from factory.trainers.phases import PhaseClock
+from factory.trainers.phases import DRAWING, PhaseClock
 from factory.trainers.watch import Ranks
 from factory.trainers.weights import policy_weights
 
@@ -72,6 +72,8 @@ class RolloutSettings:
     """Of the latest answers that rules decide."""
     is_streamed: bool = False
     """Whether an engine that can draws without rounds, graded beside it."""
+    drawing: Callable[[float], OnEnd] = lambda worth: nobody
+    """Gives what hears that a completion has ended, worth such a part of a step."""
 
 
 class Rollouts:
@@ -278,7 +280,7 @@ class Rollouts:
         size = self.settings.group
         requests = self._requests(questions, step, first_row=first_row)
         with self.clock.measure("generate"):
-            completions = self.sampler.sample(requests, self._sampling)
+            completions = self.sampler.sample(requests, self._sampling, self._drawing(requests))
         self.totals_drawn = self.totals_drawn.plus(requests, completions)
         return [
             SampledGroup(
@@ -288,6 +290,9 @@ class Rollouts:
             )
             for index, question in enumerate(questions)
         ]
+
+    def _drawing(self, requests: Sequence[object]) -> OnEnd:
+        return self.settings.drawing(DRAWING / len(requests)) if requests else nobody
 
     def _requests(self, questions: Sequence[int], step: int, *, first_row: int) -> list[Request]:
         """Of a group for each question; no two rows of a step share a seed."""
@@ -322,8 +327,9 @@ class Rollouts:
             grade=lambda at, *answered: self._ruled([SampledGroup(every[at], *answered)])[0],
             has_signal=self._has_signal,
         )  # fmt: skip
+        on_end = self._drawing(range(size * (len(questions) + len(spare))))
         with self.clock.measure("generate"):
-            sampled = groups.draw(cast("Streaming", self.sampler), self._sampling)
+            sampled = groups.draw(cast("Streaming", self.sampler), self._sampling, on_end)
         for group in sampled:
             self.totals_drawn = self.totals_drawn.plus(group.requests, group.completions)
         return sampled

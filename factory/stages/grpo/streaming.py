@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Generic
 
 from factory.records import SamplingConfig
-from factory.sampling.sampler import Completion, Request
+from factory.sampling.sampler import Completion, OnEnd, Request, nobody
 from factory.sampling.streams import Streaming
 from factory.stages.grpo.dynamic_sampling import G, least_spare
 
@@ -44,7 +44,7 @@ class Groups(Generic[G]):
         """Group and sample of each request of the stream."""
         self._graded: dict[int, Future[G]] = {}
 
-    def draw(self, sampler: Streaming, sampling: SamplingConfig) -> list[G]:
+    def draw(self, sampler: Streaming, sampling: SamplingConfig, on_end: OnEnd = nobody) -> list[G]:
         """Every group that `fill` would draw, in its order, as `grade` gives them."""
         with ThreadPoolExecutor(1) as thread:
             while self._open():
@@ -53,6 +53,7 @@ class Groups(Generic[G]):
                     at, sample = self._numbers[number]
                     group = self._groups[at]
                     group.completions[sample] = completion
+                    on_end()
                     if len(group.completions) == len(group.requests):
                         answers = [group.completions[n] for n in range(len(group.requests))]
                         self._graded[at] = thread.submit(self._grade, at, group.requests, answers)

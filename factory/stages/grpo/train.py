@@ -345,6 +345,7 @@ def _settings(config: GrpoConfig, model: Artifact, context: Context) -> RolloutS
         model=model.fingerprint,
         dynamic_sampling=config.dynamic_sampling,
         max_ungradable=config.max_ungradable,
+        drawing=context.drawing,
         # Ranks that share an engine draw in one call of all.
         is_streamed=context.machine.rolls_out_full and context.machine.tensor_parallel_rl == 1,
         kept_steps=frozenset(phase * config.updates_per_rollout + 1 for phase in phases),
