@@ -60,7 +60,7 @@ def draft(
         raise RecipeError(f"init {name}: a name is small letters, digits, _ and -, a letter first")
     said: list[str] = []
     source, stage = _traces(traces, said)
-    held = _held_out(questions or traces, bool(questions), said)
+    held = _held_out(questions or traces, bool(questions), said) or _of_answers(source, stage, said)
     stages: dict[str, Any] = {"base": {"kind": "model", "source": _student(student)}}
     if held is not None:
         stages["held"] = {"kind": "problems", "sources": [held]}
@@ -210,11 +210,9 @@ def _held_out(file: str, is_stated: bool, said: list[str]) -> dict[str, Any] | N
             raise DataError(
                 f"{file}: no columns of questions with answers; it has {list(fields[0])}"
             )
-        said.append("held: no column of answers to measure by: give --questions FILE")
         return None
     count = max(1, min(HELD_OUT, len(fields) // 10)) if not is_stated else HELD_OUT
     if not is_stated and len(fields) < 20:
-        said.append(f"held: {len(fields)} rows are too few to hold some out: give --questions FILE")
         return None
     source: dict[str, Any] = {"type": "local", "path": file}
     if not any("prompt" in row and "reference" in row for row in fields):
@@ -241,6 +239,29 @@ def _hub_questions(text: str, said: list[str]) -> dict[str, Any]:
     return {
         "type": "hub", "id": name, "split": split, "question": question, "reference": reference,
         "train": 0, "held_out": None,
+    }  # fmt: skip
+
+
+def _of_answers(
+    read: Survey | None, stage: dict[str, Any], said: list[str]
+) -> dict[str, Any] | None:
+    """A source of questions of traces in messages whose answers state a value; None of others."""
+    if read is None:
+        return None
+    messages, rows = read.reading.columns.columns.messages, len(read.rows)
+    if rows < 20 or messages is None or not read.reading.is_mathematics:
+        fault = "no answers to measure by"
+        if rows < 20:
+            fault = f"{rows} rows are too few to hold some out"
+        said.append(f"held: {fault}: give --questions FILE")
+        return None
+    count = min(HELD_OUT, rows // 10)
+    said.append(
+        f"held: {count} questions of {read.table.name} by their own answers, never trained on"
+    )
+    return {
+        **stage["source"], "columns": {"messages": messages}, "train": 0, "held_out": count,
+        "max_refused_share": 0.5,
     }  # fmt: skip
 
 

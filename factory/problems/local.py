@@ -25,9 +25,11 @@ from factory.problems.source import (
     of_splits,
 )
 from factory.problems.splits import Supply, problem_id
+from factory.reading.candidates import Candidate, candidates
 from factory.reading.columns import Columns, as_line, field_of, guessed_problem, text_of
 from factory.reading.files import data_files, read_rows
 from factory.reading.programs import program_tests
+from factory.reading.survey import ReadingSettings, TableOfRows, survey
 from factory.reading.thoughts import without_requests
 from factory.records import GRADERS, AddedLater, Problem, ProblemKind, Record
 from factory.seeds import derive
@@ -50,7 +52,8 @@ class LocalSource(ProblemSource):
     """How many, drawn at random; None takes all (then `train` must be 0)."""
     columns: Annotated[Columns | None, AddedLater()] = None
     """The column of question, reference, kind, tests and licence, where they are called otherwise;
-    None: those of `LocalRow`, else by their names (`problem`, `answer`, ...)."""
+    of traces that of messages, whose answers are the references. None: those of `LocalRow`, else by
+    their names (`problem`, `answer`, ...)."""
     kind: Annotated[ProblemKind | None, AddedLater()] = None
     """Of all its problems, where they are read by column; None: the row's, or `math`."""
     max_refused_share: Annotated[float, AddedLater()] = Field(default=0.0, ge=0, le=1)
@@ -141,6 +144,9 @@ def _rows(source: LocalSource) -> Iterator[tuple[str, dict[str, Any] | str]]:
     """(where, fields of a LocalRow, or why there are none) of every row of a file."""
     files = data_files(source.path)
     for file in files:
+        if source.columns is not None and source.columns.messages:
+            yield from _of_traces(source.columns, file)
+            continue
         first = _first(file)
         columns = None if _is_plain(source, first) else _columns(source, first, file.name)
         for row in read_rows(file):
@@ -151,6 +157,19 @@ def _rows(source: LocalSource) -> Iterator[tuple[str, dict[str, Any] | str]]:
                 yield where, row.fields
             else:
                 yield where, _named(row.fields, columns, source.kind)
+
+
+def _of_traces(columns: Columns, file: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """Questions of traces in messages; the answer that one states is its reference."""
+    table = TableOfRows(file.name, lambda names: read_rows(file, columns=names))
+    reading = survey(table, ReadingSettings(columns=columns)).reading
+    for row in read_rows(file):
+        part = next(candidates(row, reading), None)
+        where = f"{file}:{row.number}"
+        if isinstance(part, Candidate):
+            yield where, {"prompt": part.question, "reference": part.answer, "kind": part.kind}
+        else:
+            yield where, "no text" if part is None else f"{part.reason}: {part.detail}"
 
 
 def _first(file: Path) -> list[dict[str, Any]]:

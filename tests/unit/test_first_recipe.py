@@ -16,10 +16,12 @@ from factory.drafting import draft
 from factory.errors import DataError, EngineError, RecipeError
 from factory.pinning import OpenRevision, _with_revision, open_revisions, pinned
 from factory.plan import make_plan
+from factory.problems.local import LocalSource, supply
 from factory.publish.earlier import read_config
 from factory.recipe import load_recipe
 from factory.rehearse import rehearsal
 from factory.sampling.ends import answer_end
+from factory.shipped import shipped
 from factory.templates import open_tokenizer
 from factory.tiny import Architecture, save_tiny_model
 from factory.transformers4 import with_old_keys
@@ -103,8 +105,8 @@ def test_hub_sources_leave_revisions_open_that_pin_names_and_writes(folder: Path
     path = folder / "r1.yaml"
     gaps = open_revisions(path)
     assert gaps == [
-        OpenRevision("stages.base.source", "Qwen/Qwen3-0.6B-Base", "model"),
-        OpenRevision("stages.traces.source", "open-r1/OpenR1-Math-220k", "dataset"),
+        OpenRevision("stages.base.source", "Qwen/Qwen3-0.6B-Base", "model", path),
+        OpenRevision("stages.traces.source", "open-r1/OpenR1-Math-220k", "dataset", path),
     ]
     code, said = factory("pin", "r1.yaml", "--check")
     assert code == 3 and said.count("open: ") == 2
@@ -201,7 +203,7 @@ def test_what_the_hub_calls_a_commit_must_be_one(
     answer = SimpleNamespace(sha=commit)
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, name: answer)
     with pytest.raises(EngineError, match="is no commit"):
-        pinned(folder / "a.yaml", open_revisions(folder / "a.yaml"))
+        pinned(open_revisions(folder / "a.yaml"))
     assert (folder / "a.yaml").read_text() == text
 
 
@@ -222,3 +224,72 @@ def test_a_student_of_every_family_is_taught_the_end_of_its_own_turns(
     assert fields["rope_theta"] == 10000.0 and fields["torch_dtype"] == "float32"
     written = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_pin_writes_what_a_parent_leaves_open_into_the_parent(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "{type: hub, id: %s}"
+    parent = "name: p\nstages:\n"
+    for name in ("teacher", "base"):
+        parent += f"  {name}: {{kind: model, source: {source % f'up/{name}'}}}\n"
+    child = f"extends: p.yaml\nname: c\nstages:\n  base: {{source: {source % 'own/base'}}}\n"
+    (folder / "p.yaml").write_text(parent)
+    (folder / "c.yaml").write_text(child)
+    assert factory("plan", "c.yaml")[1].endswith("next: factory pin c.yaml\n")
+    answer = SimpleNamespace(sha="ab" * 20)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, name: answer)
+    code, said = factory("pin", "c.yaml")
+    assert code == 0 and said.count("-> " + "ab" * 20) == 2, said
+    written = (folder / "p.yaml").read_text()
+    assert written == parent.replace("up/teacher", f"up/teacher, revision: {'ab' * 20}"), (
+        "the parent's base is not what is built: it stays as it is"
+    )
+    assert f"own/base, revision: {'ab' * 20}" in (folder / "c.yaml").read_text()
+    assert factory("plan", "c.yaml")[1].endswith("next: factory build c.yaml\n")
+
+
+def test_pin_takes_a_shipped_name_and_a_suite(folder: Path) -> None:
+    code, said = factory("pin", "distill/qwen3-0.6b", "--check")
+    assert code == 3 and said.count("open: ") == 5
+    assert "Qwen2.5-Math-1.5B" not in said, "the recipe takes another student"
+    suite = shipped("evals/suites") / "r1.yaml"
+    code, said = factory("pin", str(suite), "--check")
+    assert code == 3 and said.count("open: problems.") == 3
+
+
+def test_a_worked_solution_beside_its_answer_is_read_as_thoughts(folder: Path) -> None:
+    rows = [{"problem": f"{n} + 1?", "solution": "One up.", "answer": str(n + 1)} for n in range(9)]
+    (folder / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, said = factory("init", "worked", "--traces", "t.jsonl")
+    assert code == 0 and "columns: {question: problem, reasoning: solution, answer: answer}" in said
+    assert "usable 100.0 %" in said
+
+
+def test_init_refuses_a_machine_file_that_is_not_there(folder: Path) -> None:
+    code, said = factory("init", "mine", "--traces", "traces.jsonl", "--machine", "1x81")
+    assert code == 2 and "1x81: no such file" in said and not (folder / "mine.yaml").exists()
+
+
+def test_questions_of_traces_in_messages_measure_by_the_answers_that_they_state(
+    folder: Path,
+) -> None:
+    def turns(row: dict[str, str]) -> dict[str, object]:
+        said = {"user": row["prompt"], "assistant": row["completion"]}
+        return {"messages": [{"role": role, "content": text} for role, text in said.items()]}
+
+    rows = [turns(row) for row in ROWS]
+    rows[3]["messages"][1]["content"] = "<think>\nOne up.\n</think>\n\nI cannot say."  # type: ignore
+    (folder / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, said = factory("init", "mine", "--traces", "m.jsonl")
+    assert code == 0 and "held: 4 questions of m.jsonl by their own answers" in said
+    recipe = load_recipe(folder / "mine.yaml")
+    assert [*recipe.stages][-2:] == ["eval_base", "eval_student"]
+    (source,) = recipe.stages["held"].model_dump()["sources"]
+    problems = list(supply(LocalSource.model_validate(source), 1).problems)
+    assert len(problems) == 39, "the row without an answer is left out"
+    assert {(p.prompt, p.reference) for p in problems} == {
+        (f"What is {n} + 1?", str(n + 1)) for n in range(40) if n != 3
+    }
+    (folder / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:10]))
+    assert "too few to hold some out" in factory("init", "few", "--traces", "m.jsonl")[1]
