@@ -62,7 +62,14 @@ class Engine:
 @pytest.fixture
 def sampler(monkeypatch: pytest.MonkeyPatch) -> VllmSampler:
     made = object.__new__(VllmSampler)
-    fields = {"_llm": Engine(), "_group": None, "_tokenizer": TOKENIZER, "_ends": [2], "rows": 2}
+    fields = {
+        "_llm": Engine(),
+        "_group": None,
+        "_tokenizer": TOKENIZER,
+        "_ends": [2],
+        "rows": 2,
+        "_logprobs": 0,
+    }
     vars(made).update(fields)
 
     def parameters(_: VllmSampler, request: Request, sampling: SamplingConfig) -> Any:
