@@ -13,7 +13,7 @@ from factory.ui import completing
 from factory.ui.auditing import audit
 from factory.ui.commands import command_line, next_of
 from factory.ui.demonstrating import demo
-from factory.ui.evaluating import evaluate
+from factory.ui.evaluating import evaluate, rescore
 from factory.ui.examples import add_examples
 from factory.ui.explaining import why
 from factory.ui.exporting import publish, verify
@@ -297,15 +297,7 @@ def diff(
     show_difference(run_a, run_b, store, open_console(), as_json=as_json)
 
 
-@app.command()
-@errors_in_words
-def rescore(
-    run: ArtifactName, as_json: AsJson = False, store: Store = STORE, plugins: Plugins = None
-) -> None:
-    """Grade an evaluation's stored answers with the present graders and show what changed."""
-    from factory.ui.rescoring import show_rescored
-
-    show_rescored(run, store, open_console(), as_json=as_json)
+app.command()(rescore)
 
 
 @app.command("audit-graders")

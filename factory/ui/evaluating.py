@@ -1,4 +1,4 @@
-"""The verb `eval`: any model on a suite of benchmarks."""
+"""The verbs `eval`, any model on a suite of benchmarks, and `rescore`."""
 
 from typing import Annotated
 
@@ -6,7 +6,16 @@ import typer
 
 from factory.ui import completing
 from factory.ui.commands import command_line, next_of
-from factory.ui.options import STORE, AsJson, MachinePath, Overrides, Plain, Plugins, Store
+from factory.ui.options import (
+    STORE,
+    ArtifactName,
+    AsJson,
+    MachinePath,
+    Overrides,
+    Plain,
+    Plugins,
+    Store,
+)
 from factory.ui.verbs import begin, errors_in_words, open_console, print_json, say_next
 
 
@@ -57,3 +66,13 @@ def evaluate(
     show_evaluation(evaluation, store, console)
     scores = [artifact for artifact in made if artifact.manifest.kind == "scores"]
     say_next(console, next_of(context, scores))
+
+
+@errors_in_words
+def rescore(
+    run: ArtifactName, as_json: AsJson = False, store: Store = STORE, plugins: Plugins = None
+) -> None:
+    """Grade an evaluation's stored answers with the present graders and show what changed."""
+    from factory.ui.rescoring import show_rescored
+
+    show_rescored(run, store, open_console(), as_json=as_json)
