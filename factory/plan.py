@@ -133,7 +133,8 @@ def check_prompts(plan: Sequence[Step], made: Sequence[Step]) -> None:
         problems += [f"stages.{step.name}.model: {fault}"] if fault else []
     if problems:
         raise RecipeError("\n".join(problems))
-    outlooks(made)
+    # What lies on a hub would be fetched here; its stage finds out itself.
+    outlooks([step for step in made if step.stage.external_files(step.config)])
 
 
 def _first_model(plan: Sequence[Step], step: Step) -> Step | None:
