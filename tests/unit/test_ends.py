@@ -155,7 +155,8 @@ def test_vllm_ends_an_answer_where_the_other_engines_do(
     pytest.importorskip("vllm", reason="vLLM is not installed")
     folder = scripted_folder(tmp_path, files, **tokens)
     ours = open_sampler(folder, MACHINE, max_length=64)
-    sampler = open_sampler(folder, MACHINE.model_copy(update={"engine": "vllm"}), max_length=64)
+    machine = MACHINE.model_copy(update={"engine": "vllm"})
+    sampler = open_sampler(folder, machine, max_length=64, training=True)
     try:
         result, wanted = check(sampler, ends), check(ours, ends)
         assert [(item.token_ids, item.text) for item in result] == [
