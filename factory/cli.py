@@ -13,7 +13,7 @@ from factory.ui import completing
 from factory.ui.auditing import audit
 from factory.ui.commands import command_line, next_of
 from factory.ui.demonstrating import demo
-from factory.ui.evaluating import evaluate, rescore
+from factory.ui.evaluating import diff, evaluate, rescore
 from factory.ui.examples import add_examples
 from factory.ui.explaining import why
 from factory.ui.exporting import publish, verify
@@ -282,21 +282,7 @@ def compare(
         raise typer.Exit(REFUSED)
 
 
-@app.command()
-@errors_in_words
-def diff(
-    run_a: Annotated[str, typer.Argument(help="A report.json, its folder, a store, or a recipe.")],
-    run_b: Annotated[str, typer.Argument(help="The other one, compared with the first.")],
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-    store: Store = STORE,
-    plugins: Plugins = None,
-) -> None:
-    """Say what differs between two builds: settings, versions, data, and scores with intervals."""
-    from factory.ui.differences import show_difference
-
-    show_difference(run_a, run_b, store, open_console(), as_json=as_json)
-
-
+app.command()(diff)
 app.command()(rescore)
 
 

@@ -1,4 +1,4 @@
-"""The verbs `eval`, any model on a suite of benchmarks, and `rescore`."""
+"""The verbs `eval`, any model on a suite of benchmarks, `rescore` and `diff`."""
 
 from typing import Annotated
 
@@ -76,3 +76,17 @@ def rescore(
     from factory.ui.rescoring import show_rescored
 
     show_rescored(run, store, open_console(), as_json=as_json)
+
+
+@errors_in_words
+def diff(
+    run_a: Annotated[str, typer.Argument(help="A report.json, its folder, a store, or a recipe.")],
+    run_b: Annotated[str, typer.Argument(help="The other one, compared with the first.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    store: Store = STORE,
+    plugins: Plugins = None,
+) -> None:
+    """Say what differs between two builds: settings, versions, data, and scores with intervals."""
+    from factory.ui.differences import show_difference
+
+    show_difference(run_a, run_b, store, open_console(), as_json=as_json)
