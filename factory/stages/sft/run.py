@@ -78,9 +78,8 @@ def run(config: SftConfig, inputs: Inputs, out: Path, context: Context) -> Metri
     rows = stored_rows(
         context.scratch / "rows.arrow",
         token_rows(inputs["traces"].traces(), config.prompt, tokenizer, verbatim=verbatim),
-        is_first=is_first_rank(),
-        notify=context.note,
-    )
+        is_first=is_first_rank(), notify=context.note,
+    )  # fmt: skip
     limit = row_limit(folder, config.context)
     kept, report = _keep_whole_rows(rows, limit, config, out=out, context=context)
     watched = trainer.train(
