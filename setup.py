@@ -1,6 +1,6 @@
 """What pyproject.toml cannot say: the wheel holds recipes/, evals/ and constraints.txt inside the
 package, so that `factory build smoke` and `factory setup` work without a clone.
-`factory/shipped.py` looks in both places."""
+`factory/core/shipped.py` looks in both places."""
 
 import shutil
 from pathlib import Path

@@ -10,11 +10,11 @@ import os
 import tempfile
 from pathlib import Path
 
-from factory.artifacts import Artifact, stored
-from factory.machine import DevicePeaks
-from factory.plan import make_plan
-from factory.pricing import Row, bill
-from factory.recipe import load_machine, load_recipe
+from factory.building.plan import make_plan
+from factory.building.pricing import Row, bill
+from factory.building.recipe import load_machine, load_recipe
+from factory.core.artifacts import Artifact, stored
+from factory.core.machine import DevicePeaks
 
 EXPENSIVE = 0.05
 """Of the build's seconds: what such a stage takes matters."""

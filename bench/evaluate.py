@@ -35,8 +35,8 @@ from typing import Any, get_args
 from grpo_step import save_model
 from sides import passed_on, run_alone
 
-from factory.launch.measure import resolve_matmul
-from factory.machine import Machine, Matmul, apply_matmul, environment
+from factory.building.launch.measure import resolve_matmul
+from factory.core.machine import Machine, Matmul, apply_matmul, environment
 
 SIDES = {
     "hf-1": "lm_eval",
@@ -146,10 +146,10 @@ def ours(
     folder: Path, clock: Clock, options: argparse.Namespace
 ) -> tuple[dict[str, float], list[str]]:
     """Scores and completions of the evaluate stage."""
-    from factory.artifacts import Artifact, Inputs, Manifest
-    from factory.context import Context
-    from factory.jsonl import read_records
-    from factory.records import EvalSample, Score
+    from factory.core.artifacts import Artifact, Inputs, Manifest
+    from factory.core.context import Context
+    from factory.core.jsonl import read_records
+    from factory.core.records import EvalSample, Score
     from factory.stages import evaluate
 
     machine = side_machine(options.side, options).model_copy(

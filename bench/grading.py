@@ -18,10 +18,10 @@ import sys
 import time
 from collections.abc import Callable
 
-from factory.chat import completion_text
+from factory.core.records import Problem
 from factory.grading import GradeItem, GradingPool
 from factory.grading.grade import grade_item, grade_plainly
-from factory.records import Problem
+from factory.text.chat import completion_text
 
 FORMS: tuple[tuple[Callable[[int], str], Callable[[int], str]], ...] = (
     (lambda n: str(n), lambda n: f"\\boxed{{{n}}}"),

@@ -46,8 +46,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from factory.launch.measure import resolve_matmul
-from factory.machine import Machine, Matmul, environment
+from factory.building.launch.measure import resolve_matmul
+from factory.core.machine import Machine, Matmul, environment
 
 SIDES = {"trl": "TRL", "ours": "ours", "trl-tuned": "TRL tuned", "ours-plain": "ours plain"}
 PAIRS = (("trl", "ours"), ("trl-tuned", "ours"), ("trl", "ours-plain"))
@@ -144,9 +144,9 @@ def make_trainer(options: argparse.Namespace, folder: Path, output: str) -> tupl
 def our_trainer(
     options: argparse.Namespace, folder: Path, output: str, parts: dict[str, Any]
 ) -> tuple[Any, Any]:
-    from factory.context import Context
-    from factory.machine import Machine
-    from factory.records import SamplingConfig
+    from factory.core.context import Context
+    from factory.core.machine import Machine
+    from factory.core.records import SamplingConfig
     from factory.rewards import RewardConfig
     from factory.sampling import Request, open_sampler
     from factory.stages.grpo.arguments import training_arguments
@@ -218,7 +218,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, fl
     """Seconds by phase of the even and the uneven step of one side in this process, and memory."""
     import torch
 
-    from factory.machine import apply_matmul
+    from factory.core.machine import apply_matmul
 
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as output:
@@ -289,14 +289,14 @@ def instrument(trainer: Any, steps: list[dict[str, float]], options: argparse.Na
 def save_model(name: str, folder: Path) -> Path:
     """The model to measure: a folder as it is, a tiny one, or the embedded SmolLM2-135M."""
     if name == "tiny":
-        from factory.tiny import save_tiny_model
+        from factory.models.tiny import save_tiny_model
 
         return save_tiny_model(folder, "llama", hidden=64)
     if name:
         return Path(name)
-    from factory.artifacts import Inputs
-    from factory.context import Context
-    from factory.machine import Machine
+    from factory.core.artifacts import Inputs
+    from factory.core.context import Context
+    from factory.core.machine import Machine
     from factory.stages.model import STAGE, Embedded, ModelConfig
 
     folder.mkdir()
@@ -338,7 +338,7 @@ def product_error(machine: Machine) -> float:
     """Relative error of a float32 product of a small model's layer, against float64."""
     import torch
 
-    from factory.machine import apply_matmul
+    from factory.core.machine import apply_matmul
 
     apply_matmul(machine)
     left, right = torch.randn(512, 576), torch.randn(576, 1536)
@@ -353,8 +353,8 @@ def least_seconds(
     import torch
     from transformers import AutoModelForCausalLM
 
+    from factory.core.machine import apply_matmul
     from factory.cost.roofline import generation_seconds, measure_peaks, size_of, training_seconds
-    from factory.machine import apply_matmul
 
     torch.set_num_threads(options.threads)
     apply_matmul(side_machine("ours", options))

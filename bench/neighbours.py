@@ -20,12 +20,12 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "pipeline")]
 from test_one_run import FILLING, HOGS  # noqa: E402
 from test_sandbox import ATTACKS  # noqa: E402
 
+from factory.core.records import Problem  # noqa: E402
 from factory.grading.code import grade_code  # noqa: E402
 from factory.grading.groups import hard, home  # noqa: E402
 from factory.grading.isolation import python_command  # noqa: E402
 from factory.grading.sandbox import Sandbox  # noqa: E402
 from factory.grading.watching import Limits  # noqa: E402
-from factory.records import Problem  # noqa: E402
 
 HONEST = {
     "computes": "import time\nt = time.process_time()\n"

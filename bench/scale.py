@@ -24,8 +24,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from factory.artifacts import open_artifact
-from factory.interpreter import program_command
+from factory.core.artifacts import open_artifact
+from factory.core.interpreter import program_command
 
 SYLLABLES = [
     "ka",
@@ -203,7 +203,7 @@ def tokenise(traces: Path, model: Path, scratch: Path) -> None:
     """Tokenise a set, then go through one epoch of packed batches, as `sft` does before a pass."""
     from transformers import AutoTokenizer
 
-    from factory.chat import PromptConfig
+    from factory.text.chat import PromptConfig
     from factory.trainers.rows import plan_order, token_rows
     from factory.trainers.stored_rows import stored_rows
 

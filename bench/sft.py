@@ -34,8 +34,8 @@ from typing import Any, get_args
 from grpo_step import save_model
 from sides import passed_on, run_alone
 
-from factory.launch.measure import resolve_matmul
-from factory.machine import Machine, Matmul, apply_matmul, environment
+from factory.building.launch.measure import resolve_matmul
+from factory.core.machine import Machine, Matmul, apply_matmul, environment
 
 SIDES = {
     "trl": "TRL defaults",
@@ -110,7 +110,7 @@ def make_trainer(options: argparse.Namespace, folder: Path, scratch: Path) -> tu
 def our_trainer(
     options: argparse.Namespace, rows: list[Any], model: Any, tokenizer: Any, scratch: Path
 ) -> Any:
-    from factory.context import Context
+    from factory.core.context import Context
     from factory.stages.sft.config import SftConfig
     from factory.stages.sft.trainer import make_trainer
     from factory.trainers.stored_rows import StoredRows

@@ -50,10 +50,10 @@ import psutil
 from grpo_step import save_model
 from sides import passed_on, run_alone
 
+from factory.core.machine import Machine, environment
+from factory.core.records import Problem, SamplingConfig
+from factory.core.seeds import derive
 from factory.cost.filling import fill
-from factory.machine import Machine, environment
-from factory.records import Problem, SamplingConfig
-from factory.seeds import derive
 
 SIDES = {
     "vllm": "vLLM",
@@ -100,7 +100,7 @@ def sampling_of(options: argparse.Namespace) -> SamplingConfig:
 
 
 def prompts_of(tokenizer: Any, problems: list[Problem]) -> list[str]:
-    from factory.chat import PromptConfig, render
+    from factory.text.chat import PromptConfig, render
 
     return [render(problem.prompt, PromptConfig(), tokenizer) for problem in problems]
 
@@ -202,7 +202,7 @@ def ours(options: argparse.Namespace, folder: Path) -> Measured:
     import torch
     from transformers import AutoTokenizer
 
-    from factory.context import Context
+    from factory.core.context import Context
     from factory.grading import GradingPool
     from factory.sampling import Request, open_sampler
     from factory.stages.generate.blocks import write_traces

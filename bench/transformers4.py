@@ -55,7 +55,7 @@ FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
 
 def make(out: Path) -> None:
     """A folder for every type and for further kinds of scaling, as `publish` writes them."""
-    from factory.transformers4 import COMPARED, with_old_keys
+    from factory.models.transformers4 import COMPARED, with_old_keys
 
     cases = {kind: (kind, None) for kind in sorted(COMPARED)} | FURTHER
     for name, (kind, rope) in cases.items():

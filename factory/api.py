@@ -14,19 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factory import pipeline
-from factory.artifacts import Artifact, survey
-from factory.errors import ArtifactError
+from factory.building import pipeline
+from factory.building.fit import require_devices, require_fit
+from factory.building.pipeline import Observer
+from factory.building.plan import Step, checked_plan
+from factory.building.pricing import record
+from factory.building.recipe import Recipe, load_machine, load_recipe
+from factory.core.artifacts import Artifact, survey
+from factory.core.errors import ArtifactError
+from factory.core.machine import Machine
+from factory.core.records import Problem, ProblemKind, Verdict
 from factory.evaluation.compare import Comparison
 from factory.evaluation.compare import compare as compare_scores
-from factory.fit import require_devices, require_fit
 from factory.grading.grade import grade as grade_problem
-from factory.machine import Machine
-from factory.pipeline import Observer
-from factory.plan import Step, checked_plan
-from factory.pricing import record
-from factory.recipe import Recipe, load_machine, load_recipe
-from factory.records import Problem, ProblemKind, Verdict
 from factory.report.writing import write_report
 from factory.ui.display import PlainDisplay
 from factory.ui.tables import resolve
@@ -132,8 +132,8 @@ def model(of: Artifact) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """A model artifact opened with transformers, on the CPU, every file checked before."""
     from transformers import AutoModelForCausalLM
 
-    from factory.artifacts import verify
-    from factory.templates import open_tokenizer
+    from factory.core.artifacts import verify
+    from factory.text.templates import open_tokenizer
 
     if of.manifest.kind != "model":
         raise ArtifactError(f"{of.path}: holds {of.manifest.kind}, a model is needed")

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-import factory.ownership  # noqa: F401  first of all: see there
-from factory.errors import ArtifactError, RecipeError
-from factory.interpreter import keep_children_safe
+import factory.core.ownership  # noqa: F401  first of all: see there
+from factory.core.errors import ArtifactError, RecipeError
+from factory.core.interpreter import keep_children_safe
 from factory.ui import completing
 from factory.ui.auditing import audit
 from factory.ui.commands import command_line, next_of
@@ -53,7 +53,7 @@ app = typer.Typer(
 
 def _say_version(value: bool) -> None:
     if value:
-        from factory.provenance import versions
+        from factory.core.provenance import versions
 
         open_console().print(versions(), highlight=False, soft_wrap=True)
         raise typer.Exit
@@ -86,7 +86,7 @@ def build(
 ) -> None:
     """Make every stage of a recipe that is not made yet, then write the report."""
     console = begin(recipe, stderr=as_json)
-    from factory.recipe import load_machine, load_recipe
+    from factory.building.recipe import load_machine, load_recipe
     from factory.ui.building import build_and_report
 
     settings = load_machine(machine, overrides or []).model_copy(
@@ -117,8 +117,8 @@ def rehearse(
 ) -> None:
     """Run a recipe's whole graph on tiny random models, in minutes on a CPU, to find mistakes."""
     console = begin(recipe)
-    from factory.recipe import load_recipe
-    from factory.rehearse import MACHINE, alike, rehearsal
+    from factory.building.recipe import load_recipe
+    from factory.building.rehearse import MACHINE, alike, rehearsal
     from factory.ui.building import build_and_report
 
     small = rehearsal(load_recipe(recipe, overrides or []))
@@ -144,8 +144,8 @@ def plan(
 ) -> None:
     """Show the steps of a recipe: what is reused, what would be made, with --cost at what price."""
     console = begin(recipe) if cost and not as_json else open_console()
-    from factory.plan import checked_plan, missing
-    from factory.recipe import load_machine, load_recipe
+    from factory.building.plan import checked_plan, missing
+    from factory.building.recipe import load_machine, load_recipe
     from factory.ui.cost import show_cost
     from factory.ui.tables import show_plan
 
@@ -169,9 +169,9 @@ def report(
     plugins: Plugins = None,
 ) -> None:
     """Write the report of a recipe from what is made so far."""
-    from factory.attempts import is_begun
-    from factory.plan import make_plan
-    from factory.recipe import load_recipe
+    from factory.building.attempts import is_begun
+    from factory.building.plan import make_plan
+    from factory.building.recipe import load_recipe
     from factory.ui.building import say_report
 
     source = recipe / "recipe.json" if recipe.is_dir() else recipe
@@ -192,8 +192,8 @@ def show(
     store: Store = STORE,
 ) -> None:
     """Show what an artifact is, from what it was made, its metrics and a few samples."""
-    from factory.artifacts import check_files
-    from factory.artifacts import verify as verify_artifact
+    from factory.core.artifacts import check_files
+    from factory.core.artifacts import verify as verify_artifact
     from factory.ui.tables import resolve, show_artifact
 
     console = open_console()

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from factory.records import Record, Share
-from factory.seeds import derive
+from factory.core.records import Record, Share
+from factory.core.seeds import derive
 from lab.questions import FAMILIES, SIGNS, Family, Question, draw
 from lab.traces import Habits, Script, Worked, work
 from lab.vocabulary import CHAT_TEMPLATE, FIRST, SECOND

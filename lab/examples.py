@@ -9,7 +9,7 @@ import random
 import sys
 from collections.abc import Iterator
 
-from factory.seeds import derive
+from factory.core.seeds import derive
 from lab.questions import FAMILIES, draw
 from lab.traces import Habits, work
 

@@ -1,8 +1,8 @@
 """The verifier of the small world: exact, and a check of what a question itself says."""
 
-from factory.errors import DataError
+from factory.core.errors import DataError
+from factory.core.records import Problem, Verdict
 from factory.grading.grader import grader
-from factory.records import Problem, Verdict
 from lab.questions import read_question
 
 PHRASE = " is "

@@ -1,7 +1,7 @@
 """What the lab's claims measure of the small world's completions."""
 
+from factory.core.records import EvalSample
 from factory.evaluation.measure import measure
-from factory.records import EvalSample
 from lab.vocabulary import plus_share, second_script_share
 from lab.vocabulary import retries as count_retries
 

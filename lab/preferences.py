@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from factory.seeds import derive
+from factory.core.seeds import derive
 from lab.questions import SIGNS, draw
 
 COUNT, SEED = 400, 5

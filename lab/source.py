@@ -4,10 +4,10 @@ import random
 from collections.abc import Iterator
 from typing import Literal
 
+from factory.core.records import OWN_LICENCE, Problem
+from factory.core.seeds import derive
 from factory.problems.source import SOURCES, SourceConfig, generating
 from factory.problems.splits import Supply, problem_id
-from factory.records import OWN_LICENCE, Problem
-from factory.seeds import derive
 from lab.questions import Family, draw
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from warm import WarmProgram
 
-from factory.artifacts import SHORT, Artifact, open_artifact
+from factory.core.artifacts import SHORT, Artifact, open_artifact
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ROOT / "recipes" / "smoke.yaml"

@@ -59,7 +59,7 @@ _TESTS = count()
 @pytest.fixture
 def fresh_doors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loads plug-ins anew, and leaves the doors as they were."""
-    from factory import plugin_files, registry
+    from factory.core import plugin_files, registry
 
     registry.open_doors()
     monkeypatch.setattr(plugin_files, "_loaded", {})

@@ -5,14 +5,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from factory.artifacts import Artifact, Inputs, seal
-from factory.context import Context
-from factory.jsonl import write_records
-from factory.machine import Machine
-from factory.records import SamplingConfig, Trace, Verdict
+from factory.core.artifacts import Artifact, Inputs, seal
+from factory.core.context import Context
+from factory.core.jsonl import write_records
+from factory.core.machine import Machine
+from factory.core.records import SamplingConfig, Trace, Verdict
+from factory.models.tiny import save_tiny_model
 from factory.stages.sft.config import SftConfig
 from factory.stages.sft.run import run
-from factory.tiny import save_tiny_model
 
 MACHINE = Machine(device="cpu", threads=1, micro_batch=4, checkpoint_steps=3)
 ROWS = 20

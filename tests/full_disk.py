@@ -18,7 +18,7 @@ from typing import Any
 from building import MACHINE, SMOKE, sealed
 from warm import become, fork
 
-from factory import pipeline
+from factory.building import pipeline
 from factory.trainers import checkpoints
 
 LIBRARY = ctypes.CDLL(None, use_errno=True)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from factory.records import Problem
+from factory.core.records import Problem
 
 FILLERS = (
     "the weather is calm and the boys walk along the old river behind our small house",

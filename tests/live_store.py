@@ -9,7 +9,7 @@ from pathlib import Path
 
 from report_example import trace
 
-from factory.builds import FOLDER, KeptBuild, Outcome, PlannedStep
+from factory.building.builds import FOLDER, KeptBuild, Outcome, PlannedStep
 
 NAME = "20261130T101500000000-4711"
 KINDS = {"base": "model", "zero": "grpo", "traces": "generate"}

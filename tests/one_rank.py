@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from factory import worker
-from factory.machine import Machine
-from factory.ranks import strip
+from factory.building import worker
+from factory.core.machine import Machine
+from factory.core.ranks import strip
 
 RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 

@@ -10,12 +10,12 @@ from datasets import Dataset
 from doubles import CLOSE
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
-from factory.context import Context
-from factory.machine import Machine
+from factory.core.context import Context
+from factory.core.machine import Machine
+from factory.models.tiny import byte_tokenizer, save_tiny_model
 from factory.stages.grpo.arguments import training_arguments
 from factory.stages.grpo.config import GrpoConfig
 from factory.stages.grpo.trainer import FactoryGrpoTrainer
-from factory.tiny import byte_tokenizer, save_tiny_model
 from factory.trainers.lora import peft_config
 
 CPU = Machine(device="cpu")

@@ -6,15 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from factory.artifacts import Artifact, InputEntry, seal
-from factory.chat import PromptConfig, completion_text, render
+from factory.building.plan import make_plan
+from factory.building.recipe import Recipe, load_recipe
+from factory.core.artifacts import Artifact, InputEntry, seal
+from factory.core.jsonl import write_records
+from factory.core.records import (
+    OUTCOMES,
+    EvalSample,
+    Problem,
+    SamplingConfig,
+    Score,
+    Trace,
+    Verdict,
+)
 from factory.evaluation.statistics import mean_interval
 from factory.grading import grade
-from factory.jsonl import write_records
-from factory.plan import make_plan
-from factory.recipe import Recipe, load_recipe
-from factory.records import OUTCOMES, EvalSample, Problem, SamplingConfig, Score, Trace, Verdict
-from factory.tiny import save_tiny_model
+from factory.models.tiny import save_tiny_model
+from factory.text.chat import PromptConfig, completion_text, render
 
 ANSWER = completion_text("it is seven", "7")
 PREFILL = "<think>"
@@ -130,7 +138,7 @@ def _fill(name: str, out: Path, student: Path, made: Mapping[str, Artifact]) -> 
 
 
 def _trace(problem: Problem, prompt: PromptConfig) -> Trace:
-    from factory.tiny import byte_tokenizer
+    from factory.models.tiny import byte_tokenizer
 
     tokenizer = byte_tokenizer()
     said = ANSWER.removeprefix(prompt.prefill)
@@ -186,7 +194,7 @@ def trained_student(folder: Path) -> Path:
     """A tiny model that gives the one answer to every question, and then ends."""
     import torch
 
-    from factory.tiny import byte_tokenizer, tiny_model
+    from factory.models.tiny import byte_tokenizer, tiny_model
 
     tokenizer = byte_tokenizer()
     model = tiny_model("llama", seed=1)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from factory import worker
+from factory.building import worker
 from factory.sampling.transformers import TransformersSampler
 
 

@@ -11,10 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from factory.artifacts import Artifact, InputEntry, seal
-from factory.evaluation.measured import GroupRow, WatchRow
-from factory.evaluation.statistics import consensus, mean_interval, pass_at_k
-from factory.records import (
+from factory.core.artifacts import Artifact, InputEntry, seal
+from factory.core.records import (
     OUTCOMES,
     ArtifactKind,
     EvalSample,
@@ -23,6 +21,8 @@ from factory.records import (
     Trace,
     Verdict,
 )
+from factory.evaluation.measured import GroupRow, WatchRow
+from factory.evaluation.statistics import consensus, mean_interval, pass_at_k
 from factory.report.records import Step
 
 HOSTILE = (

@@ -1,7 +1,7 @@
 """Artifacts that a test has changed, sealed again: what reads them takes nothing else."""
 
-from factory.artifacts import MANIFEST, Artifact, FileEntry, content_hash, sha256_file
-from factory.files import with_hash
+from factory.core.artifacts import MANIFEST, Artifact, FileEntry, content_hash, sha256_file
+from factory.core.files import with_hash
 
 
 def resealed(artifact: Artifact) -> Artifact:

@@ -12,9 +12,9 @@ from typing import get_args
 
 import pytest
 
-from factory.plan import make_plan
-from factory.recipe import load_machine, load_recipe
-from factory.records import ArtifactKind
+from factory.building.plan import make_plan
+from factory.building.recipe import load_machine, load_recipe
+from factory.core.records import ArtifactKind
 from factory.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,67 +26,30 @@ MACHINES = sorted((ROOT / "recipes" / "machines").glob("*.yaml"))
 # From the bottom up. A module may import modules of its own layer and of those below. A package
 # named here stands for its modules, unless one of them is named by itself.
 LAYERS = (
-    (
-        "errors",
-        "seeds",
-        "visible",
-        "readable",
-        "shipped",
-        "data_file",
-        "records",
-        "blocks",
-        "registry",
-        "entry_points",
-        "variants",
-        "files",
-        "install",
-        "provenance",
-        "interpreter",
-        "ownership",
-    ),
-    (
-        "jsonl",
-        "stored",
-        "guarded",
-        "yaml12",
-        "transformers4",
-        "tiny",
-        "model_parts",
-        "cpu",
-        "plugin_files",
-        "parallel",
-    ),
-    ("sharding", "slurm", "engines"),
-    ("artifacts", "machine", "context", "noting", "ranks"),
-    ("lookalike", "templates", "chat", "lint", "grading"),
+    ("install",),
+    ("core",),
+    ("text", "models", "cpu"),
+    ("grading",),
     ("reading",),
     ("problems",),
-    ("rewards", "sampling", "preferences", "review", "cost"),
+    ("rewards", "sampling", "preferences", "cost"),
     ("trainers", "evaluation"),
     ("stages",),
-    ("edges",),
-    ("recipe",),
-    ("plan", "rehearse", "rescore", "suite", "auditing", "why", "drafting", "pinning"),
-    ("attempts", "pruning"),
-    ("launch", "worker"),
-    ("pricing", "builds"),
-    ("fit",),
-    ("pipeline",),
-    ("tracking",),
-    ("findings", "devices", "doctor"),
-    ("report", "publish", "live", "indexing", "ui", "reference"),
+    ("auditing", "building"),
+    ("doctor", "tracking"),
+    ("report", "publish", "live", "indexing", "ui"),
     ("cli", "plugins", "api"),
 )
 HEAVY = ("torch", "transformers", "vllm", "trl", "datasets", "lm_eval", "numpy")
 DOOR = "factory.ui.console"
 """The one module that prints. Rich is imported elsewhere for tables and for the live display."""
 WRITERS = {
-    "factory.context": "events where there is no run folder: JSON",
+    "factory.core.context": "events where there is no run folder: JSON",
     "factory.grading.rows": "JSON whose texts are escaped",
-    "factory.ownership": "runs before anything of ours can be imported",
+    "factory.core.ownership": "runs before anything of ours can be imported",
     "factory.install": "runs before rich is installed",
-    "factory.launch.measure": "JSON for its parent",
-    "factory.launch.peaks": "JSON for its parent",
+    "factory.building.launch.measure": "JSON for its parent",
+    "factory.building.launch.peaks": "JSON for its parent",
     "factory.grading.inside.asker": "runs alone in the sandbox",
     "factory.grading.inside.checker": "runs alone in the sandbox",
     "factory.preferences.examples": "JSON, made again by hand",
@@ -288,7 +251,7 @@ def test_no_table_by_kind_of_stage_stands_outside_the_stages() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["factory.cli", "factory.stages", "factory.worker", "factory.reference"]
+    "module", ["factory.cli", "factory.stages", "factory.building.worker", "factory.ui.reference"]
 )
 def test_an_import_leaves_the_heavy_libraries_unimported(module: str) -> None:
     code = f"import sys, {module}; print(*(m for m in {HEAVY!r} if m in sys.modules))"
@@ -355,7 +318,11 @@ def test_python_processes_are_started_in_one_way() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.executable"
     ]
-    assert sorted(set(starting)) == ["factory.doctor", "factory.install", "factory.interpreter"]
+    assert sorted(set(starting)) == [
+        "factory.core.interpreter",
+        "factory.doctor.checks",
+        "factory.install",
+    ]
     installer = ast.unparse(modules()["factory.install"])
     assert installer.count("sys.executable") == installer.count("[sys.executable, '-P', '-m'") == 2
 
@@ -391,7 +358,8 @@ def test_what_a_newcomer_must_read_is_read_in_a_day() -> None:
 def test_what_a_newcomer_must_read_goes_from_a_recipe_to_its_report() -> None:
     """The main loop and its parts, every door, and the stages that R1's chain stands on."""
     chain = ("problems", "generate", "select", "sft", "grpo", "evaluate")
-    parts = ("recipe", "plan", "pipeline", "worker", "artifacts", "registry", "rewards/rules")
+    making = ("building/recipe", "building/plan", "building/pipeline", "building/worker")
+    parts = (*making, "core/artifacts", "core/registry", "rewards/rules")
     folders = {kind for kind in chain if (ROOT / "factory" / "stages" / kind).is_dir()}
     stages = [f"stages/{kind}/run" if kind in folders else f"stages/{kind}" for kind in chain]
     needed = [*parts, "stages/stage", "report/build", *stages]
@@ -400,7 +368,7 @@ def test_what_a_newcomer_must_read_goes_from_a_recipe_to_its_report() -> None:
 
 def test_the_layers_of_the_documentation_are_the_layers_that_are_tested() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```\n(errors, seeds.*?)```", text, re.S)
+    (block,) = re.findall(r"```\n(install\ncore.*?)```", text, re.S)
     stated = [sorted(line.split(", ")) for line in block.splitlines()]
     assert stated == [sorted(names) for names in LAYERS]
 

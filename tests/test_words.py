@@ -11,7 +11,7 @@ PHRASED = ("factory", "lab", "examples")
 PACKAGES = (*PHRASED, "tests", "bench")
 DIALECT = frozenset({"asked", "drawn", "found", "known", "one", "place", "some", "told", "whole"})
 KEYS_OF_FILES = {
-    "factory/records.py": {"asked"},
+    "factory/core/records.py": {"asked"},
     "factory/stages/grpo/dynamic_sampling.py": {"asked"},
     "factory/report/sections/contamination.py": {"whole"},
 }

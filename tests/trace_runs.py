@@ -10,17 +10,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from factory.artifacts import Artifact, FileEntry, Inputs, Manifest, sha256_file
-from factory.context import Context, Metrics
-from factory.jsonl import read_records, write_records
-from factory.machine import Machine
-from factory.records import Problem, SamplingConfig, Trace
+from factory.core.artifacts import Artifact, FileEntry, Inputs, Manifest, sha256_file
+from factory.core.context import Context, Metrics
+from factory.core.jsonl import read_records, write_records
+from factory.core.machine import Machine
+from factory.core.records import Problem, SamplingConfig, Trace
+from factory.models.tiny import byte_tokenizer
 from factory.sampling import Completion, Request
 from factory.sampling.sampler import OnEnd, nobody
 from factory.sampling.streams import Supply
 from factory.stages.generate import run as generate
 from factory.stages.generate.config import GenerateConfig
-from factory.tiny import byte_tokenizer
 
 BLOCK = 128
 FORK = multiprocessing.get_context("fork")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from trace_runs import Script, Stepper
 
-from factory.records import SamplingConfig
+from factory.core.records import SamplingConfig
 from factory.sampling import Completion, Request, Sampler
 from factory.sampling.engine import Engine, Opened, Order, whereabouts
 from factory.sampling.nodes import stay_on_loopback

@@ -23,8 +23,8 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, NoReturn
 
-from factory.launch.local import preload
-from factory.machine import Machine, environment
+from factory.building.launch.local import preload
+from factory.core.machine import Machine, environment
 from factory.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from factory.auditing.faults import FAULTS, faults
-from factory.chat import PromptConfig
-from factory.errors import FactoryError
-from factory.parallel import in_order
+from factory.core.errors import FactoryError
+from factory.core.parallel import in_order
+from factory.core.records import Record, Trace
+from factory.core.stored import StoredRecords
 from factory.problems.benchmark import BENCHMARKS, benchmark_problems
 from factory.problems.equal import Digests
 from factory.problems.overlap import HeldOut
 from factory.problems.similar import near_duplicates
 from factory.problems.splits import question_key
-from factory.records import Record, Trace
-from factory.stored import StoredRecords
-from factory.templates import open_tokenizer
+from factory.text.chat import PromptConfig
+from factory.text.templates import open_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -1,10 +1,10 @@
 """What is wrong with one trace that is to be learned from."""
 
-from factory.chat import boxes
-from factory.lint import lint
-from factory.records import Trace
+from factory.core.records import Trace
 from factory.rewards import language_consistency, repetition
 from factory.rewards.language import language_of
+from factory.text.chat import boxes
+from factory.text.lint import lint
 
 FAULTS: dict[str, str] = {
     "wrong": "the answer is graded as wrong",

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from factory.artifacts import Artifact, Inputs
-from factory.context import Context
-from factory.data_file import DataFile
-from factory.errors import DataError
-from factory.jsonl import read_records
-from factory.machine import Machine
+from factory.core.artifacts import Artifact, Inputs
+from factory.core.context import Context
+from factory.core.data_file import DataFile
+from factory.core.errors import DataError
+from factory.core.jsonl import read_records
+from factory.core.machine import Machine
+from factory.core.records import Trace
+from factory.core.stored import StoredRecords
 from factory.problems.trace_source import LocalExamples
 from factory.reading.candidates import Dropped
-from factory.records import Trace
 from factory.stages.imported import ImportedConfig, run
-from factory.stored import StoredRecords
 
 SHOWN = 20
 """Dropped texts of each reason that are shown: the first."""

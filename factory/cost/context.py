@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, cast
 
-from factory.chat import PromptConfig
+from factory.core.machine import Machine
 from factory.cost import formulas
 from factory.cost.filling import Filling
 from factory.cost.flows import Answers, Questions, Texts, completion_tokens, prompt_tokens
 from factory.cost.formulas import DecodeLoad, Speed
 from factory.cost.memory import GIB, Base, Held
 from factory.cost.shapes import Shape, Unpriced
-from factory.machine import Machine
+from factory.text.chat import PromptConfig
 
 TRANSFORMERS_START = 1.0
 PROCESS_BYTES = 0.53 * GIB

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from factory.artifacts import Artifact
-from factory.chat import REQUESTS, ZERO_FRAME, PromptConfig, completion_text
+from factory.core.artifacts import Artifact
+from factory.core.errors import Unpriced
 from factory.cost.shapes import Shape
-from factory.errors import Unpriced
 from factory.preferences.sources import HubRows, Stored
 from factory.problems.sizes import (
     QUESTION_CHARACTERS,
@@ -20,6 +19,7 @@ from factory.problems.sizes import (
     mean,
     text_length,
 )
+from factory.text.chat import REQUESTS, ZERO_FRAME, PromptConfig, completion_text
 
 COMPLETION_SHARE = 0.55
 """Of `max_new_tokens`, where no earlier run tells. Small limits are set by what is needed: the

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from factory.core.errors import Unpriced
 from factory.cost.roofline import Size
-from factory.errors import Unpriced
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from factory.chat import PromptConfig
+from factory.core.records import SamplingConfig
 from factory.cost import formulas
 from factory.cost.context import ENGINE_BYTES, TRAINER_BYTES, CostContext, Model, StageCost
 from factory.cost.filling import expected_filling
@@ -11,7 +11,7 @@ from factory.cost.flows import Answers
 from factory.cost.formulas import DecodeLoad
 from factory.cost.memory import Held, host_bytes, learned, total, training
 from factory.cost.shapes import Shape
-from factory.records import SamplingConfig
+from factory.text.chat import PromptConfig
 
 START_SECONDS = 3.0
 """Of a trainer: its imports done, the first step slower than the others; fitted."""

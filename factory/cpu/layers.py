@@ -26,7 +26,7 @@ from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from factory.model_parts import Layer, backbone_of, embedding_of
+from factory.models.parts import Layer, backbone_of, embedding_of
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Attention of the flat row: (N, H, D), (N, KV, D), (N, KV, D) -> (N, H, D)."""

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from factory.cpu.attention import attention
 from factory.cpu.layers import is_by_hand, last_hidden
-from factory.model_parts import causal_model, embedding_of, head_of
+from factory.models.parts import causal_model, embedding_of, head_of
 
 ALIKE = 0.5
 """Completions attend together that are at least this share of the longest among them. Scores grow

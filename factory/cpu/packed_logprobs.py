@@ -9,7 +9,7 @@ from trl.kernels import ChunkedLogProbFunction
 
 from factory.cpu.layers import gradient_of, is_by_hand
 from factory.cpu.packed import Group, Pack, hidden_states, pack_groups
-from factory.model_parts import causal_model, head_of
+from factory.models.parts import causal_model, head_of
 
 KEPT_BYTES = 256 * 2**20
 """Probabilities of a pack that are kept for its backward pass: a group of 8 samples of 64 tokens

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from factory.artifacts import Artifact
-from factory.jsonl import read_records
+from factory.core.artifacts import Artifact
+from factory.core.jsonl import read_records
+from factory.core.records import Problem
 from factory.problems.benchmark import BENCHMARKS, benchmark_problems
-from factory.records import Problem
 
 PROTECTED = "gpqa"
 """Benchmarks with this in a name: their authors ask not to reprint questions (arXiv 2311.12022), so

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from factory.chat import PromptConfig
-from factory.chat import render as rendered
-from factory.context import Context
+from factory.core.context import Context
+from factory.core.records import SamplingConfig
+from factory.core.seeds import derive
 from factory.evaluation.rounds import IsEnough, rounds
 from factory.evaluation.runs import EvalRequest, Run, Sampled
-from factory.records import SamplingConfig
 from factory.sampling.blocks import sample_all, telling
 from factory.sampling.sampler import Completion, Request, Sampler
-from factory.seeds import derive
+from factory.text.chat import PromptConfig
+from factory.text.chat import render as rendered
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from factory.core.jsonl import read_records
+from factory.core.records import Outcome, Problem, Record
 from factory.evaluation.statistics import wilson
 from factory.grading import GradeItem, GradingPool
-from factory.jsonl import read_records
-from factory.records import Outcome, Problem, Record
 
 SUITES = Path(__file__).parents[1] / "grading" / "suites"
 SuiteKind = Literal["math", "code"]

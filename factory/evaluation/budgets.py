@@ -13,14 +13,14 @@ from typing import Any
 
 from pydantic import Field
 
-from factory.chat import GRAMMAR, OutputForm, PromptConfig, canonical_text
-from factory.errors import RecipeError
+from factory.core.errors import RecipeError
+from factory.core.records import EvalSample, Mode, Record
+from factory.core.seeds import derive
 from factory.evaluation.asking import EvaluatedModel
 from factory.evaluation.runs import EvalRequest, OwnRun, Sampled
-from factory.records import EvalSample, Mode, Record
 from factory.sampling.ends import decoded
 from factory.sampling.sampler import Completion
-from factory.seeds import derive
+from factory.text.chat import GRAMMAR, OutputForm, PromptConfig, canonical_text
 
 FILE = "budgets.jsonl"
 """Of an evaluation with budgets: a `Spent` a line."""

@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from factory.core.records import Record
+from factory.core.registry import Named
 from factory.evaluation.measure import MEASURES
-from factory.records import Record
-from factory.registry import Named
 
 MeasureName = Annotated[str, Named("measures"), AfterValidator(MEASURES.check)]
 

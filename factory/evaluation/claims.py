@@ -10,10 +10,10 @@ from typing import Literal
 
 import numpy as np
 
+from factory.core.records import EvalSample, Record
 from factory.evaluation.claim import Claim
 from factory.evaluation.measure import MEASURES, value_of
 from factory.evaluation.statistics import Interval, t_quantile
-from factory.records import EvalSample, Record
 
 ClaimVerdict = Literal["shown", "not shown", "contradicted"]
 PerProblem = Mapping[str, float]

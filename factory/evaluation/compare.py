@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from factory.artifacts import Artifact
-from factory.errors import DataError
+from factory.core.artifacts import Artifact
+from factory.core.errors import DataError
+from factory.core.records import EvalSample, Record, Verdict
 from factory.evaluation.paired import ALPHA, Power, bootstrap_interval, fall_p, holm, paired, power
 from factory.evaluation.statistics import Interval, clusters
 from factory.evaluation.summary import ByMode, common_samples, read_answers
-from factory.records import EvalSample, Record, Verdict
 
 EFFECT = 0.02
 """The difference that advice on power speaks of: two points."""

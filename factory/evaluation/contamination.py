@@ -8,9 +8,9 @@ too. Signs are left out, so among sums those of the same numbers overlap. Paraph
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
+from factory.core.records import EvalSample, Problem, Record
 from factory.evaluation.statistics import Interval, clusters, mean_interval
 from factory.problems.overlap import SAME_QUESTION, HeldOut
-from factory.records import EvalSample, Problem, Record
 
 Text = tuple[str, str]
 """A training question and what was learned as its answer; empty where nothing was."""

@@ -8,8 +8,8 @@ completions; the scores of the same completions are the same.
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from factory.errors import DataError, RecipeError
-from factory.records import Problem, Verdict
+from factory.core.errors import DataError, RecipeError
+from factory.core.records import Problem, Verdict
 
 FIELD = "factory_problem"
 """The document column that holds the whole problem as JSON; documents without it are foreign."""

@@ -11,7 +11,9 @@ from typing import Literal
 
 import numpy as np
 
-from factory.artifacts import Artifact
+from factory.core.artifacts import Artifact
+from factory.core.jsonl import read_records
+from factory.core.records import Mode, Record
 from factory.evaluation.budgets import FILE, Spent
 from factory.evaluation.paired import ALPHA, CHUNK, holm
 from factory.evaluation.statistics import (
@@ -22,8 +24,6 @@ from factory.evaluation.statistics import (
     paired_error,
     t_quantile,
 )
-from factory.jsonl import read_records
-from factory.records import Mode, Record
 
 DRAWS = 2_000
 """Of problems drawn anew, behind the interval of a ratio."""

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from factory.context import Context, Metrics
-from factory.errors import DataError
+from factory.core.context import Context, Metrics
+from factory.core.errors import DataError
+from factory.core.records import EvalSample, Problem, Verdict
 from factory.evaluation.runs import OwnRun
 from factory.grading import check_ungradable
 from factory.grading.judge import JudgeSettings, require_basis
-from factory.records import EvalSample, Problem, Verdict
 from factory.sampling.judging import Item, Vote, agreement, ask_judge, is_ruled, spread
 
 Graded = Mapping[str, Sequence[EvalSample]]

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from factory.errors import PluginError
-from factory.plugin_files import guarded
-from factory.records import EvalSample
-from factory.registry import Door
+from factory.core.errors import PluginError
+from factory.core.plugin_files import guarded
+from factory.core.records import EvalSample
+from factory.core.registry import Door
 
 Function = Callable[[EvalSample], float | None]
 F = TypeVar("F", bound=Function)

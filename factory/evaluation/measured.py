@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from factory.records import Record
+from factory.core.records import Record
 
 
 class GroupRow(Record):

@@ -1,10 +1,10 @@
 """The built-in measures, registered as a user's are."""
 
-from factory.chat import parse
+from factory.core.records import EvalSample
 from factory.evaluation.measure import measure
-from factory.records import EvalSample
 from factory.rewards.language import language_consistency, language_of
 from factory.rewards.text import reflective_words
+from factory.text.chat import parse
 
 SHARE = (0.0, 1.0)
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from factory.core.records import Record
 from factory.evaluation.statistics import (
     Interval,
     Z,
@@ -19,7 +20,6 @@ from factory.evaluation.statistics import (
     paired_error,
     paired_values,
 )
-from factory.records import Record
 
 ALPHA = 0.05
 """A difference is called one below this p-value, after Holm's correction where there are many."""

@@ -11,12 +11,12 @@ from typing import Any, Literal, cast
 
 from pydantic import Field, ValidationError
 
-from factory.errors import DataError
+from factory.core.errors import DataError
+from factory.core.records import Record, SamplingConfig
+from factory.core.shipped import shipped
+from factory.core.yaml12 import load_mapping
 from factory.evaluation.statistics import Z
 from factory.evaluation.summary import Summary
-from factory.records import Record, SamplingConfig
-from factory.shipped import shipped
-from factory.yaml12 import load_mapping
 
 PATH = shipped("evals") / "published.yaml"
 SHARP = 0.03

@@ -22,12 +22,12 @@ from lm_eval.api.task import Task
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from factory.errors import DataError, RecipeError
+from factory.core.errors import DataError, RecipeError
+from factory.core.records import OUTCOMES, EvalSample, SamplingConfig, Score, Verdict
 from factory.evaluation.asking import EvaluatedModel
 from factory.evaluation.runs import EvalRequest, Results, Run, Sampled
 from factory.evaluation.scores import graded_sample, score_row
 from factory.evaluation.statistics import mean_interval
-from factory.records import OUTCOMES, EvalSample, SamplingConfig, Score, Verdict
 from factory.sampling.sampler import Completion
 
 

@@ -7,9 +7,9 @@ answers before it alone, so that an interrupted evaluation goes on to the same e
 
 from collections.abc import Callable, Iterator, Sequence
 
+from factory.core.records import EvalSample, Stopped, Verdict
 from factory.evaluation.runs import EvalRequest, OwnRun, Run
 from factory.evaluation.statistics import sampling_half_width
-from factory.records import EvalSample, Stopped, Verdict
 
 IsEnough = Callable[[Run, int], bool]
 """Whether so many samples a problem are enough of a run that may end early."""

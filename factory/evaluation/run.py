@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from factory.errors import EngineError
+from factory.core.errors import EngineError
+from factory.core.records import EvalSample, Verdict
 from factory.evaluation.asking import EvaluatedModel
 from factory.evaluation.budgets import ClosedRequest, Closing
 from factory.evaluation.documents import pass_rates
@@ -13,7 +14,6 @@ from factory.evaluation.rounds import is_narrow
 from factory.evaluation.runs import EvalRequest, OwnRun, Results, Run, Sampled
 from factory.evaluation.scores import both_readings, graded_sample, own_scores
 from factory.grading import GradeItem, GradingPool, check_ungradable
-from factory.records import EvalSample, Verdict
 
 
 def evaluate_own(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from factory.records import EarlyStop, EvalSample, Mode, Problem, SamplingConfig, Score
+from factory.core.records import EarlyStop, EvalSample, Mode, Problem, SamplingConfig, Score
 from factory.sampling.sampler import Completion
 
 

@@ -5,7 +5,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from factory.chat import PromptConfig, parse_completion
+from factory.core.records import (
+    OUTCOMES,
+    EvalSample,
+    FinishReason,
+    Problem,
+    SamplingConfig,
+    Score,
+    Stopped,
+    Trace,
+    Verdict,
+)
 from factory.evaluation.rounds import stopped
 from factory.evaluation.runs import EvalRequest, OwnRun, Run
 from factory.evaluation.statistics import (
@@ -17,18 +27,8 @@ from factory.evaluation.statistics import (
 )
 from factory.evaluation.summary import votes
 from factory.grading import GradeItem
-from factory.records import (
-    OUTCOMES,
-    EvalSample,
-    FinishReason,
-    Problem,
-    SamplingConfig,
-    Score,
-    Stopped,
-    Trace,
-    Verdict,
-)
 from factory.sampling.sampler import Completion
+from factory.text.chat import PromptConfig, parse_completion
 
 
 def both_readings(

@@ -12,8 +12,8 @@ from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 
+from factory.core.records import Record
 from factory.grading.votes import canonical
-from factory.records import Record
 
 EXACT_SAMPLES = 256
 """Up to so many samples of a problem, all subsets are counted behind cons@k."""

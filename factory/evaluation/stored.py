@@ -10,10 +10,10 @@ from pathlib import Path
 
 from pydantic import model_validator
 
-from factory.chat import completion_text
+from factory.core.jsonl import read_records
+from factory.core.records import Record
 from factory.evaluation.audit import Case, Row, baseline_accepts, our_accepts, tally
-from factory.jsonl import read_records
-from factory.records import Record
+from factory.text.chat import completion_text
 
 OTHERS = ("math-verify, in dollars", "TRL accuracy, in dollars")
 

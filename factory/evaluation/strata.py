@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from factory.core.records import OUTCOMES, EvalSample, Outcome, Problem, Record
 from factory.evaluation.contamination import strict_interval
 from factory.evaluation.statistics import Interval
-from factory.records import OUTCOMES, EvalSample, Outcome, Problem, Record
 
 MOST = 12
 """Parts of a benchmark: more cannot be read, and each would be a handful of problems."""

@@ -3,8 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from factory.artifacts import Artifact
-from factory.chat import GRAMMAR
+from factory.core.artifacts import Artifact
+from factory.core.jsonl import read_records
+from factory.core.records import EvalSample, Mode, Record, SamplingConfig, Verdict
+from factory.core.seeds import derive
 from factory.evaluation.statistics import (
     Errors,
     Interval,
@@ -15,9 +17,7 @@ from factory.evaluation.statistics import (
     score_errors,
 )
 from factory.grading.votes import vote
-from factory.jsonl import read_records
-from factory.records import EvalSample, Mode, Record, SamplingConfig, Verdict
-from factory.seeds import derive
+from factory.text.chat import GRAMMAR
 
 TRAP_SHARE = 0.05
 """Lenient grading must find at least this share right before an all-zero strict score is a trap."""

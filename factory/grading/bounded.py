@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from factory.records import Verdict
+from factory.core.records import Verdict
 
 SECONDS, MOST_SECONDS = 1.4, 1.8
 """Until a comparison is given up, and until its process ends."""

@@ -8,13 +8,13 @@ import sys
 
 from pydantic_core import PydanticSerializationError
 
-from factory.chat import OutputForm
+from factory.core.plugin_files import PluginFile, load_same
+from factory.core.records import Problem, Verdict
 from factory.grading.bounded import TooSlowError, bounded, too_slow
 from factory.grading.grade import GradeItem, grade_item
 from factory.grading.grader import deciding
 from factory.grading.procedural import prepare
-from factory.plugin_files import PluginFile, load_same
-from factory.records import Problem, Verdict
+from factory.text.chat import OutputForm
 
 MEMORY_BYTES = 4 * 2**30
 """Address space; a giant integer then raises MemoryError here instead of taking the machine."""

@@ -2,10 +2,10 @@
 
 import re
 
-from factory.errors import DataError
+from factory.core.errors import DataError
+from factory.core.records import Problem, Verdict
 from factory.grading.exact import fold_text
 from factory.grading.leads import ANSWER_IS
-from factory.records import Problem, Verdict
 
 CHOSE = "chose "
 """Before the letter, in the explanation of a verdict on a choice."""

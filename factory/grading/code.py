@@ -26,7 +26,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from factory.errors import DataError
+from factory.core.errors import DataError
+from factory.core.records import Outcome, Problem, Record, Verdict
 from factory.grading.inside import plain
 from factory.grading.isolation import python_command
 from factory.grading.languages import LANGUAGES, Language
@@ -34,7 +35,6 @@ from factory.grading.outputs import same_output
 from factory.grading.programs import complete, program_of, whole_program
 from factory.grading.sandbox import Sandbox
 from factory.grading.watching import PATIENCE, Finished, Limits
-from factory.records import Outcome, Problem, Record, Verdict
 
 INSIDE = Path(__file__).parent / "inside"
 MAX_PROGRAM = 100_000

@@ -4,7 +4,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from factory.errors import DataError
+from factory.core.errors import DataError
 
 _MARK = "$"
 

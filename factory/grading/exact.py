@@ -3,9 +3,9 @@
 import re
 import unicodedata
 
-from factory.chat import boxes
-from factory.errors import DataError
-from factory.records import Problem, Verdict
+from factory.core.errors import DataError
+from factory.core.records import Problem, Verdict
+from factory.text.chat import boxes
 
 MAX_ANSWER = 10_000
 """Characters; normalising a longer hostile text could take quadratic time."""

@@ -12,14 +12,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from factory.chat import GRAMMAR, OutputForm, PromptConfig, parse
-from factory.errors import DataError, EngineError
+from factory.core.errors import DataError, EngineError
+from factory.core.records import FinishReason, Problem, Verdict
 from factory.grading.code import grade_code, program_of
 from factory.grading.grader import grader_row
 from factory.grading.instructions import grade_instructions
 from factory.grading.lenient import lenient_answer
 from factory.grading.programs import indented_block
-from factory.records import FinishReason, Problem, Verdict
+from factory.text.chat import GRAMMAR, OutputForm, PromptConfig, parse
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from factory.core.records import GRADERS, Problem, Verdict
+from factory.core.registry import Row
 from factory.grading.exact import MAX_ANSWER
-from factory.records import GRADERS, Problem, Verdict
-from factory.registry import Row
 
 Decide = Callable[[Problem, str], Verdict | None]
 F = TypeVar("F", bound=Decide)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from factory.core.records import GRADERS, Problem, Verdict
 from factory.grading.choice import grade_choice
 from factory.grading.code import MAX_PROGRAM, grade_code, program_seconds
 from factory.grading.exact import grade_exact
@@ -10,7 +11,6 @@ from factory.grading.instructions import MAX_RESPONSE, START_SECONDS, grade_inst
 from factory.grading.judge import UNJUDGED
 from factory.grading.math import grade_math, grade_math_plainly
 from factory.grading.procedural import grade_procedural
-from factory.records import GRADERS, Problem, Verdict
 
 
 def _no_grader(problem: Problem, answer: str) -> Verdict:

@@ -10,9 +10,9 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
-from factory.errors import DataError
+from factory.core.errors import DataError
+from factory.core.records import Problem, Verdict
 from factory.install import SETUP
-from factory.records import Problem, Verdict
 
 MAX_RESPONSE = 20_000
 """Characters, twice what any prompt asks for: some checkers take quadratic time."""

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 
-from factory.errors import EngineError
+from factory.core.errors import EngineError
 from factory.grading.seccomp import filter_program
 from factory.grading.watching import Limits
 

@@ -16,9 +16,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from factory.chat import PromptConfig
-from factory.errors import DataError
-from factory.records import (
+from factory.core.errors import DataError
+from factory.core.records import (
     AddedLater,
     AskedModelRef,
     Outcome,
@@ -27,6 +26,7 @@ from factory.records import (
     SamplingConfig,
     Verdict,
 )
+from factory.text.chat import PromptConfig
 
 UNJUDGED = "no rule can check this kind; a judge model decides (stage judge)"
 MAX_REPLY = 20_000

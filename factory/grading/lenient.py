@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from factory.core.records import Problem
 from factory.grading.dress import CURRENCIES, THOUSANDS, undress
 from factory.grading.exact import fold_text
 from factory.grading.leads import ANSWER_IS
@@ -19,7 +20,6 @@ from factory.grading.math import COMPARED_AS
 from factory.grading.numbers import last_number, plain_number
 from factory.grading.parts import elements, is_words, reading
 from factory.grading.units import NO_UNITS, UPRIGHT, split_unit
-from factory.records import Problem
 
 Wanted = Literal["number", "expression", "text"]
 """What a problem's reference is, hence what is looked for."""

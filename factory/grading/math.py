@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 
-from factory.chat import boxes
-from factory.errors import DataError
+from factory.core.errors import DataError
+from factory.core.records import Problem, Verdict
 from factory.grading.dress import HEDGES, undress
 from factory.grading.exact import fold_text, says
 from factory.grading.expressions import NEARLY
@@ -33,7 +33,7 @@ from factory.grading.parts import (
 from factory.grading.sets import RealSet, Value, real_set
 from factory.grading.units import contradict, spelled_alike, split_unit
 from factory.grading.votes import has_value, with_value
-from factory.records import Problem, Verdict
+from factory.text.chat import boxes
 
 _INDEX = re.compile(r"_?\{?\d{1,2}\}?$")
 Leaf = Callable[[str, str], bool | None]

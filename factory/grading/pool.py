@@ -15,12 +15,12 @@ from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any
 
+from factory.core.plugin_files import loaded_plugins
+from factory.core.records import Verdict
 from factory.grading.bounded import too_slow, was_ended
 from factory.grading.grade import GradeItem, grade_plainly
 from factory.grading.process import LineProcess
 from factory.grading.sandbox import proven_bwrap
-from factory.plugin_files import loaded_plugins
-from factory.records import Verdict
 
 ATTEMPTS = 2
 MAX_CACHED = 10_000

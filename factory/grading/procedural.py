@@ -16,9 +16,9 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from factory.errors import DataError
+from factory.core.errors import DataError
+from factory.core.records import Problem, Verdict
 from factory.grading.entries import decode
-from factory.records import Problem, Verdict
 
 FULL_SCORE = 1.0 - 1e-9
 

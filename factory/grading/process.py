@@ -9,9 +9,9 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from factory.errors import EngineError
+from factory.core.errors import EngineError
+from factory.core.interpreter import die_with_parent, module_command
 from factory.grading.watching import kill_group
-from factory.interpreter import die_with_parent, module_command
 
 START_SECONDS = 120.0
 """A grading worker imports sympy and reasoning-gym before its first answer."""

@@ -12,12 +12,12 @@ from typing import Any, Literal, TextIO
 
 from pydantic import Field, ValidationError, model_validator
 
-from factory.chat import OutputForm, completion_text
-from factory.files import naming
+from factory.core.files import naming
+from factory.core.records import FinishReason, Outcome, Problem, ProblemKind, Record
 from factory.grading.grade import GradeItem
 from factory.grading.pool import GradingPool
-from factory.records import FinishReason, Outcome, Problem, ProblemKind, Record
-from factory.visible import visible_json
+from factory.text.chat import OutputForm, completion_text
+from factory.text.visible import visible_json
 
 R1 = OutputForm(opening="<think>", closing="</think>")
 """The form of the released R1 and of Qwen3."""

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from factory.errors import EngineError
+from factory.core.errors import EngineError
 from factory.grading.groups import Group, run_group
 from factory.grading.isolation import (
     BWRAP,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.errors import EngineError
+from factory.core.errors import EngineError
 from factory.grading.forker import MOST_BYTES
 
 SOURCE = Path(__file__).with_name("forker.py").read_text(encoding="utf-8")

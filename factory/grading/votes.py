@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from factory.core.records import Verdict
 from factory.grading.choice import CHOSE
 from factory.grading.dress import undress
 from factory.grading.exact import fold_text
@@ -20,7 +21,6 @@ from factory.grading.parts import (
 )
 from factory.grading.sets import real_set
 from factory.grading.units import split_unit
-from factory.records import Verdict
 
 MAX_READ = 400
 """Characters; a longer answer, or one of several lines, is its own text."""

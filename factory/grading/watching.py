@@ -11,10 +11,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from factory.core.records import Record
 from factory.grading.groups import Group
 from factory.grading.starting import Process
 from factory.grading.usage import Meter, Usage, descendants
-from factory.records import Record
 
 
 class Limits(Record):

@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
-from factory.blocks import Block, Cell, Figure, Figures, Section, Table, Text
+from factory.core.blocks import Block, Cell, Figure, Figures, Section, Table, Text
+from factory.core.readable import clip, count, duration, figure, percent, plural, span
 from factory.evaluation.frontier import CurvePoint, together
 from factory.indexing.rows import IndexRow
-from factory.readable import clip, count, duration, figure, percent, plural, span
 from factory.report.against import thinking_figure
 from factory.report.charts import curves
 from factory.report.curves import Series
 from factory.report.document import document, lines
 from factory.report.html import contents, section_of_page
 from factory.report.svg import drawing, line, nice_ticks, tag, text
-from factory.visible import visible
+from factory.text.visible import visible
 
 MAIN = ("pass@1", "greedy")
 HEADER = (

@@ -8,12 +8,12 @@ from typing import Any
 from pydantic import Field
 from pydantic_core import from_json
 
-from factory.artifacts import MANIFEST, open_artifact
-from factory.errors import ArtifactError, DataError, RecipeError
+from factory.core.artifacts import MANIFEST, open_artifact
+from factory.core.errors import ArtifactError, DataError, RecipeError
+from factory.core.files import check_regular, without_hash
+from factory.core.jsonl import read_records
+from factory.core.records import Record, Score
 from factory.evaluation.frontier import CurvePoint
-from factory.files import check_regular, without_hash
-from factory.jsonl import read_records
-from factory.records import Record, Score
 
 LARGEST_REPORT = 256 * 2**20
 """Bytes of a report.json that is read; those of whole builds have some 100 KB."""

@@ -8,10 +8,9 @@ from typing import Any, cast
 
 from pydantic import Field, ValidationError
 
-from factory.errors import DataError
-from factory.lint import lint
-from factory.records import Record, Trace
-from factory.review import (
+from factory.core.errors import DataError
+from factory.core.records import Record, Trace
+from factory.preferences.review import (
     Choice,
     Decision,
     Pass,
@@ -22,7 +21,8 @@ from factory.review import (
     passes_agree,
     record,
 )
-from factory.visible import visible
+from factory.text.lint import lint
+from factory.text.visible import visible
 
 LEASE = 120.0
 """Seconds that a trace is kept for whoever looks at it, while others wait."""

@@ -32,15 +32,15 @@ from starlette.responses import (
 )
 from starlette.routing import Route
 
-from factory.builds import is_running
-from factory.errors import DataError, EngineError, FactoryError
+from factory.building.builds import is_running
+from factory.core.errors import DataError, EngineError, FactoryError
 from factory.live.desk import NAME, Desk
 from factory.live.state import Watcher
 from factory.live.view import Sections, overview, sections, tree
 from factory.report.document import document, lines
 from factory.report.html import contents
 from factory.report.svg import tag
-from factory.visible import visible
+from factory.text.visible import visible
 
 PORT = 8765
 PORTS = 20

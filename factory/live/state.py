@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from factory.artifacts import MANIFEST, PRUNED
-from factory.builds import KeptBuild, PlannedStep, is_alarm, is_running, kept_builds
+from factory.building.builds import KeptBuild, PlannedStep, is_alarm, is_running, kept_builds
+from factory.core.artifacts import MANIFEST, PRUNED
 from factory.live.follow import Stream, last_bytes, last_rows
 
 SILENT_SECONDS = 90.0

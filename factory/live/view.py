@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 
 from pydantic import ValidationError
 
-from factory.blocks import (
+from factory.building.builds import KeptBuild, PlannedStep
+from factory.core.blocks import (
     Bar,
     Block,
     Bullets,
@@ -23,10 +24,9 @@ from factory.blocks import (
     Table,
     Text,
 )
-from factory.builds import KeptBuild, PlannedStep
+from factory.core.readable import clip, duration, figure, percent, plural, span
+from factory.core.records import Trace
 from factory.live.state import Stage, State, Watcher
-from factory.readable import clip, duration, figure, percent, plural, span
-from factory.records import Trace
 from factory.report.charts import quantity_panels
 from factory.report.curves import to_series
 from factory.report.html import section_of_page

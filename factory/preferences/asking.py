@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from factory.artifacts import Artifact
-from factory.context import Context
+from factory.core.artifacts import Artifact
+from factory.core.context import Context
+from factory.core.records import SamplingConfig
+from factory.core.seeds import derive
 from factory.preferences.judge import Order, Vote, judge_prompt, orders, read_verdict
-from factory.records import SamplingConfig
 from factory.sampling import Request
 from factory.sampling.blocks import ask_model, telling
-from factory.seeds import derive
-from factory.templates import open_tokenizer
+from factory.text.templates import open_tokenizer
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from factory.chat import completion_text
-from factory.seeds import derive
+from factory.core.seeds import derive
+from factory.text.chat import completion_text
 
 SEED = 11
 Row = dict[str, Any]

@@ -13,10 +13,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from factory.chat import PromptConfig, render
+from factory.core.records import Record
+from factory.core.seeds import derive
 from factory.preferences.reading import framed_ids
-from factory.records import Record
-from factory.seeds import derive
+from factory.text.chat import PromptConfig, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

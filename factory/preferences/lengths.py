@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from factory.records import Pair
+from factory.core.records import Pair
 
 
 def length_gap(pairs: Sequence[Pair]) -> float:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from factory.chat import PromptConfig, render
+from factory.text.chat import PromptConfig, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from factory.data_file import DataFile
-from factory.errors import DataError
-from factory.jsonl import read_records
+from factory.core.data_file import DataFile
+from factory.core.errors import DataError
+from factory.core.jsonl import read_records
+from factory.core.records import COMMIT, AddedLater, Labelled, Pair, Record
 from factory.problems.hub import data_set_rows
-from factory.records import COMMIT, AddedLater, Labelled, Pair, Record
 
 R = TypeVar("R", bound=Record)
 

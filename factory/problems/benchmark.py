@@ -10,10 +10,10 @@ from functools import cache
 from itertools import islice
 from typing import Any, TypeVar
 
-from factory.errors import PluginError
-from factory.plugin_files import guarded
-from factory.records import Problem
-from factory.registry import Door, Row
+from factory.core.errors import PluginError
+from factory.core.plugin_files import guarded
+from factory.core.records import Problem
+from factory.core.registry import Door, Row
 
 Function = Callable[[], Iterable[Problem]]
 F = TypeVar("F", bound=Function)

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from functools import partial
 
+from factory.core.records import Problem
 from factory.problems.benchmark import BENCHMARKS, Benchmark
 from factory.problems.bundled import BUNDLES, BundledSource, BundleName, supply
-from factory.records import Problem
 
 
 def bundled(name: BundleName) -> Iterator[Problem]:

@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from factory.errors import DataError, RecipeError
-from factory.jsonl import read_records
+from factory.core.errors import DataError, RecipeError
+from factory.core.jsonl import read_records
+from factory.core.records import Problem, Record
 from factory.problems.gsm_symbolic import instances
 from factory.problems.source import (
     SOURCES,
@@ -28,7 +29,6 @@ from factory.problems.source import (
     nothing_missing,
 )
 from factory.problems.splits import Supply
-from factory.records import Problem, Record
 
 BundleName = Literal[
     "gsm8k_100",

@@ -9,8 +9,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from factory.records import Problem
-from factory.seeds import derive
+from factory.core.records import Problem
+from factory.core.seeds import derive
 
 PREFIX = "canary/"
 

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from factory.interpreter import die_with_parent
-from factory.plugin_files import PluginFile, load_same
-from factory.registry import DOORS, open_doors
+from factory.core.interpreter import die_with_parent
+from factory.core.plugin_files import PluginFile, load_same
+from factory.core.registry import DOORS, open_doors
 
 
 def main(plugins: str) -> None:

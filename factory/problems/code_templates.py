@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from factory.core.records import OWN_LICENCE, Problem
+from factory.core.seeds import derive
 from factory.problems.source import SOURCES, SourceConfig, generating
 from factory.problems.splits import Supply, problem_id
-from factory.records import OWN_LICENCE, Problem
-from factory.seeds import derive
 
 CALLS = 6
 """Calls that test one problem."""

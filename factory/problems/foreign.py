@@ -4,16 +4,16 @@ import json
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from factory.chat import completion_text
-from factory.data_file import WITH_PATHS
-from factory.errors import DataError, EngineError
+from factory.core.data_file import WITH_PATHS
+from factory.core.errors import DataError, EngineError
+from factory.core.jsonl import parse_record
+from factory.core.plugin_files import loaded_plugins
+from factory.core.records import GRADERS, Problem, Record
+from factory.core.registry import DOORS
 from factory.grading import GradeItem, GradingPool
 from factory.grading.process import LineProcess
-from factory.jsonl import parse_record
-from factory.plugin_files import loaded_plugins
 from factory.problems.references import NO_ANSWER, is_solution
-from factory.records import GRADERS, Problem, Record
-from factory.registry import DOORS
+from factory.text.chat import completion_text
 
 R = TypeVar("R", bound=Record)
 

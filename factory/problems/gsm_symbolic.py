@@ -11,8 +11,8 @@ from functools import lru_cache
 from random import Random
 from typing import Any
 
-from factory.errors import DataError
-from factory.seeds import derive
+from factory.core.errors import DataError
+from factory.core.seeds import derive
 
 SEED = 0
 MAX_DRAWS = 100_000

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from factory.chat import completion_text
-from factory.errors import DataError, RecipeError
+from factory.core.errors import DataError, RecipeError
+from factory.core.records import COMMIT, AddedLater, Problem, ProblemKind
+from factory.core.seeds import derive
 from factory.grading import GradeItem, GradingPool
 from factory.problems.references import NO_ANSWER, final_answer, is_solution
 from factory.problems.sizes import QUESTION_CHARACTERS, hub_rows
@@ -22,8 +23,7 @@ from factory.problems.source import (
     of_splits,
 )
 from factory.problems.splits import Supply, problem_id
-from factory.records import COMMIT, AddedLater, Problem, ProblemKind
-from factory.seeds import derive
+from factory.text.chat import completion_text
 
 CHECKED_AT_ONCE = 256
 """References a call to the graders' pool: enough to keep its processes busy."""

@@ -9,10 +9,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from factory.data_file import DataFile
-from factory.errors import DataError
+from factory.core.data_file import DataFile
+from factory.core.errors import DataError
+from factory.core.jsonl import parse_record
+from factory.core.records import GRADERS, AddedLater, Problem, ProblemKind, Record
+from factory.core.seeds import derive
 from factory.grading.grader import deciding
-from factory.jsonl import parse_record
 from factory.problems.references import final_answer, reference_verdict
 from factory.problems.sizes import first_rows, lines, mean, text_length
 from factory.problems.source import (
@@ -31,8 +33,6 @@ from factory.reading.files import data_files, read_rows
 from factory.reading.programs import program_tests
 from factory.reading.survey import ReadingSettings, TableOfRows, survey
 from factory.reading.thoughts import without_requests
-from factory.records import GRADERS, AddedLater, Problem, ProblemKind, Record
-from factory.seeds import derive
 
 FIRST_ROWS = 100
 """By which a file's columns are told."""

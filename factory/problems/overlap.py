@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from factory.core.records import Problem
 from factory.problems.splits import question_key
-from factory.records import Problem
 
 QUESTION_WORDS = 8
 """Words that two questions must share in a row."""

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from factory.errors import EngineError, RecipeError
+from factory.core.errors import EngineError, RecipeError
+from factory.core.records import OtherSettings, Problem
+from factory.core.seeds import derive
 from factory.grading.entries import encode
 from factory.problems.references import is_right
 from factory.problems.source import SOURCES, SourceConfig, generating
 from factory.problems.splits import Supply, problem_id
-from factory.records import OtherSettings, Problem
-from factory.seeds import derive
 
 LICENCE = "Apache-2.0"
 _MAX_DRAWS = 20_000

@@ -7,15 +7,15 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from factory.chat import boxes, completion_text
-from factory.errors import DataError
+from factory.core.errors import DataError
+from factory.core.readable import plural
+from factory.core.records import Problem, Verdict
 from factory.grading import GradeItem, GradingPool, grade
 from factory.grading.bounded import TOO_SLOW
 from factory.grading.math import AS_TEXT, COMPARED_AS, parts_of, read_reference
 from factory.grading.numbers import plain_number
 from factory.grading.parts import is_words
-from factory.readable import plural
-from factory.records import Problem, Verdict
+from factory.text.chat import boxes, completion_text
 
 ANOTHER = "987654"
 """An answer to which every reference that is mathematics gives a verdict."""

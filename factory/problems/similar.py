@@ -17,7 +17,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from factory.parallel import in_order
+from factory.core.parallel import in_order
 from factory.problems.overlap import words
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from factory.errors import Unpriced
+from factory.core.errors import Unpriced
 
 ROWS_READ = 64
 """Lines of a file, or questions of a family, whose mean length stands for all."""

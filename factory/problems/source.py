@@ -12,14 +12,14 @@ from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, get_args
 
 from pydantic import Field
 
-from factory.errors import PluginError
-from factory.plugin_files import guarded
+from factory.core.errors import PluginError
+from factory.core.plugin_files import guarded
+from factory.core.records import Problem
+from factory.core.registry import Door, current_origin
+from factory.core.variants import Variant, VariantOf
 from factory.problems.foreign import checked_problems
 from factory.problems.sizes import QUESTION_CHARACTERS, mean
 from factory.problems.splits import Supply, problem_id
-from factory.records import Problem
-from factory.registry import Door, current_origin
-from factory.variants import Variant, VariantOf
 
 Fields = dict[str, Any]
 """A config as JSON values."""

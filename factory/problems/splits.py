@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from factory.errors import DataError
-from factory.records import Problem
+from factory.core.errors import DataError
+from factory.core.records import Problem
 
 PATIENCE = 100
 """Repeated questions in a row, beyond five times those found, after which no new one is expected.

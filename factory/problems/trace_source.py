@@ -13,18 +13,18 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
-from factory.data_file import DataFile
-from factory.errors import DataError
-from factory.plugin_files import guarded
+from factory.core.data_file import DataFile
+from factory.core.errors import DataError
+from factory.core.plugin_files import guarded
+from factory.core.records import COMMIT, AddedLater, ProblemKind, Record
+from factory.core.registry import Door, current_origin
+from factory.core.variants import Variant, VariantOf
 from factory.problems.foreign import foreign_rows
 from factory.problems.hub import data_set_rows
 from factory.problems.local import plugin_kinds
 from factory.problems.source import no_files, nothing_missing, variant_name
 from factory.reading.files import RawRow, data_files, unparsed_rows
 from factory.reading.survey import TableOfRows
-from factory.records import COMMIT, AddedLater, ProblemKind, Record
-from factory.registry import Door, current_origin
-from factory.variants import Variant, VariantOf
 
 F = TypeVar("F", bound=Callable[[Any], Iterable["WorkedExample"]])
 

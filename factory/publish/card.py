@@ -12,19 +12,19 @@ from typing import Any
 
 import yaml
 
-from factory.artifacts import Artifact, find
-from factory.chat import PromptConfig
+from factory.core.artifacts import Artifact, find
+from factory.core.files import write_file
+from factory.core.jsonl import read_records
+from factory.core.readable import count, figure, percent, plural, span
+from factory.core.records import EvalSample, Score
 from factory.evaluation.asked import is_protected
-from factory.files import write_file
-from factory.jsonl import read_records
+from factory.models.transformers4 import VERSION
 from factory.publish.earlier import limits
 from factory.publish.licences import Source, Terms
 from factory.publish.lineage import LINEAGE, Origin
-from factory.readable import count, figure, percent, plural, span
-from factory.records import EvalSample, Score
 from factory.report.markdown import markdown_block, table
 from factory.report.markdown import markdown_text as plain
-from factory.transformers4 import VERSION
+from factory.text.chat import PromptConfig
 
 SHOWN = (
     "source", "learning_rate", "epochs", "steps", "batch", "context", "prompts", "group", "kl",

@@ -5,17 +5,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from factory.artifacts import Artifact
-from factory.files import write_file
-from factory.jsonl import read_records
+from factory.core.artifacts import Artifact
+from factory.core.files import write_file
+from factory.core.jsonl import read_records
+from factory.core.readable import count, percent
+from factory.core.records import Problem, Trace
 from factory.problems.splits import question_key
 from factory.publish.card import CHECKING, licences_text, origins_table
 from factory.publish.gate import Check, check
 from factory.publish.licences import Source, Terms
 from factory.publish.lineage import Origin
 from factory.publish.scan import machine_path_in, secret_in
-from factory.readable import count, percent
-from factory.records import Problem, Trace
 from factory.report.markdown import markdown_text as plain
 from factory.report.markdown import table
 

@@ -4,9 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from factory.publish.template import PROBES
-from factory.templates import open_tokenizer
-from factory.transformers4 import (
+from factory.models.transformers4 import (
     COMPARED,
     VERSION,
     config_faults,
@@ -14,6 +12,8 @@ from factory.transformers4 import (
     tokenizer_faults,
     unsaid,
 )
+from factory.publish.template import PROBES
+from factory.text.templates import open_tokenizer
 
 
 def read_config(folder: Path) -> dict[str, Any]:

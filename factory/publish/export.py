@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factory.artifacts import Artifact
-from factory.chat import PromptConfig
-from factory.errors import ArtifactError
-from factory.files import write_file
+from factory.core.artifacts import Artifact
+from factory.core.errors import ArtifactError
+from factory.core.files import write_file
+from factory.core.records import SamplingConfig
+from factory.models.transformers4 import with_old_keys, write_tokenizer_fields
 from factory.publish.earlier import read_config
 from factory.publish.template import serving_template
-from factory.records import SamplingConfig
 from factory.sampling.ends import end_ids, written
 from factory.sampling.served import read_served
 from factory.stages.foreign_folder import TOKENIZER_FILES
 from factory.stages.model import LOADING_TRACES
-from factory.templates import open_tokenizer
-from factory.transformers4 import with_old_keys, write_tokenizer_fields
+from factory.text.chat import PromptConfig
+from factory.text.templates import open_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

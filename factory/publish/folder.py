@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from factory.artifacts import Artifact, verify
-from factory.errors import ArtifactError, RecipeError
-from factory.files import fsync
-from factory.machine import Machine
+from factory.core.artifacts import Artifact, verify
+from factory.core.errors import ArtifactError, RecipeError
+from factory.core.files import fsync
+from factory.core.machine import Machine
 from factory.publish import dataset
 from factory.publish.card import Card, add_gaps, write_card
 from factory.publish.export import (

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Literal
 
 import yaml
 
-from factory.artifacts import Artifact, sha256_file
-from factory.chat import PromptConfig, render
-from factory.errors import FactoryError
+from factory.core.artifacts import Artifact, sha256_file
+from factory.core.errors import FactoryError
+from factory.core.records import Record
 from factory.publish.earlier import limits, old_faults
 from factory.publish.export import is_weights
 from factory.publish.licences import Terms
 from factory.publish.scan import executables, machine_paths, secrets
 from factory.publish.template import PROBES
-from factory.records import Record
 from factory.sampling.ends import answer_end, end_ids, listed
-from factory.templates import open_tokenizer, written_messages
-from factory.visible import hidden_characters
+from factory.text.chat import PromptConfig, render
+from factory.text.templates import open_tokenizer, written_messages
+from factory.text.visible import hidden_characters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from factory.artifacts import sha256_file
-from factory.errors import ArtifactError, EngineError, RecipeError
+from factory.core.artifacts import sha256_file
+from factory.core.errors import ArtifactError, EngineError, RecipeError
 from factory.publish.lineage import HUB_OWN, LINEAGE, faults, read_lineage
 
 if TYPE_CHECKING:

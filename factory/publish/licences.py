@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from factory.artifacts import Artifact
-from factory.errors import RecipeError
+from factory.core.artifacts import Artifact
+from factory.core.errors import RecipeError
 from factory.stages import STAGES
 from factory.stages.stage import OWN_LICENCE, Origin
 

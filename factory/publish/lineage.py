@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from factory.artifacts import (
+from factory.building.plan import put
+from factory.core.artifacts import (
     MANIFEST,
     Artifact,
     FileEntry,
@@ -15,10 +16,9 @@ from factory.artifacts import (
     sha256_file,
     survey,
 )
-from factory.errors import ArtifactError
-from factory.files import note, write_file
-from factory.plan import put
-from factory.records import ArtifactKind, Record
+from factory.core.errors import ArtifactError
+from factory.core.files import note, write_file
+from factory.core.records import ArtifactKind, Record
 
 LINEAGE = "lineage.json"
 HUB_OWN = (".gitattributes",)

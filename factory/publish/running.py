@@ -14,18 +14,18 @@ from typing import Any
 
 import torch
 
-from factory.artifacts import Artifact, find
-from factory.chat import parse_completion
+from factory.core.artifacts import Artifact, find
+from factory.core.jsonl import read_records
+from factory.core.machine import Machine
+from factory.core.readable import percent, span
+from factory.core.records import EvalSample, Problem, SamplingConfig
 from factory.evaluation.statistics import mean_interval
 from factory.grading import GradeItem, GradingPool
-from factory.jsonl import read_records
-from factory.machine import Machine
 from factory.publish.gate import Check, Subject, check, served_ids, served_text
-from factory.readable import percent, span
-from factory.records import EvalSample, Problem, SamplingConfig
 from factory.sampling import Request, open_sampler
 from factory.sampling.ends import decoded, end_ids
-from factory.templates import open_tokenizer
+from factory.text.chat import parse_completion
+from factory.text.templates import open_tokenizer
 
 PROMPTS = 32
 """Questions that are asked again."""

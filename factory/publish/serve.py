@@ -5,10 +5,10 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from factory.artifacts import Artifact, verify
-from factory.errors import ArtifactError, EngineError
+from factory.core.artifacts import Artifact, verify
+from factory.core.errors import ArtifactError, EngineError
+from factory.core.machine import Machine
 from factory.install import REINSTALL
-from factory.machine import Machine
 from factory.publish.export import is_weights, refuse_served, write_settings
 from factory.publish.lineage import ancestry
 from factory.publish.template import training_prompt

@@ -5,10 +5,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from factory.artifacts import Artifact, find
-from factory.chat import PromptConfig, render
-from factory.errors import ArtifactError
-from factory.templates import TemplateFault, written_messages
+from factory.core.artifacts import Artifact, find
+from factory.core.errors import ArtifactError
+from factory.text.chat import PromptConfig, render
+from factory.text.templates import TemplateFault, written_messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

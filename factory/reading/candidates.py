@@ -9,8 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from factory.chat import OutputForm, canonical_text
-from factory.lint import lint
+from factory.core.records import GRADERS, Record
 from factory.reading.columns import (
     ColumnMap,
     KindsByColumn,
@@ -31,7 +30,8 @@ from factory.reading.thoughts import (
     without_marks,
     without_requests,
 )
-from factory.records import GRADERS, Record
+from factory.text.chat import OutputForm, canonical_text
+from factory.text.lint import lint
 
 REFUSED = (
     "unparseable", "cut", "no_thoughts", "no_question", "no_answer", "wrong", "ungradable",

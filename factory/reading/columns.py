@@ -7,8 +7,8 @@ from typing import Annotated, Any, TypeGuard
 
 from pydantic import BeforeValidator, Field
 
-from factory.errors import DataError
-from factory.records import ProblemKind, Record
+from factory.core.errors import DataError
+from factory.core.records import ProblemKind, Record
 
 
 def _listed(value: Any) -> Any:

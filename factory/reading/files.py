@@ -19,8 +19,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from factory.errors import DataError
-from factory.files import check_regular
+from factory.core.errors import DataError
+from factory.core.files import check_regular
 
 Format = Literal["jsonl", "json", "csv", "parquet", "arrow"]
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".zst")

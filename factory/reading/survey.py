@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-from factory.chat import OutputForm
-from factory.errors import DataError
-from factory.readable import clip, count, percent
+from factory.core.errors import DataError
+from factory.core.readable import clip, count, percent
 from factory.reading.candidates import Candidate, Reading, candidates
 from factory.reading.columns import (
     ColumnMap,
@@ -23,6 +22,7 @@ from factory.reading.columns import (
 )
 from factory.reading.files import RawRow
 from factory.reading.thoughts import Marks, marks_of, split_thoughts, states_value
+from factory.text.chat import OutputForm
 
 FIRST_ROWS = 200
 """Of each file: what is guessed is guessed from these."""

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from factory.chat import boxes
+from factory.core.records import ProblemKind
 from factory.grading.numbers import plain_number
-from factory.records import ProblemKind
+from factory.text.chat import boxes
 
 PAIRS = (
     ("<think>", "</think>"),

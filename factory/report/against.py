@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from factory.blocks import Block, Cell, Figure, Figures, Table
+from factory.core.blocks import Block, Cell, Figure, Figures, Table
+from factory.core.readable import count, percent, span
 from factory.evaluation.frontier import CurvePoint
-from factory.readable import count, percent, span
 from factory.report.charts import COLOURS
 from factory.report.svg import drawing, levels, line, nice_ticks, path, tag, text
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from factory.errors import RecipeError
+from factory.core.errors import RecipeError
+from factory.core.records import Problem
 from factory.evaluation.asked import is_protected, problems_by_id
-from factory.records import Problem
 from factory.report.build import Build, once
 from factory.report.records import Step
 

@@ -5,12 +5,23 @@ from types import MappingProxyType
 
 from factory.auditing.audit import Audit
 from factory.auditing.faults import FAULTS
-from factory.blocks import Bar, Block, Bullets, Cell, Fold, Sample, Samples, Section, Table, Text
-from factory.readable import count, percent, plural
+from factory.core.blocks import (
+    Bar,
+    Block,
+    Bullets,
+    Cell,
+    Fold,
+    Sample,
+    Samples,
+    Section,
+    Table,
+    Text,
+)
+from factory.core.readable import count, percent, plural
+from factory.core.records import Trace
+from factory.core.stored import StoredRecords
 from factory.reading.candidates import Dropped
-from factory.records import Trace
 from factory.report import html
-from factory.stored import StoredRecords
 
 MOST_TOPICS = 20
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from typing import Any, TypeVar
 
-from factory.artifacts import Manifest
+from factory.core.artifacts import Manifest
+from factory.core.records import EvalSample
 from factory.evaluation.claim import Claim
-from factory.records import EvalSample
 from factory.report.lineage import index
 from factory.report.made import commit_of, stage_row, variants
 from factory.report.records import Comparison, Evaluation, StageRow, Step

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from markupsafe import Markup
 
-from factory.blocks import Figure
-from factory.readable import figure, plural
+from factory.core.blocks import Figure
+from factory.core.readable import figure, plural
 from factory.report.curves import WINDOW, Series, TrainingRun, mean, moving_mean
 from factory.report.svg import drawing, levels, line, nice_ticks, path, rounded, tag, text
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from factory.artifacts import open_artifact
-from factory.blocks import Section
+from factory.core.artifacts import open_artifact
+from factory.core.blocks import Section
+from factory.core.plugin_files import PluginFile, load_same, loaded_plugins
 from factory.evaluation.claim import Claim
-from factory.plugin_files import PluginFile, load_same, loaded_plugins
 from factory.report.build import Build
 from factory.report.foreign import BLOCKS, SECTION
 from factory.report.records import Step

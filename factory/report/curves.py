@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.artifacts import Artifact
-from factory.errors import DataError
-from factory.records import Record
+from factory.core.artifacts import Artifact
+from factory.core.errors import DataError
+from factory.core.records import Record
 from factory.report.build import Build, once
 from factory.report.records import Step
 

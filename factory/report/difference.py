@@ -11,12 +11,12 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from factory.artifacts import MANIFEST, check_files, open_artifact
-from factory.errors import RecipeError
+from factory.core.artifacts import MANIFEST, check_files, open_artifact
+from factory.core.errors import RecipeError
+from factory.core.files import without_hash
+from factory.core.records import Mode, Record
 from factory.evaluation.paired import ALPHA, Paired, holm, paired
 from factory.evaluation.statistics import Interval, clusters
-from factory.files import without_hash
-from factory.records import Mode, Record
 from factory.report.records import Report, StageRow, Tally
 from factory.stages import STAGES
 

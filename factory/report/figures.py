@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
-from factory.blocks import Bar
+from factory.core.blocks import Bar
+from factory.core.readable import percent, plural, point_span, points, span, whole_points
+from factory.core.records import Score
 from factory.evaluation.strata import UNSTATED, Stratum
-from factory.readable import percent, plural, point_span, points, span, whole_points
-from factory.records import Score
 from factory.report.records import Comparison, Evaluation
 from factory.report.scorecard import find_score
 from factory.report.svg import drawing, levels, line, nice_ticks, tag, text

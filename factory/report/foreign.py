@@ -5,11 +5,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from factory.blocks import Block, Section, Text
-from factory.errors import EngineError
+from factory.core.blocks import Block, Section, Text
+from factory.core.errors import EngineError
+from factory.core.plugin_files import loaded_plugins
+from factory.core.registry import Row
 from factory.grading.process import LineProcess
-from factory.plugin_files import loaded_plugins
-from factory.registry import Row
 from factory.report.build import Build, once
 
 SECONDS = 60.0

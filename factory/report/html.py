@@ -11,9 +11,9 @@ from itertools import groupby
 
 from markupsafe import Markup
 
-from factory import blocks as show
-from factory.readable import count, plural, tied
-from factory.records import Outcome
+from factory.core import blocks as show
+from factory.core.readable import count, plural, tied
+from factory.core.records import Outcome
 from factory.report.document import document, lines
 from factory.report.figures import draw_bar
 from factory.report.svg import tag

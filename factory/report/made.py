@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from factory.artifacts import Artifact, Manifest
-from factory.pricing import recorded
+from factory.building.pricing import recorded
+from factory.core.artifacts import Artifact, Manifest
 from factory.report.records import Made, StageRow, Step
 from factory.stages import STAGES
 

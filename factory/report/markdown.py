@@ -6,9 +6,9 @@ Text is made safe here: no Markdown or HTML in it acts, and a fence outruns what
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from factory import blocks as show
-from factory.readable import count, plural
-from factory.visible import visible
+from factory.core import blocks as show
+from factory.core.readable import count, plural
+from factory.text.visible import visible
 
 _ACTIVE = re.compile(r"([\\`*_\[\]|~<&])|^(?=[#+=>-])|^(\d+)(?=[.)])")
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from factory.blocks import Figure, Figures, Legend
-from factory.readable import clip, percent, plural, span
-from factory.records import Score
+from factory.core.blocks import Figure, Figures, Legend
+from factory.core.readable import clip, percent, plural, span
+from factory.core.records import Score
 from factory.report.build import Build
 from factory.report.figures import STEPS
 from factory.report.records import Direction, Evaluation

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 
-from factory.artifacts import Artifact
+from factory.building.pricing import Estimate
+from factory.core.artifacts import Artifact
+from factory.core.records import ArtifactKind, Mode, Record, Score
 from factory.evaluation.paired import ALPHA
-from factory.pricing import Estimate
-from factory.records import ArtifactKind, Mode, Record, Score
 
 Direction = Literal["better", "worse", "unclear"]
 Relation = Literal["start", "order", "teacher"]

@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from factory.blocks import Section, Text
-from factory.errors import FactoryError
-from factory.files import with_hash, write_file
-from factory.readable import count, duration, plural
-from factory.registry import Row
+from factory.core.blocks import Section, Text
+from factory.core.errors import FactoryError
+from factory.core.files import with_hash, write_file
+from factory.core.readable import count, duration, plural
+from factory.core.registry import Row
 from factory.report import html
 from factory.report.build import Build, once
 from factory.report.foreign import foreign

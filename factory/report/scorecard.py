@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from factory.blocks import OUTCOME_WORDS
+from factory.core.blocks import OUTCOME_WORDS
+from factory.core.jsonl import read_records
+from factory.core.readable import count, plural
+from factory.core.records import EvalSample, Mode, Outcome, Score
 from factory.evaluation.paired import holm, paired
 from factory.evaluation.statistics import clusters
 from factory.evaluation.summary import ByMode, common_samples, read_answers, trap
-from factory.jsonl import read_records
-from factory.readable import count, plural
-from factory.records import EvalSample, Mode, Outcome, Score
 from factory.report.lineage import model_input, teachers, weight_ancestors
 from factory.report.records import Comparison, Evaluation, Relation, Role, Step, Tally
 

@@ -7,9 +7,9 @@ def hedges(build: Build) -> Section | None: ...
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from factory.blocks import Section
-from factory.errors import PluginError
-from factory.registry import Door, Row, modules_of
+from factory.core.blocks import Section
+from factory.core.errors import PluginError
+from factory.core.registry import Door, Row, modules_of
 from factory.report.build import Build
 
 Function = Callable[[Build], Section | None]

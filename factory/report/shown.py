@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from factory.blocks import Block, Table
+from factory.core.blocks import Block, Table
 from factory.report.build import Build
 from factory.report.foreign import foreign
 from factory.report.records import Step

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup, escape
 
-from factory.readable import figure
-from factory.visible import visible
+from factory.core.readable import figure
+from factory.text.visible import visible
 
 Attribute = str | int | float | None
 

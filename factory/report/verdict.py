@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from factory.readable import count, duration, listing, percent, plural, point_span, points
+from factory.core.readable import count, duration, listing, percent, plural, point_span, points
 from factory.report.build import Build, once
 from factory.report.lineage import weight_ancestors
 from factory.report.records import Comparison, Evaluation, Verdict

@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from factory.artifacts import find, remains
-from factory.files import write_file
-from factory.plan import make_plan
-from factory.recipe import Recipe, kept_recipe
+from factory.building.plan import make_plan
+from factory.building.recipe import Recipe, kept_recipe
+from factory.core.artifacts import find, remains
+from factory.core.files import write_file
 from factory.report.build import build
 from factory.report.records import Step
 from factory.report.render import failures, write

@@ -4,8 +4,8 @@ import json
 import os
 import sys
 
-from factory.errors import FactoryError
-from factory.plugin_files import PluginFile, load_same
+from factory.core.errors import FactoryError
+from factory.core.plugin_files import PluginFile, load_same
 from factory.rewards.reward import GradedCompletion, component, settings_of
 
 

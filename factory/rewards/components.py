@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
+from factory.core.records import AddedLater, Record, RewardModelRef
+from factory.core.registry import Named
 from factory.grading.judge import JudgeSettings
-from factory.records import AddedLater, Record, RewardModelRef
-from factory.registry import Named
 from factory.rewards.reward import REWARDS, GradedCompletion, component, settings_of
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from typing import Any
 
-from factory.errors import RecipeError
+from factory.core.errors import RecipeError
 from factory.rewards.function_words import FUNCTION_WORDS, LETTERS
 
 LONG_CLAUSE = 12

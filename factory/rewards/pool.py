@@ -4,9 +4,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from factory.errors import EngineError
+from factory.core.errors import EngineError
+from factory.core.plugin_files import loaded_plugins
 from factory.grading.process import LineProcess
-from factory.plugin_files import loaded_plugins
 from factory.rewards.components import RewardConfig
 from factory.rewards.reward import REWARDS, GradedCompletion
 

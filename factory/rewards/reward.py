@@ -11,10 +11,10 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import JsonValue
 
-from factory.chat import Response
-from factory.errors import EngineError
-from factory.records import Problem, Record, Verdict
-from factory.registry import Door
+from factory.core.errors import EngineError
+from factory.core.records import Problem, Record, Verdict
+from factory.core.registry import Door
+from factory.text.chat import Response
 
 
 class GradedCompletion(Record):

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from factory.context import Metrics
-from factory.engines import visible_gpus
-from factory.errors import EngineError
-from factory.machine import Machine
+from factory.core.context import Metrics
+from factory.core.engines import visible_gpus
+from factory.core.errors import EngineError
+from factory.core.machine import Machine
 from factory.sampling.local import open_local
 from factory.sampling.sampler import Completion, Request, Sampler
 from factory.sampling.served import read_served

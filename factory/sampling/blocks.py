@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from factory.context import Context
-from factory.guarded import append_guarded
-from factory.machine import Machine
-from factory.records import SamplingConfig
+from factory.core.context import Context
+from factory.core.guarded import append_guarded
+from factory.core.machine import Machine
+from factory.core.records import SamplingConfig
 from factory.sampling import open_sampler
 from factory.sampling.sampler import Completion, OnEnd, Request, Sampler, nobody
 from factory.sampling.streams import OnBlock, kept_completions, sample_stream

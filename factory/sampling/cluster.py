@@ -21,11 +21,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from factory.context import Metrics
-from factory.engines import Cluster
-from factory.errors import EngineError, FactoryError
-from factory.machine import Machine
-from factory.records import SamplingConfig
+from factory.core.context import Metrics
+from factory.core.engines import Cluster
+from factory.core.errors import EngineError, FactoryError
+from factory.core.machine import Machine
+from factory.core.records import SamplingConfig
 from factory.sampling.engine import Engine, Opened, Order, file_sizes, versions
 from factory.sampling.kept import Kept
 from factory.sampling.nodes import Nodes

@@ -17,9 +17,9 @@ from typing import Any
 
 import httpx
 
-from factory.errors import EngineError
-from factory.machine import EndpointAccess
-from factory.visible import visible
+from factory.core.errors import EngineError
+from factory.core.machine import EndpointAccess
+from factory.text.visible import visible
 
 PASSING = (408, 409, 425, 429)
 """Refusals that may pass, besides all of 5xx."""

@@ -18,8 +18,8 @@ from torch.nn.functional import rms_norm, silu
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from factory.cpu.attention import attention
-from factory.model_parts import Layer as LayerParts
-from factory.model_parts import backbone_of, embedding_of, head_of
+from factory.models.parts import Layer as LayerParts
+from factory.models.parts import backbone_of, embedding_of, head_of
 
 COVERED = ("llama", "qwen2", "qwen3")
 """Model types whose layers are those below."""

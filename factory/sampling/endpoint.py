@@ -22,17 +22,17 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from factory.errors import EngineError
-from factory.lookalike import PROMPT_END, only_quotes
-from factory.machine import Machine
-from factory.records import FinishReason, SamplingConfig
+from factory.core.errors import EngineError
+from factory.core.machine import Machine
+from factory.core.records import FinishReason, SamplingConfig
+from factory.core.seeds import derive
 from factory.sampling.connection import LONGEST_REPLY, Connection, Interrupted, Refused
 from factory.sampling.kept import Kept
 from factory.sampling.sampler import Completion, OnEnd, Request, nobody
 from factory.sampling.served import Served, messages_of
 from factory.sampling.spending import Spending, Usage
-from factory.seeds import derive
-from factory.templates import open_tokenizer
+from factory.text.lookalike import PROMPT_END, only_quotes
+from factory.text.templates import open_tokenizer
 
 TEMPLATE_TOKENS = 256
 """What a server's template may add to the messages, for the limit of spending."""

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from factory.chat import PromptConfig
-from factory.errors import ArtifactError, RecipeError
-from factory.templates import TemplateFault, written_messages
+from factory.core.errors import ArtifactError, RecipeError
+from factory.text.chat import PromptConfig
+from factory.text.templates import TemplateFault, written_messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

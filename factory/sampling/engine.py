@@ -8,11 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from factory.errors import EngineError
+from factory.core.errors import EngineError
+from factory.core.machine import Machine, apply_matmul, environment
+from factory.core.provenance import code_state
+from factory.core.records import SamplingConfig
 from factory.install import installed_version
-from factory.machine import Machine, apply_matmul, environment
-from factory.provenance import code_state
-from factory.records import SamplingConfig
 from factory.sampling.exchange import Exchange
 from factory.sampling.local import open_local
 from factory.sampling.sampler import Completion, Request, Sampler

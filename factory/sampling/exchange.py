@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from queue import Empty, SimpleQueue
 from threading import Condition, Thread
 
-from factory.records import SamplingConfig
+from factory.core.records import SamplingConfig
 from factory.sampling.sampler import Completion, Request, Sampler
 from factory.sampling.streams import stream
 

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.blocks import Table
-from factory.chat import render, with_stops
-from factory.context import Context, Metrics
+from factory.core.blocks import Table
+from factory.core.context import Context, Metrics
+from factory.core.readable import count
+from factory.core.records import FinishReason, Problem, Record, Verdict
+from factory.core.seeds import derive
 from factory.grading.judge import (
     Criterion,
     Judgement,
@@ -18,12 +20,10 @@ from factory.grading.judge import (
     read_reply,
     rubric_of,
 )
-from factory.readable import count
-from factory.records import FinishReason, Problem, Record, Verdict
 from factory.sampling.blocks import ask_model, telling
 from factory.sampling.sampler import Completion, Request
-from factory.seeds import derive
-from factory.templates import open_tokenizer
+from factory.text.chat import render, with_stops
+from factory.text.templates import open_tokenizer
 
 RULED_KINDS = ("exact", "choice", "math", "procedural")
 """Kinds that a rule decides and that have a reference, by which a judge can decide them too."""

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from factory.interpreter import adopt_orphans, die_with_parent
+from factory.core.interpreter import adopt_orphans, die_with_parent
 
 END_SECONDS = 20.0
 """For an orderly end."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from factory.guarded import append_guarded, intact_rows
+from factory.core.guarded import append_guarded, intact_rows
 from factory.sampling.sampler import Completion
 
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from factory.errors import EngineError
+from factory.core.errors import EngineError
+from factory.core.machine import Machine
+from factory.core.ranks import join, whole_weights
 from factory.install import REINSTALL
-from factory.machine import Machine
-from factory.ranks import join, whole_weights
 from factory.sampling.sampler import Sampler
 
 

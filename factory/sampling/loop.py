@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from factory.records import Loop
+from factory.core.records import Loop
 
 
 def ends_in_loop(token_ids: Sequence[int], loop: Loop) -> bool:

@@ -17,10 +17,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from factory.engines import Cluster
-from factory.errors import EngineError
-from factory.interpreter import die_with_parent, module_command
-from factory.ranks import without_ranks
+from factory.core.engines import Cluster
+from factory.core.errors import EngineError
+from factory.core.interpreter import die_with_parent, module_command
+from factory.core.ranks import without_ranks
 
 REACH_SECONDS = 10.0
 END_SECONDS = 10.0

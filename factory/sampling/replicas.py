@@ -18,12 +18,12 @@ from typing import Any
 
 import httpx
 
-from factory.engines import Replicas, visible_gpus
-from factory.errors import EngineError
+from factory.core.engines import Replicas, visible_gpus
+from factory.core.errors import EngineError
+from factory.core.interpreter import die_with_parent, module_command
+from factory.core.machine import EndpointAccess, Machine
+from factory.core.records import SamplingConfig
 from factory.install import REINSTALL
-from factory.interpreter import die_with_parent, module_command
-from factory.machine import EndpointAccess, Machine
-from factory.records import SamplingConfig
 from factory.sampling.endpoint import EndpointSampler
 from factory.sampling.sampler import Completion, OnEnd, Request, nobody
 from factory.sampling.served import Served, write_served

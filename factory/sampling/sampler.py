@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from factory.records import FinishReason, SamplingConfig
+from factory.core.records import FinishReason, SamplingConfig
 
 if TYPE_CHECKING:
     import torch

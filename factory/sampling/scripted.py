@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from factory.records import FinishReason, SamplingConfig
+from factory.core.records import FinishReason, SamplingConfig
 from factory.sampling.ends import decoded
 from factory.sampling.loop import ends_in_loop
 from factory.sampling.sampler import Completion, OnEnd, Request, nobody

@@ -8,11 +8,11 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from factory.errors import DataError
-from factory.files import naming, note
-from factory.guarded import guarded, unguarded
-from factory.jsonl import parse_record
-from factory.records import Trace
+from factory.core.errors import DataError
+from factory.core.files import naming, note
+from factory.core.guarded import guarded, unguarded
+from factory.core.jsonl import parse_record
+from factory.core.records import Trace
 
 Key = tuple[str, int, int]
 """Problem, sample and length limit: a trace that was cut may be drawn again under a higher one."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from factory.records import Record, Url
+from factory.core.records import Record, Url
 
 FILE = "endpoint.json"
 MARK = "<|messages|>"
@@ -52,7 +52,7 @@ def read_served(folder: Path) -> Served | None:
 
 def messages_tokenizer() -> Any:
     """One token a byte; its template writes messages as JSON."""
-    from factory.tiny import byte_tokenizer
+    from factory.models.tiny import byte_tokenizer
 
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = TEMPLATE

@@ -2,8 +2,8 @@
 
 import os
 
-from factory.interpreter import SAFE_PATH, module_command
-from factory.machine import Machine
+from factory.core.interpreter import SAFE_PATH, module_command
+from factory.core.machine import Machine
 
 HOST = "127.0.0.1"
 

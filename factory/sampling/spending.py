@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition
 
-from factory.errors import DataError, EngineError
-from factory.guarded import append_guarded, guarded_rows
-from factory.machine import EndpointAccess
+from factory.core.errors import DataError, EngineError
+from factory.core.guarded import append_guarded, guarded_rows
+from factory.core.machine import EndpointAccess
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
-from factory.guarded import append_guarded, intact_rows
-from factory.records import SamplingConfig
+from factory.core.guarded import append_guarded, intact_rows
+from factory.core.records import SamplingConfig
 from factory.sampling.sampler import Completion, Request, Sampler
 
 T = TypeVar("T")

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from factory.errors import EngineError
-from factory.lookalike import PROMPT_END, only_quotes
-from factory.machine import Machine
-from factory.model_parts import embedding_of, move
-from factory.records import FinishReason, SamplingConfig
+from factory.core.errors import EngineError
+from factory.core.machine import Machine
+from factory.core.records import FinishReason, SamplingConfig
+from factory.models.parts import embedding_of, move
 from factory.sampling.cache import ATTENTION, row_cache
 from factory.sampling.decoder import (
     FEWEST_ROWS,
@@ -34,7 +33,8 @@ from factory.sampling.ends import decoded, end_ids, without_end
 from factory.sampling.loop import ends_in_loop
 from factory.sampling.sampler import Completion, OnEnd, Request, nobody
 from factory.sampling.streams import Listed, Supply
-from factory.templates import open_tokenizer
+from factory.text.lookalike import PROMPT_END, only_quotes
+from factory.text.templates import open_tokenizer
 
 REFILL = 1 / 8
 """Share of the rows that must be free before others join: each time the caches are copied."""

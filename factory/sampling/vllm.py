@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from factory.errors import EngineError
+from factory.core.errors import EngineError
+from factory.core.machine import Machine
+from factory.core.records import FinishReason, SamplingConfig
+from factory.core.seeds import derive
 from factory.install import SETUP
-from factory.lookalike import PROMPT_END, only_quotes
-from factory.machine import Machine
-from factory.records import FinishReason, SamplingConfig
 from factory.sampling.draw import draw
 from factory.sampling.ends import decoded, end_ids, without_end
 from factory.sampling.sampler import Completion, OnEnd, Request, nobody
 from factory.sampling.streams import Supply
-from factory.seeds import derive
+from factory.text.lookalike import PROMPT_END, only_quotes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from factory.errors import DataError
-from factory.jsonl import read_records
-from factory.records import Problem
+from factory.core.errors import DataError
+from factory.core.jsonl import read_records
+from factory.core.records import Problem
 
 
 def chosen_problems(path: Path, sources: Sequence[str], limit: int | None = None) -> list[Problem]:

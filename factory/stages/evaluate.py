@@ -7,22 +7,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from factory.artifacts import Artifact, Inputs
-from factory.chat import stop_texts
-from factory.context import Context, Metrics
+from factory.core.artifacts import Artifact, Inputs
+from factory.core.context import Context, Metrics
+from factory.core.errors import DataError, RecipeError
+from factory.core.jsonl import read_records, write_records
+from factory.core.records import EvalSample, Mode, Problem, Score
+from factory.core.shipped import shipped
 from factory.cost.flows import lines
-from factory.errors import DataError, RecipeError
 from factory.grading import GRADING_PACKAGES
-from factory.jsonl import read_records, write_records
 from factory.problems.benchmark import BENCHMARKS, benchmark_problems
-from factory.records import EvalSample, Mode, Problem, Score
-from factory.shipped import shipped
 from factory.stages.evaluate_config import BenchmarkConfig, EvaluateConfig
 from factory.stages.evaluate_cost import estimate
 from factory.stages.judged import judge_blocks
 from factory.stages.small import SAMPLES, small_judge, small_sampling
 from factory.stages.stage import Fields, Shows, register, sampling_stage
-from factory.templates import open_tokenizer
+from factory.text.chat import stop_texts
+from factory.text.templates import open_tokenizer
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM

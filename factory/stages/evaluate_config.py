@@ -4,10 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from factory.chat import PromptConfig
-from factory.grading.judge import JudgeSettings
-from factory.problems.benchmark import BENCHMARKS
-from factory.records import (
+from factory.core.records import (
     AddedLater,
     AskedModelRef,
     EarlyStop,
@@ -15,7 +12,10 @@ from factory.records import (
     Record,
     SamplingConfig,
 )
+from factory.grading.judge import JudgeSettings
+from factory.problems.benchmark import BENCHMARKS
 from factory.stages.stage import StageConfig
+from factory.text.chat import PromptConfig
 
 
 class BenchmarkConfig(Record):

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from factory.artifacts import Artifact
-from factory.blocks import Bar, Block, Cell, Fold, Sample, Samples, Table, Text
-from factory.jsonl import read_records
-from factory.readable import count, percent, plural
+from factory.core.artifacts import Artifact
+from factory.core.blocks import Bar, Block, Cell, Fold, Sample, Samples, Table, Text
+from factory.core.jsonl import read_records
+from factory.core.readable import count, percent, plural
 from factory.stages.fitness import Rejected
 
 HEADER = ("fate", "traces", "share", "")

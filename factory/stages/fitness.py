@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from factory.records import OUTCOMES, AddedLater, Outcome, Record, Trace
+from factory.core.records import OUTCOMES, AddedLater, Outcome, Record, Trace
 from factory.rewards import language_consistency, repetition
 from factory.rewards.language import SCRIPTS, language_of
 from factory.rewards.steps import has_false_step, leads_to

@@ -5,12 +5,12 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from factory.artifacts import Inputs
-from factory.context import Context, Metrics
-from factory.errors import DataError, EngineError, FactoryError, is_out_of_memory
-from factory.jsonl import read_records
-from factory.records import ArtifactKind, Labelled, Pair, Problem, Record, Score, Trace
-from factory.registry import Row
+from factory.core.artifacts import Inputs
+from factory.core.context import Context, Metrics
+from factory.core.errors import DataError, EngineError, FactoryError, is_out_of_memory
+from factory.core.jsonl import read_records
+from factory.core.records import ArtifactKind, Labelled, Pair, Problem, Record, Score, Trace
+from factory.core.registry import Row
 from factory.stages.stage import Stage
 
 FILES: dict[ArtifactKind, dict[str, type[Record]]] = {

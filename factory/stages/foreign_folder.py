@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from factory.artifacts import MANIFEST, open_artifact, verify
-from factory.errors import ArtifactError
-from factory.files import check_regular
+from factory.core.artifacts import MANIFEST, open_artifact, verify
+from factory.core.errors import ArtifactError
+from factory.core.files import check_regular
 
 COPIED = {".json", ".safetensors", ".jinja", ".txt", ".model"}
 """Suffixes of what belongs to a model folder; nothing else is taken over."""

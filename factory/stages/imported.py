@@ -7,8 +7,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from factory.artifacts import Artifact, Inputs, sha256_file
-from factory.context import Context, Metrics
+from factory.core.artifacts import Artifact, Inputs, sha256_file
+from factory.core.context import Context, Metrics
+from factory.core.records import (
+    ProblemsRef,
+    Record,
+)
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers
 from factory.cost.work import line_work
@@ -19,10 +23,6 @@ from factory.problems.trace_source import (
 )
 from factory.reading.candidates import Reading
 from factory.reading.files import at_rest
-from factory.records import (
-    ProblemsRef,
-    Record,
-)
 from factory.stages.fates import fates
 from factory.stages.stage import Fields, Origin, Shows, light_stage, register
 from factory.stages.texts import (

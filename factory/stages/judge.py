@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from factory.artifacts import Inputs
-from factory.context import Context, Metrics
+from factory.core.artifacts import Inputs
+from factory.core.context import Context, Metrics
+from factory.core.errors import DataError
+from factory.core.jsonl import read_records, write_records
+from factory.core.records import Problem, ProblemsRef, Trace, TracesRef
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers
-from factory.errors import DataError
 from factory.grading import check_ungradable
 from factory.grading.judge import JudgeSettings
-from factory.jsonl import read_records, write_records
-from factory.records import Problem, ProblemsRef, Trace, TracesRef
 from factory.sampling.judging import (
     Item,
     Opinion,

@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from factory.artifacts import Artifact
-from factory.blocks import Block, Table, Text
+from factory.core.artifacts import Artifact
+from factory.core.blocks import Block, Table, Text
+from factory.core.readable import count, plural
+from factory.core.records import Record, SamplingConfig
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers, Texts
 from factory.cost.work import reading_work
 from factory.grading.judge import JudgeSettings
 from factory.preferences import sources
-from factory.readable import count, plural
-from factory.records import Record, SamplingConfig
 from factory.sampling.judging import agreement_table
 from factory.stages.stage import Origin, Stage, StageConfig, file_origin, sampling_stage
 

@@ -11,18 +11,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from factory.artifacts import Artifact, Inputs
-from factory.blocks import Block
-from factory.context import Context, Metrics
+from factory.core.artifacts import Artifact, Inputs
+from factory.core.blocks import Block
+from factory.core.context import Context, Metrics
+from factory.core.errors import DataError
+from factory.core.jsonl import write_records
+from factory.core.readable import percent
+from factory.core.records import Labelled, ModelRef, Record, SamplingConfig, Trace, TracesRef
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Texts, texts
-from factory.errors import DataError
-from factory.jsonl import write_records
 from factory.preferences import sources
 from factory.preferences.judge import GUARD, GUARDED, Vote, safe_share, vote_counts
 from factory.preferences.sources import HubRows, LabelLine, LocalFile
-from factory.readable import percent
-from factory.records import Labelled, ModelRef, Record, SamplingConfig, Trace, TracesRef
 from factory.stages.judged import judged_texts, preference_row, preference_table
 from factory.stages.small import LABELS, small_preferences
 from factory.stages.stage import (

@@ -19,21 +19,22 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from factory.artifacts import Artifact, Inputs
-from factory.blocks import Block, Table
-from factory.context import Context, Metrics
+from factory.core.artifacts import Artifact, Inputs
+from factory.core.blocks import Block, Table
+from factory.core.context import Context, Metrics
+from factory.core.errors import DataError
+from factory.core.jsonl import read_records, write_records
+from factory.core.parallel import in_order
+from factory.core.readable import count, percent
+from factory.core.records import AddedLater, Problem, ProblemsRef, Record, Trace, TracesRef
+from factory.core.seeds import derive
+from factory.core.stored import BLOCK, StoredRecords, in_blocks, write_made
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers
 from factory.cost.work import line_work
-from factory.errors import DataError
-from factory.jsonl import read_records, write_records
-from factory.parallel import in_order
 from factory.problems.equal import Digests
 from factory.problems.overlap import HeldOut
 from factory.problems.similar import near_duplicates
-from factory.readable import count, percent
-from factory.records import AddedLater, Problem, ProblemsRef, Record, Trace, TracesRef
-from factory.seeds import derive
 from factory.stages.stage import (
     Fields,
     Shows,
@@ -41,7 +42,6 @@ from factory.stages.stage import (
     light_stage,
     register,
 )
-from factory.stored import BLOCK, StoredRecords, in_blocks, write_made
 
 Domain = Literal["math", "code", "stem", "logic", "general"]
 DOMAINS: tuple[Domain, ...] = get_args(Domain)

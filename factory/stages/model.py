@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from factory.artifacts import MANIFEST, Artifact, Inputs, sha256_file
-from factory.chat import PromptConfig, render
-from factory.context import Context, Metrics
+from factory.core.artifacts import MANIFEST, Artifact, Inputs, sha256_file
+from factory.core.context import Context, Metrics
+from factory.core.data_file import DataFile
+from factory.core.errors import ArtifactError, EngineError, FactoryError, RecipeError
+from factory.core.records import COMMIT, AddedLater, Record, Url
 from factory.cost.context import PROCESS_BYTES, CostContext, Model, StageCost
 from factory.cost.formulas import DISK_BYTES_PER_SECOND
 from factory.cost.shapes import SMOLLM2, Shape, Unpriced, hub_shape, shape_of_folder
-from factory.data_file import DataFile
-from factory.errors import ArtifactError, EngineError, FactoryError, RecipeError
 from factory.install import SETUP
-from factory.records import COMMIT, AddedLater, Record, Url
+from factory.models.tiny import CHAT_TEMPLATE, Architecture, save_tiny_model
+from factory.models.transformers4 import write_tokenizer_fields
 from factory.sampling.ends import QUESTION, answer_end
 from factory.sampling.served import Served, write_served
 from factory.stages.foreign_folder import (
@@ -41,9 +42,8 @@ from factory.stages.stage import (
     register,
 )
 from factory.stages.turns import TemplateFile, Turns, keep_default_template, set_turns
-from factory.templates import open_tokenizer
-from factory.tiny import CHAT_TEMPLATE, Architecture, save_tiny_model
-from factory.transformers4 import write_tokenizer_fields
+from factory.text.chat import PromptConfig, render
+from factory.text.templates import open_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -428,7 +428,7 @@ def shape(source: Source) -> Shape:
 
 
 def tiny_shape(source: Tiny) -> Shape:
-    """The shape of `factory.tiny.tiny_model`; its tokenizer has a token a byte."""
+    """The shape of `factory.models.tiny.tiny_model`; its tokenizer has a token a byte."""
     hidden = source.hidden
     return Shape(
         259, hidden, source.layers, hidden // 32, max(1, hidden // 64), 2 * hidden,

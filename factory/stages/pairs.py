@@ -12,18 +12,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from factory.artifacts import Artifact, Inputs
-from factory.blocks import Block
-from factory.context import Context, Metrics
+from factory.core.artifacts import Artifact, Inputs
+from factory.core.blocks import Block
+from factory.core.context import Context, Metrics
+from factory.core.errors import DataError
+from factory.core.jsonl import write_records
+from factory.core.records import ModelRef, Pair, Record, SamplingConfig, Trace, TracesRef
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Texts, texts
-from factory.errors import DataError
-from factory.jsonl import write_records
 from factory.preferences import sources
 from factory.preferences.judge import COMPARE, COMPARED, Vote, preference, vote_counts
 from factory.preferences.lengths import length_gap, unbalanced
 from factory.preferences.sources import HubRows, LocalFile, PairLine
-from factory.records import ModelRef, Pair, Record, SamplingConfig, Trace, TracesRef
 from factory.stages.judged import JUDGED_SHARE, judged_texts, preference_row, preference_table
 from factory.stages.small import PAIRS, small_preferences
 from factory.stages.stage import (

@@ -13,16 +13,16 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from factory.artifacts import Artifact, Inputs
-from factory.blocks import Bar, Block, Cell, Table, Text
-from factory.context import Context, Metrics
+from factory.core.artifacts import Artifact, Inputs
+from factory.core.blocks import Bar, Block, Cell, Table, Text
+from factory.core.context import Context, Metrics
+from factory.core.errors import DataError
+from factory.core.jsonl import read_records, write_records
+from factory.core.readable import count, percent
+from factory.core.records import Problem, ProblemsRef, Record, Share, TracesRef
+from factory.core.seeds import derive
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Questions
-from factory.errors import DataError
-from factory.jsonl import read_records, write_records
-from factory.readable import count, percent
-from factory.records import Problem, ProblemsRef, Record, Share, TracesRef
-from factory.seeds import derive
 from factory.stages.stage import Fields, Shows, StageConfig, light_stage, register
 
 BANDS = 10

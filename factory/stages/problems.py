@@ -6,16 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from factory.artifacts import Artifact, Inputs
-from factory.context import Context, Metrics
+from factory.core.artifacts import Artifact, Inputs
+from factory.core.context import Context, Metrics
+from factory.core.jsonl import read_records, write_records
+from factory.core.records import AddedLater, Problem
+from factory.core.seeds import derive
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Questions
-from factory.jsonl import read_records, write_records
 from factory.problems.references import Unreadable, decide_as_text, settle_unreadable
 from factory.problems.source import SOURCES, AnySource, Source
 from factory.problems.splits import split
-from factory.records import AddedLater, Problem
-from factory.seeds import derive
 from factory.stages.small import HELD_OUT, PROMPTS, TRAIN
 from factory.stages.stage import (
     Fields,

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from factory.chat import completion_text
+from factory.core.records import Problem, Verdict
 from factory.grading import GradeItem, GradingPool
 from factory.grading.math import AS_TEXT
 from factory.problems.references import final_answer, is_solution
 from factory.problems.splits import problem_id
 from factory.reading.candidates import Candidate, Dropped
-from factory.records import Problem, Verdict
+from factory.text.chat import completion_text
 
 NO_RULE = ("open", "instructions")
 """Kinds whose answers no reference decides."""

@@ -14,20 +14,19 @@ from typing import Literal
 
 from pydantic import Field
 
-from factory.artifacts import Artifact, Inputs
-from factory.blocks import Block, Text
-from factory.chat import OutputForm, canonical_text, parse
-from factory.context import Context, Metrics
+from factory.core.artifacts import Artifact, Inputs
+from factory.core.blocks import Block, Text
+from factory.core.context import Context, Metrics
+from factory.core.data_file import DataFile
+from factory.core.errors import DataError
+from factory.core.jsonl import read_records, write_records
+from factory.core.readable import percent
+from factory.core.records import Problem, ProblemsRef, Trace, TracesRef
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers
 from factory.cost.work import line_work
-from factory.data_file import DataFile
-from factory.errors import DataError
 from factory.grading import GRADING_PACKAGES, GradeItem, GradingPool
-from factory.jsonl import read_records, write_records
-from factory.readable import percent
-from factory.records import Problem, ProblemsRef, Trace, TracesRef
-from factory.review import Decision, Decisions, final, passes_agree, pending, standing
+from factory.preferences.review import Decision, Decisions, final, passes_agree, pending, standing
 from factory.stages.fates import fates
 from factory.stages.fitness import Fitness, Rejected, fault
 from factory.stages.small import keeping_all
@@ -37,6 +36,7 @@ from factory.stages.stage import (
     light_stage,
     register,
 )
+from factory.text.chat import OutputForm, canonical_text, parse
 
 NOT_REVIEWED = "not reviewed by a person"
 

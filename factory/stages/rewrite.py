@@ -15,9 +15,42 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from factory.artifacts import Artifact, Inputs
-from factory.blocks import LONGEST_SAMPLE, Block, Code, Fold
-from factory.chat import (
+from factory.core.artifacts import Artifact, Inputs
+from factory.core.blocks import LONGEST_SAMPLE, Block, Code, Fold
+from factory.core.context import Context, Metrics
+from factory.core.errors import DataError
+from factory.core.jsonl import read_records, write_records
+from factory.core.readable import clip
+from factory.core.records import (
+    AskedModelRef,
+    Problem,
+    ProblemsRef,
+    Record,
+    SamplingConfig,
+    Trace,
+    TracesRef,
+    Verdict,
+)
+from factory.core.seeds import derive
+from factory.cost.context import CostContext, StageCost
+from factory.cost.flows import Answers
+from factory.cost.work import reading_work
+from factory.grading import GRADING_PACKAGES, GradeItem, GradingPool, check_ungradable
+from factory.rewards.language import language_of
+from factory.rewards.steps import equations
+from factory.sampling import Completion, Request
+from factory.sampling.blocks import ask_model
+from factory.sampling.served import read_served
+from factory.stages.fates import fates
+from factory.stages.fitness import Fitness, Rejected, fault
+from factory.stages.small import SAMPLES, TRAIN, keeping_all, small_sampling
+from factory.stages.stage import (
+    Fields,
+    Shows,
+    register,
+    sampling_stage,
+)
+from factory.text.chat import (
     Demonstration,
     OutputForm,
     PromptConfig,
@@ -28,40 +61,7 @@ from factory.chat import (
     request_text,
     with_stops,
 )
-from factory.context import Context, Metrics
-from factory.cost.context import CostContext, StageCost
-from factory.cost.flows import Answers
-from factory.cost.work import reading_work
-from factory.errors import DataError
-from factory.grading import GRADING_PACKAGES, GradeItem, GradingPool, check_ungradable
-from factory.jsonl import read_records, write_records
-from factory.readable import clip
-from factory.records import (
-    AskedModelRef,
-    Problem,
-    ProblemsRef,
-    Record,
-    SamplingConfig,
-    Trace,
-    TracesRef,
-    Verdict,
-)
-from factory.rewards.language import language_of
-from factory.rewards.steps import equations
-from factory.sampling import Completion, Request
-from factory.sampling.blocks import ask_model
-from factory.sampling.served import read_served
-from factory.seeds import derive
-from factory.stages.fates import fates
-from factory.stages.fitness import Fitness, Rejected, fault
-from factory.stages.small import SAMPLES, TRAIN, keeping_all, small_sampling
-from factory.stages.stage import (
-    Fields,
-    Shows,
-    register,
-    sampling_stage,
-)
-from factory.templates import open_tokenizer
+from factory.text.templates import open_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

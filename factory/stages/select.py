@@ -9,21 +9,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from factory.artifacts import Inputs
-from factory.context import Context, Metrics
+from factory.core.artifacts import Inputs
+from factory.core.context import Context, Metrics
+from factory.core.errors import DataError
+from factory.core.jsonl import read_records
+from factory.core.parallel import in_order
+from factory.core.records import AddedLater, Problem, ProblemsRef, Trace, TracesRef
+from factory.core.stored import BLOCK, StoredRecords, in_blocks, write_made
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers, kept_rows
 from factory.cost.work import line_work
-from factory.errors import DataError
-from factory.jsonl import read_records
-from factory.parallel import in_order
 from factory.problems.equal import Digests
-from factory.records import AddedLater, Problem, ProblemsRef, Trace, TracesRef
 from factory.stages.fates import fates
 from factory.stages.fitness import Fitness, Rejected, fault
 from factory.stages.small import keeping_all
 from factory.stages.stage import Shows, light_stage, register
-from factory.stored import BLOCK, StoredRecords, in_blocks, write_made
 
 Preference = Literal["first", "shortest", "diverse"]
 

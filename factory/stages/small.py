@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from factory.shipped import shipped
+from factory.core.shipped import shipped
 from factory.stages.stage import Fields
 
 TRAIN, HELD_OUT, SAMPLES, TOKENS, ROWS = 16, 4, 2, 8, 4

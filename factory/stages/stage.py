@@ -7,16 +7,16 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field
 
-from factory.artifacts import Artifact, Inputs
-from factory.blocks import Block
-from factory.context import Context, Metrics
+from factory.core.artifacts import Artifact, Inputs
+from factory.core.blocks import Block
+from factory.core.context import Context, Metrics
+from factory.core.errors import PluginError
+from factory.core.machine import Machine
+from factory.core.plugin_files import guarded
+from factory.core.records import OWN_LICENCE, ArtifactKind, Record
+from factory.core.registry import Door, current_origin, modules_of
 from factory.cost.context import CostContext, Flow, StageCost
-from factory.errors import PluginError
-from factory.machine import Machine
-from factory.plugin_files import guarded
 from factory.problems.source import Fields, as_it_stands, no_files, nothing_missing
-from factory.records import OWN_LICENCE, ArtifactKind, Record
-from factory.registry import Door, current_origin, modules_of
 
 
 class StageConfig(Record):

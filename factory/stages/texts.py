@@ -17,14 +17,20 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from factory.artifacts import Artifact
-from factory.chat import OutputForm, canonical_text
-from factory.context import Context, Metrics
+from factory.core.artifacts import Artifact
+from factory.core.context import Context, Metrics
+from factory.core.errors import DataError, Unpriced
+from factory.core.jsonl import read_records
+from factory.core.parallel import in_order
+from factory.core.records import (
+    AddedLater,
+    Problem,
+    ProblemKind,
+    SamplingConfig,
+    Trace,
+)
 from factory.cost.flows import WRITTEN_CHARACTERS, Answers
-from factory.errors import DataError, Unpriced
 from factory.grading import GradingPool
-from factory.jsonl import read_records
-from factory.parallel import in_order
 from factory.problems.sizes import QUESTION_CHARACTERS, lines
 from factory.problems.splits import as_written, own_key, question_key
 from factory.problems.trace_source import (
@@ -43,15 +49,9 @@ from factory.reading.candidates import (
 from factory.reading.columns import ColumnMap, Columns, KindsByColumn
 from factory.reading.files import RawRow
 from factory.reading.survey import FIRST_ROWS, ReadingSettings, Survey, survey
-from factory.records import (
-    AddedLater,
-    Problem,
-    ProblemKind,
-    SamplingConfig,
-    Trace,
-)
 from factory.stages.regrading import Graded, graded
 from factory.stages.stage import StageConfig
+from factory.text.chat import OutputForm, canonical_text
 
 BATCH = 512
 """Rows that are read, or examples of a plug-in that are graded, together."""

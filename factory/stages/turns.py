@@ -8,12 +8,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from factory.data_file import DataFile
-from factory.errors import RecipeError
-from factory.records import Record
-from factory.templates import LONGEST_TEMPLATE, open_tokenizer
-from factory.tiny import CHAT_TEMPLATE
-from factory.transformers4 import write_tokenizer_fields
+from factory.core.data_file import DataFile
+from factory.core.errors import RecipeError
+from factory.core.records import Record
+from factory.models.tiny import CHAT_TEMPLATE
+from factory.models.transformers4 import write_tokenizer_fields
+from factory.text.templates import LONGEST_TEMPLATE, open_tokenizer
 
 
 class TemplateFile(Record):

@@ -12,13 +12,14 @@ from typing import Annotated, Literal
 
 from pydantic import model_validator
 
-from factory.artifacts import Artifact, Inputs
-from factory.context import Context, Metrics
+from factory.core.artifacts import Artifact, Inputs
+from factory.core.context import Context, Metrics
+from factory.core.data_file import DataFile
+from factory.core.errors import Unpriced
+from factory.core.records import AddedLater, ProblemsRef
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import Answers, examples
 from factory.cost.work import line_work
-from factory.data_file import DataFile
-from factory.errors import Unpriced
 from factory.grading import GRADING_PACKAGES
 from factory.problems.sizes import QUESTION_CHARACTERS, lines
 from factory.problems.trace_source import (
@@ -29,7 +30,6 @@ from factory.problems.trace_source import (
     TraceSourceConfig,
 )
 from factory.reading.files import at_rest
-from factory.records import AddedLater, ProblemsRef
 from factory.stages.fates import fates
 from factory.stages.stage import Origin, Shows, file_origin, light_stage, register
 from factory.stages.texts import Policy, TextsConfig, held_out_keys, surveys, write_traces

@@ -14,13 +14,13 @@ from pathlib import Path
 from queue import Empty, Full, Queue
 from typing import Any
 
-from factory.artifacts import Artifact
-from factory.errors import RecipeError
-from factory.files import note
-from factory.interpreter import die_with_parent, module_command
-from factory.machine import Machine
-from factory.pipeline import Observer
-from factory.plan import Step
+from factory.building.pipeline import Observer
+from factory.building.plan import Step
+from factory.core.artifacts import Artifact
+from factory.core.errors import RecipeError
+from factory.core.files import note
+from factory.core.interpreter import die_with_parent, module_command
+from factory.core.machine import Machine
 
 FOLDER = ".trackers"
 WAITING = 10_000

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig
 
-from factory.errors import RecipeError
-from factory.machine import Machine
-from factory.ranks import this_rank
+from factory.core.errors import RecipeError
+from factory.core.machine import Machine
+from factory.core.ranks import this_rank
 from factory.trainers.lora import LoraConfig
 from factory.trainers.lowmem import SHARDED_PACKED
 from factory.trainers.opening import open_model

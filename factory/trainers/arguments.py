@@ -3,11 +3,11 @@ logs and when it saves. Nowhere else does a stage name one of these arguments.""
 
 from typing import Any
 
-from factory.context import Context
-from factory.errors import RecipeError
-from factory.machine import Machine
-from factory.ranks import this_rank
-from factory.readable import multiples_near
+from factory.core.context import Context
+from factory.core.errors import RecipeError
+from factory.core.machine import Machine
+from factory.core.ranks import this_rank
+from factory.core.readable import multiples_near
 
 
 def trainer_arguments(

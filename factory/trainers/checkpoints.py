@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from factory.context import STOP
-from factory.errors import ArtifactError, EngineError
-from factory.files import fsync, note
-from factory.machine import free_gib
-from factory.ranks import this_rank
+from factory.core.context import STOP
+from factory.core.errors import ArtifactError, EngineError
+from factory.core.files import fsync, note
+from factory.core.machine import free_gib
+from factory.core.ranks import this_rank
 from factory.trainers.marked import MARKER, checkpoints, latest_complete, marked_step, write_marker
 from factory.trainers.unchanged import changed_file, cut_rows, hashes, rows_until_now
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from factory.records import AddedLater, Record
+from factory.core.records import AddedLater, Record
 
 
 class LoraConfig(Record):

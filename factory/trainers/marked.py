@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from factory.files import with_hash, without_hash, write_file
-from factory.records import Record
+from factory.core.files import with_hash, without_hash, write_file
+from factory.core.records import Record
 
 MARKER = "COMPLETE"
 ROWS = ("telemetry.jsonl", "rollouts.jsonl", "asked.jsonl", "watch.jsonl")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from factory.errors import ArtifactError, RecipeError
-from factory.ranks import whole_weights
+from factory.core.errors import ArtifactError, RecipeError
+from factory.core.ranks import whole_weights
 from factory.sampling.ends import name_ends
 
 if TYPE_CHECKING:

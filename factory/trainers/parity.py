@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from factory.core.errors import EngineError
+from factory.core.records import SamplingConfig
 from factory.cpu.packed_logprobs import padded_batch
-from factory.errors import EngineError
-from factory.records import SamplingConfig
 from factory.sampling.sampler import Request, Sampler
 
 PARITY_ROWS = 4

@@ -2,7 +2,7 @@
 
 import random
 
-from factory.seeds import derive
+from factory.core.seeds import derive
 
 
 def question_order(count: int, draws: int, seed: int) -> list[int]:

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from factory.chat import OutputForm, PromptConfig, canonical_text, render
-from factory.errors import DataError
-from factory.lint import lint
-from factory.records import Trace
+from factory.core.errors import DataError
+from factory.core.records import Trace
+from factory.core.seeds import derive
 from factory.sampling.ends import answer_end
-from factory.seeds import derive
-from factory.templates import token_ids
+from factory.text.chat import OutputForm, PromptConfig, canonical_text, render
+from factory.text.lint import lint
+from factory.text.templates import token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

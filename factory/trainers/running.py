@@ -5,11 +5,11 @@ from typing import cast
 import torch
 from transformers import Trainer
 
-from factory.context import Context
-from factory.errors import EngineError
-from factory.machine import Machine
-from factory.model_parts import trained_model
-from factory.ranks import this_rank
+from factory.core.context import Context
+from factory.core.errors import EngineError
+from factory.core.machine import Machine
+from factory.core.ranks import this_rank
+from factory.models.parts import trained_model
 from factory.trainers.checkpoints import output_folder, require_space, resume_point
 from factory.trainers.sharding import require_same_sharding, require_shards, set_reduction
 
@@ -81,7 +81,7 @@ def require_ranks(trainer: Trainer, launched: int) -> None:
             f"machine file: processes: {launched}, but rank {rank.index} was started as one of "
             f"{rank.count} and its trainer sees {seen}: ranks would train without each other; "
             "nothing is made. Let the builder start the ranks, and nothing open a process group "
-            "before factory.ranks.join"
+            "before factory.core.ranks.join"
         )
     if launched == 1:
         return

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from factory.errors import ArtifactError
-from factory.jsonl import read_records
-from factory.model_parts import move
+from factory.core.errors import ArtifactError
+from factory.core.jsonl import read_records
+from factory.core.ranks import whole_weights
+from factory.core.records import Record
+from factory.models.parts import move
 from factory.preferences.reading import response_ids
-from factory.ranks import whole_weights
-from factory.records import Record
-from factory.templates import open_tokenizer
+from factory.text.templates import open_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

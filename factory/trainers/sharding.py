@@ -7,9 +7,9 @@ from accelerate.utils.constants import FSDP_MODEL_NAME
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
-from factory.errors import EngineError
-from factory.machine import Machine
-from factory.ranks import this_rank
+from factory.core.errors import EngineError
+from factory.core.machine import Machine
+from factory.core.ranks import this_rank
 
 
 def set_reduction(trainer: Trainer, machine: Machine) -> None:

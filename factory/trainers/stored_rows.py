@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
-from factory.errors import ArtifactError
-from factory.files import fsync, naming, note
+from factory.core.errors import ArtifactError
+from factory.core.files import fsync, naming, note
 from factory.trainers.rows import IGNORED, Row
 from factory.trainers.unchanged import remember, require_unchanged, sums
 

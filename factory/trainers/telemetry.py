@@ -13,9 +13,9 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from factory.context import Context
-from factory.errors import EngineError
-from factory.jsonl import append_rows
+from factory.core.context import Context
+from factory.core.errors import EngineError
+from factory.core.jsonl import append_rows
 
 Logs = Mapping[str, float]
 

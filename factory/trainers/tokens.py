@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import AddedToken, Tokenizer
 
-from factory.errors import RecipeError
-from factory.model_parts import embedding_of, head_of
+from factory.core.errors import RecipeError
+from factory.models.parts import embedding_of, head_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

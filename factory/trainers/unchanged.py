@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from factory.artifacts import sha256_file
-from factory.errors import ArtifactError
-from factory.files import with_hash, without_hash, write_file
-from factory.jsonl import append_rows, recover_rows
+from factory.core.artifacts import sha256_file
+from factory.core.errors import ArtifactError
+from factory.core.files import with_hash, without_hash, write_file
+from factory.core.jsonl import append_rows, recover_rows
 from factory.trainers.marked import ROWS, read_marker
 
 

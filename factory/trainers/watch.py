@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factory.chat import PromptConfig, parse_completion
+from factory.core.jsonl import append_rows, read_records
+from factory.core.records import Problem, SamplingConfig, Verdict
+from factory.core.seeds import derive
 from factory.evaluation.measured import GroupRow, WatchRow, mean
 from factory.evaluation.statistics import consensus, mean_interval
 from factory.evaluation.summary import votes
 from factory.grading import GradeItem, GradingPool, check_ungradable
-from factory.jsonl import append_rows, read_records
-from factory.records import Problem, SamplingConfig, Verdict
 from factory.rewards import language_consistency
 from factory.sampling.sampler import Completion, Request, Sampler
-from factory.seeds import derive
+from factory.text.chat import PromptConfig, parse_completion
 from factory.trainers.unchanged import truncate_rows
 
 if TYPE_CHECKING:

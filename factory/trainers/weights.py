@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from factory.model_parts import causal_model
+from factory.models.parts import causal_model
 
 
 def gathered(tensor: Tensor) -> Tensor:

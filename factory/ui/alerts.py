@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from factory.artifacts import Artifact
-from factory.builds import is_alarm
-from factory.errors import RecipeError
-from factory.files import note
-from factory.pipeline import Observer
-from factory.plan import Step
-from factory.visible import visible
+from factory.building.builds import is_alarm
+from factory.building.pipeline import Observer
+from factory.building.plan import Step
+from factory.core.artifacts import Artifact
+from factory.core.errors import RecipeError
+from factory.core.files import note
+from factory.text.visible import visible
 
 TARGET = "FACTORY_ALERT"
 SPEND = "FACTORY_ALERT_SPEND"

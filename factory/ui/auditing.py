@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factory.errors import RecipeError
+from factory.core.errors import RecipeError
 from factory.ui.options import STORE, AsJson, Plugins, Store
 from factory.ui.verbs import errors_in_words, open_console, print_json
 
 if TYPE_CHECKING:
-    from factory.artifacts import Artifact
     from factory.auditing.audit import Audit, Settings
+    from factory.core.artifacts import Artifact
     from factory.ui.console import Console
 
 _SIGNS = re.compile(r"[^\w.-]+")
@@ -42,9 +42,9 @@ def audit(
     plugins: Plugins = None,
 ) -> None:
     """Look through a set of traces before training on it: faults, lengths, overlaps, licences."""
-    from factory.artifacts import MANIFEST
     from factory.auditing.audit import Settings
-    from factory.machine import Machine
+    from factory.core.artifacts import MANIFEST
+    from factory.core.machine import Machine
     from factory.ui.tables import resolve
 
     console, progress = open_console(), _Progress()
@@ -83,7 +83,7 @@ def _write(
 ) -> "Audit":
     from factory.auditing.audit import audit as look_through
     from factory.auditing.opened import of_artifact, of_files
-    from factory.files import write_file
+    from factory.core.files import write_file
     from factory.report.auditing import audit_page
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ class _Progress:
 
 def _show(audit: "Audit", console: "Console") -> None:
     """The page's numbers as a few lines."""
-    from factory.readable import count, percent
+    from factory.core.readable import count, percent
     from factory.ui.grid import columns, print_table
 
     rows: list[tuple[str, str, str]] = []

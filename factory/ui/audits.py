@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from factory.errors import RecipeError
+from factory.core.errors import RecipeError
 from factory.evaluation.audit import FILES, Row, audit
 from factory.evaluation.stored import Comparison, compare_stored
 from factory.grading.rows import grade_file

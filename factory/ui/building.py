@@ -7,18 +7,18 @@ from pathlib import Path
 
 import typer
 
-from factory import pipeline
-from factory.artifacts import Artifact, find
-from factory.builds import kept_build
-from factory.errors import EngineError
-from factory.fit import require_devices, require_fit
-from factory.launch.measure import resolve_matmul
-from factory.machine import Machine
-from factory.plan import Step, make_plan, missing
-from factory.pricing import Bill, record
-from factory.pruning import unneeded
-from factory.readable import plural
-from factory.recipe import Recipe
+from factory.building import pipeline
+from factory.building.builds import kept_build
+from factory.building.fit import require_devices, require_fit
+from factory.building.launch.measure import resolve_matmul
+from factory.building.plan import Step, make_plan, missing
+from factory.building.pricing import Bill, record
+from factory.building.pruning import unneeded
+from factory.building.recipe import Recipe
+from factory.core.artifacts import Artifact, find
+from factory.core.errors import EngineError
+from factory.core.machine import Machine
+from factory.core.readable import plural
 from factory.tracking.mirror import tracking
 from factory.ui.alerts import alerting
 from factory.ui.console import Console

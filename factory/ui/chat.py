@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from factory.artifacts import Artifact, verify
-from factory.chat import parse_completion, render, with_stops
-from factory.errors import ArtifactError
-from factory.machine import Machine
+from factory.core.artifacts import Artifact, verify
+from factory.core.errors import ArtifactError
+from factory.core.machine import Machine
+from factory.core.records import SamplingConfig
+from factory.core.seeds import derive
 from factory.publish.template import stored_prompt
-from factory.records import SamplingConfig
-from factory.seeds import derive
-from factory.templates import open_tokenizer
+from factory.text.chat import parse_completion, render, with_stops
+from factory.text.templates import open_tokenizer
 from factory.ui.console import Console, Text
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, cast
 import typer
 from typer.core import TyperGroup
 
-from factory.visible import visible
+from factory.text.visible import visible
 
 if TYPE_CHECKING:
-    from factory.artifacts import Artifact
+    from factory.core.artifacts import Artifact
 
 _UNPRINTABLE = re.compile(r"[\\']|[^ -~]")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import typer
 
-from factory.errors import FactoryError
-from factory.shipped import named_file, shipped, shipped_names
-from factory.yaml12 import load_mapping
+from factory.core.errors import FactoryError
+from factory.core.shipped import named_file, shipped, shipped_names
+from factory.core.yaml12 import load_mapping
 
 STORE = Path("artifacts")
 """Where artifacts are kept if nothing else is typed."""

@@ -15,7 +15,7 @@ from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.style import Style
 
-from factory.visible import visible
+from factory.text.visible import visible
 
 
 class Text(rich.text.Text):

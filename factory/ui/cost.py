@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from factory.building.fit import misfits, rank_faults
+from factory.building.plan import Step, missing
+from factory.building.pricing import Bill, Row, bill
+from factory.core.machine import Machine
+from factory.core.readable import count, duration
 from factory.cost.flows import COMPLETION_SHARE, COMPLETION_TOKENS, RL_SHARE
-from factory.fit import misfits, rank_faults
-from factory.machine import Machine
-from factory.plan import Step, missing
-from factory.pricing import Bill, Row, bill
-from factory.readable import count, duration
 from factory.ui.console import Console, Text
 from factory.ui.grid import Column, print_table
 from factory.ui.measuring import Measuring

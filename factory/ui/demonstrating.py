@@ -5,10 +5,10 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any
 
-from factory.errors import ArtifactError
-from factory.files import write_file
-from factory.readable import duration, percent, plural, point_span, points
-from factory.shipped import PACKAGE
+from factory.core.errors import ArtifactError
+from factory.core.files import write_file
+from factory.core.readable import duration, percent, plural, point_span, points
+from factory.core.shipped import PACKAGE
 from factory.ui.options import STORE, AsJson, Store
 from factory.ui.verbs import errors_in_words, open_console, print_json, say_next
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from factory.report.difference import SAME_ANSWERS, Difference, difference, open_report
+from factory.text.visible import visible_json
 from factory.ui.console import Console, Text
 from factory.ui.grid import Column, columns, print_table
-from factory.visible import visible_json
 
 SHOWN = 60
 """Characters of a setting's value."""

@@ -10,12 +10,12 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 
-from factory.artifacts import Artifact
-from factory.plan import Step
-from factory.readable import duration
+from factory.building.plan import Step
+from factory.core.artifacts import Artifact
+from factory.core.readable import duration
+from factory.text.visible import visible_json
 from factory.ui.console import Console, Text
 from factory.ui.outlook import TimeLeft
-from factory.visible import visible_json
 
 PLAIN_SECONDS = 15.0
 BAR_WIDTH, FULL_WIDTH = 76, 140

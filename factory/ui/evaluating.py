@@ -50,7 +50,7 @@ def evaluate(
 ) -> None:
     """Evaluate models on a suite of benchmarks; what is measured already is not measured again."""
     console = begin(f"suite {suite}", stderr=as_json)
-    from factory.recipe import load_machine
+    from factory.building.recipe import load_machine
     from factory.ui.building import build_and_report
     from factory.ui.evaluation import evaluation_fields, evaluation_of, show_evaluation
 

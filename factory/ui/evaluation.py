@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.artifacts import MANIFEST, Artifact, check_files, find, open_artifact, verify
-from factory.errors import RecipeError
-from factory.plan import make_plan
-from factory.recipe import MACHINE_KEY, Recipe
-from factory.suite import (
+from factory.building.plan import make_plan
+from factory.building.recipe import MACHINE_KEY, Recipe
+from factory.building.suite import (
     PROTOCOL_KEY,
     Suite,
     endpoint_source,
@@ -20,6 +18,8 @@ from factory.suite import (
     load_suite,
     stage_name,
 )
+from factory.core.artifacts import MANIFEST, Artifact, check_files, find, open_artifact, verify
+from factory.core.errors import RecipeError
 from factory.ui.console import Console, Text
 from factory.ui.tables import lookup
 

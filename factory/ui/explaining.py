@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from factory.readable import plural
+from factory.core.readable import plural
 from factory.ui.commands import command_line
 from factory.ui.options import AsJson, Overrides, Plugins
 from factory.ui.verbs import errors_in_words, open_console, print_json, say_next
@@ -26,9 +26,9 @@ def why(
     plugins: Plugins = None,
 ) -> None:
     """Say why a setting is what it is: value, default, source, and the claims that hang on it."""
+    from factory.building.why import why as reason_of
     from factory.ui.console import Text
     from factory.ui.grid import columns, print_table
-    from factory.why import why as reason_of
 
     console = open_console()
     reason = reason_of(recipe, setting, overrides or [])

@@ -34,8 +34,8 @@ def publish(
 
     With --private it is for your own use: what the gate would refuse for others is named instead.
     """
+    from factory.building.recipe import load_machine
     from factory.publish.folder import target_of
-    from factory.recipe import load_machine
     from factory.ui.publishing import publish as publish_artifact
     from factory.ui.publishing import stated_licences
     from factory.ui.tables import resolve

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from factory.errors import RecipeError
-from factory.files import write_file
-from factory.readable import percent, plural, span
+from factory.core.errors import RecipeError
+from factory.core.files import write_file
+from factory.core.readable import percent, plural, span
 from factory.ui.options import STORE, AsJson, Store
 from factory.ui.verbs import errors_in_words, open_console, print_json
 

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import typer
 
-from factory.errors import EngineError
+from factory.core.errors import EngineError
 from factory.ui.options import AsJson, MachinePath
 from factory.ui.verbs import errors_in_words, open_console, print_json, say_next
 
@@ -26,8 +26,8 @@ def setup() -> None:
 def doctor(machine: MachinePath = None, as_json: AsJson = False) -> None:
     """Examine this machine: what is there, what is missing, and what to do about it; with --machine
     also whether it is what a machine file says."""
-    from factory.doctor import examine
-    from factory.recipe import load_machine
+    from factory.building.recipe import load_machine
+    from factory.doctor.checks import examine
     from factory.ui.tables import show_findings
 
     console = open_console()

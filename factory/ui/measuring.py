@@ -1,8 +1,8 @@
 """What is said before and after the seconds in which a processor is measured."""
 
-from factory.machine import Machine
-from factory.pricing import Bill
-from factory.readable import duration, plural
+from factory.building.pricing import Bill
+from factory.core.machine import Machine
+from factory.core.readable import duration, plural
 from factory.ui.console import Console
 
 

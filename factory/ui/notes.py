@@ -20,7 +20,7 @@ class Notes(logging.Handler):
 
 
 def print_notes() -> None:
-    """Print from now on what `factory.files.note` is given; a command begins."""
+    """Print from now on what `factory.core.files.note` is given; a command begins."""
     logger = logging.getLogger("factory")
     handlers = [handler for handler in logger.handlers if isinstance(handler, Notes)]
     for handler in handlers:

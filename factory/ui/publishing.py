@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from factory.artifacts import Artifact, sha256_file
-from factory.errors import RecipeError
-from factory.machine import Machine
+from factory.core.artifacts import Artifact, sha256_file
+from factory.core.errors import RecipeError
+from factory.core.machine import Machine
+from factory.core.readable import size
 from factory.publish.folder import Outcome, Target, is_written, refused
 from factory.publish.folder import publish as write
 from factory.publish.hub import upload
 from factory.publish.lineage import LINEAGE, faults, places_of, read_lineage
-from factory.readable import size
 from factory.ui.console import Console, Text
 from factory.ui.grid import columns, print_table
 

@@ -6,7 +6,7 @@ from typing import Annotated, cast
 import typer
 from typer.core import TyperGroup
 
-from factory.errors import RecipeError
+from factory.core.errors import RecipeError
 from factory.ui.options import AsJson, Plugins
 from factory.ui.verbs import errors_in_words, open_console
 
@@ -20,8 +20,8 @@ def reference(
     plugins: Plugins = None,
 ) -> None:
     """Write every setting, every name and every command, from the docstrings, as Markdown."""
-    from factory.files import write_file
-    from factory.reference import reference as written
+    from factory.core.files import write_file
+    from factory.ui.reference import reference as written
 
     text = written(cast(TyperGroup, context.find_root().command))
     if out is None:
@@ -36,7 +36,7 @@ def reference(
 @errors_in_words
 def list_plugins(as_json: AsJson = False, plugins: Plugins = None) -> None:
     """List what a recipe may name behind each door: the factory's, packages' and files' rows."""
-    from factory.registry import open_doors
+    from factory.core.registry import open_doors
     from factory.ui.tables import show_doors
 
     open_doors()
@@ -48,7 +48,7 @@ def explain(
     context: typer.Context, verb: Annotated[str, typer.Argument(help="All without it.")] = ""
 ) -> None:
     """Show the help of a command, as `factory COMMAND -h` does."""
-    from factory.edges import near_keys
+    from factory.building.edges import near_keys
 
     root = context.find_root()
     commands = cast(TyperGroup, root.command).commands

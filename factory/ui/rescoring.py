@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from factory.records import Verdict
-from factory.rescore import rescore
+from factory.auditing.rescore import rescore
+from factory.core.records import Verdict
 from factory.ui.console import Console, Text
 from factory.ui.grid import columns, print_table
 from factory.ui.tables import resolve

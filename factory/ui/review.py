@@ -5,14 +5,12 @@ from pathlib import Path
 
 import click
 
-from factory.artifacts import Artifact, find
-from factory.chat import OutputForm
-from factory.errors import ArtifactError, RecipeError
-from factory.lint import lint
-from factory.plan import make_plan
-from factory.recipe import load_recipe
-from factory.records import Trace
-from factory.review import (
+from factory.building.plan import make_plan
+from factory.building.recipe import load_recipe
+from factory.core.artifacts import Artifact, find
+from factory.core.errors import ArtifactError, RecipeError
+from factory.core.records import Trace
+from factory.preferences.review import (
     REASONS,
     Decision,
     Pass,
@@ -24,9 +22,11 @@ from factory.review import (
     record,
 )
 from factory.stages.review import ReviewConfig
+from factory.text.chat import OutputForm
+from factory.text.lint import lint
+from factory.text.visible import visible
 from factory.ui.console import Console, Text
 from factory.ui.tables import resolve
-from factory.visible import visible
 
 THOUGHTS, ENDING = "=== thoughts ===", "=== answer ==="
 RECIPES = (".yaml", ".yml", ".json")

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from factory.artifacts import Artifact, find
-from factory.errors import RecipeError
+from factory.core.artifacts import Artifact, find
+from factory.core.errors import RecipeError
 from factory.evaluation.compare import Comparison, compare, is_apart
 from factory.evaluation.frontier import CurvePoint, curves, read_spent
 from factory.evaluation.paired import advice

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from factory.errors import RecipeError
+from factory.core.errors import RecipeError
 from factory.ui.commands import command_line
 from factory.ui.options import RecipePath
 from factory.ui.verbs import errors_in_words, open_console, say_next
@@ -31,9 +31,9 @@ def init(
 
     factory init mine --traces traces.jsonl --student embedded
     """
-    from factory.drafting import draft
-    from factory.pinning import open_revisions
-    from factory.recipe import load_machine, load_recipe
+    from factory.building.drafting import draft
+    from factory.building.pinning import open_revisions
+    from factory.building.recipe import load_machine, load_recipe
 
     load_machine(Path(machine) if machine else None)
     console, target = open_console(), Path(f"{name}.yaml")
@@ -65,9 +65,9 @@ def pin(
 ) -> None:
     """Write the commits of hub models and data sets that a recipe, what it extends or a suite
     leaves open into their files."""
-    from factory.pinning import open_revisions, pinned
-    from factory.recipe import existing_file
-    from factory.shipped import PACKAGE, shipped
+    from factory.building.pinning import open_revisions, pinned
+    from factory.building.recipe import existing_file
+    from factory.core.shipped import PACKAGE, shipped
 
     console, file = open_console(), existing_file(recipe, shipped("recipes"))
     gaps = open_revisions(file)

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factory.errors import RecipeError
-from factory.readable import plural, size
+from factory.core.errors import RecipeError
+from factory.core.readable import plural, size
 from factory.ui.commands import command_line
 from factory.ui.options import STORE, AsJson, Plugins, Store
 from factory.ui.verbs import errors_in_words, open_console, print_json, say_next
 
 if TYPE_CHECKING:
-    from factory.artifacts import Artifact
-    from factory.attempts import Attempt
-    from factory.plan import Step
-    from factory.pruning import Candidate
+    from factory.building.attempts import Attempt
+    from factory.building.plan import Step
+    from factory.building.pruning import Candidate
+    from factory.core.artifacts import Artifact
     from factory.ui.console import Console
 
 DAY = 86_400.0
@@ -31,8 +31,8 @@ def list_artifacts(
     store: Store = STORE,
 ) -> None:
     """List all artifacts, oldest first, then what is being made, failed or was stopped."""
-    from factory.artifacts import PRUNED, open_artifact, survey
-    from factory.attempts import attempts, folder_size
+    from factory.building.attempts import attempts, folder_size
+    from factory.core.artifacts import PRUNED, open_artifact, survey
 
     console = open_console()
     intact, broken = survey(store)
@@ -140,7 +140,7 @@ def prune(
 
     Without --keep nothing that is finished goes. With it, everything that no kept recipe needs.
     """
-    from factory.pruning import candidates
+    from factory.building.pruning import candidates
 
     console = open_console()
     if intermediates and not keep:
@@ -163,8 +163,8 @@ def prune(
 
 
 def _plan_of(name: str) -> "tuple[Step, ...]":
-    from factory.plan import make_plan
-    from factory.recipe import load_recipe
+    from factory.building.plan import make_plan
+    from factory.building.recipe import load_recipe
 
     path = Path(name)
     return make_plan(load_recipe(path / "recipe.json" if path.is_dir() else path))
@@ -179,7 +179,7 @@ def _seconds(text: str) -> float:
 
 
 def _is_removed(row: "Candidate", store: Path, console: "Console") -> bool:
-    from factory.pruning import remove
+    from factory.building.pruning import remove
 
     if remove(row, store):
         return True

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factory.errors import RecipeError
+from factory.core.errors import RecipeError
 from factory.ui.commands import command_line
 from factory.ui.options import (
     STORE,
@@ -22,8 +22,8 @@ from factory.ui.options import (
 from factory.ui.verbs import begin, errors_in_words, say_next
 
 if TYPE_CHECKING:
-    from factory.machine import Machine
-    from factory.recipe import Recipe
+    from factory.building.recipe import Recipe
+    from factory.core.machine import Machine
 
 FOLDER = "slurm"
 
@@ -45,8 +45,8 @@ def submit(
 ) -> None:
     """Hand the build of a recipe to Slurm, as one job that goes on by itself after every stop."""
     console = begin(recipe)
-    from factory.recipe import load_machine, load_recipe
-    from factory.slurm import submit as hand_over
+    from factory.building.recipe import load_machine, load_recipe
+    from factory.core.slurm import submit as hand_over
 
     settings = load_machine(machine, overrides or [])
     if settings.slurm is None:
@@ -76,12 +76,12 @@ def write_script(
 
     RecipeError for all that the build would refuse before it makes anything.
     """
-    from factory.files import write_file
-    from factory.fit import require_fit
-    from factory.pipeline import check_store
-    from factory.plan import checked_plan, missing
-    from factory.pricing import bill
-    from factory.slurm import batch_script
+    from factory.building.fit import require_fit
+    from factory.building.pipeline import check_store
+    from factory.building.plan import checked_plan, missing
+    from factory.building.pricing import bill
+    from factory.core.files import write_file
+    from factory.core.slurm import batch_script
 
     plan = checked_plan(recipe, until=until)
     gaps = missing(plan)

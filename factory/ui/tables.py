@@ -4,14 +4,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from factory.artifacts import MANIFEST, Artifact, check_files, find, open_artifact, survey
-from factory.doctor import Finding
-from factory.errors import ArtifactError
-from factory.files import note
-from factory.plan import Step, missing, outlooks
-from factory.pruning import unneeded
-from factory.records import ArtifactKind, Trace
-from factory.registry import DOORS
+from factory.building.plan import Step, missing, outlooks
+from factory.building.pruning import unneeded
+from factory.core.artifacts import MANIFEST, Artifact, check_files, find, open_artifact, survey
+from factory.core.errors import ArtifactError
+from factory.core.files import note
+from factory.core.records import ArtifactKind, Trace
+from factory.core.registry import DOORS
+from factory.doctor.checks import Finding
 from factory.ui.console import Console, Text
 from factory.ui.grid import Column, print_table
 from factory.ui.verbs import print_json

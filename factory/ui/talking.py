@@ -17,8 +17,8 @@ def chat(
     store: Store = STORE,
 ) -> None:
     """Talk to a checkpoint in the terminal; its thinking is shown dimmed."""
-    from factory.recipe import load_machine
-    from factory.records import SamplingConfig
+    from factory.building.recipe import load_machine
+    from factory.core.records import SamplingConfig
     from factory.ui.chat import chat as run_chat
     from factory.ui.tables import resolve
 
@@ -35,8 +35,8 @@ def serve(
     store: Store = STORE,
 ) -> None:
     """Serve a checkpoint with vLLM's OpenAI-compatible interface, on this machine only."""
+    from factory.building.recipe import load_machine
     from factory.publish.serve import serve as run_server
-    from factory.recipe import load_machine
     from factory.ui.tables import resolve
 
     status = run_server(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 
-from factory.errors import REPAIRABLE, FactoryError
+from factory.core.errors import REPAIRABLE, FactoryError
+from factory.text.visible import visible_json
 from factory.ui.notes import print_notes
-from factory.visible import visible_json
 
 if TYPE_CHECKING:
     from factory.ui.console import Console
@@ -31,7 +31,7 @@ def errors_in_words(verb: Callable[P, None]) -> Callable[P, None]:
         try:
             files = kwargs.get("plugins")
             if isinstance(files, list):
-                from factory.plugin_files import load_plugins
+                from factory.core.plugin_files import load_plugins
 
                 load_plugins(files)
             verb(*args, **kwargs)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from factory.errors import RecipeError
+from factory.core.errors import RecipeError
 from factory.ui.commands import command_line
 from factory.ui.options import STORE, Overrides, Store
 from factory.ui.verbs import errors_in_words, open_console
@@ -43,7 +43,7 @@ def watch(
 
     recipe, desk = None, None
     if what is not None and what.is_file():
-        from factory.recipe import load_recipe
+        from factory.building.recipe import load_recipe
 
         recipe = load_recipe(what, overrides or []).name
     elif what is not None:

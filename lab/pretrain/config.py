@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from factory.records import Beta
+from factory.core.records import Beta
 from factory.stages.stage import StageConfig
 from lab.corpus import CorpusConfig
 

@@ -13,7 +13,7 @@ import torch
 from torch.optim import AdamW, Muon, Optimizer
 from transformers import PreTrainedModel
 
-from factory.model_parts import embedding_of, head_of
+from factory.models.parts import embedding_of, head_of
 
 
 class MuonWithAdamW(Optimizer):

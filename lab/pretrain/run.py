@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from factory.artifacts import Artifact, Inputs
-from factory.context import Context, Metrics
+from factory.core.artifacts import Artifact, Inputs
+from factory.core.context import Context, Metrics
+from factory.core.jsonl import recover_rows
 from factory.cost.context import CostContext, Model, StageCost
 from factory.cost.shapes import Shape
 from factory.cost.work import training_work
-from factory.jsonl import recover_rows
 from factory.stages.stage import (
     OWN_LICENCE,
     Fields,

@@ -13,13 +13,13 @@ from transformers import (
     TrainingArguments,
 )
 
-from factory.context import Context
+from factory.core.context import Context
 from factory.cpu.attention import TWO_PRODUCTS
+from factory.models.transformers4 import write_tokenizer_fields
 from factory.trainers.arguments import trainer_arguments
 from factory.trainers.checkpoints import CompleteCheckpoints
 from factory.trainers.running import run_trainer
 from factory.trainers.telemetry import Logs, Telemetry
-from factory.transformers4 import write_tokenizer_fields
 from lab.corpus import CorpusConfig, documents
 from lab.pretrain.config import SPARSE_SAVES, PretrainConfig
 from lab.pretrain.muon import MuonWithAdamW

@@ -11,7 +11,7 @@ import pytest
 from chromium import Page
 from report_example import HOSTILE, Build, evaluation, jsonl, trace
 
-from factory.records import EvalSample, Problem, Verdict
+from factory.core.records import EvalSample, Problem, Verdict
 from factory.report.build import Build as Report
 from factory.report.build import build
 from factory.report.render import write

@@ -10,11 +10,11 @@ import pytest
 from live_server import TOKEN, Server, open_page
 from report_example import HOSTILE, trace
 
-from factory.chat import completion_text
+from factory.core.records import Trace
 from factory.live.desk import Desk
 from factory.live.server import application
-from factory.records import Trace
-from factory.review import Queue, key, recorded
+from factory.preferences.review import Queue, key, recorded
+from factory.text.chat import completion_text
 
 pytestmark = [
     pytest.mark.browser,

@@ -25,15 +25,15 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from factory.context import Context
-from factory.machine import Machine
-from factory.records import SamplingConfig
+from factory.core.context import Context
+from factory.core.machine import Machine
+from factory.core.records import SamplingConfig
+from factory.models.tiny import byte_tokenizer
 from factory.sampling import Completion, Request
 from factory.sampling.sampler import OnEnd, nobody
 from factory.stages.distill.config import DistillConfig
 from factory.stages.distill.texts import Planned
 from factory.stages.distill.trainer import Engine, OnPolicyTrainer, make_trainer
-from factory.tiny import byte_tokenizer
 from factory.trainers.phases import PhaseClock
 
 EXACT = 1e-6

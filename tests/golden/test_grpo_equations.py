@@ -14,13 +14,13 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from factory.context import Context
-from factory.machine import Machine
+from factory.core.context import Context
+from factory.core.machine import Machine
+from factory.models.tiny import save_tiny_model
 from factory.rewards import totals
 from factory.stages.grpo.arguments import training_arguments
 from factory.stages.grpo.config import GrpoConfig
 from factory.stages.grpo.trainer import FactoryGrpoTrainer
-from factory.tiny import save_tiny_model
 
 TOLERANCE = 1e-6
 """For numbers that are worked out by hand, to seven digits."""

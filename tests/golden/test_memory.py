@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from factory.building.fit import rank_faults
+from factory.building.plan import make_plan
+from factory.building.pricing import bill
+from factory.building.recipe import load_machine, recipe_from
 from factory.cost.memory import GIB, Held, activations, drawing, states, total, training
 from factory.cost.shapes import HUB, Shape
-from factory.fit import rank_faults
-from factory.plan import make_plan
-from factory.pricing import bill
-from factory.recipe import load_machine, recipe_from
 
 TOKENS = 32_768
 SHARDS = (0, 8, 16)

@@ -32,8 +32,8 @@ from transformers.training_args import ParallelMode
 
 from factory.cpu import packed_logprobs
 from factory.cpu.packed import Group, pack_groups
+from factory.models.tiny import save_tiny_model
 from factory.stages.grpo.trainer import FactoryGrpoTrainer, plain_pass_reason
-from factory.tiny import save_tiny_model
 from factory.trainers.lora import LoraConfig
 from factory.trainers.weights import policy_weights
 

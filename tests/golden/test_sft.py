@@ -10,12 +10,12 @@ import pytest
 import torch
 from doubles import CLOSE
 
-from factory.context import Context
+from factory.core.context import Context
+from factory.core.machine import Machine
 from factory.cpu.completion_loss import completion_loss
-from factory.machine import Machine
+from factory.models.tiny import byte_tokenizer, tiny_model
 from factory.stages.sft.config import SftConfig
 from factory.stages.sft.trainer import CompletionTrainer, learning_rate_share, make_trainer
-from factory.tiny import byte_tokenizer, tiny_model
 from factory.trainers.lora import LoraConfig
 from factory.trainers.rows import IGNORED, Row
 from factory.trainers.stored_rows import StoredRows

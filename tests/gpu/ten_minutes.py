@@ -230,9 +230,9 @@ def build(
     store: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """`factory build` of a recipe with a random base; figures of its last stage."""
-    from factory.artifacts import open_artifact
-    from factory.interpreter import program_command
-    from factory.pricing import recorded
+    from factory.building.pricing import recorded
+    from factory.core.artifacts import open_artifact
+    from factory.core.interpreter import program_command
 
     base = {"kind": "model", "source": {"type": "local", "path": str(ground.model(shape))}}
     recipe, settings = ground.folder / "recipe.json", ground.folder / "machine.json"
@@ -277,8 +277,8 @@ def write_model(
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from factory.tiny import byte_tokenizer
-    from factory.transformers4 import write_tokenizer_fields
+    from factory.models.tiny import byte_tokenizer
+    from factory.models.transformers4 import write_tokenizer_fields
 
     hidden, forward, layers, heads, shared, vocabulary, is_tied = shape
     config = Qwen2Config(

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from factory.artifacts import open_artifact
-from factory.machine import Machine
-from factory.pipeline import build
-from factory.plan import make_plan
-from factory.recipe import load_recipe
+from factory.building.pipeline import build
+from factory.building.plan import make_plan
+from factory.building.recipe import load_recipe
+from factory.core.artifacts import open_artifact
+from factory.core.machine import Machine
 
 pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from passes import (
     with_old_and_reference,
 )
 
-from factory.machine import Machine
+from factory.core.machine import Machine
 
 pytestmark = pytest.mark.gpu
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from fine_tuning import ROWS, config, make_inputs, stage, trace
 
-from factory.artifacts import Inputs
+from factory.core.artifacts import Inputs
 
 
 @pytest.fixture(scope="session")

@@ -96,11 +96,10 @@ def test_the_bench_of_long_tails_draws_the_same_lengths_in_both_ways() -> None:
 
 def test_a_side_of_a_bench_finds_its_neighbours_under_the_settings_of_a_worker() -> None:
     """They leave a script's own folder out of what it imports from."""
-    script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import sides; from factory.machine import "
-    )
+    script = "import sys; sys.path.insert(0, sys.argv[1]); import sides; "
     script += (
-        "Machine, environment; print(sides.run_alone(sys.argv[2], [], environment(Machine()), "
+        "from factory.core.machine import Machine, environment; "
+        "print(sides.run_alone(sys.argv[2], [], environment(Machine()), "
     )
     script += "title='side'))"
     with tempfile.TemporaryDirectory() as folder:

@@ -11,8 +11,8 @@ from lm_eval.evaluator import evaluate as stock_evaluate
 from lm_eval.tasks import TaskManager
 from test_harness import Bench, bench, model, problems, tagged
 
+from factory.core.records import Problem, SamplingConfig
 from factory.problems.benchmark import BENCHMARKS, benchmark_problems
-from factory.records import Problem, SamplingConfig
 from factory.stages.evaluate import EVALS, PROBLEMS_VERSION, TEMPLATE, BenchmarkConfig
 
 __all__ = ["bench", "model", "problems"]

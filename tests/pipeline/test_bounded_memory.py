@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from fine_tuning import sealed, trace
 
-from factory.artifacts import Inputs
-from factory.chat import PromptConfig
-from factory.context import Context
-from factory.jsonl import write_records
-from factory.machine import Machine
-from factory.records import Trace
+from factory.core.artifacts import Inputs
+from factory.core.context import Context
+from factory.core.jsonl import write_records
+from factory.core.machine import Machine
+from factory.core.records import Trace
+from factory.models.tiny import byte_tokenizer
 from factory.stages import mix, select
-from factory.tiny import byte_tokenizer
+from factory.text.chat import PromptConfig
 from factory.trainers.rows import AT_ONCE, IGNORED, Row, token_rows, tokenise
 from factory.trainers.stored_rows import StoredRows, stored_rows
 

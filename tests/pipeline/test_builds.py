@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from building import SMOKE, Build, sealed
 
-from factory.artifacts import verify
-from factory.plan import make_plan
-from factory.recipe import load_recipe
+from factory.building.plan import make_plan
+from factory.building.recipe import load_recipe
+from factory.core.artifacts import verify
 
 ARCHITECTURES = ("llama", "qwen2")
 SLOWER = "stages.student.learning_rate=1e-4"

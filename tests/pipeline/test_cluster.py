@@ -20,16 +20,16 @@ from tempting import tempting
 from trace_runs import Run, Script, Stepper, inputs_of
 from two_nodes import DEATHS, NODE, Patient, Refusing, Scripted, Stepping, two_nodes
 
-from factory.artifacts import Inputs
-from factory.context import Metrics
-from factory.engines import Cluster
-from factory.errors import EngineError
+from factory.core.artifacts import Inputs
+from factory.core.context import Metrics
+from factory.core.engines import Cluster
+from factory.core.errors import EngineError
+from factory.models.tiny import save_tiny_model
 from factory.sampling import cluster
 from factory.sampling.engine import Engine
 from factory.sampling.kept import Kept
 from factory.sampling.nodes import Nodes
 from factory.stages.generate import run as generate
-from factory.tiny import save_tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -319,9 +319,9 @@ import os, sys
 from pathlib import Path
 from trace_runs import Script
 from two_nodes import Scripted
-from factory.engines import Cluster
-from factory.machine import Machine
-from factory.records import SamplingConfig
+from factory.core.engines import Cluster
+from factory.core.machine import Machine
+from factory.core.records import SamplingConfig
 from factory.sampling import Request, cluster
 
 cluster.Engine = Scripted

@@ -12,17 +12,17 @@ from test_grpo_stage import PROBLEMS, artifact, digests
 from test_sft_stage import trace
 from transformers import AutoModelForCausalLM
 
-from factory.artifacts import Inputs
-from factory.context import Context
-from factory.errors import EngineError, RecipeError
-from factory.jsonl import write_records
-from factory.machine import Machine
+from factory.core.artifacts import Inputs
+from factory.core.context import Context
+from factory.core.errors import EngineError, RecipeError
+from factory.core.jsonl import write_records
+from factory.core.machine import Machine
+from factory.models.tiny import byte_tokenizer, save_tiny_model, tiny_model
 from factory.sampling.transformers import TransformersSampler
 from factory.stages.distill import STAGE, trainer
 from factory.stages.distill.config import DistillConfig
 from factory.stages.distill.texts import plan_texts
 from factory.stages.distill.trainer import load_teacher
-from factory.tiny import byte_tokenizer, save_tiny_model, tiny_model
 
 MACHINE = Machine(device="cpu", engine="transformers", threads=1, checkpoint_steps=2, micro_batch=2)
 STEPS, PROMPTS, OWN, LIMIT = 5, 4, 3, 64

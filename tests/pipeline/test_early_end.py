@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from test_harness import Bench, bench, contents, dies_after, half_right, model, problems
 
-from factory.artifacts import Artifact
+from factory.core.artifacts import Artifact
+from factory.core.records import EarlyStop
 from factory.evaluation.statistics import sampling_half_width
-from factory.records import EarlyStop
 
 __all__ = ["bench", "model", "problems"]
 """Fixtures of the harness's tests."""

@@ -9,10 +9,10 @@ from click.testing import Result
 from endpoint_server import Body, Fault, serving
 from typer.testing import CliRunner
 
-from factory import suite
+from factory.building import suite
 from factory.cli import app
-from factory.jsonl import read_records
-from factory.records import Score, Trace
+from factory.core.jsonl import read_records
+from factory.core.records import Score, Trace
 
 pytestmark = pytest.mark.usefixtures("warm_builds")
 

@@ -9,11 +9,11 @@ from click.testing import Result
 from namespaces import needs_namespaces
 from typer.testing import CliRunner
 
-from factory import suite
+from factory.building import suite
 from factory.cli import app
-from factory.jsonl import read_records
-from factory.records import Score
-from factory.tiny import save_tiny_model
+from factory.core.jsonl import read_records
+from factory.core.records import Score
+from factory.models.tiny import save_tiny_model
 
 pytestmark = pytest.mark.usefixtures("warm_builds")
 

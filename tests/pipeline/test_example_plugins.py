@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from building import ROOT, Build
 
-from factory.artifacts import open_artifact
-from factory.recipe import load_recipe
-from factory.registry import DOORS, open_doors
+from factory.building.recipe import load_recipe
+from factory.core.artifacts import open_artifact
+from factory.core.registry import DOORS, open_doors
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SHORT = ROOT / "examples" / "short.py"
@@ -92,7 +92,7 @@ def test_an_example_is_short_and_imports_the_public_names_alone(path: Path) -> N
 
 @pytest.mark.usefixtures("fresh_doors")
 def test_there_is_an_example_of_every_door() -> None:
-    from factory.plugin_files import load_plugins, rows_of
+    from factory.core.plugin_files import load_plugins, rows_of
 
     open_doors()
     rows = {id(row) for file in load_plugins(EXAMPLES) for row in rows_of(file)}

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from test_grpo_stage import config, make_inputs, run_stage
 
+from factory.core.records import Verdict
 from factory.grading import GradingPool
-from factory.records import Verdict
 
 CANARIES = {"canaries": 5, "steps": 2, "rewards": ({"name": "accuracy"}, {"name": "format"})}
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from test_grpo_stage import config, digests, make_inputs, run_stage
 
-from factory.artifacts import Inputs
+from factory.core.artifacts import Inputs
 from factory.evaluation.statistics import Interval
 from factory.stages.grpo import watch
 from factory.stages.grpo.early_stop import EarlyStop

@@ -9,17 +9,17 @@ import pytest
 from pydantic import ValidationError
 from test_grpo_stage import MACHINE, artifact, config, digests, make_inputs, run_stage
 
-from factory.artifacts import Inputs
-from factory.chat import parse
-from factory.errors import DataError, RecipeError
-from factory.jsonl import write_records
-from factory.records import Problem
+from factory.core.artifacts import Inputs
+from factory.core.errors import DataError, RecipeError
+from factory.core.jsonl import write_records
+from factory.core.records import Problem
+from factory.models.tiny import save_tiny_model
 from factory.rewards import GradedCompletion, RewardConfig, rule_components, totals
 from factory.stages.grpo import preference_rewards
 from factory.stages.grpo.config import GrpoConfig
 from factory.stages.grpo.preference_rewards import PreferenceRewards
 from factory.stages.grpo.train import planned_questions
-from factory.tiny import save_tiny_model
+from factory.text.chat import parse
 from factory.trainers.questions import question_order
 
 RULES = ({"name": "language"}, {"name": "format"})

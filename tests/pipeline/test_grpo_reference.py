@@ -9,8 +9,8 @@ import pytest
 import torch
 from test_grpo_stage import MACHINE, Events, config, make_inputs, run_stage
 
-from factory.artifacts import Inputs
-from factory.errors import EngineError
+from factory.core.artifacts import Inputs
+from factory.core.errors import EngineError
 from factory.stages.grpo import reference, rollouts
 from factory.stages.grpo.trainer import FactoryGrpoTrainer
 

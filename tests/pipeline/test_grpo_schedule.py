@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from test_grpo_stage import config, digests, killed_child, make_inputs, run_stage
 
-from factory.artifacts import Inputs
+from factory.core.artifacts import Inputs
 from factory.rewards.rules import overlong_penalty
 from factory.stages.grpo.trainer import FactoryGrpoTrainer
 

@@ -20,13 +20,14 @@ from doubles import CLOSE
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from warm import run_script
 
-from factory.artifacts import Artifact, Inputs, open_artifact, seal
-from factory.context import Context
-from factory.errors import EngineError, RecipeError
+from factory.core.artifacts import Artifact, Inputs, open_artifact, seal
+from factory.core.context import Context
+from factory.core.errors import EngineError, RecipeError
+from factory.core.jsonl import write_records
+from factory.core.machine import Machine
+from factory.core.records import ArtifactKind, Problem, Trace, Verdict
 from factory.grading import GradeItem, GradingPool
-from factory.jsonl import write_records
-from factory.machine import Machine
-from factory.records import ArtifactKind, Problem, Trace, Verdict
+from factory.models.tiny import save_tiny_model
 from factory.sampling.transformers import TransformersSampler
 from factory.stages.grpo import STAGE, pass_choice
 from factory.stages.grpo import train as grpo_run
@@ -35,7 +36,6 @@ from factory.stages.grpo.config import GrpoConfig
 from factory.stages.grpo.groups import GradedRow
 from factory.stages.grpo.kept import KeptRollouts
 from factory.stages.grpo.rollouts import Rollouts
-from factory.tiny import save_tiny_model
 from factory.trainers.questions import question_order
 
 MACHINE = Machine(device="cpu", engine="transformers", threads=1, checkpoint_steps=2)

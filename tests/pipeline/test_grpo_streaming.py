@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from test_grpo_stage import DYNAMIC, MACHINE, config, digests, make_inputs, run_stage
 
-from factory.machine import Machine
-from factory.records import SamplingConfig
+from factory.core.machine import Machine
+from factory.core.records import SamplingConfig
 from factory.sampling import Completion, Request
 from factory.sampling.sampler import OnEnd, nobody
 from factory.sampling.streams import Supply

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from test_grpo_stage import HELD_OUT, config, digests, killed_child, make_inputs, run_stage
 
 import factory.stages.grpo.kept as kept_module
-from factory.artifacts import Inputs
-from factory.jsonl import read_records
+from factory.core.artifacts import Inputs
+from factory.core.jsonl import read_records
 from factory.stages.grpo.watch import Watcher, WatchRow
 
 WATCH: dict[str, Any] = {"watch": {"problems": "sums", "every": 2, "samples": 3, "limit": 4}}

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from factory.artifacts import Artifact, Inputs, Manifest, seal
-from factory.chat import PromptConfig, render
-from factory.context import Context, stderr_context
-from factory.errors import DataError, EngineError, RecipeError
+from factory.core.artifacts import Artifact, Inputs, Manifest, seal
+from factory.core.context import Context, stderr_context
+from factory.core.errors import DataError, EngineError, RecipeError
+from factory.core.jsonl import read_records, write_records
+from factory.core.machine import Machine
+from factory.core.records import OUTCOMES, EvalSample, Problem, SamplingConfig, Score
 from factory.evaluation.compare import compare
-from factory.jsonl import read_records, write_records
-from factory.machine import Machine
-from factory.records import OUTCOMES, EvalSample, Problem, SamplingConfig, Score
+from factory.models.tiny import byte_tokenizer, save_tiny_model
 from factory.sampling.scripted import ScriptedSampler
 from factory.stages import evaluate
 from factory.stages.evaluate import EVALS, BenchmarkConfig, EvaluateConfig
-from factory.tiny import byte_tokenizer, save_tiny_model
+from factory.text.chat import PromptConfig, render
 
 PROBLEMS = [
     Problem(

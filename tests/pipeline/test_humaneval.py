@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from namespaces import needs_namespaces
 
+from factory.core.records import Problem, Verdict
 from factory.grading.code import grade_code
-from factory.records import Problem, Verdict
 
 pytestmark = needs_namespaces
 

@@ -25,10 +25,10 @@ from pathlib import Path
 import pytest
 from building import SMOKE, Build, sealed, wait_until_gone
 
-from factory.artifacts import Artifact
-from factory.files import without_hash
-from factory.plan import make_plan
-from factory.recipe import load_recipe
+from factory.building.plan import make_plan
+from factory.building.recipe import load_recipe
+from factory.core.artifacts import Artifact
+from factory.core.files import without_hash
 from factory.stages import STAGES
 
 LAST = "eval_cold"

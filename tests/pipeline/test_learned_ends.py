@@ -12,24 +12,24 @@ from test_grpo_stage import config as grpo_config
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
-from factory.artifacts import Inputs, open_artifact
-from factory.chat import PromptConfig
+from factory.building.plan import check_prompts, make_plan
+from factory.building.recipe import load_recipe
 from factory.cli import app
-from factory.context import Context
-from factory.errors import RecipeError
-from factory.jsonl import write_records
-from factory.machine import Machine
-from factory.plan import check_prompts, make_plan
+from factory.core.artifacts import Inputs, open_artifact
+from factory.core.context import Context
+from factory.core.errors import RecipeError
+from factory.core.jsonl import write_records
+from factory.core.machine import Machine
+from factory.models.tiny import CHAT_TEMPLATE, byte_tokenizer, save_tiny_model
 from factory.publish.folder import Target, publish, refused
 from factory.publish.gate import Subject, examine_settings
 from factory.publish.licences import Terms
-from factory.recipe import load_recipe
 from factory.sampling.ends import end_ids
 from factory.sampling.sampler import Completion
 from factory.sampling.transformers import TransformersSampler
 from factory.stages.grpo import train as grpo_run
 from factory.stages.grpo.trainer import FactoryGrpoTrainer
-from factory.tiny import CHAT_TEMPLATE, byte_tokenizer, save_tiny_model
+from factory.text.chat import PromptConfig
 from factory.trainers.rows import tokenise
 from tests import published
 from tests.fine_tuning import ROWS, config, sealed, stage, trace

@@ -12,12 +12,12 @@ from fine_tuning import MACHINE, config, sealed, stage
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from factory.artifacts import InputEntry, Inputs
-from factory.errors import RecipeError
-from factory.machine import Machine
+from factory.core.artifacts import InputEntry, Inputs
+from factory.core.errors import RecipeError
+from factory.core.machine import Machine
+from factory.models.tiny import save_tiny_model
 from factory.publish.export import write_adapters, write_weights
 from factory.stages.sft.config import SftConfig
-from factory.tiny import save_tiny_model
 from factory.trainers import lowmem as lora_module
 from factory.trainers import running
 from factory.trainers.adapters import open_policy

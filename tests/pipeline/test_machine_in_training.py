@@ -15,13 +15,13 @@ from test_sft_stage import config as sft_config
 from test_sft_stage import trace
 from transformers import TrainingArguments
 
-from factory.artifacts import Inputs
-from factory.context import Context
-from factory.jsonl import recover_rows, write_records
-from factory.machine import Machine
+from factory.core.artifacts import Inputs
+from factory.core.context import Context
+from factory.core.jsonl import recover_rows, write_records
+from factory.core.machine import Machine
+from factory.models.tiny import save_tiny_model
 from factory.stages import STAGES
 from factory.stages.reward_model.config import RewardModelConfig
-from factory.tiny import save_tiny_model
 from factory.trainers import running
 from factory.trainers.arguments import trainer_arguments
 from lab.pretrain.config import PretrainConfig

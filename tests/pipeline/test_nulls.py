@@ -13,16 +13,16 @@ from ifeval_gold import CONTRADICTORY, following
 from namespaces import needs_namespaces
 from test_harness import Bench, model, problems, tagged
 
-from factory.artifacts import Artifact, Inputs
-from factory.context import stderr_context
+from factory.building.suite import load_suite
+from factory.core.artifacts import Artifact, Inputs
+from factory.core.context import stderr_context
+from factory.core.jsonl import read_records
+from factory.core.machine import Machine
+from factory.core.records import Problem, SamplingConfig
 from factory.grading import grade, grade_lenient
-from factory.jsonl import read_records
-from factory.machine import Machine
 from factory.problems.bundled import BUNDLES, BundledSource, BundleName, supply
-from factory.records import Problem, SamplingConfig
 from factory.stages.evaluate import BenchmarkConfig
 from factory.stages.problems import STAGE, ProblemsConfig
-from factory.suite import load_suite
 
 __all__ = ["model", "problems"]
 """Fixtures of the harness's tests."""

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from namespaces import needs_namespaces
 
+from factory.core.records import Problem
 from factory.grading import usage, watching
 from factory.grading.code import grade_code
 from factory.grading.isolation import python_command
 from factory.grading.sandbox import Sandbox
 from factory.grading.watching import Finished, Limits
-from factory.records import Problem
 
 pytestmark = needs_namespaces
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from test_harness import Bench, model, problems, write_task
 
-from factory.artifacts import Artifact, Inputs
-from factory.context import stderr_context
-from factory.jsonl import read_records
-from factory.machine import Machine
-from factory.records import EvalSample
+from factory.core.artifacts import Artifact, Inputs
+from factory.core.context import stderr_context
+from factory.core.jsonl import read_records
+from factory.core.machine import Machine
+from factory.core.records import EvalSample
 from factory.stages import evaluate
 from factory.stages.evaluate import BenchmarkConfig, EvaluateConfig
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from factory.artifacts import Inputs
-from factory.context import Context
-from factory.machine import Machine
+from factory.core.artifacts import Inputs
+from factory.core.context import Context
+from factory.core.machine import Machine
 from lab.pretrain.config import PretrainConfig
 from lab.pretrain.run import run
 

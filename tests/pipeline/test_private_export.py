@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from factory.artifacts import Artifact
-from factory.chat import PromptConfig
-from factory.machine import Machine
+from factory.core.artifacts import Artifact
+from factory.core.machine import Machine
 from factory.publish.card import trace_writers
 from factory.publish.folder import Outcome, Target, publish
 from factory.publish.gate import Subject, as_gaps
 from factory.publish.licences import Terms
 from factory.publish.lineage import origins
 from factory.publish.running import examine_running, learned_questions
+from factory.text.chat import PromptConfig
 from tests import published
 
 MACHINE = Machine(device="cpu", engine="transformers")
@@ -80,7 +80,7 @@ def test_a_student_that_does_not_stop_or_think_has_a_gap(exported: Exported) -> 
 def test_a_folder_with_other_weights_is_refused_when_it_is_asked(
     exported: Exported, tmp_path: Path
 ) -> None:
-    from factory.tiny import tiny_model
+    from factory.models.tiny import tiny_model
 
     folder = shutil.copytree(exported.folder, tmp_path / "other")
     tiny_model("llama", seed=9).save_pretrained(folder)

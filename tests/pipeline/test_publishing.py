@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from factory.artifacts import Artifact
-from factory.chat import OutputForm, PromptConfig, Style, render
+from factory.building.plan import make_plan
+from factory.building.recipe import load_recipe
 from factory.cli import app
-from factory.errors import ArtifactError
-from factory.jsonl import write_records
-from factory.machine import Machine
-from factory.plan import make_plan
+from factory.core.artifacts import Artifact
+from factory.core.errors import ArtifactError
+from factory.core.jsonl import write_records
+from factory.core.machine import Machine
+from factory.models.tiny import byte_tokenizer
 from factory.publish.folder import Outcome, Target, publish, refused
 from factory.publish.gate import (
     Check,
@@ -31,9 +32,8 @@ from factory.publish.gate import (
 from factory.publish.licences import Terms, sources
 from factory.publish.lineage import faults, places_of, read_lineage
 from factory.publish.template import serving_template
-from factory.recipe import load_recipe
 from factory.stages.turns import FORMATS
-from factory.tiny import byte_tokenizer
+from factory.text.chat import OutputForm, PromptConfig, Style, render
 from tests import published
 from tests.hub import Hub, hub
 from tests.published import PREFILL
@@ -306,8 +306,8 @@ def test_weights_cut_into_shards_are_the_same_tensors(made: Made, tmp_path: Path
 def test_other_weights_and_a_model_that_never_stops_do_not_pass_when_run(
     made: Made, tmp_path: Path
 ) -> None:
+    from factory.models.tiny import tiny_model
     from factory.publish.running import examine_running
-    from factory.tiny import tiny_model
 
     folder = shutil.copytree(made.folder, tmp_path / "other")
     tiny_model("llama", seed=9).save_pretrained(folder)
@@ -322,8 +322,8 @@ def test_other_weights_and_a_model_that_never_stops_do_not_pass_when_run(
 
 
 def test_answers_that_mostly_ran_into_the_limit_are_refused(made: Made, tmp_path: Path) -> None:
+    from factory.core.records import EvalSample
     from factory.publish.running import examine_running
-    from factory.records import EvalSample
 
     scores = made.artifacts["eval_student"]
     copy = tmp_path / "store" / scores.path.name

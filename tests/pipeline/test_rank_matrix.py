@@ -16,12 +16,12 @@ from building import ROOT, sealed
 from safetensors.torch import load_file
 from warm import WarmProgram
 
-from factory.artifacts import Artifact
-from factory.machine import Machine
-from factory.plan import Step, make_plan
-from factory.recipe import load_recipe
-from factory.worker import Job
-from factory.yaml12 import parse
+from factory.building.plan import Step, make_plan
+from factory.building.recipe import load_recipe
+from factory.building.worker import Job
+from factory.core.artifacts import Artifact
+from factory.core.machine import Machine
+from factory.core.yaml12 import parse
 
 RECIPE = """
 name: ranks

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from building import Build
 
-from factory.artifacts import find
-from factory.plan import make_plan
-from factory.recipe import load_recipe
-from factory.rehearse import rehearsal
+from factory.building.plan import make_plan
+from factory.building.recipe import load_recipe
+from factory.building.rehearse import rehearsal
+from factory.core.artifacts import find
 
 ROOT = Path(__file__).resolve().parents[2]
 # The smoke recipe is a rehearsal of r1-small by itself, and is built by other tests.

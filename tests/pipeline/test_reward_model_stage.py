@@ -16,18 +16,18 @@ from pydantic import ValidationError
 from test_grpo_stage import Events, artifact
 from warm import run_script
 
-from factory.artifacts import Inputs
-from factory.context import Context
-from factory.errors import DataError
-from factory.jsonl import write_records
-from factory.machine import Machine
+from factory.core.artifacts import Inputs
+from factory.core.context import Context
+from factory.core.errors import DataError
+from factory.core.jsonl import write_records
+from factory.core.machine import Machine
+from factory.core.records import Labelled, Pair
+from factory.models.tiny import byte_tokenizer, save_tiny_model
 from factory.preferences.reading import response_ids
-from factory.records import Labelled, Pair
 from factory.stages.reward_model.config import RewardModelConfig
 from factory.stages.reward_model.rows import LabelRow, PairRow, hold_out
 from factory.stages.reward_model.run import correlation, run
 from factory.stages.reward_model.trainer import make_trainer
-from factory.tiny import byte_tokenizer, save_tiny_model
 from factory.trainers.scoring import Scorer, open_classifier
 
 MACHINE = Machine(device="cpu", threads=1, micro_batch=4, checkpoint_steps=2)

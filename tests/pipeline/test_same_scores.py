@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from factory.chat import OutputForm, PromptConfig
+from factory.core.records import FinishReason, Problem
 from factory.evaluation.scores import both_readings
 from factory.grading import grade_item
-from factory.records import FinishReason, Problem
+from factory.text.chat import OutputForm, PromptConfig
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
 NUMBERS = "equal numbers are equal however they are written"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from namespaces import needs_namespaces
 
-from factory.errors import EngineError
+from factory.core.errors import EngineError
 from factory.grading import sandbox as sandboxing
 from factory.grading.isolation import python_command
 from factory.grading.landlock import rules

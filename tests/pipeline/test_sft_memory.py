@@ -9,11 +9,11 @@ import pytest
 from doubles import CLOSE
 from fine_tuning import MACHINE, ROWS, config, make_inputs, stage, trace
 
-from factory.artifacts import Inputs
-from factory.chat import PromptConfig
-from factory.errors import EngineError, is_out_of_memory
+from factory.core.artifacts import Inputs
+from factory.core.errors import EngineError, is_out_of_memory
+from factory.models.tiny import byte_tokenizer, tiny_model
 from factory.stages.sft.stopping import stopped_share
-from factory.tiny import byte_tokenizer, tiny_model
+from factory.text.chat import PromptConfig
 from factory.trainers.rows import plan_order, tokenise
 from factory.trainers.stored_rows import StoredRows
 

@@ -14,11 +14,11 @@ from fine_tuning import MACHINE, ROWS, config, make_inputs, sealed, stage, trace
 from pydantic import ValidationError
 from warm import run_script
 
-from factory.artifacts import Inputs
-from factory.chat import OutputForm, PromptConfig
-from factory.errors import DataError, RecipeError
+from factory.core.artifacts import Inputs
+from factory.core.errors import DataError, RecipeError
+from factory.models.tiny import byte_tokenizer, save_tiny_model, tiny_model
 from factory.stages.sft.run import validate
-from factory.tiny import byte_tokenizer, save_tiny_model, tiny_model
+from factory.text.chat import OutputForm, PromptConfig
 from factory.trainers.arguments import micro_batch_rows
 from factory.trainers.lora import LoraConfig
 from factory.trainers.rows import Row, plan_order, step_count, tokenise

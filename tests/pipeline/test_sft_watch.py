@@ -7,10 +7,10 @@ import pytest
 from fine_tuning import ROWS, config, make_inputs, sealed, stage, trace
 from pydantic import ValidationError
 
-from factory.artifacts import Inputs
+from factory.core.artifacts import Inputs
+from factory.core.jsonl import read_records, write_records
+from factory.core.records import Problem
 from factory.evaluation.measured import WatchRow
-from factory.jsonl import read_records, write_records
-from factory.records import Problem
 from factory.stages.sft.watch_config import SftWatch
 from factory.stages.sft.watching import Chosen, chosen
 

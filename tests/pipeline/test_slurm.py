@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from building import ROOT, sealed
 
-from factory.recipe import load_recipe
+from factory.building.recipe import load_recipe
 
 FOLDER = ROOT / "tests" / "slurm"
 MACHINE = """

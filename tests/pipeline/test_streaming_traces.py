@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 from trace_runs import Run, Script, inputs_of
 
-from factory.engines import Cluster
-from factory.errors import EngineError
-from factory.machine import Machine
-from factory.records import Problem, SamplingConfig, Trace, Verdict
+from factory.core.engines import Cluster
+from factory.core.errors import EngineError
+from factory.core.machine import Machine
+from factory.core.records import Problem, SamplingConfig, Trace, Verdict
+from factory.models.tiny import save_tiny_model
 from factory.sampling import Completion
 from factory.sampling.streams import Supply
 from factory.stages.generate import run as generate
 from factory.stages.generate.config import GenerateConfig
 from factory.stages.generate.streaming import Flow
-from factory.tiny import save_tiny_model
 
 EVERYTHING = {
     "samples": 16,

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 import factory.sampling
-from factory.artifacts import Artifact
-from factory.chat import Demonstration, OutputForm, PromptConfig, render
-from factory.errors import ArtifactError
-from factory.machine import Machine
+from factory.core.artifacts import Artifact
+from factory.core.errors import ArtifactError
+from factory.core.machine import Machine
+from factory.core.records import SamplingConfig
+from factory.models.tiny import byte_tokenizer, save_tiny_model
 from factory.publish.earlier import open_tokenizer
 from factory.publish.export import write_settings
 from factory.publish.gate import served_ids
-from factory.records import SamplingConfig
 from factory.sampling.sampler import Completion, OnEnd, Request, nobody
 from factory.sampling.scripted import ScriptedSampler
-from factory.tiny import byte_tokenizer, save_tiny_model
+from factory.text.chat import Demonstration, OutputForm, PromptConfig, render
 from factory.ui.chat import chat
 from factory.ui.console import Console
 from tests import published

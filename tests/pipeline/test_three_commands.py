@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from warm import WarmProgram
 
-from factory.tiny import byte_tokenizer, save_tiny_model
+from factory.models.tiny import byte_tokenizer, save_tiny_model
 
 SUMS = (
     ("What is 3 + 4?", "3 and 4 are 7.", "7"),

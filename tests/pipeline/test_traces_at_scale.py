@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from trace_runs import BLOCK, FORK, Run, Script, inputs_of, sealed
 
-from factory.errors import DataError
-from factory.guarded import unguarded
+from factory.core.errors import DataError
+from factory.core.guarded import unguarded
+from factory.models.tiny import save_tiny_model
 from factory.sampling import Completion
 from factory.stages.generate import run as generate
-from factory.tiny import save_tiny_model
 
 SAMPLES, KILLS = 8, 10
 REAL_SAMPLES = int(os.environ.get("REAL_SAMPLES", "96"))

@@ -16,9 +16,9 @@ from test_grpo_stage import config as grpo_config
 from test_grpo_stage import make_inputs, run_stage
 from test_machine_in_training import inputs as inputs
 
-from factory.artifacts import Inputs
-from factory.context import Context
-from factory.machine import Machine, environment
+from factory.core.artifacts import Inputs
+from factory.core.context import Context
+from factory.core.machine import Machine, environment
 from factory.stages import STAGES
 from factory.stages.distill.trainer import OnPolicyTrainer
 from factory.stages.grpo.trainer import FactoryGrpoTrainer

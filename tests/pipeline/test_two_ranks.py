@@ -17,11 +17,11 @@ from building import ROOT, sealed
 from safetensors.torch import load_file
 from warm import WarmProgram
 
-from factory.artifacts import Inputs
-from factory.context import Context
-from factory.errors import EngineError
-from factory.machine import Machine
-from factory.worker import Job
+from factory.building.worker import Job
+from factory.core.artifacts import Inputs
+from factory.core.context import Context
+from factory.core.errors import EngineError
+from factory.core.machine import Machine
 from lab.pretrain import run as pretrain
 
 TWO_RANKS = {"launcher": "accelerate", "processes": 2}

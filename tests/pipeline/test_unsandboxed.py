@@ -6,8 +6,8 @@ from building import sealed
 from typer.testing import CliRunner
 
 from factory.cli import app
-from factory.jsonl import read_records
-from factory.records import Trace
+from factory.core.jsonl import read_records
+from factory.core.records import Trace
 
 RECIPE = """
 name: programs

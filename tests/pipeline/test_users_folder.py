@@ -11,9 +11,9 @@ from types import MappingProxyType
 import pytest
 from tempting import tempting
 
-from factory.launch import local
-from factory.machine import Machine, environment
-from factory.tiny import save_tiny_model
+from factory.building.launch import local
+from factory.core.machine import Machine, environment
+from factory.models.tiny import save_tiny_model
 
 # `matmul` and `threads` are open, so a first build measures the processor.
 MACHINE = "{device: cpu, engine: transformers, block: 4, micro_batch: 2}\n"
@@ -47,8 +47,8 @@ limit: 1
 # The console script that pip writes lies elsewhere too. `factory eval` finds its suites here.
 SCRIPT = """
 import pathlib, sys
-import factory.suite
-factory.suite.EVALS = pathlib.Path(__file__).with_name("evals")
+import factory.building.suite
+factory.building.suite.EVALS = pathlib.Path(__file__).with_name("evals")
 from factory.cli import main
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.chat import GRAMMAR, OutputForm, completion_text, form_text, parse
-from factory.lint import lint
+from factory.text.chat import GRAMMAR, OutputForm, completion_text, form_text, parse
+from factory.text.lint import lint
 
 PIECES = st.sampled_from([*GRAMMAR, "<Think>", " ", "7", "User:", "\n", "<|im_end|>", "<", ">"])
 PLAIN = st.text(alphabet="abc 0123456789+-=.\n", max_size=40)

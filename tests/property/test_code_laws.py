@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from factory.core.records import Problem, Verdict
 from factory.grading import code
 from factory.grading.code import equal, grade_code
 from factory.grading.inside import plain
 from factory.grading.watching import Finished
-from factory.records import Problem, Verdict
 
 SCALARS = (
     st.none()

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.artifacts import open_artifact, seal, verify
-from factory.errors import ArtifactError, RecipeError
-from factory.jsonl import append_rows, read_records, recover_rows, write_records
-from factory.plan import make_plan
-from factory.recipe import load_recipe
-from factory.records import Verdict
-from factory.seeds import derive
-from factory.yaml12 import check_values
+from factory.building.plan import make_plan
+from factory.building.recipe import load_recipe
+from factory.core.artifacts import open_artifact, seal, verify
+from factory.core.errors import ArtifactError, RecipeError
+from factory.core.jsonl import append_rows, read_records, recover_rows, write_records
+from factory.core.records import Verdict
+from factory.core.seeds import derive
+from factory.core.yaml12 import check_values
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 SETTING = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)

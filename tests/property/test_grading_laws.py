@@ -9,14 +9,14 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.chat import boxes, completion_text
+from factory.core.records import Problem
 from factory.grading import grade, grade_lenient
 from factory.grading.dress import undress
 from factory.grading.entries import decode, encode
 from factory.grading.grade import GradeItem, grade_plainly
 from factory.grading.numbers import last_number, plain_number
 from factory.grading.votes import canonical
-from factory.records import Problem
+from factory.text.chat import boxes, completion_text
 
 
 def problem(reference: str, kind: str = "math") -> Problem:

@@ -17,13 +17,13 @@ import pytest
 from mutations import ABSURD, VALUES, at, dumped, mutated, mutated_text, paths
 from pydantic import BaseModel
 
-from factory.errors import FactoryError
-from factory.jsonl import read_records
-from factory.plan import make_plan
+from factory.building.plan import make_plan
+from factory.building.recipe import load_machine, load_recipe
+from factory.core.errors import FactoryError
+from factory.core.jsonl import read_records
+from factory.core.records import Trace
+from factory.core.yaml12 import load_mapping
 from factory.problems.local import LocalRow
-from factory.recipe import load_machine, load_recipe
-from factory.records import Trace
-from factory.yaml12 import load_mapping
 
 ROOT = Path(__file__).resolve().parents[2]
 IS_LONG = bool(os.environ.get("FACTORY_LONG_TESTS"))

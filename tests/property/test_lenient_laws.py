@@ -3,12 +3,12 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.chat import OutputForm, PromptConfig, completion_text
+from factory.core.records import Problem, ProblemKind
 from factory.evaluation.scores import both_readings
 from factory.grading import grade, grade_item, grade_lenient
 from factory.grading.grade import GradeItem, grade_plainly
 from factory.grading.lenient import lenient_answer
-from factory.records import Problem, ProblemKind
+from factory.text.chat import OutputForm, PromptConfig, completion_text
 
 REFERENCES: list[tuple[ProblemKind, str]] = [
     ("math", "7"), ("math", r"\frac{3}{7}"), ("math", "x+1"), ("math", "1, 2"), ("math", "[0,1)"),

@@ -6,9 +6,9 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.chat import completion_text
+from factory.core.records import Problem
 from factory.grading import grade
-from factory.records import Problem
+from factory.text.chat import completion_text
 
 Dress = Callable[[str], str]
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from factory.errors import EngineError, RecipeError
+from factory.core.errors import EngineError, RecipeError
 from factory.ui.alerts import SPEND, TARGET, Alerting, alerting
 
 STEP = SimpleNamespace(name="zero")

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from factory.artifacts import (
+from factory.building.pipeline import _Lock, _seconds, check_store
+from factory.building.plan import Step, make_plan
+from factory.building.recipe import load_recipe
+from factory.core.artifacts import (
     Artifact,
     Inputs,
     find,
@@ -17,10 +20,7 @@ from factory.artifacts import (
     set_aside,
     verify,
 )
-from factory.errors import ArtifactError
-from factory.pipeline import _Lock, _seconds, check_store
-from factory.plan import Step, make_plan
-from factory.recipe import load_recipe
+from factory.core.errors import ArtifactError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -103,7 +103,7 @@ def test_a_known_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest.Monk
     artifact = sealed(tmp_path)
     verify(artifact, was_checked=True)
     read = []
-    monkeypatch.setattr("factory.artifacts.sha256_file", lambda path: read.append(path))
+    monkeypatch.setattr("factory.core.artifacts.sha256_file", lambda path: read.append(path))
     verify(artifact, was_checked=True)
     assert read == []
 
@@ -155,7 +155,7 @@ def test_a_store_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_nearly_full_disk_is_told_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("factory.pipeline.free_gib", lambda path: 0.25)
+    monkeypatch.setattr("factory.building.pipeline.free_gib", lambda path: 0.25)
     with pytest.raises(ArtifactError, match=r"only 0\.2 GiB free; make room first"):
         check_store(tmp_path)
 

@@ -16,8 +16,8 @@ from transformers import (
 
 import factory.cpu.attention
 from factory.cpu.attention import TWO_PRODUCTS, attention
+from factory.models.tiny import byte_tokenizer
 from factory.stages.sft import trainer
-from factory.tiny import byte_tokenizer
 from factory.trainers.opening import open_model
 
 SHAPE: dict[str, Any] = {

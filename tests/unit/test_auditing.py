@@ -8,14 +8,14 @@ from typer.testing import CliRunner
 
 from factory.auditing.audit import Audit, Settings, audit
 from factory.auditing.faults import FAULTS, faults
-from factory.chat import completion_text, parse
 from factory.cli import app
-from factory.jsonl import write_records
+from factory.core.jsonl import write_records
+from factory.core.records import SamplingConfig, Trace, Verdict
+from factory.core.stored import StoredRecords
+from factory.models.tiny import byte_tokenizer, save_tiny_model
 from factory.problems.benchmark import benchmark_problems
-from factory.records import SamplingConfig, Trace, Verdict
 from factory.report.auditing import audit_page
-from factory.stored import StoredRecords
-from factory.tiny import byte_tokenizer, save_tiny_model
+from factory.text.chat import completion_text, parse
 
 THOUGHTS = "First we add both numbers, since the question is about what they are together"
 
@@ -121,7 +121,7 @@ def test_the_numbers_do_not_depend_on_the_processes(
 def test_lengths_are_those_of_the_rows_that_a_student_is_trained_on(
     planted: StoredRecords[Trace], tmp_path: Path
 ) -> None:
-    from factory.chat import PromptConfig
+    from factory.text.chat import PromptConfig
     from factory.trainers.rows import tokenise
 
     model = save_tiny_model(tmp_path / "model", "llama", hidden=32, layers=1)

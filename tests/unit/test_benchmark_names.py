@@ -8,14 +8,14 @@ from typing import Any, get_args
 
 import pytest
 
-from factory import suite
+from factory.building import suite
+from factory.building.recipe import Recipe, load_recipe
+from factory.building.suite import evaluation_recipe, load_protocol, load_suite
 from factory.evaluation.published import load_published
 from factory.problems.bundled import BundleName
 from factory.problems.sizes import HUB_ROWS
 from factory.publish import licences
-from factory.recipe import Recipe, load_recipe
 from factory.stages.evaluate import TEMPLATE
-from factory.suite import evaluation_recipe, load_protocol, load_suite
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *(p for p in (ROOT / "docs").glob("*.md") if p.stem != "log")]

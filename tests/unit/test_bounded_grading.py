@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from factory.chat import completion_text
+from factory.core.records import Problem
 from factory.grading import GradeItem, GradingPool
 from factory.grading.bounded import MOST_SECONDS, TOO_SLOW, TooSlowError, bounded, was_ended
-from factory.records import Problem
+from factory.text.chat import completion_text
 
 REFERENCE = r"(a+b+c+d+x+y)^{90}"
 SLOW = r"(a+b+c+d+x+y)^{89}\cdot a+(a+b+c+d+x+y)^{89}(b+c+d+x+y)"

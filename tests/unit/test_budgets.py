@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from factory.blocks import Section
-from factory.chat import OutputForm, PromptConfig, parse
-from factory.context import stderr_context
-from factory.errors import RecipeError
+from factory.core.blocks import Section
+from factory.core.context import stderr_context
+from factory.core.errors import RecipeError
+from factory.core.machine import Machine
+from factory.core.records import Problem, SamplingConfig
 from factory.evaluation.asking import EvaluatedModel
 from factory.evaluation.budgets import (
     Spent,
@@ -22,13 +23,12 @@ from factory.evaluation.budgets import (
 from factory.evaluation.frontier import curves
 from factory.evaluation.run import evaluate_own
 from factory.evaluation.runs import OwnRun, Results
-from factory.machine import Machine
-from factory.records import Problem, SamplingConfig
+from factory.models.tiny import byte_tokenizer
 from factory.report.against import thinking_blocks
 from factory.report.html import section_of_page
 from factory.sampling.scripted import ScriptedSampler
 from factory.stages.evaluate import EvaluateConfig, small
-from factory.tiny import byte_tokenizer
+from factory.text.chat import OutputForm, PromptConfig, parse
 from factory.ui.console import Console
 from factory.ui.scores import show_thinking
 

@@ -3,13 +3,13 @@
 import pytest
 from namespaces import needs_namespaces
 
-from factory.chat import completion_text, parse
-from factory.errors import EngineError
+from factory.core.errors import EngineError
+from factory.core.records import FinishReason, Problem, ProblemKind, Verdict
 from factory.grading import grade
 from factory.problems.canaries import canaries, canary, is_canary
-from factory.records import FinishReason, Problem, ProblemKind, Verdict
 from factory.stages.grpo.graded import Graded, GraderFailures, figures
 from factory.stages.grpo.train import canary_alarms
+from factory.text.chat import completion_text, parse
 
 BODY = "```python\ndef add(a, b):\n    return a + b\n```"
 TESTS = {

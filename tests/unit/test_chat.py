@@ -6,7 +6,10 @@ import time
 import pytest
 from pydantic import ValidationError
 
-from factory.chat import (
+from factory.core.errors import RecipeError
+from factory.models.tiny import CHAT_TEMPLATE, byte_tokenizer
+from factory.sampling.served import messages_of, messages_tokenizer
+from factory.text.chat import (
     Demonstration,
     OutputForm,
     PromptConfig,
@@ -15,10 +18,7 @@ from factory.chat import (
     render,
     stop_texts,
 )
-from factory.errors import RecipeError
-from factory.lookalike import only_quotes
-from factory.sampling.served import messages_of, messages_tokenizer
-from factory.tiny import CHAT_TEMPLATE, byte_tokenizer
+from factory.text.lookalike import only_quotes
 
 SHOWN = Demonstration(question="1 + 1 =", reasoning="1 + 1 = 2.", answer="2")
 GOOD = "<think> 3 + 4 = 7. </think> <answer> 7 </answer>"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from factory.context import STOP
-from factory.errors import ArtifactError
+from factory.core.context import STOP
+from factory.core.errors import ArtifactError
 
 STEPS = 7
 SAVE_STEPS = 2
@@ -204,9 +204,9 @@ def _train(folder: Path, kill: str | None) -> None:
     import torch
     from transformers import Trainer, TrainingArguments
 
-    from factory.context import Context
-    from factory.machine import Machine
-    from factory.tiny import tiny_model
+    from factory.core.context import Context
+    from factory.core.machine import Machine
+    from factory.models.tiny import tiny_model
     from factory.trainers import checkpoints
     from factory.trainers.telemetry import Telemetry
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from factory.core.records import EvalSample, SamplingConfig, Trace, Verdict
 from factory.evaluation.claim import Claim
 from factory.evaluation.claims import crossed_difference, decide, measured
-from factory.records import EvalSample, SamplingConfig, Trace, Verdict
 
 RIGHT = Verdict(outcome="correct", answer="1", explanation="")
 WRONG = Verdict(outcome="wrong", answer="2", explanation="")

@@ -122,7 +122,7 @@ def test_a_disk_that_fills_up_during_a_build_is_one_clear_line(
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "store/base/manifest.json")
 
-    monkeypatch.setattr("factory.pipeline.build", full)
+    monkeypatch.setattr("factory.building.pipeline.build", full)
     result = factory("build", recipe, "--store", tmp_path / "store")
     check_refusal(result, "store/base/manifest.json: No space left on device")
 
@@ -133,7 +133,7 @@ def test_a_bug_is_not_dressed_up_as_a_users_mistake(
     def broken(*arguments: object) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr("factory.pipeline.build", broken)
+    monkeypatch.setattr("factory.building.pipeline.build", broken)
     result = factory("build", recipe, "--store", tmp_path / "store")
     assert isinstance(result.exception, KeyError)
 
@@ -144,7 +144,7 @@ def test_ctrl_c_says_how_to_go_on(
     def stopped(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("factory.pipeline.build", stopped)
+    monkeypatch.setattr("factory.building.pipeline.build", stopped)
     recipe = recipe.rename(tmp_path / "my recipe.yaml")
     result = factory("build", recipe, "--store", tmp_path / "store")
     assert result.exit_code == 130

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from factory.core.engines import Cluster
+from factory.core.machine import Machine
+from factory.core.records import SamplingConfig
 from factory.cost.filling import Filling, fill, long_tail
-from factory.engines import Cluster
-from factory.machine import Machine
-from factory.records import SamplingConfig
 from factory.sampling import Completion, Request, cluster
 from factory.sampling.engine import Opened
 from factory.sampling.streams import Listed

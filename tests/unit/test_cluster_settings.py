@@ -8,15 +8,15 @@ import pytest
 from pydantic import ValidationError
 
 from factory import sampling
-from factory.engines import Cluster
-from factory.errors import EngineError
-from factory.launch import engines
-from factory.launch.engines import with_engines
-from factory.machine import Machine
+from factory.building.launch import engines
+from factory.building.launch.engines import with_engines
+from factory.core.engines import Cluster
+from factory.core.errors import EngineError
+from factory.core.machine import Machine
+from factory.core.slurm import Slurm
+from factory.models.tiny import save_tiny_model
 from factory.sampling import cluster, engine, nodes, open_sampler
 from factory.sampling.nodes import Nodes, fitting
-from factory.slurm import Slurm
-from factory.tiny import save_tiny_model
 
 
 @pytest.mark.parametrize("address", ["local", "slurm", "10.0.0.1:6379", "head.example:6379"])

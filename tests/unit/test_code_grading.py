@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from namespaces import needs_namespaces
 
-from factory.chat import completion_text
-from factory.errors import DataError
+from factory.core.errors import DataError
+from factory.core.records import Problem, Verdict
 from factory.grading import GradeItem, GradingPool, grade
 from factory.grading.code import equal, grade_code, program_of, whole_program
 from factory.grading.inside import plain
-from factory.records import Problem, Verdict
+from factory.text.chat import completion_text
 
 pytestmark = needs_namespaces
 

@@ -12,9 +12,9 @@ import typer
 from test_review import sealed
 from typer.testing import CliRunner
 
-from factory import pipeline
-from factory.artifacts import Artifact
+from factory.building import pipeline
 from factory.cli import app
+from factory.core.artifacts import Artifact
 from factory.report import writing
 from factory.ui.commands import quoted
 

@@ -8,11 +8,11 @@ from click.testing import Result
 from report_example import Build, evaluation, jsonl, trace
 from typer.testing import CliRunner
 
-from factory.artifacts import Artifact
 from factory.cli import app
+from factory.core.artifacts import Artifact
+from factory.core.records import EvalSample, Verdict
 from factory.evaluation.budgets import Spent
 from factory.evaluation.compare import compare
-from factory.records import EvalSample, Verdict
 
 
 def answers(benchmarks: dict[str, str], *, k: int = 1) -> dict[str, str]:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.chat import completion_text
+from factory.core.records import Problem, ProblemKind
 from factory.evaluation.statistics import consensus, consensus_at
 from factory.evaluation.summary import votes
 from factory.grading import grade
 from factory.grading.votes import canonical
-from factory.records import Problem, ProblemKind
+from factory.text.chat import completion_text
 
 SAME = [
     ["1/2", "0.5", r"\frac{1}{2}", r"$\dfrac12$", ".50", "½", "x = 0.5", "0.5 apples"],

@@ -12,19 +12,19 @@ import pytest
 from test_cli import RECIPE, factory
 from test_review import sealed, trace
 
-from factory.artifacts import Artifact
+from factory.building.plan import make_plan
+from factory.building.recipe import load_recipe
+from factory.core.artifacts import Artifact
+from factory.core.records import Verdict
 from factory.grading.rows import GradedRow, write_graded
-from factory.plan import make_plan
-from factory.recipe import load_recipe
-from factory.records import Verdict
 from factory.report.difference import Difference
 from factory.sampling.connection import _message
+from factory.text.visible import visible, visible_json
 from factory.ui import differences
 from factory.ui.console import Console, Text
 from factory.ui.display import LiveDisplay, PlainDisplay
 from factory.ui.storing import artifact_row, show_rows
 from factory.ui.tables import show_artifact, show_trace
-from factory.visible import visible, visible_json
 
 MARK = "MARKED"
 OBEYED = {

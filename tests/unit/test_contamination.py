@@ -9,8 +9,8 @@ from report_example import Build, jsonl, trace
 from resealing import resealed
 from test_report_browser import answers
 
+from factory.core.records import Problem
 from factory.evaluation.contamination import index_of, merged, overlaps
-from factory.records import Problem
 from factory.report.build import Build as Report
 from factory.report.build import build
 from factory.report.lineage import index, teachers, weight_ancestors

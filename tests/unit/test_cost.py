@@ -10,9 +10,15 @@ from typing import Any
 import pytest
 from report_example import Build
 
-from factory import pricing as estimates
-from factory.artifacts import find, folder_name
-from factory.chat import PromptConfig
+from factory.building import pricing as estimates
+from factory.building.launch import peaks
+from factory.building.launch.peaks import processor_peaks
+from factory.building.plan import Step, make_plan
+from factory.building.pricing import Estimate, Row, bill, record, recorded, wall_seconds
+from factory.building.recipe import load_machine, load_recipe, recipe_from
+from factory.core.artifacts import find, folder_name
+from factory.core.engines import Cluster
+from factory.core.machine import DevicePeaks, Machine
 from factory.cost.flows import Answers, Questions, kept_rows, prompt_tokens
 from factory.cost.roofline import size_of
 from factory.cost.shapes import (
@@ -21,19 +27,13 @@ from factory.cost.shapes import (
     shape_of_config,
     shape_of_folder,
 )
-from factory.engines import Cluster
-from factory.launch import peaks
-from factory.launch.peaks import processor_peaks
-from factory.machine import DevicePeaks, Machine
-from factory.plan import Step, make_plan
-from factory.pricing import Estimate, Row, bill, record, recorded, wall_seconds
-from factory.recipe import load_machine, load_recipe, recipe_from
 from factory.report.build import build
 from factory.report.render import render_html, render_markdown
 from factory.report.sections.cost import estimate_rows
 from factory.stages.mix import MixConfig, expected_quotas
 from factory.stages.model import Tiny, tiny_shape
 from factory.stages.problems import ProblemsConfig, questions
+from factory.text.chat import PromptConfig
 from factory.ui.console import Console
 from factory.ui.cost import show_cost
 from factory.ui.display import PlainDisplay, rates
@@ -104,7 +104,7 @@ def test_a_data_set_of_unknown_size_is_missing_unless_the_recipe_states_a_number
 
 
 def test_shapes_count_what_models_built_in_code_have() -> None:
-    from factory.tiny import tiny_model
+    from factory.models.tiny import tiny_model
     from lab.pretrain.trainer import new_model
 
     for architecture in ("llama", "qwen2"):
@@ -305,7 +305,7 @@ def test_what_does_not_fit_is_marked(tmp_path: Path) -> None:
 
 
 def test_a_gpu_without_stated_peaks_is_not_guessed(tmp_path: Path) -> None:
-    from factory.errors import EngineError
+    from factory.core.errors import EngineError
 
     with pytest.raises(EngineError, match="state peaks"):
         bill(plan(base=SMOLLM), tmp_path, Machine(device="cuda"))
@@ -379,7 +379,7 @@ def test_a_processor_is_measured_once_and_again_when_it_was_busy(
         }
         return CompletedProcess(command, 0, json.dumps(results), "")
 
-    monkeypatch.setattr("factory.launch.measure.subprocess.run", run)
+    monkeypatch.setattr("factory.building.launch.measure.subprocess.run", run)
     monkeypatch.setattr(peaks, "load", lambda: 2.0)
     machine = Machine(threads=2, matmul="float32", device="cpu")
     assert processor_peaks(machine, tmp_path).is_busy
@@ -424,8 +424,8 @@ def test_the_display_tells_rates_and_what_was_spent() -> None:
 
 
 def test_a_reused_stage_costs_nothing(tmp_path: Path) -> None:
-    from factory.pipeline import build as make
-    from factory.pricing import _sealed
+    from factory.building.pipeline import build as make
+    from factory.building.pricing import _sealed
 
     steps = plan(sums=SUMS, more={**SUMS, "seed": 5})
     make(steps[:1], tmp_path, CPU, PlainDisplay(1, Console(file=io.StringIO())))

@@ -11,14 +11,14 @@ import torch
 from doubles import CLOSE
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from factory.machine import Machine
-from factory.records import SamplingConfig
+from factory.core.machine import Machine
+from factory.core.records import SamplingConfig
+from factory.models.tiny import save_tiny_model, tiny_model
 from factory.sampling import decoder, local, open_sampler
 from factory.sampling.decoder import ROOM, Decoder, DecoderBatch, cache_bytes, covers
 from factory.sampling.draw import HEAD, PART, inverse
 from factory.sampling.sampler import Request
 from factory.sampling.transformers import TransformersSampler
-from factory.tiny import save_tiny_model, tiny_model
 
 pytestmark = pytest.mark.usefixtures("float64")
 SHAPE: dict[str, Any] = {

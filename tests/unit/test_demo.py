@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from factory.cli import app
-from factory.interpreter import SAFE_PATH
+from factory.core.interpreter import SAFE_PATH
 from factory.report.difference import open_report
 from factory.ui.demonstrating import FILES, SAMPLE, sample
 

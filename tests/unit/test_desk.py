@@ -9,11 +9,11 @@ import pytest
 from report_example import HOSTILE, trace
 from starlette.testclient import TestClient
 
-from factory.chat import completion_text
+from factory.core.records import Trace
 from factory.live.desk import Desk
 from factory.live.server import application
-from factory.records import Trace
-from factory.review import Queue, key, recorded
+from factory.preferences.review import Queue, key, recorded
+from factory.text.chat import completion_text
 
 ADDRESS = "http://127.0.0.1:8765"
 GOOD = {"X-Token": "right", "Origin": ADDRESS, "Content-Type": "application/json"}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from factory import devices
-from factory.recipe import load_machine
+from factory.building.recipe import load_machine
+from factory.doctor.checks import devices
 
 GPU = {
     "index": "0", "name": "NVIDIA H100 80GB HBM3", "memory.total": "81559",

@@ -9,7 +9,7 @@ from test_report_browser import answers
 from typer.testing import CliRunner
 
 from factory.cli import app
-from factory.errors import RecipeError
+from factory.core.errors import RecipeError
 from factory.report.build import Build as MadeBuild
 from factory.report.build import build
 from factory.report.difference import Difference, difference, open_report, setting

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from factory import doctor
-from factory.devices import torch_cuda
-from factory.errors import EngineError
+from factory.core.errors import EngineError
+from factory.doctor.checks import checks as doctor
+from factory.doctor.devices import torch_cuda
 
 
 def pretend_installed(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str]) -> None:
@@ -35,7 +35,7 @@ def test_examining_changes_nothing(tmp_path: Path) -> None:
 
 def test_examining_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from factory.doctor import examine; examine();"
+        "import sys; from factory.doctor.checks import examine; examine();"
         "heavy = {'torch', 'transformers', 'vllm', 'trl', 'datasets', 'lm_eval'};"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )

@@ -14,16 +14,16 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from typer.testing import CliRunner
 
+from factory.building.plan import make_plan
+from factory.building.recipe import Header, load_recipe, recipe_from
 from factory.cli import app
-from factory.errors import RecipeError
-from factory.machine import Machine
-from factory.plan import make_plan
-from factory.recipe import Header, load_recipe, recipe_from
-from factory.records import Consumes
-from factory.reference import anchor, nested_records, reference, settings_of
-from factory.registry import DOORS
+from factory.core.errors import RecipeError
+from factory.core.machine import Machine
+from factory.core.records import Consumes
+from factory.core.registry import DOORS
+from factory.core.yaml12 import load_mapping
 from factory.stages import STAGES
-from factory.yaml12 import load_mapping
+from factory.ui.reference import anchor, nested_records, reference, settings_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
@@ -122,7 +122,7 @@ def test_the_reference_does_not_depend_on_what_was_imported_first(
     before = reference(PROGRAM)
     for door in DOORS.values():
         monkeypatch.setattr(door, "table", dict(reversed(door.table.items())))
-    monkeypatch.setattr("factory.reference.DOORS", dict(reversed(DOORS.items())))
+    monkeypatch.setattr("factory.ui.reference.DOORS", dict(reversed(DOORS.items())))
     assert reference(PROGRAM) == before
 
 
@@ -180,7 +180,7 @@ class Outer(BaseModel):
 
 
 def test_a_table_tells_types_bounds_and_defaults() -> None:
-    from factory.reference import table
+    from factory.ui.reference import table
 
     assert table(Outer, {Inner: "kind.Inner"}).splitlines()[2:] == [
         "| `inner` | [kind.Inner](#kindinner) | `{width: 2}` |  |",

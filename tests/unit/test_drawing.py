@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from factory.jsonl import write_records
-from factory.records import FinishReason, Problem, SamplingConfig, Trace, Verdict
+from factory.core.jsonl import write_records
+from factory.core.records import FinishReason, Problem, SamplingConfig, Trace, Verdict
 from factory.stages.chosen import sources_cut_off
 from factory.stages.generate.config import GenerateConfig
 from factory.stages.generate.drawing import Draw, Line, Retry

@@ -8,7 +8,7 @@ from threading import Event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.records import SamplingConfig
+from factory.core.records import SamplingConfig
 from factory.sampling import Completion, Request
 from factory.sampling.streams import Supply
 from factory.stages.grpo.dynamic_sampling import AskedRow, Questions, fill, least_spare

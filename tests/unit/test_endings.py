@@ -9,11 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from factory.errors import ArtifactError, EngineError, FactoryError
-from factory.launch import endings
-from factory.launch.endings import MemoryKills, end_of, failure, memory_kills, stopped_process
-from factory.machine import Machine
-from factory.worker import out_of_memory
+from factory.building.launch import endings
+from factory.building.launch.endings import (
+    MemoryKills,
+    end_of,
+    failure,
+    memory_kills,
+    stopped_process,
+)
+from factory.building.worker import out_of_memory
+from factory.core.errors import ArtifactError, EngineError, FactoryError
+from factory.core.machine import Machine
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLED = -signal.SIGKILL
@@ -155,7 +161,7 @@ def own_group() -> Path | None:
 TAKES_TOO_MUCH = """
 import os, sys
 from pathlib import Path
-from factory.launch.endings import memory_kills
+from factory.building.launch.endings import memory_kills
 
 group = Path(sys.argv[1])
 (group / "cgroup.procs").write_text(str(os.getpid()))

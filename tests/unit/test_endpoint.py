@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from factory.chat import Demonstration, PromptConfig, completion_text, render
-from factory.errors import EngineError
-from factory.guarded import intact_rows
-from factory.machine import EndpointAccess, Machine
-from factory.records import SamplingConfig
+from factory.core.errors import EngineError
+from factory.core.guarded import intact_rows
+from factory.core.machine import EndpointAccess, Machine
+from factory.core.records import SamplingConfig
+from factory.models.tiny import byte_tokenizer
 from factory.sampling import Completion, Request, open_sampler
 from factory.sampling.blocks import sample_blocks
 from factory.sampling.connection import retry_after
 from factory.sampling.endpoint import EndpointSampler
 from factory.sampling.served import Served, messages_of, messages_tokenizer, write_served
-from factory.tiny import byte_tokenizer
+from factory.text.chat import Demonstration, PromptConfig, completion_text, render
 
 SAMPLING = SamplingConfig(temperature=0.6, top_p=0.9, max_new_tokens=10)
 MESSAGES = messages_tokenizer()

@@ -11,16 +11,16 @@ import torch
 from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from factory.chat import PromptConfig
-from factory.errors import ArtifactError, RecipeError
-from factory.machine import Machine
-from factory.records import SamplingConfig
+from factory.core.errors import ArtifactError, RecipeError
+from factory.core.machine import Machine
+from factory.core.records import SamplingConfig
+from factory.models.tiny import CHAT_TEMPLATE, byte_tokenizer
 from factory.sampling import open_sampler
 from factory.sampling.ends import answer_end, end_ids, training_ends
 from factory.sampling.engine import Engine, Order
 from factory.sampling.sampler import Completion, Request, Sampler
 from factory.stages.distill.vocabularies import require_shared_ends
-from factory.tiny import CHAT_TEMPLATE, byte_tokenizer
+from factory.text.chat import PromptConfig
 from factory.trainers.opening import open_model
 
 MACHINE = Machine(device="cpu", threads=1, engine="transformers", engine_memory_gib=0.25, block=8)

@@ -6,7 +6,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from factory.errors import DataError, RecipeError
+from factory.core.errors import DataError, RecipeError
+from factory.core.records import Problem
 from factory.evaluation.documents import (
     document_problem,
     given_documents,
@@ -14,7 +15,6 @@ from factory.evaluation.documents import (
     problem_documents,
 )
 from factory.grading import grade, grade_lenient
-from factory.records import Problem
 from factory.stages.evaluate import EVALS, STAGE, EvaluateConfig, task_files
 
 PROBLEM = Problem(

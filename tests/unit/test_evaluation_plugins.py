@@ -6,20 +6,20 @@ import pytest
 from report_example import r1_build
 from test_claims import sample
 
-from factory import plugin_files
-from factory.errors import PluginError
+from factory.building.plan import make_plan, used_plugins
+from factory.building.pricing import bill
+from factory.building.recipe import load_recipe, recipe_from
+from factory.core import plugin_files
+from factory.core.errors import PluginError
+from factory.core.machine import DevicePeaks, Machine
+from factory.core.plugin_files import load_plugins
+from factory.core.records import EvalSample
+from factory.core.registry import DOORS, open_doors
 from factory.evaluation.asked import problems_by_id
 from factory.evaluation.claim import Claim
 from factory.evaluation.claims import measured
 from factory.evaluation.measure import MEASURES
-from factory.machine import DevicePeaks, Machine
-from factory.plan import make_plan, used_plugins
-from factory.plugin_files import load_plugins
-from factory.pricing import bill
 from factory.problems.benchmark import BENCHMARKS, benchmark_problems
-from factory.recipe import load_recipe, recipe_from
-from factory.records import EvalSample
-from factory.registry import DOORS, open_doors
 from factory.report.build import build
 from factory.report.render import render_html, render_markdown
 from factory.report.sections.claims import claim_rows

@@ -14,13 +14,13 @@ from click.testing import Result
 from test_cost import SUMS, plan, seconds_row
 from typer.testing import CliRunner
 
-from factory import pipeline
+from factory.building import pipeline
+from factory.building.launch import measure, peaks
+from factory.building.pricing import Bill, Row
 from factory.cli import app
+from factory.core.machine import DevicePeaks, Machine
 from factory.cost import formulas
 from factory.cost.roofline import Peaks
-from factory.launch import measure, peaks
-from factory.machine import DevicePeaks, Machine
-from factory.pricing import Bill, Row
 from factory.ui.measuring import outlook
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,12 +58,12 @@ def measurement(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     results = dict(MEASURED)
 
     def run(command: list[str], **_: Any) -> CompletedProcess[str]:
-        is_peaks = "factory.launch.peaks" in command
+        is_peaks = "factory.building.launch.peaks" in command
         sys.stdout.write("[at work]\n")
         return CompletedProcess(command, 0, json.dumps(results if is_peaks else RATES), "")
 
     monkeypatch.setattr(measure.subprocess, "run", run)
-    monkeypatch.setattr("factory.launch.measure.subprocess.run", run)
+    monkeypatch.setattr("factory.building.launch.measure.subprocess.run", run)
     monkeypatch.setattr(peaks, "load", lambda: 1.0)
     return results
 

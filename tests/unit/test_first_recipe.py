@@ -10,22 +10,22 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from factory.chat import PromptConfig
+from factory.building.drafting import draft
+from factory.building.pinning import OpenRevision, _with_revision, open_revisions, pinned
+from factory.building.plan import make_plan
+from factory.building.recipe import load_recipe
+from factory.building.rehearse import rehearsal
 from factory.cli import app
-from factory.drafting import draft
-from factory.errors import DataError, EngineError, RecipeError
-from factory.pinning import OpenRevision, _with_revision, open_revisions, pinned
-from factory.plan import make_plan
+from factory.core.errors import DataError, EngineError, RecipeError
+from factory.core.shipped import shipped
+from factory.models.tiny import Architecture, save_tiny_model
+from factory.models.transformers4 import with_old_keys
 from factory.problems.local import LocalSource, supply
 from factory.publish.earlier import read_config
-from factory.recipe import load_recipe
-from factory.rehearse import rehearsal
 from factory.sampling.ends import answer_end
-from factory.shipped import shipped
-from factory.templates import open_tokenizer
-from factory.tiny import Architecture, save_tiny_model
-from factory.transformers4 import with_old_keys
-from factory.visible import visible
+from factory.text.chat import PromptConfig
+from factory.text.templates import open_tokenizer
+from factory.text.visible import visible
 
 ROWS = [
     {

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from factory.building.fit import Misfit, misfits, rank_faults, require_devices, require_fit
+from factory.building.plan import Step, make_plan
+from factory.building.pricing import Bill, bill
+from factory.building.recipe import load_machine, load_recipe, recipe_from
 from factory.cli import app
+from factory.core.errors import EngineError, RecipeError
+from factory.core.machine import DevicePeaks, Machine
 from factory.cost import context
-from factory.errors import EngineError, RecipeError
-from factory.fit import Misfit, misfits, rank_faults, require_devices, require_fit
-from factory.machine import DevicePeaks, Machine
-from factory.plan import Step, make_plan
-from factory.pricing import Bill, bill
-from factory.recipe import load_machine, load_recipe, recipe_from
 from factory.trainers.arguments import micro_batch_rows
 from factory.ui.console import Console
 from factory.ui.cost import show_cost

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from factory.errors import ArtifactError
+from factory.core.errors import ArtifactError
 from factory.stages.foreign_folder import (
     check_folder,
     check_ids,

@@ -12,21 +12,21 @@ import pytest
 from building import MACHINE
 from typer.testing import CliRunner
 
-from factory import files
+from factory.building.launch import measure
+from factory.building.launch.measure import parse_rates, resolve_matmul
+from factory.building.launch.peaks import processor_peaks
+from factory.building.pipeline import _Lock
+from factory.building.plan import make_plan
+from factory.building.pricing import _kept
+from factory.building.recipe import load_recipe
 from factory.cli import app
-from factory.context import Context
-from factory.errors import EngineError
-from factory.files import naming, read_file, write_file
-from factory.jsonl import append_rows, recover_rows, write_records
-from factory.launch import measure
-from factory.launch.measure import parse_rates, resolve_matmul
-from factory.launch.peaks import processor_peaks
-from factory.machine import Machine
-from factory.pipeline import _Lock
-from factory.plan import make_plan
-from factory.pricing import _kept
-from factory.recipe import load_recipe
-from factory.records import Pair
+from factory.core import files
+from factory.core.context import Context
+from factory.core.errors import EngineError
+from factory.core.files import naming, read_file, write_file
+from factory.core.jsonl import append_rows, recover_rows, write_records
+from factory.core.machine import Machine
+from factory.core.records import Pair
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """
@@ -157,11 +157,11 @@ def test_a_measurement_that_cannot_be_read_is_made_again(
     def run(command: list[str], **options: object) -> object:
         calls.append(command)
         text = RATES
-        if "factory.launch.peaks" in command:
+        if "factory.building.launch.peaks" in command:
             text = '{"flops_per_second": 1e9, "bytes_per_second": 1e9, "load": 0.1}\n'
         return type("Done", (), {"returncode": 0, "stdout": text, "stderr": ""})
 
-    monkeypatch.setattr("factory.launch.measure.subprocess.run", run)
+    monkeypatch.setattr("factory.building.launch.measure.subprocess.run", run)
     machine = Machine(device="cpu", threads=1)
     for name in (".measured-1", ".peaks-1-float32", "estimate.json"):
         (tmp_path / name).write_bytes(content)
@@ -256,7 +256,7 @@ def test_an_error_without_a_file_names_the_store(
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("factory.pipeline.build", full)
+    monkeypatch.setattr("factory.building.pipeline.build", full)
     done = build(tmp_path)
     assert done.exit_code == 2
     assert f"error: {tmp_path / 'store'}" in done.stderr and "No space left" in done.stderr
@@ -265,7 +265,7 @@ def test_an_error_without_a_file_names_the_store(
 def test_only_one_function_writes_what_is_kept() -> None:
     """What bypasses it: content of artifacts, which are sealed or made again whole."""
     allowed = ("stages", "grading", "sampling/served.py", "install.py")
-    allowed += ("jsonl.py", "files.py", "stored.py")
+    allowed += ("core/jsonl.py", "core/files.py", "core/stored.py")
     writers = (".write_text(", ".write_bytes(", '.open("w"', '.open("wb"', "os.replace(")
     wrong = []
     for path in sorted((ROOT / "factory").rglob("*.py")):

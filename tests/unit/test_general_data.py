@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from factory.artifacts import Inputs, seal
-from factory.context import Context
-from factory.errors import DataError
-from factory.jsonl import read_records
-from factory.lint import lint
-from factory.machine import Machine
+from factory.core.artifacts import Inputs, seal
+from factory.core.context import Context
+from factory.core.errors import DataError
+from factory.core.jsonl import read_records
+from factory.core.machine import Machine
+from factory.core.records import Trace
 from factory.problems.trace_source import WorkedExample
-from factory.records import Trace
 from factory.stages.written import STAGE, WrittenConfig
+from factory.text.lint import lint
 
 ROOT = Path(__file__).resolve().parents[2]
 GENERAL = ROOT / "recipes" / "data" / "general.jsonl"

@@ -8,10 +8,10 @@ import pytest
 from namespaces import needs_namespaces
 from typer.testing import CliRunner
 
-from factory.chat import completion_text
 from factory.cli import app
 from factory.grading import GradingPool
 from factory.grading.rows import ResponseRow, fenced, grade_rows
+from factory.text.chat import completion_text
 
 SUM = [{"stdin": "1 2", "expected_stdout": "3"}]
 ADDS = "print(sum(map(int, input().split())))"

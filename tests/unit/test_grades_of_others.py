@@ -4,9 +4,9 @@
 
 import pytest
 
-from factory.chat import completion_text
+from factory.core.records import Problem
 from factory.grading import grade, grade_lenient
-from factory.records import Problem
+from factory.text.chat import completion_text
 
 RIGHT = {
     "thousands": [

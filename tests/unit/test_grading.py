@@ -7,11 +7,11 @@ import time
 import pytest
 from namespaces import needs_namespaces
 
-from factory.chat import completion_text
-from factory.errors import EngineError
+from factory.core.errors import EngineError
+from factory.core.records import Problem, Verdict
 from factory.grading import GradeItem, GradingPool, check_ungradable, grade, grade_lenient
 from factory.grading.numbers import last_number, plain_number
-from factory.records import Problem, Verdict
+from factory.text.chat import completion_text
 
 
 def problem(reference: str, kind: str = "math", **data) -> Problem:

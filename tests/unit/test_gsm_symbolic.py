@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import pytest
 
+from factory.core.records import Problem
 from factory.problems.bundled import BundledSource, BundleName, supply
 from factory.problems.gsm_symbolic import instances
-from factory.records import Problem
 
 LANGUAGES: list[BundleName] = ["gsm_symbolic_en", "gsm_symbolic_zh", "gsm_symbolic_de"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from factory.yaml12 import load_mapping
+from factory.core.yaml12 import load_mapping
 
 ROOT = Path(__file__).resolve().parents[2]
 HOOKS = ROOT / ".pre-commit-config.yaml"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from factory.errors import DataError, FactoryError
+from factory.core.errors import DataError, FactoryError
 from factory.reading.files import data_files, read_rows
 
 ROW = b'{"a": 1}\n'

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from factory.errors import RecipeError
-from factory.machine import EndpointAccess, Machine
-from factory.recipe import load_machine, load_recipe
-from factory.records import SamplingConfig
+from factory.building.recipe import load_machine, load_recipe
+from factory.core.errors import RecipeError
+from factory.core.machine import EndpointAccess, Machine
+from factory.core.records import SamplingConfig
 from factory.sampling.connection import Interrupted, retry_after
 from factory.sampling.endpoint import _completion, _is_sensible, _Question, _usage
 from factory.sampling.spending import Usage

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from factory.artifacts import FileEntry, content_hash
-from factory.errors import ArtifactError, EngineError, RecipeError
+from factory.core.artifacts import FileEntry, content_hash
+from factory.core.errors import ArtifactError, EngineError, RecipeError
 from factory.publish.hub import check_repository, upload
 from factory.publish.lineage import LINEAGE, Lineage, Origin
 from tests.hub import TOKEN, Hub, hub

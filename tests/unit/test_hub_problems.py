@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from factory.artifacts import Inputs
-from factory.context import Context
-from factory.errors import DataError, RecipeError
-from factory.jsonl import read_records
-from factory.machine import Machine
+from factory.core.artifacts import Inputs
+from factory.core.context import Context
+from factory.core.errors import DataError, RecipeError
+from factory.core.jsonl import read_records
+from factory.core.machine import Machine
+from factory.core.records import Problem
 from factory.problems.hub import HubSource, supply
-from factory.records import Problem
 from factory.stages.problems import STAGE, ProblemsConfig
 from factory.trainers.watch import group_of
 

@@ -11,13 +11,13 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from factory.artifacts import Inputs, seal
-from factory.context import Context
-from factory.errors import DataError
-from factory.jsonl import read_records
-from factory.machine import Machine
+from factory.core.artifacts import Inputs, seal
+from factory.core.context import Context
+from factory.core.errors import DataError
+from factory.core.jsonl import read_records
+from factory.core.machine import Machine
+from factory.core.records import Trace
 from factory.reading.candidates import Dropped
-from factory.records import Trace
 from factory.stages.imported import ImportedConfig, run
 from factory.stages.texts import Hashes
 

@@ -15,10 +15,10 @@ from report_example import HOSTILE, r1_build
 from typer.testing import CliRunner
 
 from factory.cli import app
-from factory.errors import RecipeError
+from factory.core.errors import RecipeError
+from factory.core.files import without_hash
 from factory.evaluation.paired import holm
 from factory.evaluation.statistics import clusters, paired_error
-from factory.files import without_hash
 from factory.indexing.page import index_csv, index_page, main_rows
 from factory.indexing.ranks import certain, ranked
 from factory.indexing.rows import Entry, gather

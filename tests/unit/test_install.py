@@ -15,7 +15,7 @@ from typing import get_args
 import pytest
 
 from factory import install
-from factory.machine import Machine
+from factory.core.machine import Machine
 
 ROOT = install.ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]

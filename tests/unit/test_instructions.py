@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from ifeval_gold import CONTRADICTORY, following
 
-from factory.chat import OutputForm, PromptConfig, completion_text, form_text
+from factory.core.records import EvalSample, FinishReason, Problem, SamplingConfig, Trace, Verdict
 from factory.evaluation.scores import both_readings, own_scores
 from factory.grading import GradeItem, GradingPool, grade, grade_item, grade_lenient
 from factory.grading.instructions import _checkers
 from factory.problems.bundled import BundledSource, supply
-from factory.records import EvalSample, FinishReason, Problem, SamplingConfig, Trace, Verdict
+from factory.text.chat import OutputForm, PromptConfig, completion_text, form_text
 
 ENGLISH = "this is a plain english sentence about the weather in the north of the country."
 EXAMPLES: list[tuple[str, dict[str, object], str, str]] = [

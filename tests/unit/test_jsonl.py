@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from factory.errors import DataError
-from factory.jsonl import append_rows, read_records, recover_rows, write_records
-from factory.records import Verdict
+from factory.core.errors import DataError
+from factory.core.jsonl import append_rows, read_records, recover_rows, write_records
+from factory.core.records import Verdict
 
 GOOD = '{"outcome": "correct", "answer": "4", "explanation": ""}\n'
 

@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from factory.artifacts import Inputs, seal
-from factory.chat import completion_text, parse
-from factory.context import Context
-from factory.errors import DataError, EngineError
+from factory.core.artifacts import Inputs, seal
+from factory.core.context import Context
+from factory.core.errors import DataError, EngineError
+from factory.core.jsonl import read_records, write_records
+from factory.core.machine import Machine
+from factory.core.records import Problem, ProblemKind, SamplingConfig, Trace, Verdict
 from factory.grading import grade
 from factory.grading.judge import (
     MAX_REPLY,
@@ -22,15 +24,13 @@ from factory.grading.judge import (
     quoted,
     read_reply,
 )
-from factory.jsonl import read_records, write_records
-from factory.machine import Machine
-from factory.records import Problem, ProblemKind, SamplingConfig, Trace, Verdict
+from factory.models.tiny import byte_tokenizer, tiny_model
 from factory.sampling import blocks
 from factory.sampling.judging import Vote
 from factory.sampling.scripted import ScriptedSampler
 from factory.stages import judge
 from factory.stages.judge import JudgeConfig
-from factory.tiny import byte_tokenizer, tiny_model
+from factory.text.chat import completion_text, parse
 
 CONTROLS = ("<|im_end|>", "[INST]", "zz")
 INJECTIONS = [

@@ -7,9 +7,10 @@ import pytest
 from pydantic import ValidationError
 from test_judge import INJECTIONS, reply
 
-from factory.chat import completion_text, parse
-from factory.context import Context
-from factory.errors import DataError, EngineError
+from factory.core.context import Context
+from factory.core.errors import DataError, EngineError
+from factory.core.machine import Machine
+from factory.core.records import EvalSample, Problem, SamplingConfig, Trace
 from factory.evaluation.judged import Judging, check_open
 from factory.evaluation.runs import OwnRun
 from factory.grading import grade, grade_lenient
@@ -24,8 +25,7 @@ from factory.grading.judge import (
     require_basis,
     rubric_of,
 )
-from factory.machine import Machine
-from factory.records import EvalSample, Problem, SamplingConfig, Trace
+from factory.models.tiny import byte_tokenizer, tiny_model
 from factory.rewards import RewardConfig, rule_components
 from factory.rewards.reward import GradedCompletion
 from factory.sampling import Request, blocks
@@ -36,7 +36,7 @@ from factory.stages.grpo import judge_rewards
 from factory.stages.grpo.config import GrpoConfig
 from factory.stages.grpo.graded import Graded
 from factory.stages.grpo.judge_rewards import JudgeRewards
-from factory.tiny import byte_tokenizer, tiny_model
+from factory.text.chat import completion_text, parse
 
 RUBRIC = (Criterion(text="names the cause", points=3), Criterion(text="is rude", points=-2))
 SKY = Problem(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from factory.jsonl import recover_rows
+from factory.core.jsonl import recover_rows
 from factory.stages.grpo import kept
 from factory.stages.grpo.kept import KeptRollouts
 from factory.trainers.watch import Ranks

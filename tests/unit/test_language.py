@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.errors import RecipeError
+from factory.core.errors import RecipeError
 from factory.rewards.function_words import FUNCTION_WORDS, LETTERS
 from factory.rewards.language import SCRIPTS, language_consistency
 

@@ -11,20 +11,20 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from factory.artifacts import Inputs
-from factory.context import Context
-from factory.errors import DataError
-from factory.jsonl import read_records, write_records
-from factory.machine import Machine
+from factory.core.artifacts import Inputs
+from factory.core.context import Context
+from factory.core.errors import DataError
+from factory.core.jsonl import read_records, write_records
+from factory.core.machine import Machine
+from factory.core.records import Outcome, SamplingConfig, Trace, Verdict
+from factory.core.stored import StoredRecords
 from factory.problems.similar import PRIME, _hashes, _maps, _signature
 from factory.reading.candidates import Dropped
-from factory.records import Outcome, SamplingConfig, Trace, Verdict
 from factory.stages import STAGES
 from factory.stages.imported import ImportedConfig, run
 from factory.stages.mix import MixConfig
 from factory.stages.select import SelectConfig
 from factory.stages.texts import BATCH
-from factory.stored import StoredRecords
 
 THOUGHT = "<think> Some thought. </think> "
 

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from factory.launch.local import preload
+from factory.building.launch.local import preload
 
 CODE = """
 import importlib, sys
@@ -15,7 +15,7 @@ print("transformers.generation.candidate_generator" in sys.modules, "sklearn" in
 
 def test_the_fork_server_imports_no_scikit_learn() -> None:
     *modules, last = preload(["factory.sampling.transformers", "factory.stages.grpo.train"])
-    assert last == "factory.launch.after_imports"
+    assert last == "factory.building.launch.after_imports"
     ended = subprocess.run(
         [sys.executable, "-P", "-c", CODE, *modules], capture_output=True, text=True, check=True
     )

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from factory.chat import completion_text
+from factory.core.records import GRADERS, Problem, ProblemKind, Verdict
 from factory.grading import GradeItem, grade, grade_lenient
 from factory.grading.grade import _decide
 from factory.grading.lenient import lenient_answer
-from factory.records import GRADERS, Problem, ProblemKind, Verdict
+from factory.text.chat import completion_text
 
 
 def problem(reference: str, kind: ProblemKind = "math", **data: object) -> Problem:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from factory.interpreter import SAFE_PATH
+from factory.core.interpreter import SAFE_PATH
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {

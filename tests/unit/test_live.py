@@ -14,9 +14,9 @@ from mutations import dumped, mutated
 from report_example import HOSTILE
 from starlette.testclient import TestClient
 
-from factory.blocks import Section, Text
-from factory.builds import is_running, kept_build, kept_builds
-from factory.errors import EngineError
+from factory.building.builds import is_running, kept_build, kept_builds
+from factory.core.blocks import Section, Text
+from factory.core.errors import EngineError
 from factory.live import follow
 from factory.live.follow import Stream, last_rows
 from factory.live.server import NAMES, Views, application, listen

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from factory.errors import MOST_LINES, FactoryError, RecipeError
-from factory.plan import make_plan
-from factory.recipe import load_machine, load_recipe
+from factory.building.plan import make_plan
+from factory.building.recipe import load_machine, load_recipe
+from factory.core.errors import MOST_LINES, FactoryError, RecipeError
 
 MODEL = {"kind": "model", "source": {"type": "embedded"}}
 PROBLEMS = {"kind": "problems", "sources": [{"type": "local", "path": "PATH"}]}

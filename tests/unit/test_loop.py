@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from factory.building.plan import make_plan
+from factory.building.recipe import load_recipe
+from factory.core.machine import Machine
+from factory.core.records import Loop, Problem, SamplingConfig
 from factory.grading import grade, grade_lenient
-from factory.machine import Machine
-from factory.plan import make_plan
-from factory.recipe import load_recipe
-from factory.records import Loop, Problem, SamplingConfig
+from factory.models.tiny import byte_tokenizer, save_tiny_model
 from factory.sampling import Request, Sampler, open_sampler
 from factory.sampling.loop import ends_in_loop
 from factory.sampling.scripted import ScriptedSampler
 from factory.stages.generate.config import GenerateConfig
-from factory.tiny import byte_tokenizer, save_tiny_model
 
 RULE = Loop(times=3, shortest=2, longest=4)
 SUM = Problem(id="a", prompt="1 + 1?", reference="2", kind="exact", source="sums")

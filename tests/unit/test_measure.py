@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from factory.launch import measure
-from factory.launch.measure import choose, resolve_matmul, thread_counts
-from factory.machine import Machine
+from factory.building.launch import measure
+from factory.building.launch.measure import choose, resolve_matmul, thread_counts
+from factory.core.machine import Machine
 
 
 def rates(*by_threads: tuple[int, float, float]) -> dict[str, dict[str, float]]:

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from factory.artifacts import Inputs, seal
-from factory.context import Context
-from factory.errors import DataError
-from factory.jsonl import read_records, write_records
-from factory.machine import Machine
-from factory.records import SamplingConfig, Trace, Verdict
+from factory.core.artifacts import Inputs, seal
+from factory.core.context import Context
+from factory.core.errors import DataError
+from factory.core.jsonl import read_records, write_records
+from factory.core.machine import Machine
+from factory.core.records import SamplingConfig, Trace, Verdict
 from factory.stages.mix import DOMAINS, STAGE, MixConfig
 
 

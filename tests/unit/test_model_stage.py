@@ -9,16 +9,16 @@ import pytest
 from pydantic import ValidationError
 from transformers import AutoTokenizer
 
-from factory.artifacts import Inputs
-from factory.chat import PromptConfig, render
-from factory.context import Context
-from factory.errors import ArtifactError, RecipeError
-from factory.machine import Machine
+from factory.core.artifacts import Inputs
+from factory.core.context import Context
+from factory.core.errors import ArtifactError, RecipeError
+from factory.core.machine import Machine
+from factory.models.tiny import Architecture, byte_tokenizer, save_tiny_model
 from factory.sampling.ends import answer_end
 from factory.sampling.served import messages_of, read_served
 from factory.stages.model import STAGE, ModelConfig, prompt_fault
 from factory.stages.turns import LLAMA3_TEMPLATE, fitting
-from factory.tiny import Architecture, byte_tokenizer, save_tiny_model
+from factory.text.chat import PromptConfig, render
 
 TINY = {"type": "tiny", "architecture": "qwen2", "hidden": 32, "layers": 1}
 

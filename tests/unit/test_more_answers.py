@@ -6,9 +6,9 @@ A row with `text` is a whole text for lenient grading.
 import json
 from pathlib import Path
 
-from factory.chat import completion_text
+from factory.core.records import Problem
 from factory.grading import GradeItem, GradingPool
-from factory.records import Problem
+from factory.text.chat import completion_text
 
 ROWS = [
     json.loads(line)

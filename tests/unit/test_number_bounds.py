@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from factory.machine import Machine
-from factory.recipe import Header
+from factory.building.recipe import Header
+from factory.core.machine import Machine
+from factory.core.variants import VariantOf
 from factory.stages import STAGES
-from factory.variants import VariantOf
 
 FREE: dict[str, str] = {}
 """Field -> why it has no range. None has."""

@@ -12,7 +12,13 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from factory.chat import (
+from factory.core.errors import DataError, RecipeError
+from factory.core.records import Problem, SamplingConfig, Trace, Verdict
+from factory.grading import GradeItem, GradingPool, grade
+from factory.grading.grade import grade_item
+from factory.models.tiny import CHAT_TEMPLATE, byte_tokenizer, tiny_model
+from factory.stages.turns import LLAMA3_TEMPLATE
+from factory.text.chat import (
     Demonstration,
     OutputForm,
     PromptConfig,
@@ -23,13 +29,7 @@ from factory.chat import (
     render,
     stop_texts,
 )
-from factory.errors import DataError, RecipeError
-from factory.grading import GradeItem, GradingPool, grade
-from factory.grading.grade import grade_item
-from factory.lint import lint
-from factory.records import Problem, SamplingConfig, Trace, Verdict
-from factory.stages.turns import LLAMA3_TEMPLATE
-from factory.tiny import CHAT_TEMPLATE, byte_tokenizer, tiny_model
+from factory.text.lint import lint
 from factory.trainers.rows import tokenise
 from factory.trainers.tokens import add_tokens, grow_embeddings, write_tokens
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from factory.artifacts import Artifact, Inputs, seal
-from factory.context import Context
-from factory.errors import DataError
-from factory.jsonl import read_records, write_records
-from factory.machine import Machine
+from factory.core.artifacts import Artifact, Inputs, seal
+from factory.core.context import Context
+from factory.core.errors import DataError
+from factory.core.jsonl import read_records, write_records
+from factory.core.machine import Machine
+from factory.core.records import Problem, SamplingConfig, Trace, Verdict
 from factory.problems.overlap import HeldOut, words
 from factory.problems.similar import near_duplicates, shingles
-from factory.records import Problem, SamplingConfig, Trace, Verdict
 from factory.stages.mix import STAGE, Dropped, MixConfig
 
 TRAIN = "A train leaves the old station at 9 and runs for 120 miles before it stops to rest"

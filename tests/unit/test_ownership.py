@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from factory.doctor import module_finding
+from factory.doctor.checks import module_finding
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,7 +46,7 @@ def test_a_module_of_that_name_of_others_is_told_and_never_a_traceback(
         assert done.stderr.count("\n") == 1
         return
     assert done.returncode == 0 and done.stdout.startswith("distill-factory ")
-    ask = "from factory.ownership import others; print(others())"
+    ask = "from factory.core.ownership import others; print(others())"
     done = subprocess.run(
         [sys.executable, "-c", ask], capture_output=True, text=True, cwd=tmp_path, check=True,
         env={**os.environ, "PYTHONPATH": str(site)},

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from factory.errors import DataError, EngineError
-from factory.parallel import WAITING, in_order
+from factory.core.errors import DataError, EngineError
+from factory.core.parallel import WAITING, in_order
 
 
 @pytest.mark.parametrize("processes", [1, 2])

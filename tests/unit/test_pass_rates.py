@@ -6,12 +6,12 @@ import pytest
 from fine_tuning import sealed, trace
 from pydantic import ValidationError
 
-from factory.artifacts import Inputs
-from factory.context import Context
-from factory.errors import DataError
-from factory.jsonl import read_records, write_records
-from factory.machine import Machine
-from factory.records import Problem, Trace, Verdict
+from factory.core.artifacts import Inputs
+from factory.core.context import Context
+from factory.core.errors import DataError
+from factory.core.jsonl import read_records, write_records
+from factory.core.machine import Machine
+from factory.core.records import Problem, Trace, Verdict
 from factory.stages.grpo.config import GrpoConfig
 from factory.stages.grpo.train import planned_questions
 from factory.stages.pass_rates import STAGE, PassRate, PassRatesConfig, shown

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel
 
-from factory.errors import ArtifactError, RecipeError
-from factory.plan import Step, _fingerprint, checked_plan, make_plan, outlooks
+from factory.building.plan import Step, _fingerprint, checked_plan, make_plan, outlooks
+from factory.building.recipe import Recipe, load_recipe
+from factory.core.errors import ArtifactError, RecipeError
+from factory.core.records import AddedLater, Record
 from factory.problems.source import SOURCES
-from factory.recipe import Recipe, load_recipe
-from factory.records import AddedLater, Record
 from factory.rewards import REWARDS
 from factory.stages import STAGES, StageConfig
 from factory.stages.stage import light_stage
@@ -199,7 +199,7 @@ def test_a_setting_that_came_later_counts_only_where_it_is_used() -> None:
 def test_a_package_version_and_a_stage_version_are_noticed(monkeypatch) -> None:
     import dataclasses
 
-    import factory.plan as module
+    import factory.building.plan as module
 
     before = prints(load_recipe(R1_SMALL))
     monkeypatch.setattr(module, "_installed", lambda package: "99")

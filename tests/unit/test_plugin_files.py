@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from factory import plugin_files, registry
-from factory.chat import completion_text
-from factory.errors import DataError, EngineError, PluginError, RecipeError
+from factory.building.plan import make_plan, used_plugins
+from factory.building.recipe import load_recipe, recipe_from
+from factory.core import plugin_files, registry
+from factory.core.errors import DataError, EngineError, PluginError, RecipeError
+from factory.core.plugin_files import keep_texts, load_plugins, load_same
+from factory.core.records import Problem, Verdict
+from factory.core.registry import DOORS
 from factory.grading import GradeItem, GradingPool
-from factory.plan import make_plan, used_plugins
-from factory.plugin_files import keep_texts, load_plugins, load_same
 from factory.problems.local import LocalSource, supply
-from factory.recipe import load_recipe, recipe_from
-from factory.records import Problem, Verdict
-from factory.registry import DOORS
 from factory.rewards import REWARDS, GradedCompletion, PluginRewards, RewardConfig
+from factory.text.chat import completion_text
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "few_words.py"
@@ -255,9 +255,9 @@ def test_an_unknown_kind_of_problem_is_told_with_its_line(tmp_path: Path) -> Non
 def test_a_plugin_that_imports_a_built_in_stage_first_does_not_take_it_over(tmp_path: Path) -> None:
     path = plugin(tmp_path, "from factory.stages.generate.config import GenerateConfig\n")
     code = (
-        "from pathlib import Path; from factory.plugin_files import load_plugins; import sys\n"
+        "from pathlib import Path; from factory.core.plugin_files import load_plugins; import sys\n"
         "load_plugins([Path(sys.argv[1])])\n"
-        "from factory.registry import DOORS\n"
+        "from factory.core.registry import DOORS\n"
         "print({r.origin.kind for d in DOORS.values() for r in d.rows()})"
     )
     done = subprocess.run(

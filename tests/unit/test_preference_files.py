@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from factory.jsonl import read_records
+from factory.core.jsonl import read_records
 from factory.preferences.examples import FILES
 from factory.preferences.lengths import length_gap
 from factory.preferences.sources import LocalFile, stored_labels, stored_pairs

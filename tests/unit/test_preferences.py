@@ -10,12 +10,13 @@ import pytest
 from pydantic import ValidationError
 from test_mix import artifact
 
-from factory.artifacts import Artifact, Inputs
-from factory.chat import PromptConfig, render
-from factory.context import Context
-from factory.errors import DataError, RecipeError
-from factory.jsonl import read_records, write_records
-from factory.machine import Machine
+from factory.core.artifacts import Artifact, Inputs
+from factory.core.context import Context
+from factory.core.errors import DataError, RecipeError
+from factory.core.jsonl import read_records, write_records
+from factory.core.machine import Machine
+from factory.core.records import Labelled, Pair, SamplingConfig, Trace, Verdict
+from factory.models.tiny import byte_tokenizer, save_tiny_model
 from factory.preferences.judge import (
     COMPARE,
     COMPARED,
@@ -27,14 +28,13 @@ from factory.preferences.judge import (
     read_verdict,
 )
 from factory.preferences.lengths import length_gap, unbalanced
-from factory.records import Labelled, Pair, SamplingConfig, Trace, Verdict
 from factory.sampling import blocks
 from factory.sampling.sampler import Request
 from factory.sampling.scripted import ScriptedSampler
 from factory.stages import STAGES
 from factory.stages.labels import LabelsConfig
 from factory.stages.pairs import PairsConfig
-from factory.tiny import byte_tokenizer, save_tiny_model
+from factory.text.chat import PromptConfig, render
 
 TOKENIZER = byte_tokenizer()
 

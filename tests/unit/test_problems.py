@@ -12,17 +12,17 @@ from building import MACHINE
 from pydantic import TypeAdapter, ValidationError
 from typer.testing import CliRunner
 
-from factory.artifacts import Inputs
 from factory.cli import app
-from factory.context import Context
-from factory.errors import DataError, EngineError, RecipeError
-from factory.jsonl import read_records
-from factory.machine import Machine
+from factory.core.artifacts import Inputs
+from factory.core.context import Context
+from factory.core.errors import DataError, EngineError, RecipeError
+from factory.core.jsonl import read_records
+from factory.core.machine import Machine
+from factory.core.records import Problem
 from factory.problems.reasoning_gym import ReasoningGymSource, families, settings_fault
 from factory.problems.references import reference_verdict
 from factory.problems.source import AnySource
 from factory.problems.splits import Supply, problem_id, question_key, split
-from factory.records import Problem
 from factory.stages.problems import STAGE, ProblemsConfig, external_files
 
 CHAIN = {

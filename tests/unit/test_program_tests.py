@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from factory.core.records import Problem
 from factory.grading.code import grade_code
 from factory.reading.programs import program_tests
-from factory.records import Problem
 
 STDIN = ("a, b = map(int, input().split())\nprint(a + b)", "print(input().split()[0])")
 ADD = ("def add(a, b):\n    return a + b", "def add(a, b):\n    return a - b")

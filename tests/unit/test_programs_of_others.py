@@ -2,11 +2,11 @@
 
 import pytest
 
-from factory.chat import completion_text
+from factory.core.records import Problem
 from factory.grading import grade
 from factory.grading.outputs import same_output
 from factory.grading.programs import program_of
-from factory.records import Problem
+from factory.text.chat import completion_text
 
 
 def verdict(text, **data):

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-import factory.context as context_module
-from factory.context import Context
-from factory.machine import Machine
-from factory.plan import Step, make_plan
-from factory.recipe import load_recipe
-from factory.records import SamplingConfig
+import factory.core.context as context_module
+from factory.building.plan import Step, make_plan
+from factory.building.recipe import load_recipe
+from factory.core.context import Context
+from factory.core.machine import Machine
+from factory.core.records import SamplingConfig
+from factory.models.tiny import save_tiny_model
 from factory.sampling.blocks import ask_model, telling
 from factory.sampling.sampler import Completion, Request, nobody
-from factory.tiny import save_tiny_model
 from factory.ui import outlook
 from factory.ui.console import Console
 from factory.ui.display import JsonDisplay, LiveDisplay, PlainDisplay

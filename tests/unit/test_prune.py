@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from factory import pipeline
-from factory.artifacts import PRUNED, SMALL_BYTES, find, folder_name, remains, seal
-from factory.attempts import attempts
+from factory.building import pipeline
+from factory.building.attempts import attempts
+from factory.building.plan import Step, make_plan
+from factory.building.pruning import candidates, remove, unneeded
+from factory.building.recipe import load_recipe
 from factory.cli import app
-from factory.machine import Machine
-from factory.plan import Step, make_plan
-from factory.pruning import candidates, remove, unneeded
-from factory.recipe import load_recipe
+from factory.core.artifacts import PRUNED, SMALL_BYTES, find, folder_name, remains, seal
+from factory.core.machine import Machine
 from factory.report.writing import write_report
 
 RECIPE = """

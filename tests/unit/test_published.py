@@ -7,9 +7,11 @@ import pytest
 from report_example import Build, jsonl, trace
 from typer.testing import CliRunner
 
-from factory.artifacts import InputEntry
+from factory.building.recipe import load_recipe
 from factory.cli import app
-from factory.errors import DataError
+from factory.core.artifacts import InputEntry
+from factory.core.errors import DataError
+from factory.core.records import EvalSample, SamplingConfig, Verdict
 from factory.evaluation.published import (
     Protocol,
     Published,
@@ -22,8 +24,6 @@ from factory.evaluation.published import (
 )
 from factory.evaluation.statistics import Errors, Interval
 from factory.evaluation.summary import Summary
-from factory.recipe import load_recipe
-from factory.records import EvalSample, SamplingConfig, Verdict
 from factory.report.build import build
 from factory.report.render import render_html, render_markdown
 from factory.report.sections.published import published_scores

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from factory.machine import DevicePeaks, Machine
-from factory.plan import Step, make_plan
-from factory.pricing import bill
-from factory.recipe import load_recipe
+from factory.building.plan import Step, make_plan
+from factory.building.pricing import bill
+from factory.building.recipe import load_recipe
+from factory.core.machine import DevicePeaks, Machine
 from factory.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]

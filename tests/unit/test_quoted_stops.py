@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from factory.records import SamplingConfig
+from factory.core.records import SamplingConfig
+from factory.models.tiny import byte_tokenizer
 from factory.sampling.sampler import Request
 from factory.sampling.streams import Listed
 from factory.sampling.vllm import VllmSampler
-from factory.tiny import byte_tokenizer
 
 TEXT = "it wants <answer> </answer>, so </think> <answer> 4 </answer>"
 SAMPLING = SamplingConfig(temperature=1.0, max_new_tokens=100, stop=("</answer>",))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from factory.recipe import load_recipe
+from factory.building.recipe import load_recipe
 from factory.stages.pairs import PairsConfig
 from factory.stages.reward_model.config import RewardModelConfig
 

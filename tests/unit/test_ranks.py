@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from building import wait_until_gone
 
-from factory import worker
-from factory.errors import EngineError, RecipeError
-from factory.launch import local, measure, peaks
-from factory.machine import Machine
-from factory.pipeline import _seconds
-from factory.ranks import Rank, enter, this_rank, whole_weights, without_ranks
-from factory.recipe import load_machine
+from factory.building import worker
+from factory.building.launch import local, measure, peaks
+from factory.building.pipeline import _seconds
+from factory.building.recipe import load_machine
+from factory.building.worker import Job
+from factory.core.errors import EngineError, RecipeError
+from factory.core.machine import Machine
+from factory.core.ranks import Rank, enter, this_rank, whole_weights, without_ranks
 from factory.stages import STAGES
-from factory.worker import Job
 
 POD = {
     "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0",
@@ -194,7 +194,7 @@ def test_measurements_run_outside_the_ranks_of_a_pod(
         seen.append(env)
         rates = {"1": {"float32": 1.0, "rounded": 1.0}}
         peak = {"flops_per_second": 1.0, "bytes_per_second": 1.0, "load": 0.0}
-        answer = rates if "factory.launch.measure" in command else peak
+        answer = rates if "factory.building.launch.measure" in command else peak
         return SimpleNamespace(returncode=0, stdout=json.dumps(answer))
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -228,7 +228,8 @@ def test_the_error_of_another_rank_is_told_and_its_clock_does_not_count(
 
 def test_a_launcher_and_its_ranks_die_with_a_build_that_is_killed(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from factory.launch.local import _Launched;"
+        "import sys, time; from pathlib import Path;"
+        "from factory.building.launch.local import _Launched;"
         f"print(_Launched(['sleep', '60'], Path({str(tmp_path / 'log')!r}), {{}})._process.pid);"
         "sys.stdout.flush(); time.sleep(60)"
     )

@@ -15,8 +15,15 @@ from typing import Any
 
 import pytest
 
-from factory import chat, lookalike
-from factory.chat import OutputForm, PromptConfig, Response, completion_text, form_text
+from factory.core.records import (
+    GRADERS,
+    EvalSample,
+    FinishReason,
+    Problem,
+    SamplingConfig,
+    Trace,
+    Verdict,
+)
 from factory.evaluation import documents, registry_tasks, scores, statistics, summary
 from factory.grading import (
     choice,
@@ -33,15 +40,8 @@ from factory.grading import (
     programs,
     units,
 )
-from factory.records import (
-    GRADERS,
-    EvalSample,
-    FinishReason,
-    Problem,
-    SamplingConfig,
-    Trace,
-    Verdict,
-)
+from factory.text import chat, lookalike
+from factory.text.chat import OutputForm, PromptConfig, Response, completion_text, form_text
 
 # The package's attribute of that name is the function.
 grading = importlib.import_module("factory.grading.grade")
@@ -407,8 +407,9 @@ def _told() -> list[str]:
 
 
 CHOOSE_NOTHING = {
-    "chat.OutputForm.marks chat.completion_text chat.form_text": "write, or name what is written",
-    "chat._squeezed lookalike._fold_character lookalike._turn_problem":
+    "text.chat.OutputForm.marks text.chat.completion_text text.chat.form_text":
+        "write, or name what is written",
+    "text.chat._squeezed text.lookalike._fold_character text.lookalike._turn_problem":
         "parts of disturbance, fold and the made-up turns",
     "grading.grade.GradeItem.for_prompt grading.grade.grade_item grading.grade._decide "
     "grading.grade._graded grading.grade._is_same grading.grade._checked":
@@ -428,8 +429,8 @@ CHOOSE_NOTHING = {
     "grading.dress._in_base grading.dress._set_in_words grading.dress._outward "
     "grading.units.split_unit grading.units._is_unit grading.units._is_word_of_unit "
     "grading.units._is_cjk grading.units._is_counted grading.units._unit grading.units.contradict "
-    "grading.exact.says grading.exact._unboxed lookalike.without_quotations lookalike.without_end "
-    "grading.units.spelled_alike lookalike._is_quoted":
+    "grading.exact.says grading.exact._unboxed text.lookalike.without_quotations "
+    "text.lookalike.without_end grading.units.spelled_alike text.lookalike._is_quoted":
         "forms of answers; cases are in test_grades_of_others.py",
     "grading.programs._blocks grading.programs._common": "parts of program_of",
     "grading.numbers._value grading.numbers._signed grading.numbers._ratio":

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from factory.errors import RecipeError
-from factory.plan import make_plan
-from factory.recipe import Recipe, load_machine, load_recipe
+from factory.building.plan import make_plan
+from factory.building.recipe import Recipe, load_machine, load_recipe
+from factory.core.errors import RecipeError
 
 GOOD = """
 name: small

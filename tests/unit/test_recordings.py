@@ -18,7 +18,7 @@ import pytest
 from test_compare import answers, scores
 from test_prune import RECIPE, seal_all
 
-from factory.interpreter import SAFE_PATH
+from factory.core.interpreter import SAFE_PATH
 
 FOLDER = Path(__file__).resolve().parents[1] / "recordings"
 WIDTHS = (60, 80, 120)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from factory import entry_points, registry
-from factory.errors import PluginError, RecipeError
-from factory.registry import DOORS, FACTORY, Door, Origin, modules_of, registering
+from factory.core import entry_points, registry
+from factory.core.errors import PluginError, RecipeError
+from factory.core.registry import DOORS, FACTORY, Door, Origin, modules_of, registering
 
 MINE = Origin("file", "/home/me/mine.py", "ab" * 32)
 
@@ -67,7 +67,7 @@ def test_a_package_is_imported_when_its_name_is_wanted_and_not_before(
     door: Door[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "mynumbers.py").write_text(
-        "from factory.registry import DOORS\nDOORS['numbers'].register('four', 4, version=7)\n"
+        "from factory.core.registry import DOORS\nDOORS['numbers'].register('four', 4, version=7)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(DOORS, "numbers", door)
@@ -146,7 +146,9 @@ def test_a_file_or_folder_in_a_package_is_all_that_a_built_in_row_needs(
 ) -> None:
     """One that registers nothing is only shared by the others."""
     package = tmp_path / "of_numbers"
-    text = "from factory.registry import DOORS\nDOORS['digits'].register('{}', {}, version=1)\n"
+    text = (
+        "from factory.core.registry import DOORS\nDOORS['digits'].register('{}', {}, version=1)\n"
+    )
     files = {"two.py": ("two", 2), "one/__init__.py": ("one", 1)}
     for name, row in files.items():
         (package / name).parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +178,7 @@ def test_threads_that_ask_first_at_once_all_wait_for_the_rows(
 ) -> None:
     monkeypatch.setattr(registry, "DOORS", dict(DOORS))
     source = (
-        "import time\nfrom factory.registry import DOORS\ntime.sleep(0.3)\n"
+        "import time\nfrom factory.core.registry import DOORS\ntime.sleep(0.3)\n"
         "assert list(DOORS['slow']) == []\nDOORS['slow'].register('late', 1, version=1)\n"
     )
     (tmp_path / "a_slow_module.py").write_text(source, encoding="utf-8")

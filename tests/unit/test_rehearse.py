@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from factory.errors import RecipeError
-from factory.machine import Machine
-from factory.pipeline import build
-from factory.plan import make_plan, missing
-from factory.recipe import load_recipe
-from factory.rehearse import alike, rehearsal
+from factory.building.pipeline import build
+from factory.building.plan import make_plan, missing
+from factory.building.recipe import load_recipe
+from factory.building.rehearse import alike, rehearsal
+from factory.core.errors import RecipeError
+from factory.core.machine import Machine
 
 ROOT = Path(__file__).resolve().parents[2]
 OPEN = """

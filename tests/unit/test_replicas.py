@@ -14,13 +14,13 @@ import psutil
 import pytest
 from building import wait_until_gone
 
-from factory.engines import Replicas
-from factory.errors import EngineError, RecipeError
-from factory.machine import Machine
-from factory.recipe import load_machine
-from factory.records import SamplingConfig
+from factory.building.recipe import load_machine
+from factory.core.engines import Replicas
+from factory.core.errors import EngineError, RecipeError
+from factory.core.machine import Machine
+from factory.core.records import SamplingConfig
+from factory.models.tiny import save_tiny_model
 from factory.sampling import Request, open_sampler, replicas
-from factory.tiny import save_tiny_model
 
 SAMPLING = SamplingConfig(temperature=1.0, top_p=1.0, max_new_tokens=8)
 REQUESTS = [Request((5, number), seed=number) for number in range(11)]
@@ -87,7 +87,7 @@ def engines(folder: Path) -> list[int]:
 
 def test_servers_and_their_engines_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
     code = (
-        "import subprocess, sys; from factory.interpreter import *;"
+        "import subprocess, sys; from factory.core.interpreter import *;"
         "words = module_command('factory.sampling.keeper', *sys.argv[1:]);"
         "subprocess.Popen(words, preexec_fn=die_with_parent).wait()"
     )

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from report_example import Build, evaluation, jsonl, r1_build, trace
 
-from factory.artifacts import open_artifact
-from factory.errors import DataError
-from factory.records import OUTCOMES, EvalSample, SamplingConfig, Score, Verdict
+from factory.core.artifacts import open_artifact
+from factory.core.errors import DataError
+from factory.core.records import OUTCOMES, EvalSample, SamplingConfig, Score, Verdict
 from factory.report import scorecard
 from factory.report.build import Build as Report
 from factory.report.build import build

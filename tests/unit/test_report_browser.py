@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from report_example import HOSTILE, Build, jsonl, trace
 
+from factory.core.readable import abridged
+from factory.core.records import OUTCOMES, EvalSample, Problem, SamplingConfig, Score, Verdict
 from factory.evaluation.asked import is_protected
-from factory.readable import abridged
-from factory.records import OUTCOMES, EvalSample, Problem, SamplingConfig, Score, Verdict
 from factory.report.build import Build as Report
 from factory.report.build import build
 from factory.report.render import render_html, render_json, render_markdown

@@ -5,7 +5,7 @@ import json
 import pytest
 from report_example import r1_build
 
-from factory.errors import DataError
+from factory.core.errors import DataError
 from factory.evaluation.claim import Claim
 from factory.evaluation.compare import compare
 from factory.report.build import Build as Report

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 from report_example import Build, r1_build
 
-from factory.readable import MINUS, duration, figure, percent, point_span, points, size
+from factory.core.readable import MINUS, duration, figure, percent, point_span, points, size
 from factory.report.build import Build as Report
 from factory.report.build import build
 from factory.report.charts import panels, thin

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from report_example import Build, r1_build
 
-from factory import plugin_files, registry
-from factory.artifacts import open_artifact
-from factory.blocks import Cell, Figure, Section, Table, Text
-from factory.errors import PluginError
-from factory.plugin_files import load_plugins
-from factory.registry import DOORS, Origin, open_doors, registering
+from factory.core import plugin_files, registry
+from factory.core.artifacts import open_artifact
+from factory.core.blocks import Cell, Figure, Section, Table, Text
+from factory.core.errors import PluginError
+from factory.core.plugin_files import load_plugins
+from factory.core.registry import DOORS, Origin, open_doors, registering
 from factory.report import foreign
 from factory.report.build import Build as Made
 from factory.report.build import build

@@ -11,7 +11,7 @@ from report_example import HOSTILE, Build, evaluation, r1_build
 from factory.report.build import build
 from factory.report.markdown import markdown_block, markdown_text
 from factory.report.render import render_html, render_json, render_markdown
-from factory.visible import visible
+from factory.text.visible import visible
 
 BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"
 

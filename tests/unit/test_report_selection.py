@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from factory.artifacts import seal
-from factory.chat import completion_text
-from factory.jsonl import write_records
-from factory.records import SamplingConfig, Trace, Verdict
+from factory.core.artifacts import seal
+from factory.core.jsonl import write_records
+from factory.core.records import SamplingConfig, Trace, Verdict
 from factory.report.build import build
 from factory.report.records import Step
 from factory.report.render import render_html, render_markdown
@@ -13,6 +12,7 @@ from factory.report.sections.result import headline
 from factory.stages.fitness import Rejected
 from factory.stages.review import review_remark
 from factory.stages.rewrite import Reply
+from factory.text.chat import completion_text
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m"
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from report_example import Build, r1_build
 from test_report import tiny_scores, two_checkpoints
 
-from factory.readable import MINUS, point_span
+from factory.core.readable import MINUS, point_span
 from factory.report import document
 from factory.report.build import Build as Report
 from factory.report.build import build

@@ -7,10 +7,10 @@ import pytest
 from report_example import Build, jsonl, trace
 from typer.testing import CliRunner
 
-from factory.artifacts import InputEntry
 from factory.cli import app
+from factory.core.artifacts import InputEntry
+from factory.core.records import EvalSample, Problem, Verdict
 from factory.grading import grade, grade_lenient
-from factory.records import EvalSample, Problem, Verdict
 
 SUMS = [
     Problem(

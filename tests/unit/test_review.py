@@ -14,17 +14,16 @@ import pytest
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from factory.artifacts import Artifact, Inputs, seal
-from factory.chat import completion_text
+from factory.building.plan import make_plan
+from factory.building.recipe import load_recipe
 from factory.cli import app
-from factory.context import Context
-from factory.errors import DataError
-from factory.jsonl import read_records, write_records
-from factory.machine import Machine
-from factory.plan import make_plan
-from factory.recipe import load_recipe
-from factory.records import Outcome, Problem, SamplingConfig, Trace, Verdict
-from factory.review import (
+from factory.core.artifacts import Artifact, Inputs, seal
+from factory.core.context import Context
+from factory.core.errors import DataError
+from factory.core.jsonl import read_records, write_records
+from factory.core.machine import Machine
+from factory.core.records import Outcome, Problem, SamplingConfig, Trace, Verdict
+from factory.preferences.review import (
     Choice,
     Decision,
     agreement,
@@ -37,6 +36,7 @@ from factory.review import (
 )
 from factory.stages.fitness import Rejected
 from factory.stages.review import STAGE, ReviewConfig, statement
+from factory.text.chat import completion_text
 
 HOSTILE = "red \x1b[31m and \u202e reversed"
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from factory.chat import completion_text, parse
-from factory.records import Problem, Verdict
+from factory.core.records import Problem, Verdict
 from factory.rewards import (
     GradedCompletion,
     RewardConfig,
@@ -15,6 +14,7 @@ from factory.rewards import (
     totals,
 )
 from factory.rewards.rules import overlong_penalty
+from factory.text.chat import completion_text, parse
 
 CORRECT = Verdict(outcome="correct", answer="7", explanation="")
 WRONG = Verdict(outcome="wrong", answer="8", explanation="")

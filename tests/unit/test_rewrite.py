@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from factory.artifacts import Artifact, Inputs, seal
-from factory.chat import OutputForm, PromptConfig, completion_text, parse
-from factory.context import Context
-from factory.errors import DataError
-from factory.jsonl import read_records, write_records
-from factory.machine import Machine
-from factory.records import Problem, SamplingConfig, Trace, Verdict
+from factory.core.artifacts import Artifact, Inputs, seal
+from factory.core.context import Context
+from factory.core.errors import DataError
+from factory.core.jsonl import read_records, write_records
+from factory.core.machine import Machine
+from factory.core.records import Problem, SamplingConfig, Trace, Verdict
+from factory.models.tiny import byte_tokenizer, save_tiny_model
 from factory.sampling import Request, blocks
 from factory.sampling.scripted import ScriptedSampler
 from factory.stages import rewrite
 from factory.stages.fitness import Rejected
 from factory.stages.rewrite import Reply, RewriteConfig, RewriteExample, asked_with
-from factory.tiny import byte_tokenizer, save_tiny_model
+from factory.text.chat import OutputForm, PromptConfig, completion_text, parse
 
 TOKENIZER = byte_tokenizer()
 GOOD = "First I add the two, and that is 9."

@@ -13,7 +13,7 @@ from factory.cost.roofline import (
     training_flops,
     training_seconds,
 )
-from factory.tiny import tiny_model
+from factory.models.tiny import tiny_model
 
 SIZE = Size(parameters=1000, layers=2, width=10, kv_width=5, bytes_per_number=4)
 # kv bytes = 2 * 2 * 5 * 4 = 80; a token's forward = 2000 + 2 * 2 * 10 * T = 2000 + 40 T.

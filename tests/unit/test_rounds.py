@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from factory.core.records import EarlyStop, Problem, SamplingConfig, Score, Stopped, Verdict
 from factory.evaluation.rounds import is_narrow, rounds, stopped
 from factory.evaluation.statistics import Z, mean_interval, sampling_half_width
-from factory.records import EarlyStop, Problem, SamplingConfig, Score, Stopped, Verdict
 from factory.report.difference import _gap
 from factory.report.records import Evaluation, Tally
 from factory.report.sections.scorecard import outcome_rows

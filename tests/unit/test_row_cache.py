@@ -10,12 +10,12 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from factory.machine import Machine
-from factory.records import SamplingConfig
+from factory.core.machine import Machine
+from factory.core.records import SamplingConfig
+from factory.models.tiny import byte_tokenizer, save_tiny_model
 from factory.sampling import open_sampler
 from factory.sampling.cache import ROOM, RowLayer, row_cache, shared_keys_attention
 from factory.sampling.sampler import Request
-from factory.tiny import byte_tokenizer, save_tiny_model
 
 pytestmark = pytest.mark.usefixtures("float64")
 MACHINE = Machine(device="cpu", threads=1, engine="transformers")

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from doubles import CLOSE
 
-from factory.machine import Machine
-from factory.records import SamplingConfig
+from factory.core.machine import Machine
+from factory.core.records import SamplingConfig
+from factory.models.tiny import save_tiny_model, tiny_model
 from factory.sampling import open_sampler
 from factory.sampling.sampler import Completion, Request, Sampler
-from factory.tiny import save_tiny_model, tiny_model
 
 MACHINE = Machine(device="cpu", threads=1, engine="transformers")
 pytestmark = pytest.mark.usefixtures("float64")

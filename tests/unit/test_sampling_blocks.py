@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from factory.records import SamplingConfig
+from factory.core.records import SamplingConfig
+from factory.models.tiny import byte_tokenizer
 from factory.sampling.blocks import sample_blocks
 from factory.sampling.sampler import Completion, Request
 from factory.sampling.scripted import ScriptedSampler
-from factory.tiny import byte_tokenizer
 
 SAMPLING = SamplingConfig(max_new_tokens=20)
 KEYED = [(f"p{number}/0", Request((1, number), number)) for number in range(7)]

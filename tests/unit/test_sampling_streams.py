@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factory.core.errors import EngineError
+from factory.core.guarded import intact_rows
+from factory.core.records import SamplingConfig
 from factory.cost.filling import fill
-from factory.errors import EngineError
-from factory.guarded import intact_rows
-from factory.records import SamplingConfig
 from factory.sampling import Completion, Request
 from factory.sampling.sampler import OnEnd, nobody
 from factory.sampling.streams import LongestFirst, Supply, sample_stream

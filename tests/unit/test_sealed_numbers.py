@@ -16,13 +16,13 @@ from pydantic import ValidationError
 from resealing import resealed
 from typer.testing import CliRunner
 
-from factory import artifacts
-from factory.artifacts import MANIFEST, Artifact, Manifest, open_artifact, seal, survey, verify
 from factory.cli import app
-from factory.errors import ArtifactError
-from factory.files import with_hash, without_hash
-from factory.records import ArtifactKind, Record
-from factory.tiny import save_tiny_model
+from factory.core import artifacts
+from factory.core.artifacts import MANIFEST, Artifact, Manifest, open_artifact, seal, survey, verify
+from factory.core.errors import ArtifactError
+from factory.core.files import with_hash, without_hash
+from factory.core.records import ArtifactKind, Record
+from factory.models.tiny import save_tiny_model
 
 TREE = ("base", "sevens", "traces", "kept", "student", "eval_student")
 ALONE = {"pairs": "pairs.jsonl", "labels": "labels.jsonl", "reward_model": "card.json"}

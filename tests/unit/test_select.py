@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from factory.artifacts import Inputs, seal
-from factory.chat import completion_text, parse
-from factory.context import Context
-from factory.errors import DataError
-from factory.jsonl import read_records, write_records
-from factory.machine import Machine
-from factory.records import SamplingConfig, Trace, Verdict
+from factory.core.artifacts import Inputs, seal
+from factory.core.context import Context
+from factory.core.errors import DataError
+from factory.core.jsonl import read_records, write_records
+from factory.core.machine import Machine
+from factory.core.records import SamplingConfig, Trace, Verdict
 from factory.stages.fitness import Readable, Rejected
 from factory.stages.select import STAGE, SelectConfig, select
+from factory.text.chat import completion_text, parse
 
 
 def trace(problem: str, sample: int, completion: str, outcome: str = "correct", tokens: int = 5):

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from factory.errors import EngineError
-from factory.machine import EndpointAccess
+from factory.core.errors import EngineError
+from factory.core.machine import EndpointAccess
 from factory.sampling.connection import Connection, Interrupted, Refused
 
 KEY = "sk-secret-0123456789"

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from factory.chat import PromptConfig
+from factory.models.tiny import byte_tokenizer
 from factory.publish.template import serving_template
-from factory.tiny import byte_tokenizer
+from factory.text.chat import PromptConfig
 
 TURNS = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from wheel import built_wheel, files_of_checkout
 
-from factory.data_file import WITH_PATHS, DataFile
-from factory.errors import RecipeError
+from factory.building.plan import make_plan
+from factory.building.recipe import kept_recipe, load_machine, load_recipe
+from factory.core.data_file import WITH_PATHS, DataFile
+from factory.core.errors import RecipeError
+from factory.core.shipped import named_file, shipped, shipped_names
 from factory.install import read_constraints
-from factory.plan import make_plan
 from factory.problems.local import LocalSource
-from factory.recipe import kept_recipe, load_machine, load_recipe
-from factory.shipped import named_file, shipped, shipped_names
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """
@@ -159,11 +159,11 @@ def test_what_is_written_is_what_is_recorded() -> None:
 
 PLAN_ALL = """
 from pathlib import Path
-from factory import shipped
+from factory.core import shipped
 from factory.install import read_constraints
-from factory.plan import make_plan
-from factory.recipe import load_recipe
-from factory.suite import load_suite
+from factory.building.plan import make_plan
+from factory.building.recipe import load_recipe
+from factory.building.suite import load_suite
 from factory.evaluation.published import load_published
 assert str(shipped.PACKAGE).startswith({folder!r}), shipped.PACKAGE
 names = shipped.shipped_names(shipped.shipped("recipes"))

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from factory import slurm
+from factory.building.launch.local import Launcher
+from factory.building.recipe import load_machine
 from factory.cli import app
-from factory.errors import EngineError, RecipeError
-from factory.interpreter import program_command
-from factory.launch.local import Launcher
-from factory.machine import Machine
-from factory.ranks import enter, is_launched
-from factory.recipe import load_machine
-from factory.slurm import Allocation, Slurm
+from factory.core import slurm
+from factory.core.errors import EngineError, RecipeError
+from factory.core.interpreter import program_command
+from factory.core.machine import Machine
+from factory.core.ranks import enter, is_launched
+from factory.core.slurm import Allocation, Slurm
 from factory.stages import STAGES
 
 SETTINGS = Slurm(
@@ -145,12 +145,14 @@ def test_a_build_outside_its_job_or_in_another_one_does_not_begin(
 
 def test_ranks_meet_on_the_first_node_at_a_free_port() -> None:
     where = Allocation(job="12345", first="n1")
-    command = slurm.ranks_command(SETTINGS, where, "factory.worker", "/store/a.run/job.json")
+    command = slurm.ranks_command(
+        SETTINGS, where, "factory.building.worker", "/store/a.run/job.json"
+    )
     assert command[:2] == ["srun", "--overlap"]
     assert {"--nodes=2", "--ntasks=2", "--nnodes=2", "--nproc-per-node=8"} <= {*command}
     meeting = next(word for word in command if word.startswith("--rdzv-endpoint"))
     assert re.fullmatch(r"--rdzv-endpoint=n1:223[456]\d", meeting)
-    assert command[-3:] == ["-m", "factory.worker", "/store/a.run/job.json"]
+    assert command[-3:] == ["-m", "factory.building.worker", "/store/a.run/job.json"]
 
 
 def test_a_port_that_is_taken_is_named_or_passed_over() -> None:

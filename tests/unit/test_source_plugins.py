@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from building import wait_until_gone
 
-from factory.artifacts import Inputs
-from factory.context import Context
-from factory.errors import DataError, EngineError, FactoryError, PluginError, RecipeError
-from factory.jsonl import read_records
-from factory.machine import Machine
-from factory.plan import make_plan
-from factory.plugin_files import load_plugins
+from factory.building.plan import make_plan
+from factory.building.recipe import Recipe, recipe_from
+from factory.building.rehearse import rehearsal
+from factory.core.artifacts import Inputs
+from factory.core.context import Context
+from factory.core.errors import DataError, EngineError, FactoryError, PluginError, RecipeError
+from factory.core.jsonl import read_records
+from factory.core.machine import Machine
+from factory.core.plugin_files import load_plugins
+from factory.core.records import Problem, Trace
 from factory.problems import foreign
-from factory.recipe import Recipe, recipe_from
-from factory.records import Problem, Trace
-from factory.rehearse import rehearsal
 from factory.stages.problems import STAGE, ProblemsConfig
 from factory.stages.written import WrittenConfig
 from factory.stages.written import run as run_written
@@ -340,10 +340,10 @@ def test_a_source_that_hangs_ends_with_a_build_that_is_killed(tmp_path: Path) ->
     path = plugin(tmp_path, body)
     program = f"""
 from pathlib import Path
-from factory.plugin_files import load_plugins
+from factory.core.plugin_files import load_plugins
 from factory.problems.foreign import foreign_rows
 from factory.problems.source import SOURCES
-from factory.records import Problem
+from factory.core.records import Problem
 load_plugins([Path({str(path)!r})])
 config = SOURCES["mine"].config(type="mine", train=1)
 list(foreign_rows("sources", "mine", config, Problem, graders=(), seed=0))

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from factory.artifacts import Inputs
-from factory.context import Context
-from factory.errors import DataError, EngineError, FactoryError, PluginError
-from factory.machine import Machine
-from factory.plan import make_plan
-from factory.plugin_files import load_plugins
-from factory.pricing import bill
-from factory.recipe import Recipe, recipe_from
-from factory.rehearse import rehearsal
+from factory.building.plan import make_plan
+from factory.building.pricing import bill
+from factory.building.recipe import Recipe, recipe_from
+from factory.building.rehearse import rehearsal
+from factory.core.artifacts import Inputs
+from factory.core.context import Context
+from factory.core.errors import DataError, EngineError, FactoryError, PluginError
+from factory.core.machine import Machine
+from factory.core.plugin_files import load_plugins
 from factory.stages import STAGES
 from factory.stages.foreign import run_foreign
 
@@ -96,7 +96,7 @@ def test_a_stage_without_a_fault_gives_its_metrics_as_floats(tmp_path: Path) -> 
 def test_what_plan_and_rehearse_ask_of_a_stage_is_told_where_it_fails(
     tmp_path: Path, fields: str, message: str
 ) -> None:
-    from factory.plan import missing
+    from factory.building.plan import missing
 
     with pytest.raises(FactoryError, match=message):
         recipe = plugin(tmp_path, fields=fields)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from factory.errors import EngineError
+from factory.core.errors import EngineError
 from factory.grading import starting
 from factory.grading.forker import MOST_BYTES
 from factory.grading.isolation import interpreter

@@ -6,8 +6,8 @@ import pytest
 from report_example import Build, jsonl
 from test_report_browser import answers
 
+from factory.core.records import EvalSample, Problem
 from factory.evaluation.strata import difficulty, strata
-from factory.records import EvalSample, Problem
 from factory.report.build import Build as Report
 from factory.report.build import build
 from factory.report.render import render_html, render_markdown

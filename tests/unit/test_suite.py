@@ -4,13 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from factory.errors import RecipeError
-from factory.evaluation.published import load_published
-from factory.plan import make_plan, missing
-from factory.problems.bundled import BUNDLES, BundledSource, supply
-from factory.records import EarlyStop
-from factory.stages.evaluate import EvaluateConfig
-from factory.suite import (
+from factory.building.plan import make_plan, missing
+from factory.building.suite import (
     EVALS,
     Suite,
     evaluation_recipe,
@@ -19,6 +14,11 @@ from factory.suite import (
     load_suite,
     stage_name,
 )
+from factory.core.errors import RecipeError
+from factory.core.records import EarlyStop
+from factory.evaluation.published import load_published
+from factory.problems.bundled import BUNDLES, BundledSource, supply
+from factory.stages.evaluate import EvaluateConfig
 from factory.ui.evaluation import evaluation_of
 
 PROTOCOLS = sorted(path.stem for path in (EVALS / "protocols").glob("*.yaml"))
@@ -134,7 +134,7 @@ def test_unknown_names_and_broken_files_are_told(
         load_protocol("r2")
     with pytest.raises(RecipeError, match=r"suite '\.\./protocols/r1': no such file"):
         load_suite("../protocols/r1")
-    monkeypatch.setattr("factory.suite.EVALS", tmp_path)
+    monkeypatch.setattr("factory.building.suite.EVALS", tmp_path)
     (tmp_path / "suites").mkdir()
     (tmp_path / "suites" / "s.yaml").write_text("description: d\nprotocol: r1\nbenchmarks: []\n")
     with pytest.raises(RecipeError, match=r"s\.yaml: benchmarks: "):

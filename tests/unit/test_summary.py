@@ -9,10 +9,10 @@ from resealing import resealed
 from test_report import two_checkpoints
 from typer.testing import CliRunner
 
-from factory.artifacts import Artifact
 from factory.cli import app
+from factory.core.artifacts import Artifact
+from factory.core.records import EvalSample, FinishReason, Outcome, Verdict
 from factory.evaluation.summary import summaries, trap
-from factory.records import EvalSample, FinishReason, Outcome, Verdict
 from factory.report.build import build
 from factory.report.records import Step
 from factory.report.sections.result import headline

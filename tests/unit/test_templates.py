@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from factory import templates
-from factory.chat import PromptConfig, render
-from factory.errors import ArtifactError, RecipeError
-from factory.plan import check_prompts, make_plan
-from factory.recipe import load_recipe
+from factory.building.plan import check_prompts, make_plan
+from factory.building.recipe import load_recipe
+from factory.core.errors import ArtifactError, RecipeError
+from factory.models.tiny import CHAT_TEMPLATE, byte_tokenizer, save_tiny_model
 from factory.sampling.ends import answer_end
-from factory.templates import TemplateFault, open_tokenizer, written_messages
-from factory.tiny import CHAT_TEMPLATE, byte_tokenizer, save_tiny_model
+from factory.text import templates
+from factory.text.chat import PromptConfig, render
+from factory.text.templates import TemplateFault, open_tokenizer, written_messages
 
 ASKED = [{"role": "user", "content": "What is 2 + 3?"}]
 THOUSAND = "range(100000)"

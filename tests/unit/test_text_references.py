@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from factory.artifacts import Inputs
-from factory.chat import completion_text
-from factory.context import Context
-from factory.errors import DataError
+from factory.core.artifacts import Inputs
+from factory.core.context import Context
+from factory.core.errors import DataError
+from factory.core.jsonl import read_records
+from factory.core.machine import Machine
+from factory.core.records import Problem, Verdict
 from factory.grading import GradeItem, GradingPool, grade
 from factory.grading.math import parts_of
-from factory.jsonl import read_records
-from factory.machine import Machine
 from factory.problems import references
 from factory.problems.references import (
     decide_as_text,
@@ -23,8 +23,8 @@ from factory.problems.references import (
     is_solution,
     settle_unreadable,
 )
-from factory.records import Problem, Verdict
 from factory.stages.problems import STAGE, ProblemsConfig
+from factory.text.chat import completion_text
 
 UNREADABLE = [
     "①③", r"x\equiv 2 \pmod{7}", "60°或120°", "3或4", r"X \sim N(0,1)", r"P(A\cap B)=0.2",

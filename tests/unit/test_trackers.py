@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from factory.errors import RecipeError
-from factory.machine import Machine
+from factory.core.errors import RecipeError
+from factory.core.machine import Machine
 from factory.tracking import child
 from factory.tracking.mirror import FOLDER, Mirror, Tracker, missing_library, tracking
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from factory.chat import PromptConfig
+from factory.models.tiny import byte_tokenizer, save_tiny_model
+from factory.models.transformers4 import tokenizer_fields, unsaid, with_old_keys
 from factory.publish.card import _versions
 from factory.publish.earlier import limits, old_faults, open_tokenizer
 from factory.publish.export import write_settings
 from factory.stages.turns import set_turns
-from factory.tiny import byte_tokenizer, save_tiny_model
-from factory.transformers4 import tokenizer_fields, unsaid, with_old_keys
+from factory.text.chat import PromptConfig
 from tests import published
 
 SIZE = {

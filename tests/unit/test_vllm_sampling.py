@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from test_sampling import MACHINE, check_logprobs, loaded, requests_of
 
-from factory.records import SamplingConfig
+from factory.core.records import SamplingConfig
+from factory.models.tiny import save_tiny_model, tiny_model
 from factory.sampling import open_sampler
-from factory.tiny import save_tiny_model, tiny_model
 
 ROUNDED = 1e-4
 """Nats. vLLM's kernels for CPUs know no float64."""

@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from factory.chat import PromptConfig
+from factory.core.jsonl import append_rows, read_records
+from factory.core.records import Problem, SamplingConfig, Verdict
 from factory.evaluation.measured import WatchRow
 from factory.evaluation.statistics import mean_interval
 from factory.grading import GradingPool
-from factory.jsonl import append_rows, read_records
-from factory.records import Problem, SamplingConfig, Verdict
+from factory.models.tiny import save_tiny_model
 from factory.sampling.sampler import Request
 from factory.sampling.scripted import ScriptedSampler
 from factory.stages.grpo.watch import Watcher
-from factory.tiny import save_tiny_model
+from factory.text.chat import PromptConfig
 from factory.trainers.watch import Looked, Ranks, group_of, spread, summary
 
 

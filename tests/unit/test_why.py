@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from factory.building.why import why
 from factory.cli import app
-from factory.errors import RecipeError
-from factory.shipped import shipped
-from factory.why import why
+from factory.core.errors import RecipeError
+from factory.core.shipped import shipped
 
 PARENT = """\
 name: parent

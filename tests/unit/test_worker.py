@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from factory import worker
-from factory.machine import Machine
+from factory.building import worker
+from factory.building.worker import Job, main, out_of_memory
+from factory.core.machine import Machine
 from factory.stages import STAGES
-from factory.worker import Job, main, out_of_memory
 
 CONFIG = {
     "kind": "problems",

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.chat import completion_text
-from factory.errors import DataError
+from factory.core.errors import DataError
+from factory.core.records import Problem
 from factory.grading import GradeItem, GradingPool, grade, grade_lenient
 from factory.problems.splits import split
-from factory.records import Problem
+from factory.text.chat import completion_text
 from lab.corpus import CorpusConfig, documents
 from lab.questions import (
     FAMILIES,

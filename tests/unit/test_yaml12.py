@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from factory.errors import RecipeError
-from factory.yaml12 import MAX_BYTES, load_mapping, parse
+from factory.core.errors import RecipeError
+from factory.core.yaml12 import MAX_BYTES, load_mapping, parse
 
 
 @pytest.mark.parametrize(

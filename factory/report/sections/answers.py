@@ -14,15 +14,15 @@ from typing import Any
 
 from pydantic import Field
 
-from factory.blocks import Answers, Section, Text
-from factory.readable import abridged, clip, count, plural
-from factory.records import OUTCOMES, EvalSample, Mode, Outcome, Problem, Record
+from factory.core.blocks import Answers, Section, Text
+from factory.core.readable import abridged, clip, count, plural
+from factory.core.records import OUTCOMES, EvalSample, Mode, Outcome, Problem, Record
 from factory.report.asked import AllAsked, eval_problems
 from factory.report.build import Build, once
 from factory.report.records import Evaluation
 from factory.report.scorecard import MODES, AllAnswers, benchmarks
 from factory.report.section import section
-from factory.visible import visible
+from factory.text.visible import visible
 
 MOST_ANSWERS = 20_000
 MOST_CHARACTERS = 40_000_000

@@ -1,7 +1,7 @@
 """What each stage changed: two checkpoints on the same problems."""
 
-from factory.blocks import Cell, Figure, Figures, Fold, Legend, Section, Table, Text
-from factory.readable import plural, point_span, points
+from factory.core.blocks import Cell, Figure, Figures, Fold, Legend, Section, Table, Text
+from factory.core.readable import plural, point_span, points
 from factory.report.build import Build
 from factory.report.figures import difference_panel
 from factory.report.records import Comparison

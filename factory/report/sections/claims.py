@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 
-from factory.blocks import Cell, Section, Table, Text
-from factory.errors import DataError
+from factory.core.blocks import Cell, Section, Table, Text
+from factory.core.errors import DataError
+from factory.core.jsonl import read_records
+from factory.core.records import EvalSample, Record
 from factory.evaluation.claim import Claim
 from factory.evaluation.claims import Finding, decide, measured
 from factory.evaluation.measure import MEASURES
-from factory.jsonl import read_records
-from factory.records import EvalSample, Record
 from factory.report.build import Build, once
 from factory.report.records import Step
 from factory.report.section import section

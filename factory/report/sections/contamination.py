@@ -3,7 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from factory.blocks import Section, Table, Text
+from factory.core.blocks import Section, Table, Text
+from factory.core.jsonl import read_records
+from factory.core.readable import count, listing, percent, plural, size, span
+from factory.core.records import Mode, Problem, Record
 from factory.evaluation.contamination import (
     Overlap,
     index_of,
@@ -13,10 +16,7 @@ from factory.evaluation.contamination import (
 )
 from factory.evaluation.contamination import Text as TrainingText
 from factory.evaluation.statistics import Interval
-from factory.jsonl import read_records
 from factory.problems.overlap import SAME_QUESTION, HeldOut
-from factory.readable import count, listing, percent, plural, size, span
-from factory.records import Mode, Problem, Record
 from factory.report.build import Build, once
 from factory.report.lineage import weight_ancestors
 from factory.report.records import Step

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from factory.blocks import Bar, Block, Cell, Section, Table, Text
-from factory.readable import count, duration, size
+from factory.core.blocks import Bar, Block, Cell, Section, Table, Text
+from factory.core.readable import count, duration, size
 from factory.report.build import Build
 from factory.report.records import Made, StageRow
 from factory.report.section import section

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from factory.blocks import OUTCOME_WORDS, Figure, Figures, Fold, Legend, Section, Table, Text
+from factory.core.blocks import OUTCOME_WORDS, Figure, Figures, Fold, Legend, Section, Table, Text
+from factory.core.readable import count, percent, span
+from factory.core.records import Mode, Record
 from factory.evaluation.strata import UNSTATED, Stratum, difficulty, strata
-from factory.readable import count, percent, span
-from factory.records import Mode, Record
 from factory.report.asked import eval_problems
 from factory.report.build import Build, once
 from factory.report.figures import strata_panel

@@ -4,8 +4,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from factory.artifacts import Artifact
-from factory.blocks import (
+from factory.core.artifacts import Artifact
+from factory.core.blocks import (
     Block,
     Bullets,
     Code,
@@ -18,10 +18,10 @@ from factory.blocks import (
     Table,
     Text,
 )
+from factory.core.jsonl import read_records
+from factory.core.readable import figure, percent, plural, span
+from factory.core.records import Record
 from factory.evaluation.measured import WatchRow
-from factory.jsonl import read_records
-from factory.readable import figure, percent, plural, span
-from factory.records import Record
 from factory.report.build import Build, once
 from factory.report.charts import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, curves
 from factory.report.curves import WINDOW, Series, TrainingRun, mean, training_runs

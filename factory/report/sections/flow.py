@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from factory.blocks import Code, Figure, Figures, Legend, Section, Text
-from factory.readable import count, percent, plural
+from factory.core.blocks import Code, Figure, Figures, Legend, Section, Text
+from factory.core.readable import count, percent, plural
 from factory.report.build import Build
 from factory.report.curves import training_runs
 from factory.report.records import StageRow

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from factory.blocks import Block, Cell, Fold, Section, Table, Text
-from factory.readable import figure
+from factory.core.blocks import Block, Cell, Fold, Section, Table, Text
+from factory.core.readable import figure
 from factory.report.build import Build
 from factory.report.records import StageRow
 from factory.report.section import section

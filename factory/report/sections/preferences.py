@@ -1,6 +1,6 @@
 """What reward models learned from, and how well."""
 
-from factory.blocks import Section, Text
+from factory.core.blocks import Section, Text
 from factory.report.build import Build
 from factory.report.section import section
 from factory.report.shown import merged, shown

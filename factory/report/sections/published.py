@@ -1,9 +1,9 @@
 """Scores of unchanged hub models beside those that others published."""
 
-from factory.blocks import Cell, Section, Table, Text
+from factory.core.blocks import Cell, Section, Table, Text
+from factory.core.readable import percent
 from factory.evaluation.published import Reproduction, hub_id, load_published, reproductions
 from factory.evaluation.summary import summary
-from factory.readable import percent
 from factory.report.build import Build, once
 from factory.report.section import section
 

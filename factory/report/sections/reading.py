@@ -1,6 +1,6 @@
 """How to read the numbers."""
 
-from factory.blocks import Bullets, Section
+from factory.core.blocks import Bullets, Section
 from factory.report.build import Build
 from factory.report.section import section
 

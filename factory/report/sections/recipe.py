@@ -1,6 +1,6 @@
 """The resolved recipe."""
 
-from factory.blocks import Code, Fold, Section, Text
+from factory.core.blocks import Code, Fold, Section, Text
 from factory.report.build import Build
 from factory.report.section import section
 

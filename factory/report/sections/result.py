@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
-from factory.artifacts import Manifest
-from factory.blocks import Block, Bullets, Figure, Figures, Fold, Legend, Section, Text
-from factory.readable import listing, percent, plural, point_span, points, span
-from factory.records import Score
+from factory.core.artifacts import Manifest
+from factory.core.blocks import Block, Bullets, Figure, Figures, Fold, Legend, Section, Text
+from factory.core.readable import listing, percent, plural, point_span, points, span
+from factory.core.records import Score
 from factory.report.build import Build, once
 from factory.report.figures import interval_panel
 from factory.report.picture import LEGEND, picture

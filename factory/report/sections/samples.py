@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from factory.blocks import LONGEST_SAMPLE, Block, Code, Sample, Samples, Section, Text
-from factory.readable import clip
-from factory.records import EvalSample, Mode, Record
+from factory.core.blocks import LONGEST_SAMPLE, Block, Code, Sample, Samples, Section, Text
+from factory.core.readable import clip
+from factory.core.records import EvalSample, Mode, Record
 from factory.report.asked import eval_problems
 from factory.report.build import Build, once
 from factory.report.scorecard import main_benchmark

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from factory.blocks import Bar, Block, Cell, Fold, Section, Table, Text
-from factory.readable import count, percent, span
-from factory.records import OUTCOMES, SamplingConfig
+from factory.core.blocks import Bar, Block, Cell, Fold, Section, Table, Text
+from factory.core.readable import count, percent, span
+from factory.core.records import OUTCOMES, SamplingConfig
 from factory.report.build import Build
 from factory.report.records import Evaluation
 from factory.report.scorecard import benchmarks, find_score, outcome_words

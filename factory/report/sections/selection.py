@@ -1,6 +1,6 @@
 """What became of traces on their way: selected, rewritten, reviewed, mixed."""
 
-from factory.blocks import Section
+from factory.core.blocks import Section
 from factory.report.build import Build
 from factory.report.section import section
 from factory.report.shown import shown

@@ -1,6 +1,6 @@
 """What stages show that have no section of their own, such as those of plug-ins."""
 
-from factory.blocks import Section
+from factory.core.blocks import Section
 from factory.report.build import Build
 from factory.report.section import section
 from factory.report.shown import shown

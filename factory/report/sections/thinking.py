@@ -1,6 +1,6 @@
 """What thinking tokens buy: accuracy at each budget, and which model is ahead at what length."""
 
-from factory.blocks import Section, Text
+from factory.core.blocks import Section, Text
 from factory.evaluation.frontier import CurvePoint, curves, read_spent
 from factory.report.against import INTRO, thinking_blocks
 from factory.report.build import Build, once

@@ -4,11 +4,11 @@ from typing import Literal
 
 from pydantic import ConfigDict
 
-from factory.artifacts import Artifact
-from factory.blocks import Block, Cell, Figures, Fold, Sample, Samples, Section, Table, Text
-from factory.jsonl import read_records
-from factory.readable import figure
-from factory.records import Record, Trace
+from factory.core.artifacts import Artifact
+from factory.core.blocks import Block, Cell, Figures, Fold, Sample, Samples, Section, Table, Text
+from factory.core.jsonl import read_records
+from factory.core.readable import figure
+from factory.core.records import Record, Trace
 from factory.report.build import Build
 from factory.report.charts import TITLES, panels
 from factory.report.curves import WINDOW, TrainingRun, mean, training_runs

@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from factory.chat import PromptConfig, stop_texts
-from factory.records import AddedLater, ModelRef, ProblemsRef, SamplingConfig, TracesRef
+from factory.core.records import AddedLater, ModelRef, ProblemsRef, SamplingConfig, TracesRef
 from factory.stages.stage import StageConfig
+from factory.text.chat import PromptConfig, stop_texts
 from factory.trainers.lora import LoraConfig
 from factory.trainers.lowmem import Optimizer
 

@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from factory.artifacts import Artifact, Inputs
-from factory.context import Context, Metrics
+from factory.core.artifacts import Artifact, Inputs
+from factory.core.context import Context, Metrics
+from factory.core.jsonl import recover_rows
 from factory.cost import formulas
 from factory.cost.context import CostContext, Model, StageCost
 from factory.cost.flows import Questions
 from factory.cost.work import training_work
-from factory.jsonl import recover_rows
 from factory.stages.chosen import chosen_problems
 from factory.stages.distill.config import DistillConfig
 from factory.stages.small import TOKENS

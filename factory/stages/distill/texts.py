@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from factory.chat import render
-from factory.context import Context
-from factory.errors import DataError
-from factory.records import Problem, Trace
-from factory.seeds import derive
+from factory.core.context import Context
+from factory.core.errors import DataError
+from factory.core.records import Problem, Trace
+from factory.core.seeds import derive
 from factory.stages.distill.config import DistillConfig
+from factory.text.chat import render
 from factory.trainers.questions import question_order
 from factory.trainers.rows import tokenise
 

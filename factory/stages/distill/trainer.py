@@ -15,13 +15,13 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PrinterCallback
 
-from factory.context import Context
-from factory.errors import RecipeError
-from factory.records import Problem, Trace
+from factory.core.context import Context
+from factory.core.errors import RecipeError
+from factory.core.records import Problem, Trace
+from factory.core.seeds import derive
 from factory.sampling import open_sampler
 from factory.sampling.ends import training_ends
 from factory.sampling.sampler import OnEnd, Request, Sampler, nobody
-from factory.seeds import derive
 from factory.stages.distill.config import DistillConfig
 from factory.stages.distill.texts import Planned, plan_texts
 from factory.stages.distill.vocabularies import require_shared_ends, shared_tokenizer

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from factory.chat import PromptConfig
-from factory.errors import RecipeError
+from factory.core.errors import RecipeError
 from factory.sampling.ends import answer_end, end_ids
-from factory.templates import open_tokenizer
+from factory.text.chat import PromptConfig
+from factory.text.templates import open_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -4,9 +4,9 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
-from factory.context import Context, Metrics
-from factory.files import naming
-from factory.records import Problem
+from factory.core.context import Context, Metrics
+from factory.core.files import naming
+from factory.core.records import Problem
 from factory.sampling.segment import Segment
 from factory.stages.generate.drawing import Line
 from factory.stages.generate.writer import Counts, Tally, Writer, metrics

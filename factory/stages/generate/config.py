@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from factory.chat import PromptConfig
-from factory.records import AddedLater, AskedModelRef, ProblemsRef, SamplingConfig
+from factory.core.records import AddedLater, AskedModelRef, ProblemsRef, SamplingConfig
 from factory.stages.generate.drawing import LengthStops, Retry
 from factory.stages.stage import StageConfig
+from factory.text.chat import PromptConfig
 
 
 class GenerateConfig(StageConfig):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from factory.records import Problem, Record, Trace
+from factory.core.records import Problem, Record, Trace
 
 
 class Retry(Record):

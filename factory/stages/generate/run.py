@@ -6,15 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from factory.artifacts import Inputs
-from factory.chat import PromptConfig, render
-from factory.context import Context, Metrics
+from factory.core.artifacts import Inputs
+from factory.core.context import Context, Metrics
+from factory.core.errors import DataError
+from factory.core.records import Problem
 from factory.cost.context import CostContext, StageCost
 from factory.cost.flows import KEPT_SHARE, Answers, Questions
 from factory.cost.work import drawing_work
-from factory.errors import DataError
 from factory.grading import GRADING_PACKAGES, GradingPool
-from factory.records import Problem
 from factory.sampling import Sampler, open_sampler
 from factory.stages.chosen import read_chosen, sources_cut_off
 from factory.stages.generate.blocks import write_traces
@@ -23,7 +22,8 @@ from factory.stages.generate.streaming import stream_traces
 from factory.stages.generate.writer import Writer, token_ids
 from factory.stages.small import SAMPLES, TOKENS, TRAIN, small_sampling
 from factory.stages.stage import Fields, register, sampling_stage
-from factory.templates import open_tokenizer
+from factory.text.chat import PromptConfig, render
+from factory.text.templates import open_tokenizer
 
 
 def run(config: GenerateConfig, inputs: Inputs, out: Path, context: Context) -> Metrics:

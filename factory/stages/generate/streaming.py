@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from factory.context import Context, Metrics
-from factory.files import naming
-from factory.jsonl import parse_record
-from factory.records import Problem, Trace
+from factory.core.context import Context, Metrics
+from factory.core.files import naming
+from factory.core.jsonl import parse_record
+from factory.core.records import Problem, Trace
 from factory.sampling.sampler import Completion, Request
 from factory.sampling.segment import Segment
 from factory.sampling.streams import Beside, stream

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from factory.chat import PromptConfig, parse_completion, render, with_stops
-from factory.context import Metrics
-from factory.errors import DataError
+from factory.core.context import Metrics
+from factory.core.errors import DataError
+from factory.core.records import Problem, SamplingConfig, Trace, Verdict
+from factory.core.seeds import derive
 from factory.grading import GradeItem, GradingPool, check_ungradable_count
-from factory.records import Problem, SamplingConfig, Trace, Verdict
 from factory.sampling import Completion, Request, Sampler
 from factory.sampling.sampler import OnEnd
-from factory.seeds import derive
 from factory.stages.generate.config import GenerateConfig
 from factory.stages.generate.drawing import Draw, Retry
+from factory.text.chat import PromptConfig, parse_completion, render, with_stops
 
 LATEST = 4096
 """Prompts that are remembered as they are asked."""

@@ -3,10 +3,10 @@
 import math
 from typing import Any
 
-from factory.context import Context
-from factory.errors import RecipeError
-from factory.machine import Machine
-from factory.ranks import this_rank
+from factory.core.context import Context
+from factory.core.errors import RecipeError
+from factory.core.machine import Machine
+from factory.core.ranks import this_rank
 from factory.stages.grpo.config import GrpoConfig
 from factory.trainers.arguments import largest_divisor, share_of_rank, trainer_arguments
 from factory.trainers.lowmem import optimizer_fields

@@ -5,9 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from factory.chat import PromptConfig, stop_texts
-from factory.grading.judge import JudgeSettings
-from factory.records import (
+from factory.core.records import (
     AddedLater,
     Beta,
     ModelRef,
@@ -17,8 +15,10 @@ from factory.records import (
     SamplingConfig,
     Temperature,
 )
+from factory.grading.judge import JudgeSettings
 from factory.rewards import RewardConfig
 from factory.stages.stage import StageConfig
+from factory.text.chat import PromptConfig, stop_texts
 from factory.trainers.lora import LoraConfig
 from factory.trainers.lowmem import Optimizer
 

@@ -15,8 +15,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from factory.records import Record
-from factory.seeds import derive
+from factory.core.records import Record
+from factory.core.seeds import derive
 
 G = TypeVar("G")
 

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from factory.ranks import this_rank
-from factory.records import Record
+from factory.core.ranks import this_rank
+from factory.core.records import Record
 from factory.stages.grpo.trends import Alarm
 from factory.stages.grpo.watch import Watcher
 from factory.trainers.unchanged import remember, require_unchanged, sums

@@ -4,11 +4,11 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from factory.chat import Response
+from factory.core.records import FinishReason, Problem, Verdict
 from factory.grading import check_ungradable
 from factory.problems.canaries import is_canary
-from factory.records import FinishReason, Problem, Verdict
 from factory.rewards import holds_code, redone_steps, reflective_words
+from factory.text.chat import Response
 
 BARE_WORDS = 4
 """Thoughts of fewer words are none: "5 + 8 = 13" has five."""

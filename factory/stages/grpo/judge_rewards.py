@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from factory.chat import with_stops
-from factory.context import Context, Metrics
+from factory.core.context import Context, Metrics
+from factory.core.ranks import this_rank
+from factory.core.records import Problem
 from factory.grading.judge import JudgeSettings
-from factory.ranks import this_rank
-from factory.records import Problem
 from factory.sampling import Completion, Request, Sampler, open_sampler
 from factory.sampling.blocks import sample_blocks
 from factory.sampling.judging import Item, agreement, is_ruled, opinions, spread
 from factory.stages.grpo.graded import Graded, GraderFailures
-from factory.templates import open_tokenizer
+from factory.text.chat import with_stops
+from factory.text.templates import open_tokenizer
 
 
 class JudgeRewards:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.jsonl import append_rows, recover_rows
-from factory.records import Problem, SamplingConfig, Trace
+from factory.core.jsonl import append_rows, recover_rows
+from factory.core.records import Problem, SamplingConfig, Trace
 from factory.rewards import redone_steps
 from factory.stages.grpo.groups import GradedRow
 from factory.trainers.watch import ALONE, Ranks

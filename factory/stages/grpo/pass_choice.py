@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from factory.files import read_file, write_file
-from factory.records import Record
+from factory.core.files import read_file, write_file
+from factory.core.records import Record
 
 Run = Callable[[], None]
 

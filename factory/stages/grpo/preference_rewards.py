@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from factory.chat import Response
-from factory.errors import RecipeError
-from factory.machine import Machine
-from factory.records import Problem
+from factory.core.errors import RecipeError
+from factory.core.machine import Machine
+from factory.core.records import Problem
 from factory.rewards import REWARDS, RewardConfig
 from factory.stages.grpo.graded import Graded
+from factory.text.chat import Response
 from factory.trainers.scoring import Scorer, read_card
 
 """What the reward model of each component has to have learned from."""

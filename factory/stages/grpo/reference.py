@@ -15,8 +15,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from factory.errors import EngineError
-from factory.model_parts import trained_model
+from factory.core.errors import EngineError
+from factory.models.parts import trained_model
 from factory.trainers.checkpoints import output_folder
 from factory.trainers.running import gathered_over_ranks
 from factory.trainers.trl_hooks import GivenLogprobsTrainer

@@ -14,10 +14,10 @@ import torch
 from accelerate.utils import gather_object
 from transformers import TrainerState
 
-from factory.chat import PromptConfig, parse_completion
+from factory.core.jsonl import append_rows, read_records
+from factory.core.records import FinishReason, Problem, SamplingConfig
+from factory.core.seeds import derive
 from factory.grading import GradeItem, GradingPool
-from factory.jsonl import append_rows, read_records
-from factory.records import FinishReason, Problem, SamplingConfig
 from factory.rewards import (
     GradedCompletion,
     PluginRewards,
@@ -27,7 +27,6 @@ from factory.rewards import (
 )
 from factory.sampling.sampler import OnEnd, Request, Sampler, nobody
 from factory.sampling.streams import Streaming
-from factory.seeds import derive
 from factory.stages.grpo.config import DynamicSampling
 from factory.stages.grpo.dynamic_sampling import AskedRow, Questions, fill
 from factory.stages.grpo.efficiency import Drawn
@@ -39,6 +38,7 @@ from factory.stages.grpo.preference_rewards import PreferenceRewards
 from factory.stages.grpo.streaming import Groups
 from factory.stages.grpo.trainer import FactoryGrpoTrainer
 from factory.stages.grpo.watch import Watcher
+from factory.text.chat import PromptConfig, parse_completion
 from factory.trainers.checkpoints import is_first_rank
 from factory.trainers.parity import engine_parity
 from factory.trainers.phases import DRAWING, PhaseClock

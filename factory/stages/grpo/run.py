@@ -16,16 +16,16 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from factory.artifacts import Artifact, Inputs
-from factory.blocks import Block, Text
-from factory.context import Context, Metrics
-from factory.errors import DataError, RecipeError
+from factory.core.artifacts import Artifact, Inputs
+from factory.core.blocks import Block, Text
+from factory.core.context import Context, Metrics
+from factory.core.errors import DataError, RecipeError
+from factory.core.jsonl import recover_rows
+from factory.core.readable import count
+from factory.core.records import Problem
 from factory.grading import GRADING_PACKAGES
 from factory.grading.judge import require_basis
-from factory.jsonl import recover_rows
 from factory.problems.canaries import canaries
-from factory.readable import count
-from factory.records import Problem
 from factory.rewards.language import SCRIPTS
 from factory.stages.chosen import chosen_problems
 from factory.stages.grpo.config import GrpoConfig

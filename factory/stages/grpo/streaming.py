@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic
 
-from factory.records import SamplingConfig
+from factory.core.records import SamplingConfig
 from factory.sampling.sampler import Completion, OnEnd, Request, nobody
 from factory.sampling.streams import Streaming
 from factory.stages.grpo.dynamic_sampling import G, least_spare

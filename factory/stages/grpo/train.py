@@ -11,18 +11,17 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback
 
-from factory.artifacts import Artifact
-from factory.chat import render
-from factory.context import Context
+from factory.core.artifacts import Artifact
+from factory.core.context import Context
+from factory.core.files import write_file
+from factory.core.ranks import this_rank
+from factory.core.records import Problem
+from factory.core.seeds import derive
 from factory.cost.roofline import measure_peaks, size_of
-from factory.files import write_file
 from factory.grading import GradingPool
-from factory.model_parts import trained_model
-from factory.ranks import this_rank
-from factory.records import Problem
+from factory.models.parts import trained_model
 from factory.sampling import open_sampler
 from factory.sampling.ends import training_ends
-from factory.seeds import derive
 from factory.stages.grpo.arguments import plain_rows, prompts_per_rank, training_arguments
 from factory.stages.grpo.config import GrpoConfig
 from factory.stages.grpo.early_stop import EarlyStop
@@ -33,7 +32,8 @@ from factory.stages.grpo.preference_rewards import PreferenceRewards
 from factory.stages.grpo.rollouts import Rollouts, RolloutSettings
 from factory.stages.grpo.trainer import FactoryGrpoTrainer, plain_pass_reason
 from factory.stages.grpo.watch import Watcher
-from factory.templates import open_tokenizer
+from factory.text.chat import render
+from factory.text.templates import open_tokenizer
 from factory.trainers.adapters import open_policy
 from factory.trainers.checkpoints import CompleteCheckpoints
 from factory.trainers.lora import keeps_adapters, peft_config

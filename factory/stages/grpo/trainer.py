@@ -27,7 +27,7 @@ from factory.cpu.packed_logprobs import (
     rows_by_prompt,
     split_groups,
 )
-from factory.model_parts import trained_model
+from factory.models.parts import trained_model
 from factory.stages.grpo.pass_choice import FasterPass, untouched
 from factory.stages.grpo.reference import KeptReference, ScoredBatch, require_reference
 from factory.trainers.phases import PhaseClock

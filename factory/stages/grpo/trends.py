@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from factory.core.records import Record
 from factory.evaluation.measured import mean
 from factory.evaluation.statistics import Interval, paired_difference
-from factory.records import Record
 
 WINDOW = 8
 """Rollouts behind a mean: one rollout alone is mostly noise."""

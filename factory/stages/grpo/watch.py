@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from factory.core.jsonl import recover_rows
 from factory.evaluation.measured import WatchRow
-from factory.jsonl import recover_rows
 from factory.stages.grpo.trends import Alarm, alarm
 from factory.trainers.watch import ALONE, Measurer, Ranks
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from factory.core.records import Labelled, Pair
+from factory.core.seeds import derive
 from factory.preferences.reading import response_ids
 from factory.problems.splits import question_key
-from factory.records import Labelled, Pair
-from factory.seeds import derive
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

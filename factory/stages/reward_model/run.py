@@ -14,20 +14,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from factory.artifacts import Artifact, Inputs
-from factory.blocks import Block, Table
-from factory.chat import PromptConfig
-from factory.context import Context, Metrics
+from factory.core.artifacts import Artifact, Inputs
+from factory.core.blocks import Block, Table
+from factory.core.context import Context, Metrics
+from factory.core.errors import DataError
+from factory.core.files import naming
+from factory.core.jsonl import read_records, recover_rows
+from factory.core.readable import count, percent, span
+from factory.core.records import Labelled, Pair
+from factory.core.seeds import derive
 from factory.cost.context import CostContext, Model, StageCost
 from factory.cost.flows import Texts, prompt_tokens
 from factory.cost.formulas import pass_seconds
 from factory.cost.work import training_work
-from factory.errors import DataError
-from factory.files import naming
-from factory.jsonl import read_records, recover_rows
-from factory.readable import count, percent, span
-from factory.records import Labelled, Pair
-from factory.seeds import derive
 from factory.stages.reward_model.config import RewardModelConfig
 from factory.stages.small import CONTEXT, ROWS
 from factory.stages.stage import (
@@ -36,7 +35,8 @@ from factory.stages.stage import (
     register,
     training_stage,
 )
-from factory.templates import open_tokenizer
+from factory.text.chat import PromptConfig
+from factory.text.templates import open_tokenizer
 from factory.trainers.arguments import micro_batch_rows
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from datasets import Dataset
 from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import PrinterCallback, Trainer
 
-from factory.context import Context
-from factory.seeds import derive
+from factory.core.context import Context
+from factory.core.seeds import derive
 from factory.stages.reward_model.config import RewardModelConfig
 from factory.stages.reward_model.rows import LabelRow, PairRow, Row
-from factory.templates import open_tokenizer
+from factory.text.templates import open_tokenizer
 from factory.trainers.arguments import trainer_arguments
 from factory.trainers.checkpoints import CompleteCheckpoints
 from factory.trainers.rows import plan_order, step_count

@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from factory.chat import PromptConfig
-from factory.records import AddedLater, Beta, ModelRef, OtherSettings, TracesRef
+from factory.core.records import AddedLater, Beta, ModelRef, OtherSettings, TracesRef
 from factory.stages.sft.watch_config import SftWatch
 from factory.stages.stage import StageConfig
+from factory.text.chat import PromptConfig
 from factory.trainers.lora import LoraConfig
 from factory.trainers.lowmem import Optimizer
 

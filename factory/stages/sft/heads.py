@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from factory.errors import RecipeError
-from factory.model_parts import causal_model, head_of, trained_model
+from factory.core.errors import RecipeError
+from factory.models.parts import causal_model, head_of, trained_model
 
 if TYPE_CHECKING:
     from factory.trainers.trl_hooks import SFTTrainer

@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from factory.artifacts import Inputs
-from factory.context import Context, Metrics
+from factory.core.artifacts import Inputs
+from factory.core.context import Context, Metrics
+from factory.core.errors import DataError, RecipeError
+from factory.core.jsonl import recover_rows
 from factory.cost.context import CostContext, Model, StageCost
 from factory.cost.flows import Answers, prompt_tokens
 from factory.cost.formulas import DecodeLoad
 from factory.cost.work import training_work
-from factory.errors import DataError, RecipeError
-from factory.jsonl import recover_rows
 from factory.stages.sft.config import SftConfig
 from factory.stages.sft.watched import shown, watch_seconds, watched_problems
 from factory.stages.small import CONTEXT, HELD_OUT, ROWS, TOKENS
@@ -28,7 +28,7 @@ from factory.stages.stage import (
     register,
     training_stage,
 )
-from factory.templates import open_tokenizer
+from factory.text.templates import open_tokenizer
 from factory.trainers.arguments import micro_batch_rows
 from factory.trainers.lowmem import gaps, held
 

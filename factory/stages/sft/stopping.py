@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from factory.machine import Machine
-from factory.records import SamplingConfig
+from factory.core.machine import Machine
+from factory.core.records import SamplingConfig
 from factory.sampling import Request, open_sampler
 
 if TYPE_CHECKING:

@@ -12,14 +12,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, TrainerCallback
 
-from factory.context import Context
+from factory.core.context import Context
+from factory.core.errors import EngineError, RecipeError, is_out_of_memory
+from factory.core.machine import Machine
+from factory.core.records import Problem
 from factory.cpu.attention import TWO_PRODUCTS
 from factory.cpu.completion_loss import completion_loss
 from factory.cpu.packed import COVERED
-from factory.errors import EngineError, RecipeError, is_out_of_memory
-from factory.machine import Machine
-from factory.model_parts import causal_model, head_of
-from factory.records import Problem
+from factory.models.parts import causal_model, head_of
 from factory.sampling.ends import training_ends
 from factory.stages.sft.config import SftConfig
 from factory.stages.sft.heads import Head, head_of_logits

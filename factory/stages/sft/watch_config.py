@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from factory.records import ProblemsRef, Record, Temperature
+from factory.core.records import ProblemsRef, Record, Temperature
 
 
 class SftWatch(Record):

@@ -4,12 +4,12 @@ import json
 import math
 from collections.abc import Sequence
 
-from factory.artifacts import Artifact, Inputs
-from factory.blocks import Block, Table, Text
+from factory.core.artifacts import Artifact, Inputs
+from factory.core.blocks import Block, Table, Text
+from factory.core.jsonl import read_records
+from factory.core.readable import count, figure, percent, span
+from factory.core.records import Problem
 from factory.cost.context import CostContext, Model
-from factory.jsonl import read_records
-from factory.readable import count, figure, percent, span
-from factory.records import Problem
 from factory.stages.chosen import chosen_problems
 from factory.stages.sft.config import SftConfig
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from factory.chat import render, with_stops
-from factory.context import Context
+from factory.core.context import Context
+from factory.core.files import write_file
+from factory.core.ranks import this_rank
+from factory.core.records import Problem, Record, SamplingConfig
 from factory.evaluation.measured import WatchRow
 from factory.evaluation.paired import ALPHA, paired
 from factory.evaluation.statistics import clusters
-from factory.files import write_file
 from factory.grading import GradingPool
-from factory.ranks import this_rank
-from factory.records import Problem, Record, SamplingConfig
 from factory.sampling import open_sampler
 from factory.stages.sft.config import SftConfig
+from factory.text.chat import render, with_stops
 from factory.trainers.opening import require_room
 from factory.trainers.unchanged import remember, require_unchanged
 from factory.trainers.watch import Measurer

@@ -1,0 +1,1 @@
+"""From a recipe to sealed artifacts: reading, planning, pricing, starting workers, sealing."""

@@ -1,0 +1,1 @@
+"""What all else stands on: records, artifacts, doors, files, machines, ranks."""

@@ -1,0 +1,1 @@
+"""What `factory doctor` examines."""

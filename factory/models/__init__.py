@@ -1,0 +1,1 @@
+"""Causal models: their parts, configs for both versions of transformers, tiny ones."""

@@ -1,0 +1,1 @@
+"""What a model is asked with and what it answered, as text."""
