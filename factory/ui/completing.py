@@ -8,7 +8,6 @@ import typer
 
 from factory.core.errors import FactoryError
 from factory.core.shipped import named_file, shipped, shipped_names
-from factory.core.yaml12 import load_mapping
 
 STORE = Path("artifacts")
 """Where artifacts are kept if nothing else is typed."""
@@ -36,6 +35,8 @@ def protocols(incomplete: str) -> list[str]:
 
 def stages(context: typer.Context, incomplete: str) -> list[str]:
     """Stages of the recipe that was typed, with those of what it extends."""
+    from factory.core.yaml12 import load_mapping
+
     names: list[str] = []
     # An option that waits for its value leaves the arguments unread.
     typed = context.params.get("recipe") or next(iter(context.args), "")

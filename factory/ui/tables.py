@@ -11,7 +11,7 @@ from factory.core.errors import ArtifactError
 from factory.core.files import note
 from factory.core.records import ArtifactKind, Trace
 from factory.core.registry import DOORS
-from factory.doctor.checks import Finding
+from factory.doctor.findings import Finding
 from factory.ui.console import Console, Text
 from factory.ui.grid import Column, print_table
 from factory.ui.verbs import print_json

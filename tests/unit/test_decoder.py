@@ -211,9 +211,9 @@ def test_more_rows_than_the_cache_may_hold_are_drawn_in_parts(
     sizes: list[int] = []
     draw = TransformersSampler._sample
 
-    def watch(self: Any, part: Any, sampling: Any) -> Any:
+    def watch(self: Any, part: Any, *rest: Any) -> Any:
         sizes.append(len(part))
-        return draw(self, part, sampling)
+        return draw(self, part, *rest)
 
     monkeypatch.setattr(TransformersSampler, "_sample", watch)
     parts = open_sampler(folder, small, max_length=16).sample(requests, sampling)

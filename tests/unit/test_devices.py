@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from factory.building.recipe import load_machine
-from factory.doctor.checks import devices
+from factory.doctor import devices
 
 GPU = {
     "index": "0", "name": "NVIDIA H100 80GB HBM3", "memory.total": "81559",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from factory.core.errors import EngineError
-from factory.doctor.checks import checks as doctor
+from factory.doctor import checks as doctor
 from factory.doctor.devices import torch_cuda
 
 

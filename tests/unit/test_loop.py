@@ -131,7 +131,7 @@ def test_vllm_ends_a_loop_at_its_token(tmp_path: Path) -> None:
     machine = Machine(
         device="cpu", threads=1, engine="vllm", engine_memory_gib=0.25, block=32, rows=2
     )
-    sampler = open_sampler(folder, machine, max_length=256)
+    sampler = open_sampler(folder, machine, max_length=256, training=True)  # with log-probs
     assert isinstance(sampler, VllmSampler)
     assert sampler._llm.llm_engine.vllm_config.scheduler_config.max_num_seqs == 2
     try:

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import json
+import re
 import socket
 import threading
 import time
@@ -22,6 +23,20 @@ GOOD = b'{"answer": "\xc3\xa9"}'
 Send = Callable[[socket.socket], None]
 
 
+def whole_request(stream: socket.socket) -> bytes:
+    """All of it: a socket that is closed with something unread resets its connection."""
+    data = b""
+    while True:
+        head, end, body = data.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        if end and len(body) >= int(length[1] if length else 0):
+            return data
+        piece = stream.recv(65536)
+        if not piece:
+            return data
+        data += piece
+
+
 class Wire:
     """A socket that answers every request with the same bytes, and keeps what it was sent."""
 
@@ -37,7 +52,7 @@ class Wire:
             while True:
                 stream, _ = self._listening.accept()
                 with stream, contextlib.suppress(OSError):
-                    self.requests.append(stream.recv(65536))
+                    self.requests.append(whole_request(stream))
                     if isinstance(self._answer, bytes):
                         stream.sendall(self._answer)
                     else:
