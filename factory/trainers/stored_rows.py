@@ -29,9 +29,8 @@ COLUMNS = ("prompt_ids", "completion_ids")
 SCHEMA = pa.schema([(name, pa.list_(pa.int32())) for name in COLUMNS])
 BATCH_TOKENS = 2**20
 """Tokens after which a batch of rows is written."""
-RESIDENT, AROUND = 2**27, 2**16
-"""Bytes of the file that a process has mapped at most, and those that come with each row that is
-read: the kernel maps 16 pages at once."""
+RESIDENT = 2**26
+"""Bytes of the file that a process may have mapped when it has read; then it gives them back."""
 LOOK_SECONDS = 0.2
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
 
@@ -43,20 +42,25 @@ class _Pages:
     def __init__(self, path: Path) -> None:
         with naming(path), path.open("rb") as file:
             self.mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._path, self._read = path, 0
+        self._path, self._before = path, _mapped_bytes()
 
     def __reduce__(self) -> tuple[type["_Pages"], tuple[Path]]:
         return _Pages, (self._path,)
 
-    def count(self, rows: int, tokens: int) -> None:
-        """Take note that these were read."""
-        self._read += AROUND * rows + 4 * tokens
-        if self._read >= RESIDENT:
+    def have_been_read(self) -> None:
+        """Give pages back if they are many. They are counted, since with a byte the kernel maps as
+        much of the file as it keeps in one piece, up to 2 MiB."""
+        if _mapped_bytes() - self._before >= RESIDENT:
             self.release()
 
     def release(self) -> None:
         self.mapped.madvise(mmap.MADV_DONTNEED)
-        self._read = 0
+        self._before = _mapped_bytes()
+
+
+def _mapped_bytes() -> int:
+    """Resident pages of all files of this process (`man proc_pid_statm`)."""
+    return int(Path("/proc/self/statm").read_bytes().split()[2]) * mmap.PAGESIZE
 
 
 class StoredRows(Sequence[Row]):
@@ -89,7 +93,7 @@ class StoredRows(Sequence[Row]):
             return [self[at] for at in range(*index.indices(len(self)))]
         row = self._dataset[int(self._places[index])]
         if self._pages is not None:
-            self._pages.count(1, int(self.tokens[index]))
+            self._pages.have_been_read()
         return Row(*(tuple(row[name]) for name in COLUMNS))
 
     def within(self, limit: int) -> "StoredRows":
@@ -218,6 +222,6 @@ class _Trained:
         pairs = list(zip(*(rows[name] for name in COLUMNS), strict=True))
         made = [before + after for before, after in pairs]
         if self.pages is not None:
-            self.pages.count(len(made), sum(map(len, made)))
+            self.pages.have_been_read()
         labels = [[IGNORED] * len(before) + after for before, after in pairs]
         return {"input_ids": made, "labels": labels}

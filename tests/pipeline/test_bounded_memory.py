@@ -121,6 +121,19 @@ def test_of_a_file_that_was_read_few_pages_stay_mapped(
         assert _mapped_kib(path) < 8 * 2**10
 
 
+def test_short_rows_read_at_random_leave_as_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel may map a mebibyte and more with each."""
+    path, length = tmp_path / "rows.arrow", 2**10
+    made = (Row((number,), (number,) * length) for number in range(2**13))  # 32 MiB
+    stored = stored_rows(path, made, is_first=True)
+    monkeypatch.setattr("factory.trainers.stored_rows.RESIDENT", 2**22)
+    for number in range(0, 2**13, 211):
+        assert stored[number].completion_ids[-1] == number
+        assert _mapped_kib(path) < 8 * 2**10
+
+
 def _mapped_kib(path: Path) -> int:
     """Resident pages of the file in this process."""
     lines = iter(Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines())
