@@ -88,6 +88,7 @@ MODES: Mapping[str, dict[str, Any]] = {
     "fsdp2-sharded-four":
         {**TWO, "processes": 4, "micro_batch": 2,
          "train": {"shard": "fsdp2", "checkpoint": "sharded"}},
+    "fsdp2-alone": {**TWO, "processes": 1, "train": {"shard": "fsdp2"}},
     "ddp-rows": {**TWO, "train": {"micro_rows": 2}},
     "fsdp2-recomputed": {**TWO, "train": {"shard": "fsdp2", "activations": "recompute"}},
 }  # fmt: skip
@@ -98,11 +99,13 @@ BOUNDS = {
 """Largest difference of a weight: sums are taken in another order, and Adam's first steps are of
 the size of the learning rate whatever the gradient's."""
 SUITE = {
-    ("lora_sft", "fsdp2"), ("grpo", "fsdp2"), ("grpo", "ddp-rows"), ("distill_mixed", "fsdp2"),
+    ("lora_sft", "fsdp2"), ("lora_sft", "fsdp2-alone"), ("grpo", "fsdp2"), ("grpo", "ddp-rows"),
+    ("distill_mixed", "fsdp2"),
     ("reward_model", "fsdp2"),
 }  # fmt: skip
 ALL = {
     *((stage, mode) for stage in BOUNDS for mode in ("ddp", "fsdp2")), ("grpo", "ddp-rows"),
+    ("lora_sft", "fsdp2-alone"), ("sft", "fsdp2-alone"),
     ("grpo", "fsdp2-sharded"), ("sft", "fsdp2-recomputed"), ("grpo", "fsdp2-recomputed"),
 }  # fmt: skip
 IS_LONG = bool(os.environ.get("FACTORY_LONG_TESTS"))

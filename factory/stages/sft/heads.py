@@ -26,11 +26,12 @@ def head_of_logits(trainer: "SFTTrainer", ids: torch.Tensor) -> Head:
     `fused` as TRL does, which knows some scales and caps by their names in the config, or `own`:
     through the model's own logits, where TRL's likelihoods of these ids are not the model's.
 
-    Of several ranks none looks: each may hold a part of the model. RecipeError where a loss is
-    stated that only TRL has and TRL's is wrong.
+    Ranks do not look: each may hold a part of the model, under FSDP one alone too. RecipeError
+    where a loss is stated that only TRL has and TRL's is wrong.
     """
     settings: Any = trainer.args
-    if trainer.accelerator.num_processes > 1 or ids.shape[1] < 2:
+    in_ranks = trainer.accelerator.num_processes > 1 or trainer.is_fsdp_enabled
+    if in_ranks or ids.shape[1] < 2:
         return "fused"
     model = causal_model(trained_model(trainer))
     was_training = model.training
