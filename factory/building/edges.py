@@ -11,8 +11,6 @@ from factory.core.records import Consumes
 from factory.core.yaml12 import is_tuple
 from factory.stages import STAGES, StageConfig
 
-NONE_REFUSED: Mapping[str, StageConfig] = MappingProxyType({})
-
 
 def references(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, tuple[str, Consumes]]]:
     """(field path, (stage name, what is wanted)) of every typed reference inside a config."""
@@ -50,12 +48,10 @@ def _consumes(annotation: Any) -> Consumes | None:
 
 
 def reference_problems(
-    stages: Mapping[str, StageConfig], refused: Mapping[str, StageConfig] | None = NONE_REFUSED
+    stages: Mapping[str, StageConfig], refused: Mapping[str, StageConfig] = MappingProxyType({})
 ) -> list[str]:
     """A line for each reference to a stage that is not there or makes something else. `refused` are
-    stages whose settings are wrong, unchecked; None: stages may be called otherwise."""
-    if refused is None:
-        return []
+    stages whose settings are wrong, unchecked."""
     problems: list[str] = []
     for name, config in {**stages, **refused}.items():
         for path, (reference, wanted) in references(config):

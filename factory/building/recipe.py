@@ -113,20 +113,23 @@ def recipe_from(
     if header is not None:
         _check_claims(header.claims, stages, problems)
     if problems or header is None:
-        problems += reference_problems(stages, _refused(data.get("stages"), stages))
+        raw = data.get("stages")
+        # Where a name itself is wrong, stages may be called otherwise.
+        if is_mapping(raw) and all(map(_is_name, raw)):
+            problems += reference_problems(stages, _refused(raw, stages))
         raise RecipeError("\n".join(f"{where}: {problem}" for problem in problems))
     return Recipe(header, stages, tuple(overrides), data, tuple(folders))
 
 
-def _refused(raw: Any, stages: Mapping[str, StageConfig]) -> dict[str, StageConfig] | None:
-    """Stages whose settings are wrong, as they stand there; None where a name itself is wrong."""
-    if not is_mapping(raw) or not all(map(_is_name, raw)):
-        return None
-    return {
-        name: STAGES[kind].config.model_construct(**fields)
-        for name, fields in raw.items()
-        if name not in stages and is_mapping(fields) and (kind := str(fields.get("kind"))) in STAGES
-    }
+def _refused(raw: Mapping[str, Any], stages: Mapping[str, StageConfig]) -> dict[str, StageConfig]:
+    """Stages whose settings are wrong, with those that their kind has, unchecked."""
+    refused: dict[str, StageConfig] = {}
+    for name, fields in raw.items():
+        if name not in stages and is_mapping(fields) and str(fields.get("kind")) in STAGES:
+            config = STAGES[str(fields["kind"])].config
+            own = {key: value for key, value in fields.items() if key in config.model_fields}
+            refused[name] = config.model_construct(**own)
+    return refused
 
 
 def load_machine(path: Path | None, overrides: Sequence[str] = ()) -> Machine:

@@ -154,7 +154,10 @@ def stored_rows(
     """The rows in the file `path`, which the first rank writes where it is not there yet as it was
     written, whole or not at all; the other ranks wait for it, and end with the first where that
     fails. `notify` is told of a file that the disk has changed."""
-    if is_first and not _is_as_written(path):
+    if not is_first:
+        while not _is_as_written(path):
+            time.sleep(LOOK_SECONDS)
+    elif not _is_as_written(path):
         if path.exists() and sums(path).exists():
             notify(f"{path}: not what was written: made again")
         path.unlink(missing_ok=True)
@@ -169,8 +172,6 @@ def stored_rows(
         fsync(draft)
         draft.rename(path)
         remember(path)
-    while not _is_as_written(path):
-        time.sleep(LOOK_SECONDS)
     pages = _Pages(path)
     with pa.ipc.open_stream(pa.py_buffer(pages.mapped)) as reader:
         return StoredRows(Dataset(reader.read_all(), fingerprint=path.stem), pages)

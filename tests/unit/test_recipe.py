@@ -98,6 +98,14 @@ def test_several_mistakes_are_listed_at_once(tmp_path: Path) -> None:
         assert any(f"recipe.yaml: {path}" in line for line in lines), (path, lines)
 
 
+@pytest.mark.parametrize("key", ["cls", "self", "_fields_set", "__class__", "a b", "kind "])
+def test_a_key_of_any_name_is_one_mistake_among_others(tmp_path: Path, key: str) -> None:
+    text = GOOD.replace("model: base", f'"{key}": 1\n    model: bose')
+    message = refusal(tmp_path, text)
+    assert f".{key}: unknown key" in message
+    assert "no stage named 'bose'" in message
+
+
 def test_several_bad_references_are_listed_at_once(tmp_path: Path) -> None:
     text = GOOD.replace("model: base", "model: bose").replace("problems: sums", "problems: some")
     assert len(refusal(tmp_path, text).splitlines()) == 3

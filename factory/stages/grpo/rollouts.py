@@ -280,7 +280,9 @@ class Rollouts:
         size = self.settings.group
         requests = self._requests(questions, step, first_row=first_row)
         with self.clock.measure("generate"):
-            completions = self.sampler.sample(requests, self._sampling, self._drawing(requests))
+            completions = self.sampler.sample(
+                requests, self._sampling, self._drawing(len(requests))
+            )
         self.totals_drawn = self.totals_drawn.plus(requests, completions)
         return [
             SampledGroup(
@@ -291,8 +293,9 @@ class Rollouts:
             for index, question in enumerate(questions)
         ]
 
-    def _drawing(self, requests: Sequence[object]) -> OnEnd:
-        return self.settings.drawing(DRAWING / len(requests)) if requests else nobody
+    def _drawing(self, count: int) -> OnEnd:
+        """What hears that one of so many completions has ended."""
+        return self.settings.drawing(DRAWING / count) if count else nobody
 
     def _requests(self, questions: Sequence[int], step: int, *, first_row: int) -> list[Request]:
         """Of a group for each question; no two rows of a step share a seed."""
@@ -327,7 +330,7 @@ class Rollouts:
             grade=lambda at, *answered: self._ruled([SampledGroup(every[at], *answered)])[0],
             has_signal=self._has_signal,
         )  # fmt: skip
-        on_end = self._drawing(range(size * (len(questions) + len(spare))))
+        on_end = self._drawing(size * (len(questions) + len(spare)))
         with self.clock.measure("generate"):
             sampled = groups.draw(cast("Streaming", self.sampler), self._sampling, on_end)
         for group in sampled:
